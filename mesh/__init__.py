@@ -1,0 +1,1 @@
+"""What both servers stand on; knows neither."""

@@ -1,0 +1,1 @@
+"""Adapters at rest: names, manifests, the store."""

@@ -1,0 +1,90 @@
+"""Typed settings from the environment.
+
+A server's settings are one frozen class made of the parts below, so that every fault of the environment is found in one
+go. A field is read from the variable with its name in upper case; an empty variable counts as unset.
+"""
+
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class InvalidSettings(Exception):
+    """The environment can't be used; the message has a line a fault, each with the variable's name."""
+
+
+class Settings(BaseSettings):
+    """What every settings class is: frozen, read from the environment alone."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
+
+
+class ServingSettings(Settings):
+    """How a server listens, logs and ends."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    # Shorter than the pod's terminationGracePeriodSeconds (45), so that a drain ends before the kill.
+    drain_seconds: float = Field(default=30, ge=0)
+    reflection: bool = True
+
+
+class BaseModelSettings(Settings):
+    """Which base model is loaded, and how."""
+
+    base_model: str = "SmolLM2-135M-Instruct"
+    use_4bit_quantization: bool = False
+    use_8bit_quantization: bool = False
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    allow_fallback_model: bool = False
+    model_cache_dir: Path = Path(".aivo/models")
+
+    @model_validator(mode="after")
+    def _one_quantization(self) -> Self:
+        if self.use_4bit_quantization and self.use_8bit_quantization:
+            raise ValueError("USE_4BIT_QUANTIZATION and USE_8BIT_QUANTIZATION: set at most one")
+        return self
+
+    @property
+    def quantization(self) -> Literal["none", "4bit", "8bit"]:
+        """How the base weights are held."""
+        if self.use_4bit_quantization:
+            return "4bit"
+        return "8bit" if self.use_8bit_quantization else "none"
+
+
+class AdapterStoreSettings(Settings):
+    """Where adapters are kept. Credentials and region come from AWS's own variables."""
+
+    s3_endpoint_url: str | None = None
+    s3_bucket: str = "aivo-models"
+    # Far below a caller's patience: a store that is down is told as such rather than waited for.
+    s3_connect_timeout_seconds: float = Field(default=2, gt=0)
+    s3_read_timeout_seconds: float = Field(default=10, gt=0)
+    tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(kind: type[S]) -> S:
+    """Reads settings from the environment.
+
+    Raises:
+        InvalidSettings: If any variable is missing or wrong; all of them are named.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        raise InvalidSettings("\n".join(_lines(error))) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    # A fault of several variables together has no location, and its message names them.
+    return [
+        ": ".join([*(str(part).upper() for part in fault["loc"]), fault["msg"].removeprefix("Value error, ")])
+        for fault in error.errors(include_input=False, include_url=False)
+    ]
