@@ -1,0 +1,194 @@
+"""The manifest: how one version of an adapter came to be, what it fits, and how to serve it.
+
+JSON, parsed strictly: an unknown schema, a missing or an extra field, or a wrong type is `AdapterCorrupt`. It never
+holds a student's name or words.
+"""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from mesh.adapters.ref import AdapterRef, validate_student_id
+from mesh.errors import AdapterCorrupt, InvalidField
+
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Loss = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Word = Annotated[str, StringConstraints(max_length=64)]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Lora:
+    """Shape of the LoRA factors (https://arxiv.org/abs/2106.09685).
+
+    Attributes:
+        rank: Rows of A and columns of B.
+        alpha: Numerator of the scaling that training used, `alpha / rank`.
+        target_modules: Last name of each adapted module, such as `q_proj`; sorted, without repeats.
+        dtype: Of all factors, as safetensors spells it.
+    """
+
+    rank: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0)]
+    target_modules: Annotated[tuple[Word, ...], Field(min_length=1)]
+    dtype: Literal["F32", "F16", "BF16"]
+
+    def __post_init__(self) -> None:
+        if tuple(sorted(set(self.target_modules))) != self.target_modules:
+            raise ValueError("target_modules must be sorted and without repeats")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Serving:
+    """The serving profile that optimisation picked; a request's own values win over it."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_tokens: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Examples:
+    """Where the training conversations came from.
+
+    Attributes:
+        given: Baseline responses received.
+        feedback: Examples whose reply is the teacher's feedback.
+        distilled: Examples whose reply was distilled from the base model.
+        dropped: Responses that gave no example.
+        train: Examples trained on.
+        heldout: Examples kept apart to measure.
+    """
+
+    given: Count
+    feedback: Count
+    distilled: Count
+    dropped: Count
+    train: Count
+    heldout: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Metrics:
+    """What training measured; losses are mean nats per reply token on the held-out examples."""
+
+    heldout_loss_base: Loss
+    heldout_loss_adapter: Loss
+    train_steps: Count
+    seconds_per_step: Seconds
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Profile:
+    """For whom the adapter was trained: the words that shape the prompt, empty where none was given. Never a name."""
+
+    grade: Word = ""
+    disability: Word = ""
+    learning_style: Word = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Recipe:
+    """How a version was trained and how to serve it: what the trainer knows before the store names the version.
+
+    Attributes:
+        clone_id: The clone that trained it; a clone makes at most one version.
+        base_model: Name of the base model.
+        base_digest: sha256 of the base model's weights, lower-case hex; the adapter fits no other.
+        lora: Shape of the factors.
+        scale: Multiplier on LoRA's scaling that optimisation picked on the held-out examples.
+        serving: Decoding parameters to serve with.
+        examples: Counts of the examples.
+        metrics: What training measured.
+        seed: Of data order, split and initial factors.
+        profile: The student's learning profile.
+        data_digest: sha256 of the tokenised examples, lower-case hex.
+
+    Raises:
+        pydantic.ValidationError: A value has the wrong type or is out of range.
+        InvalidField: The clone id is malformed.
+    """
+
+    clone_id: str
+    base_model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    base_digest: Digest
+    lora: Lora
+    scale: Annotated[float, Field(ge=0)]
+    serving: Serving
+    examples: Examples
+    metrics: Metrics
+    seed: int
+    profile: Profile
+    data_digest: Digest
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.clone_id, field="clone_id")
+
+    @property
+    def scaling(self) -> float:
+        """What the product of the factors is multiplied with when serving: `scale * alpha / rank`."""
+        return self.scale * self.lora.alpha / self.lora.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Manifest:
+    """One version: the identity of its weights, and their recipe.
+
+    Attributes:
+        schema: Of this document.
+        ref: The version.
+        sha256: Of the weights file, lower-case hex: the identity under which a brain holds the adapter.
+        size_bytes: Of the weights file.
+        created_time: When it was written, UTC.
+        recipe: What the trainer knew.
+    """
+
+    schema: Literal[1] = 1
+    ref: AdapterRef
+    sha256: Digest
+    size_bytes: Annotated[int, Field(ge=1)]
+    created_time: AwareDatetime
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, weights: bytes, *, ref: AdapterRef, recipe: Recipe) -> "Manifest":
+        """The manifest of these weights, created now."""
+        return cls(
+            ref=ref,
+            sha256=sha256(weights).hexdigest(),
+            size_bytes=len(weights),
+            created_time=datetime.now(UTC),
+            recipe=recipe,
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Parses strictly.
+
+        Raises:
+            AdapterCorrupt: It is not a manifest of a known schema. The message names the fields, never their values.
+        """
+        try:
+            return _JSON.validate_json(data)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False, include_context=False)
+            told = "; ".join(
+                f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}" for fault in faults[:5]
+            )
+            raise AdapterCorrupt(f"the manifest does not parse: {told}") from None
+        except InvalidField as error:
+            raise AdapterCorrupt(f"the manifest does not parse: {error}") from None
+
+    def to_json(self) -> bytes:
+        """The JSON that `from_json` reads, indented for the people who look into a bucket."""
+        return _JSON.dump_json(self, indent=2)
+
+
+_JSON = TypeAdapter(Manifest)

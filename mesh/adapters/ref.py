@@ -1,0 +1,126 @@
+"""Names of adapters at rest: which student, which version, and the keys that follow.
+
+```
+{tenant}/{student_id}/v{version}/adapter.safetensors   the weights, immutable
+{tenant}/{student_id}/v{version}/manifest.json         how they came to be, immutable; written after the weights
+{tenant}/{student_id}/clones/{clone_id}.json           the same manifest, by clone; makes a clone one version
+{tenant}/{student_id}/active.json                      the pointer, moved by compare-and-swap
+```
+
+Ids are validated before they become part of a key, so no id can reach another student's keys.
+"""
+
+import re
+from dataclasses import dataclass
+
+from mesh.errors import InvalidField, Violation
+
+DEFAULT_TENANT = "default"
+
+# Python's `$` also matches before a last newline, so match with `fullmatch`, as `is_student_id` does. Two dots in a row
+# have no use in an id and are half of every path traversal.
+STUDENT_ID_PATTERN = r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+_ID = re.compile(STUDENT_ID_PATTERN)
+_VERSION_FOLDER = re.compile(r"v([1-9][0-9]{0,8})")
+
+
+def is_student_id(value: str) -> bool:
+    """Whether the value matches `STUDENT_ID_PATTERN`."""
+    return _ID.fullmatch(value) is not None
+
+
+def validate_student_id(value: str, *, field: str = "student_id") -> str:
+    """Returns the id unchanged; clone ids and tenants follow the same pattern.
+
+    Args:
+        value: The id as the caller sent it.
+        field: Path of the field in the request, for the violation.
+
+    Raises:
+        InvalidField: It does not match `STUDENT_ID_PATTERN`. The value is not repeated in the message.
+    """
+    if is_student_id(value):
+        return value
+    accepted = "must be 1 to 64 letters, digits, dots, dashes or underscores, start with a letter or digit"
+    raise InvalidField([Violation(field, f"{accepted} and hold no two dots in a row")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentKeys:
+    """The keys of one student's adapters.
+
+    Raises:
+        InvalidField: The tenant or the student id is malformed.
+    """
+
+    student_id: str
+    tenant: str = DEFAULT_TENANT
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.tenant, field="tenant")
+        validate_student_id(self.student_id)
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of this student start with, last slash included."""
+        return f"{self.tenant}/{self.student_id}/"
+
+    @property
+    def active(self) -> str:
+        """Key of the pointer to the active version."""
+        return f"{self.prefix}active.json"
+
+    def clone(self, clone_id: str) -> str:
+        """Key of the manifest that this clone committed.
+
+        Raises:
+            InvalidField: The clone id is malformed.
+        """
+        return f"{self.prefix}clones/{validate_student_id(clone_id, field='clone_id')}.json"
+
+    def version_in(self, key: str) -> int | None:
+        """The version that a key of this student belongs to, or None for the pointer and the commits."""
+        match = _VERSION_FOLDER.fullmatch(key.removeprefix(self.prefix).partition("/")[0])
+        return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRef:
+    """One version of one student's adapter.
+
+    Attributes:
+        student_id: The student, as `STUDENT_ID_PATTERN` allows.
+        version: 1 or more; numbers grow, and may have gaps.
+        tenant: The school or district that owns the student.
+
+    Raises:
+        InvalidField: An id is malformed or the version is below 1.
+    """
+
+    student_id: str
+    version: int
+    tenant: str = DEFAULT_TENANT
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.tenant, field="tenant")
+        validate_student_id(self.student_id)
+        if self.version < 1:
+            raise InvalidField([Violation("version", "must be 1 or more")])
+
+    @property
+    def weights_key(self) -> str:
+        """Key of the weights in safetensors."""
+        return f"{self._prefix}adapter.safetensors"
+
+    @property
+    def manifest_key(self) -> str:
+        """Key of the manifest; a version exists once this key does."""
+        return f"{self._prefix}manifest.json"
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.student_id}/v{self.version}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self}/"

@@ -1,0 +1,34 @@
+"""Fixtures that every test may use: one of each real part for the whole run."""
+
+import uuid
+from collections.abc import AsyncIterator
+
+import hypothesis
+import pytest
+
+from tests.stack import RedisEndpoint, S3Endpoint, seaweed, valkey
+
+# A busy machine is no fault of the property that is tested.
+hypothesis.settings.register_profile("aivo", deadline=None)
+hypothesis.settings.load_profile("aivo")
+
+
+@pytest.fixture(scope="session")
+async def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Endpoint]:
+    async with seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in endpoint.env.items():
+                patch.setenv(name, value)
+            yield endpoint
+
+
+@pytest.fixture(scope="session")
+async def redis_endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisEndpoint]:
+    async with valkey(tmp_path_factory.mktemp("valkey")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket() -> str:
+    """A bucket name of this test alone."""
+    return f"test-{uuid.uuid4().hex}"

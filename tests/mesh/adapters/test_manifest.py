@@ -1,0 +1,106 @@
+"""The manifest and the pointer as JSON."""
+
+import json
+import math
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mesh.adapters.manifest import Lora, Manifest, Metrics
+from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.ref import AdapterRef
+from mesh.errors import AdapterCorrupt
+from tests.mesh.adapters.conftest import recipe, weights
+
+REF = AdapterRef(student_id="student123", version=3)
+
+LOSSES = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+METRICS = st.builds(
+    Metrics,
+    heldout_loss_base=LOSSES,
+    heldout_loss_adapter=LOSSES,
+    train_steps=st.integers(min_value=0, max_value=2**31),
+    seconds_per_step=LOSSES,
+    seconds=LOSSES,
+)
+LORAS = st.builds(
+    Lora,
+    rank=st.integers(min_value=1, max_value=256),
+    alpha=st.floats(min_value=0.1, max_value=512),
+    target_modules=st.sets(st.sampled_from(["q_proj", "k_proj", "v_proj", "o_proj"]), min_size=1).map(
+        lambda names: tuple(sorted(names))
+    ),
+    dtype=st.sampled_from(["F32", "F16", "BF16"]),
+)
+
+
+def document() -> dict[str, object]:
+    """A manifest's JSON as plain values."""
+    parsed: dict[str, object] = json.loads(Manifest.of(weights(), ref=REF, recipe=recipe()).to_json())
+    return parsed
+
+
+@given(METRICS, LORAS, st.integers(min_value=0, max_value=2**63 - 1), st.binary(min_size=1, max_size=100))
+def test_a_manifest_survives_json(metrics: Metrics, lora: Lora, seed: int, data: bytes) -> None:
+    manifest = Manifest.of(data, ref=REF, recipe=replace(recipe(), metrics=metrics, lora=lora, seed=seed))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_manifest_tells_the_weights_identity() -> None:
+    manifest = Manifest.of(weights(), ref=REF, recipe=recipe())
+    assert manifest.sha256 == sha256(weights()).hexdigest()
+    assert manifest.size_bytes == len(weights())
+    assert manifest.recipe.scaling == 1.5 * 8 / 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schema", 2),
+        ("schema", "1"),
+        ("ref", {"student_id": "../x", "version": 1, "tenant": "default"}),
+        ("ref", {"student_id": "x", "version": "1", "tenant": "default"}),
+        ("ref", {"student_id": "x", "version": 0, "tenant": "default"}),
+        ("sha256", "F" * 64),
+        ("size_bytes", 0),
+        ("size_bytes", 1.5),
+        ("created_time", "2025-01-15T10:30:00"),
+        ("recipe", None),
+        ("name", "a field that no schema has"),
+    ],
+)
+def test_a_manifest_with_a_wrong_field_is_corrupt(field: str, value: object) -> None:
+    with pytest.raises(AdapterCorrupt, match="parse"):
+        Manifest.from_json(json.dumps(document() | {field: value}).encode())
+
+
+@pytest.mark.parametrize("field", [name for name in document() if name != "schema"])
+def test_a_manifest_without_a_field_is_corrupt(field: str) -> None:
+    rest = {name: value for name, value in document().items() if name != field}
+    with pytest.raises(AdapterCorrupt, match=field):
+        Manifest.from_json(json.dumps(rest).encode())
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_manifest_and_no_pointer_are_corrupt(data: bytes) -> None:
+    with pytest.raises(AdapterCorrupt):
+        Manifest.from_json(data)
+    with pytest.raises(AdapterCorrupt):
+        ActiveAdapter.from_json(data)
+
+
+def test_a_corrupt_manifests_values_stay_out_of_the_message() -> None:
+    text = json.dumps(document()).replace('"adhd"', '["a private word"]')
+    with pytest.raises(AdapterCorrupt, match="disability") as caught:
+        Manifest.from_json(text.encode())
+    assert "private" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -1.0])
+def test_a_loss_that_is_no_loss_is_refused_before_it_is_stored(loss: float) -> None:
+    with pytest.raises(ValidationError):
+        replace(recipe().metrics, heldout_loss_adapter=loss)

@@ -1,0 +1,135 @@
+"""The blob contract on the real S3, and what an outage of it looks like."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from mesh.adapters import s3
+from mesh.adapters.blobs import BlobConflict
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
+from tests.mesh.adapters.conftest import recipe, weights
+from tests.stack import S3Endpoint, free_ports, seaweed
+
+
+async def test_of_many_who_create_a_key_one_wins(blobs: S3Blobs, student: str) -> None:
+    results = await asyncio.gather(
+        *(blobs.create(student, bytes([number])) for number in range(8)), return_exceptions=True
+    )
+
+    winners = [number for number, result in enumerate(results) if result is None]
+    assert len(winners) == 1
+    assert sum(isinstance(result, BlobConflict) for result in results) == 7
+    blob = await blobs.read(student, limit_bytes=1)
+    assert blob is not None
+    assert blob.data == bytes(winners)
+
+
+async def test_of_many_who_replace_what_they_read_one_wins(blobs: S3Blobs, student: str) -> None:
+    await blobs.create(student, b"before")
+    seen = await blobs.read(student, limit_bytes=10)
+    assert seen is not None
+
+    results = await asyncio.gather(
+        *(blobs.replace(student, bytes([number]), etag=seen.etag) for number in range(8)), return_exceptions=True
+    )
+
+    assert results.count(None) == 1
+    assert sum(isinstance(result, BlobConflict) for result in results) == 7
+
+
+async def test_replacing_what_is_gone_is_a_conflict(blobs: S3Blobs, student: str) -> None:
+    await blobs.create(student, b"before")
+    seen = await blobs.read(student, limit_bytes=10)
+    assert seen is not None
+    await blobs.delete([student])
+
+    with pytest.raises(BlobConflict):
+        await blobs.replace(student, b"after", etag=seen.etag)
+
+
+async def test_a_missing_key_reads_as_none_and_deletes_without_error(blobs: S3Blobs, student: str) -> None:
+    assert await blobs.read(student, limit_bytes=1) is None
+    await blobs.delete([student])
+    await blobs.delete([])
+
+
+async def test_a_blob_above_the_limit_is_refused(blobs: S3Blobs, student: str) -> None:
+    await blobs.create(student, b"12345")
+    with pytest.raises(AdapterCorrupt, match="5 bytes"):
+        await blobs.read(student, limit_bytes=4)
+
+
+async def test_keys_are_listed_and_deleted_beyond_one_page(
+    blobs: S3Blobs, student: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_PAGE_KEYS", 3)
+    keys = [f"{student}/{number}" for number in range(8)]
+    await asyncio.gather(*(blobs.create(key, b"x") for key in keys))
+
+    assert await blobs.keys(f"{student}/") == keys
+    await blobs.delete(keys)
+    assert await blobs.keys(f"{student}/") == []
+
+
+async def test_a_missing_bucket_is_created_on_first_use_only_if_told_to(s3_endpoint: S3Endpoint, bucket: str) -> None:
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url) as blobs:
+        with pytest.raises(AdapterStoreUnavailable, match="NoSuchBucket"):
+            await blobs.check()
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs:
+        await asyncio.gather(*(blobs.check() for _ in range(4)))
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url) as blobs:
+        await blobs.check()
+
+
+async def test_wrong_credentials_are_told_without_the_secret(
+    s3_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    async with S3Blobs(bucket="test-adapters", endpoint_url=s3_endpoint.url) as blobs:
+        with pytest.raises(AdapterStoreUnavailable, match="SignatureDoesNotMatch") as caught:
+            await blobs.check()
+    assert "wrong-secret" not in str(caught.value)
+
+
+async def test_a_store_that_answers_nothing_is_told_within_the_timeouts(s3_endpoint: S3Endpoint) -> None:
+    # The kernel takes the connection, and nobody ever reads from it.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with S3Blobs(bucket="any", endpoint_url=url, read_timeout_seconds=0.2) as blobs, asyncio.timeout(5):
+            with pytest.raises(AdapterStoreUnavailable, match="ReadTimeoutError"):
+                await blobs.check()
+
+
+async def test_an_outage_is_unavailable_and_passes_without_a_restart(
+    s3_endpoint: S3Endpoint, tmp_path: Path, student: str
+) -> None:
+    # A SeaweedFS of its own: other tests share the session's. `s3_endpoint` set the credentials, equal for both.
+    async with (
+        seaweed(tmp_path) as endpoint,
+        S3Blobs(bucket="outage", endpoint_url=endpoint.url, create_bucket=True) as blobs,
+    ):
+        store = AdapterStore(blobs)
+        manifest = await store.publish(student, weights(), recipe=recipe())
+
+        await endpoint.part.kill()
+        with pytest.raises(AdapterStoreUnavailable):
+            await store.check()
+        with pytest.raises(AdapterStoreUnavailable):
+            await store.fetch(manifest.ref)
+        with pytest.raises(AdapterStoreUnavailable):
+            await store.publish(student, weights(), recipe=recipe("clone_2"))
+
+        await endpoint.part.start()
+        await store.check()
+        assert (await store.fetch(manifest.ref)).weights == weights()
+
+
+async def test_opening_while_s3_is_down_contacts_nobody(s3_endpoint: S3Endpoint) -> None:
+    (port,) = free_ports(1)
+    async with S3Blobs(bucket="any", endpoint_url=f"http://127.0.0.1:{port}") as blobs:
+        with pytest.raises(AdapterStoreUnavailable, match="EndpointConnectionError"):
+            await blobs.check()
