@@ -1,14 +1,20 @@
 """Structured logs: events with facts, one line each, to standard error.
 
 Events are constant words and facts are ids, counts, durations and states: a student's words are never passed to a
-logger, so there is nothing to redact. `call_id` and what else is bound to the context is on every line of a call.
+logger, so there is nothing to redact. What others put into an exception's message nobody knows, so that an exception is
+logged as its type and its frames. `call_id` and what else is bound to the context is on every line of a call.
 """
 
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Literal
 
 import structlog
+
+from mesh.errors import AivoError
 
 Logger = structlog.stdlib.BoundLogger
 
@@ -31,10 +37,10 @@ def configure(*, level: str, form: Literal["json", "console"], service: str) -> 
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=[*shared, _without_repr],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_trace),
             renderer,
         ],
     )
@@ -52,3 +58,31 @@ def get_logger(name: str) -> Logger:
     """Returns the logger of a module."""
     logger: Logger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def _trace(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> str:
+    return "\n".join(_lines(exc_info[1]))
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    # Our own messages are made of ids, counts and limits.
+    yield f"{name}: {error}" if isinstance(error, AivoError) else name
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        yield f"  {frame.f_code.co_filename}:{line} {frame.f_code.co_qualname}"
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _lines(part)
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None:
+        yield "after"
+        yield from _lines(earlier)
+
+
+def _without_repr(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    # Below its first line, asyncio's word on a task that nobody awaited shows the exception with its message.
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event

@@ -1,0 +1,30 @@
+"""What a servicer may know of the call it answers."""
+
+import time
+from typing import Protocol
+
+from structlog.contextvars import get_contextvars
+
+
+class Context(Protocol):
+    """A call as a servicer sees it.
+
+    Less than gRPC's own context on purpose: a servicer can't set codes or abort, it raises. Errors, call ids, logs and
+    metrics are the interceptor's.
+    """
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds until the caller's deadline; None if it set none."""
+        ...
+
+
+def deadline_of(context: Context) -> float | None:
+    """Returns the caller's deadline in `time.monotonic()` seconds; None if it set none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def call_id() -> str:
+    """Returns the id of the call that runs, the one on its log lines; empty outside a call."""
+    bound: str = get_contextvars().get("call_id", "")
+    return bound

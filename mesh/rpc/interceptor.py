@@ -1,0 +1,230 @@
+"""Around every call: its id, its log line, its figures, its errors, and whether it is let in.
+
+Servicers raise and know nothing of this. gRPC's own services (health, reflection) pass untouched.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry
+from structlog.contextvars import bound_contextvars
+
+from mesh.errors import AivoError, DeadlineExceeded, ServerDraining
+from mesh.log import get_logger
+from mesh.rpc.calls import deadline_of
+from mesh.rpc.errors import DETAILS_KEY, RemoteError, code_of, status_of
+from mesh.rpc.metrics import CallMetrics, MethodMeter
+
+# Envoy's name for it: the id that a gateway gave a request is the id of the call.
+CALL_ID_KEY = "x-request-id"
+_CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# Tells, among other things, that the server drains; so it is let in while it does.
+_ALWAYS_LET_IN = "GetHealth"
+
+# A caller that gives up at its deadline is seen here a little before the deadline, which counts from the arrival.
+_DEADLINE_SLACK_SECONDS = 0.1
+
+# gRPC's own types say neither that a behaviour may be asynchronous nor which context it then gets.
+_Behavior = Callable[..., Any]
+# Quoted, as these are generic to the type checker alone.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_MaybeHandler: TypeAlias = "_Handler | None"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """A call while it runs, and how it ended."""
+
+    id: str
+    deadline: float | None
+    started: float = field(default_factory=time.perf_counter)
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    reason: str | None = None
+    messages: int = 0
+    first_message_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time since the call arrived."""
+        return time.perf_counter() - self.started
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - _DEADLINE_SLACK_SECONDS
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Stands around the calls of one server, and knows which run."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._metrics = CallMetrics(registry)
+        self._wrapped: dict[str, _Handler] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._cut = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are refused."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Refuses new calls from now on; those that run go on."""
+        self._draining = True
+
+    async def wait_idle(self) -> None:
+        """Returns when no call runs."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """Ends the calls that run; their callers are told that the server drains."""
+        self._cut = True
+        for task in self._running:
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_MaybeHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _MaybeHandler:
+        """Returns the method's handler with this interceptor around it."""
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming or path.startswith("/grpc."):
+            return handler
+        self._wrapped[path] = wrapped = self._wrap(handler, path)
+        return wrapped
+
+    def _wrap(self, handler: _Handler, path: str) -> _Handler:
+        service, method = path.removeprefix("/").split("/")
+        meter = self._metrics.of(service, method)
+        if handler.unary_stream is not None:
+            make, behave = grpc.unary_stream_rpc_method_handler, self._around_stream(handler.unary_stream, meter)
+        else:
+            assert handler.unary_unary is not None
+            make, behave = grpc.unary_unary_rpc_method_handler, self._around_unary(handler.unary_unary, meter)
+        return make(
+            behave,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _around_unary(self, behave: _Behavior, meter: MethodMeter) -> _Behavior:
+        async def unary(request: Message, context: _Context) -> Message:
+            async with self._around(context, meter) as call:
+                response: Message = await behave(request, context)
+                call.messages = 1
+                return response
+
+        return unary
+
+    def _around_stream(self, behave: _Behavior, meter: MethodMeter) -> _Behavior:
+        # Writes rather than yields: a generator would be left suspended when a write is cancelled, and the servicer's
+        # generator, hence the work behind it, would end only when it is collected.
+        async def stream(request: Message, context: _Context) -> None:
+            async with self._around(context, meter) as call, aclosing(behave(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
+                    if not call.messages:
+                        call.first_message_seconds = call.seconds
+                    call.messages += 1
+
+        return stream
+
+    @asynccontextmanager
+    async def _around(self, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
+        call = _Call(id=_call_id(context), deadline=deadline_of(context))
+        # With the trailers: headers sent ahead of an error would keep a gateway from turning it into an HTTP status.
+        context.set_trailing_metadata(((CALL_ID_KEY, call.id),))
+        with bound_contextvars(call_id=call.id), self._counted(meter):
+            try:
+                self._admit(meter.method)
+                yield call
+            except (Exception, asyncio.CancelledError) as error:
+                await self._answer(context, call, error)
+                raise
+            finally:
+                _record(call, meter)
+
+    def _admit(self, method: str) -> None:
+        if self._draining and method != _ALWAYS_LET_IN:
+            raise ServerDraining("the server is shutting down")
+
+    async def _answer(self, context: _Context, call: _Call, error: Exception | asyncio.CancelledError) -> None:
+        """Ends the call with the error's status, by raising what gRPC wants; returns if nobody waits for it."""
+        if isinstance(error, asyncio.CancelledError) and self._cut:
+            error = ServerDraining("the server shut down before the call was done")
+        elif _is_gone(error):
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if call.is_late else grpc.StatusCode.CANCELLED
+            return
+        elif isinstance(error, TimeoutError) and call.is_late:
+            error = DeadlineExceeded()
+        call.code = code_of(error)
+        call.reason = error.reason if isinstance(error, AivoError) else RemoteError.reason
+        if call.code is grpc.StatusCode.INTERNAL:
+            _log.error("call_failed", exc_info=error)
+        status = status_of(error, call.id)
+        trailers = ((DETAILS_KEY, status.SerializeToString()), (CALL_ID_KEY, call.id))
+        await context.abort(call.code, status.message, trailers)
+
+    @contextmanager
+    def _counted(self, meter: MethodMeter) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        self._idle.clear()
+        try:
+            with meter.in_flight.track_inprogress():
+                yield
+        finally:
+            self._running.discard(task)
+            if not self._running:
+                self._idle.set()
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether nobody waits for the answer: the caller went away or its deadline passed; gRPC then cancels the task."""
+    if isinstance(error, asyncio.CancelledError):
+        # Otherwise something that the servicer awaited was cancelled, which is a bug. gRPC would take it for the
+        # caller's doing and never answer.
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    # A write that found the connection closed, before the cancellation came.
+    return isinstance(error, grpc.aio.InternalError)
+
+
+def _record(call: _Call, meter: MethodMeter) -> None:
+    seconds = call.seconds
+    meter.count(call.code.name)
+    meter.duration_seconds.observe(seconds)
+    facts: dict[str, str | int | float] = {"code": call.code.name, "duration_ms": round(seconds * 1e3, 2)}
+    if call.reason is not None:
+        facts["reason"] = call.reason
+    if call.first_message_seconds is not None:
+        meter.first_message_seconds.observe(call.first_message_seconds)
+        facts["first_message_ms"] = round(call.first_message_seconds * 1e3, 2)
+    _log.info("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
+
+
+def _call_id(context: _Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == CALL_ID_KEY and isinstance(value, str) and _CALL_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8)

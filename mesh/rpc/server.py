@@ -1,0 +1,196 @@
+"""A gRPC server that is ready to run: health, reflection, figures, and an orderly end.
+
+A drain is, in order: health says NOT_SERVING, new calls are refused with `SERVER_DRAINING`, running calls get
+`drain_seconds` to finish, the rest are cut and told so, and the ports close.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeVar
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from mesh.log import get_logger
+from mesh.rpc import health, reflection
+from mesh.rpc.interceptor import CallInterceptor
+from mesh.rpc.metrics import MetricsEndpoint, new_registry
+from mesh.rpc.ports import address_of, why_not
+
+# The largest request that is valid: a baseline of 1,000 responses with four texts of 4,000 characters, two bytes each.
+MAX_REQUEST_BYTES = 32 << 20
+# What clients accept unless they are told otherwise.
+MAX_RESPONSE_BYTES = 4 << 20
+
+# For what is on the wire once no call runs; long-lived watches of health would otherwise hold the server.
+_FLUSH_SECONDS = 0.5
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
+    # Otherwise a second server on the same port starts without a word, and each gets some of the calls.
+    ("grpc.so_reuseport", 0),
+    # A caller that vanished without a word is noticed within these two, and its work stops.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Callers may ping as often as `mesh.rpc.channels` does; by default gRPC hangs up on them.
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+ServicerT = TypeVar("ServicerT")
+
+_log = get_logger(__name__)
+
+
+class Server:
+    """Serves until told to stop, then drains.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        metrics_port: Port of the figures, on the same address; 0 picks a free one, None serves none.
+        drain_seconds: How long running calls may go on once the server was told to stop.
+        reflection: Whether callers may ask what the server offers.
+    """
+
+    def __init__(
+        self, *, host: str, port: int, metrics_port: int | None, drain_seconds: float, reflection: bool = True
+    ) -> None:
+        self._host = host
+        self._asked_port = port
+        self._asked_metrics_port = metrics_port
+        self._drain_seconds = drain_seconds
+        self._reflection = reflection
+        self._registrations: list[Callable[[grpc.aio.Server], None]] = []
+        self._services: list[str] = []
+        self._health = health.Health()
+        self._told = asyncio.Event()
+        self._open = AsyncExitStack()
+        self._port: int | None = None
+        self._metrics_port: int | None = None
+        self.registry: CollectorRegistry = new_registry()
+        self._interceptor = CallInterceptor(self.registry)
+
+    def add(
+        self,
+        register: Callable[[ServicerT, grpc.aio.Server], None],
+        servicer: ServicerT,
+        *,
+        service: str,
+        ready: Callable[[], bool],
+    ) -> None:
+        """Adds a service; before the start.
+
+        Args:
+            register: The generated `add_…Servicer_to_server`.
+            servicer: What answers.
+            service: Full name, such as `aivo.brain.v1.BrainService`.
+            ready: Whether the service can answer now. Asked many times a second: must be quick and not raise.
+        """
+        self._registrations.append(partial(register, servicer))
+        self._services.append(service)
+        self._health.add(service, ready)
+
+    @property
+    def port(self) -> int:
+        """Port that the server listens on, once started."""
+        assert self._port is not None, "not started"
+        return self._port
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Port of the figures, once started; None if there are none."""
+        return self._metrics_port
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server was told to stop."""
+        return self._interceptor.draining
+
+    async def start(self) -> None:
+        """Listens and takes calls.
+
+        Raises:
+            PortTaken: If another process listens on one of the ports.
+            OSError: If the address can't be listened on for another reason.
+        """
+        async with AsyncExitStack() as opening:
+            if self._asked_metrics_port is not None:
+                metrics = MetricsEndpoint(self._host, self._asked_metrics_port, registry=self.registry)
+                opening.push_async_callback(metrics.close)
+                self._metrics_port = metrics.port
+            server = self._build()
+            try:
+                self._port = server.add_insecure_port(address_of(self._host, self._asked_port))
+            except RuntimeError:
+                raise why_not(self._host, self._asked_port) from None
+            await self._health.refresh()
+            following = asyncio.create_task(self._health.follow(), name="health")
+            # Health that no longer follows is worse than no server.
+            following.add_done_callback(lambda _: self._told.set())
+            opening.push_async_callback(_end, following)
+            opening.push_async_callback(server.stop, _FLUSH_SECONDS)
+            opening.push_async_callback(self._drain)
+            await server.start()
+            self._open = opening.pop_all()
+        _log.info("serving", address=address_of(self._host, self.port), metrics_port=self._metrics_port)
+
+    async def stop(self) -> None:
+        """Drains and closes; does nothing if the server does not run."""
+        # Taken first: a second stop while this one drains must not close what it waits for.
+        closing, self._open = self._open, AsyncExitStack()
+        await closing.aclose()
+
+    async def serve_until_signal(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal cuts the drain short. Starts if need be.
+
+        Raises:
+            OSError: As `start` does.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._tell)
+        try:
+            if self._port is None:
+                await self.start()
+            await self._told.wait()
+        finally:
+            await self.stop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _tell(self) -> None:
+        if self._told.is_set():
+            self._interceptor.cut()
+        self._told.set()
+
+    def _build(self) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self._interceptor], options=_OPTIONS)
+        for register in self._registrations:
+            register(server)
+        self._health.register(server)
+        if self._reflection:
+            reflection.add_reflection(server, [*self._services, health.SERVICE])
+        return server
+
+    async def _drain(self) -> None:
+        _log.info("draining", seconds=self._drain_seconds)
+        await self._health.drain()
+        self._interceptor.drain()
+        try:
+            async with asyncio.timeout(self._drain_seconds):
+                await self._interceptor.wait_idle()
+        except TimeoutError:
+            _log.warning("drain_cut")
+            self._interceptor.cut()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
