@@ -1,0 +1,32 @@
+"""The real default base model, fetched once for all tests of `mesh.lm`."""
+
+import os
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from mesh.lm.base import BaseModel, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.weights import BaseModelFiles, fetch
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    return Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
+
+
+@pytest.fixture(scope="session")
+def files(cache_dir: Path) -> BaseModelFiles:
+    return fetch(DEFAULT_BASE_MODEL, cache_dir)
+
+
+@pytest.fixture(scope="session")
+def base(files: BaseModelFiles, cache_dir: Path) -> BaseModel:
+    """In fp32, for exact comparisons; tests that attach an adapter load their own."""
+    return load_base(files.name, cache_dir=cache_dir, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    return base.tokenizer
