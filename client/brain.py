@@ -1,0 +1,81 @@
+"""A client of the brain server.
+
+    async with BrainClient("127.0.0.1:50051") as brain:
+        reply = await brain.generate(GenerateRequest(prompt="Why is the sky blue?"))
+
+Takes and gives the messages of `aivo.brain.v1`; what a call fails with is an `AivoError`.
+"""
+
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Self
+
+from aivo.brain.v1.brain_service_pb2 import (
+    AssessRequest,
+    AssessResponse,
+    GenerateRequest,
+    GenerateResponse,
+    GenerateStreamRequest,
+    GenerateStreamResponse,
+    GetHealthRequest,
+    GetHealthResponse,
+    StudentContext,
+)
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
+
+from client.calls import typed_errors
+from mesh.errors import BrainUnavailable
+from mesh.rpc.channels import open_channel
+
+
+class BrainClient:
+    """Asks the Main Brain, directly or through the gateway.
+
+    Every method raises the `AivoError` that the server raised, `BrainUnavailable` if no server answers, and
+    `DeadlineExceeded` if it takes too long.
+
+    Args:
+        address: `host:port` of the server or of the gateway.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_channel(address)
+        self._stub = BrainServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def generate(self, request: GenerateRequest) -> GenerateResponse:
+        """Returns the whole reply."""
+        with typed_errors(BrainUnavailable):
+            return await self._stub.Generate(request, metadata=_route(request.context))
+
+    async def stream(self, request: GenerateStreamRequest) -> AsyncGenerator[GenerateStreamResponse, None]:
+        """Yields the reply as it is decoded, `finished` last; closing the generator stops the decoding."""
+        call = self._stub.GenerateStream(request, metadata=_route(request.context))
+        try:
+            with typed_errors(BrainUnavailable):
+                async for message in call:
+                    yield message
+        finally:
+            call.cancel()
+
+    async def assess(self, request: AssessRequest) -> AssessResponse:
+        """Returns the verdict on a student's answer."""
+        with typed_errors(BrainUnavailable):
+            return await self._stub.Assess(request, metadata=_route(request.context))
+
+    async def health(self) -> GetHealthResponse:
+        """Returns whether the server can answer and, if not, why."""
+        with typed_errors(BrainUnavailable):
+            return await self._stub.GetHealth(GetHealthRequest())
+
+
+def _route(context: StudentContext) -> tuple[tuple[str, str], ...]:
+    # The gateway leads calls with the same id to the replica that has the student's adapter in memory.
+    return (("x-student-id", context.student_id),) if context.student_id else ()

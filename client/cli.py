@@ -1,0 +1,180 @@
+"""The `aivo` command: asks the brain and makes students' models from a terminal or a script.
+
+Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not now, later may be better.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, NoReturn
+
+import grpc
+import typer
+from aivo.brain.v1 import brain_service_pb2 as brain_pb
+from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+from google.protobuf.json_format import Parse, ParseError
+from rich.console import Console
+
+from client import commands
+from client.commands import FAILED, NOT_NOW, WRONG
+from mesh.errors import AivoError, DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
+from mesh.rpc.errors import RemoteError
+
+app = typer.Typer(
+    help="Ask the Main Brain and make students' models.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Locals hold prompts and answers.
+    pretty_exceptions_show_locals=False,
+)
+clone_app = typer.Typer(help="Make a student's model out of a baseline assessment.", no_args_is_help=True)
+app.add_typer(clone_app, name="clone")
+
+Brain = Annotated[str, typer.Option("--brain", envvar="BRAIN_ADDRESS", help="Address of the brain server.")]
+Cloning = Annotated[str, typer.Option("--cloning", envvar="CLONING_ADDRESS", help="Address of the cloning server.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as REST gives it; of a stream one line a message.")]
+Student = Annotated[str, typer.Option("--student", help="Id of the student: their model answers.")]
+Grade = Annotated[str, typer.Option(help="School grade: K, 1 … 12.")]
+Subject = Annotated[str, typer.Option(help="Subject, such as Science.")]
+
+BRAIN_ADDRESS = "127.0.0.1:50051"
+CLONING_ADDRESS = "127.0.0.1:50052"
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the student asks.")],
+    *,
+    student: Student = "",
+    grade: Grade = "",
+    subject: Subject = "",
+    learning_style: Annotated[str, typer.Option(help="visual, auditory, reading, kinesthetic, structured.")] = "",
+    disability: Annotated[str, typer.Option(help="adhd, autism, dyslexia, anxiety.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to decode.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same reply.")] = None,
+    base_only: Annotated[bool, typer.Option("--base-only", help="Let the base model answer.")] = False,
+    as_json: Json = False,
+    brain: Brain = BRAIN_ADDRESS,
+) -> None:
+    """Answer a prompt, word by word as it is decoded."""
+    request = brain_pb.GenerateStreamRequest(
+        prompt=prompt,
+        context=brain_pb.StudentContext(
+            student_id=student, grade=grade, subject=subject, learning_style=learning_style, disability=disability
+        ),
+        max_tokens=max_tokens,
+        seed=seed,
+        adapter_policy=brain_pb.ADAPTER_POLICY_BASE_ONLY if base_only else brain_pb.ADAPTER_POLICY_PREFER,
+    )
+    _run(commands.generate(brain, request, as_json=as_json))
+
+
+@app.command()
+def assess(
+    answer: Annotated[str, typer.Argument(help="What the student answered.")],
+    *,
+    question: Annotated[str, typer.Option(help="The question that was asked.")] = "",
+    reference: Annotated[str, typer.Option(help="A correct answer.")] = "",
+    objective: Annotated[str, typer.Option(help="What the student should have understood.")] = "",
+    rubric: Annotated[str, typer.Option(help="How to grade, in words.")] = "",
+    grade: Grade = "",
+    subject: Subject = "",
+    as_json: Json = False,
+    brain: Brain = BRAIN_ADDRESS,
+) -> None:
+    """Assess a student's answer."""
+    criteria = brain_pb.AssessmentCriteria(
+        subject=subject,
+        grade=grade,
+        learning_objective=objective,
+        question=question,
+        reference_answer=reference,
+        rubric=rubric,
+    )
+    _run(commands.assess(brain, brain_pb.AssessRequest(student_response=answer, criteria=criteria), as_json=as_json))
+
+
+@clone_app.command("start")
+def start_clone(
+    file: Annotated[typer.FileText, typer.Argument(help="The body of POST /v1/clone/start as JSON; - for input.")],
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until the clone has ended.")] = False,
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """Start a clone."""
+    try:
+        request = Parse(file.read(), cloning_pb.StartCloneRequest())
+    except ParseError as error:
+        # Its message may quote the file, that is a student's words.
+        _fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
+    _run(commands.start_clone(cloning, request, watch=watch, as_json=as_json))
+
+
+@clone_app.command("watch")
+def watch_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Follow a clone until it has ended."""
+    _run(commands.watch_clone(cloning, clone_id, as_json=as_json))
+
+
+@clone_app.command("status")
+def show_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Show where a clone is."""
+    _run(commands.show_clone(cloning, clone_id, as_json=as_json))
+
+
+@clone_app.command("list")
+def list_clones(
+    *,
+    student: Annotated[str, typer.Option("--student", help="Only this student's.")] = "",
+    page_token: Annotated[str, typer.Option(help="next_page_token of the page before.")] = "",
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """List clones, newest first."""
+    request = cloning_pb.ListClonesRequest(student_id=student, page_token=page_token)
+    _run(commands.list_clones(cloning, request, as_json=as_json))
+
+
+@app.command()
+def models(student_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """List the versions of a student's model."""
+    _run(commands.list_models(cloning, student_id, as_json=as_json))
+
+
+@app.command()
+def health(*, as_json: Json = False, brain: Brain = BRAIN_ADDRESS, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Show whether both servers can answer; status 3 if one can't."""
+    _run(commands.show_health(brain, cloning, as_json=as_json))
+
+
+def _run(command: Coroutine[None, None, int]) -> NoReturn:
+    """Runs a command and ends the process with its status."""
+    try:
+        status = asyncio.run(command)
+    except AivoError as error:
+        _fail(f"{_name_of(error)}: {error}", _status_of(error))
+    except KeyboardInterrupt:
+        # By convention 128 and the number of SIGINT.
+        status = 130
+    raise typer.Exit(status)
+
+
+def _name_of(error: AivoError) -> str:
+    return error.code.name if isinstance(error, RemoteError) else error.reason
+
+
+def _status_of(error: AivoError) -> int:
+    match error:
+        case InvalidArgument():
+            return WRONG
+        case Unavailable() | ResourceExhausted() | DeadlineExceeded():
+            return NOT_NOW
+        case RemoteError(code=grpc.StatusCode.UNAVAILABLE):
+            return NOT_NOW
+        case _:
+            return FAILED
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line, style="red")
+    raise typer.Exit(status)

@@ -1,0 +1,93 @@
+"""A client of the cloning server.
+
+    async with CloningClient("127.0.0.1:50052") as cloning:
+        started = await cloning.start(request)
+        async for change in cloning.watch(started.clone_id):
+            print(change.status, change.progress)
+
+Takes and gives the messages of `aivo.cloning.v1`; what a call fails with is an `AivoError`.
+"""
+
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Self
+
+from aivo.cloning.v1.cloning_service_pb2 import (
+    GetCloneRequest,
+    GetCloneResponse,
+    GetHealthRequest,
+    GetHealthResponse,
+    ListClonesRequest,
+    ListClonesResponse,
+    ListStudentModelsRequest,
+    ListStudentModelsResponse,
+    StartCloneRequest,
+    StartCloneResponse,
+    WatchCloneRequest,
+    WatchCloneResponse,
+)
+from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
+
+from client.calls import typed_errors
+from mesh.rpc.channels import open_channel
+
+
+class CloningClient:
+    """Makes and lists students' models, directly or through the gateway.
+
+    Every method raises the `AivoError` that the server raised, `RemoteError` if no server answers, and
+    `DeadlineExceeded` if it takes too long.
+
+    Args:
+        address: `host:port` of the server or of the gateway.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_channel(address)
+        self._stub = CloningServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def start(self, request: StartCloneRequest) -> StartCloneResponse:
+        """Starts a clone; safe to repeat if the request has a `request_id`."""
+        with typed_errors():
+            return await self._stub.StartClone(request)
+
+    async def fetch(self, clone_id: str) -> GetCloneResponse:
+        """Returns the clone as it is now."""
+        with typed_errors():
+            return await self._stub.GetClone(GetCloneRequest(clone_id=clone_id))
+
+    async def watch(
+        self, clone_id: str, *, after_sequence: int | None = None
+    ) -> AsyncGenerator[WatchCloneResponse, None]:
+        """Yields the current state (or what came after a sequence), then each change until the last; no heartbeats."""
+        call = self._stub.WatchClone(WatchCloneRequest(clone_id=clone_id, after_sequence=after_sequence))
+        try:
+            with typed_errors():
+                async for change in call:
+                    if not change.heartbeat:
+                        yield change
+        finally:
+            call.cancel()
+
+    async def list_clones(self, request: ListClonesRequest) -> ListClonesResponse:
+        """Returns a page of clones, newest first."""
+        with typed_errors():
+            return await self._stub.ListClones(request)
+
+    async def list_models(self, student_id: str) -> ListStudentModelsResponse:
+        """Returns the versions of a student's model, newest first."""
+        with typed_errors():
+            return await self._stub.ListStudentModels(ListStudentModelsRequest(student_id=student_id))
+
+    async def health(self) -> GetHealthResponse:
+        """Returns whether the server can clone and, if not, why."""
+        with typed_errors():
+            return await self._stub.GetHealth(GetHealthRequest())

@@ -1,0 +1,144 @@
+"""What the commands of `aivo` do: call, and print what comes back.
+
+Each returns the exit status, and raises the `AivoError` of the call if it fails. Knows nothing of the command line.
+"""
+
+import asyncio
+
+from aivo.brain.v1.brain_service_pb2 import AssessRequest, GenerateStreamRequest
+from aivo.cloning.v1.cloning_service_pb2 import ListClonesRequest, StartCloneRequest
+from rich.console import Console
+
+from client.brain import BrainClient
+from client.cloning import CloningClient
+from client.display import author_of, clones_table, models_table, print_json, show_progress
+from mesh.errors import AivoError
+from mesh.rpc.errors import error_from
+
+DONE, FAILED, WRONG, NOT_NOW = 0, 1, 2, 3
+# What a health check waits for a server that may not be there.
+_HEALTH_SECONDS = 5
+
+_out = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+async def generate(address: str, request: GenerateStreamRequest, *, as_json: bool) -> int:
+    """Streams a reply to the terminal."""
+    async with BrainClient(address) as brain:
+        async for message in brain.stream(request):
+            if as_json:
+                print_json(_out, message, indent=None)
+            elif message.HasField("finished"):
+                _out.print(f"\n— {author_of(message.finished)}", style="dim")
+            else:
+                _out.print(message.text, end="")
+                _out.file.flush()
+    return DONE
+
+
+async def assess(address: str, request: AssessRequest, *, as_json: bool) -> int:
+    """Prints a verdict."""
+    async with BrainClient(address) as brain:
+        verdict = await brain.assess(request)
+    if as_json:
+        print_json(_out, verdict)
+        return DONE
+    _out.print(f"{verdict.correctness:.0f} of 100, {verdict.understanding_level}", style="bold")
+    _out.print(verdict.feedback)
+    for title, lines in (
+        ("Strengths", verdict.strengths),
+        ("To improve", verdict.areas_for_improvement),
+        ("Next", [verdict.next_steps] if verdict.next_steps else []),
+    ):
+        for line in lines:
+            _out.print(f"{title}: {line}")
+    return DONE
+
+
+async def start_clone(address: str, request: StartCloneRequest, *, watch: bool, as_json: bool) -> int:
+    """Starts a clone; stays until it has ended if told to."""
+    async with CloningClient(address) as cloning:
+        started = await cloning.start(request)
+        if as_json:
+            print_json(_out, started, indent=None)
+        else:
+            _out.print(f"{started.clone_id}: about {started.estimated_time_seconds} s")
+        return await _follow(cloning, started.clone_id, as_json=as_json) if watch else DONE
+
+
+async def watch_clone(address: str, clone_id: str, *, as_json: bool) -> int:
+    """Follows a clone until it has ended."""
+    async with CloningClient(address) as cloning:
+        return await _follow(cloning, clone_id, as_json=as_json)
+
+
+async def show_clone(address: str, clone_id: str, *, as_json: bool) -> int:
+    """Prints where a clone is."""
+    async with CloningClient(address) as cloning:
+        clone = await cloning.fetch(clone_id)
+    if as_json:
+        print_json(_out, clone)
+    else:
+        _out.print(f"{clone.clone_id}: {clone.status}, {clone.progress} %. {clone.message}")
+    return DONE
+
+
+async def list_clones(address: str, request: ListClonesRequest, *, as_json: bool) -> int:
+    """Prints a page of clones."""
+    async with CloningClient(address) as cloning:
+        page = await cloning.list_clones(request)
+    if as_json:
+        print_json(_out, page)
+        return DONE
+    _out.print(clones_table(page))
+    if page.next_page_token:
+        _out.print(f"more with --page-token {page.next_page_token}")
+    return DONE
+
+
+async def list_models(address: str, student_id: str, *, as_json: bool) -> int:
+    """Prints the versions of a student's model."""
+    async with CloningClient(address) as cloning:
+        models = await cloning.list_models(student_id)
+    if as_json:
+        print_json(_out, models)
+    else:
+        _out.print(models_table(models))
+    return DONE
+
+
+async def show_health(brain_address: str, cloning_address: str, *, as_json: bool) -> int:
+    """Prints both servers' health; `NOT_NOW` unless both can answer."""
+    async with BrainClient(brain_address) as brain, CloningClient(cloning_address) as cloning:
+        answers = await asyncio.gather(
+            asyncio.wait_for(brain.health(), _HEALTH_SECONDS),
+            asyncio.wait_for(cloning.health(), _HEALTH_SECONDS),
+            return_exceptions=True,
+        )
+    fine = True
+    for name, answer in zip(("brain", "cloning"), answers, strict=True):
+        if isinstance(answer, AivoError | TimeoutError):
+            _out.print(f"{name}: no answer ({str(answer) or 'it took too long'})")
+            fine = False
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        fine = fine and answer.status in {"healthy", "degraded"}
+        if as_json:
+            print_json(_out, answer, indent=None)
+        else:
+            _out.print(f"{name}: {answer.status}{answer.reason and ': '}{answer.reason}")
+    return DONE if fine else NOT_NOW
+
+
+async def _follow(cloning: CloningClient, clone_id: str, *, as_json: bool) -> int:
+    changes = cloning.watch(clone_id)
+    last = None
+    if as_json:
+        async for last in changes:
+            print_json(_out, last, indent=None)
+    else:
+        last = await show_progress(changes, _out)
+    if last is not None and last.HasField("error"):
+        raise error_from(last.error)
+    return DONE if last is not None and last.status == "completed" else FAILED

@@ -1,0 +1,119 @@
+"""The demo: makes the sample student a model, then asks it and the base model the same question.
+
+`python -m client.demo [FOLDER]` reads `student.json`, the body of a clone request, and `question.json`, that of a
+generate request, from the folder (default `demo`).
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from aivo.brain.v1.brain_service_pb2 import (
+    ADAPTER_POLICY_BASE_ONLY,
+    ADAPTER_POLICY_REQUIRE,
+    GenerateRequest,
+    GenerateResponse,
+)
+from aivo.cloning.v1.cloning_service_pb2 import StartCloneRequest
+from google.protobuf.json_format import Parse
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from client.brain import BrainClient
+from client.cloning import CloningClient
+from client.display import author_of, show_progress
+from mesh.errors import AivoError, CloneAlreadyRunning
+from mesh.rpc.errors import error_from
+
+# A stack that runs answers at once; one that does not is told within this.
+_HEALTH_SECONDS = 5
+
+
+class NotUp(Exception):
+    """The stack can't be asked; the message says why and what to do."""
+
+
+async def run(folder: Path, console: Console) -> None:
+    """Clones and asks.
+
+    Raises:
+        AivoError: If a call or the clone fails.
+        NotUp: If the stack does not run or is not ready.
+    """
+    start = Parse((folder / "student.json").read_text(), StartCloneRequest())
+    question = Parse((folder / "question.json").read_text(), GenerateRequest())
+    async with (
+        CloningClient(os.environ.get("CLONING_ADDRESS", "127.0.0.1:50052")) as cloning,
+        BrainClient(os.environ.get("BRAIN_ADDRESS", "127.0.0.1:50051")) as brain,
+    ):
+        await _greet(cloning, brain)
+        await _clone(cloning, start, console)
+        await _ask(brain, question, console)
+
+
+async def _greet(cloning: CloningClient, brain: BrainClient) -> None:
+    try:
+        async with asyncio.timeout(_HEALTH_SECONDS):
+            one, other = await asyncio.gather(cloning.health(), brain.health())
+    except (AivoError, TimeoutError):
+        raise NotUp("The stack does not answer: run `make up` in another terminal first.") from None
+    for name, status, reason in (("cloning", one.status, one.reason), ("brain", other.status, other.reason)):
+        if status not in {"healthy", "degraded"}:
+            raise NotUp(f"The {name} server is {status}: {reason}")
+
+
+async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Console) -> None:
+    count = len(request.baseline_data.responses)
+    console.print(f"Making {request.student_id} a model out of {count} answers about the water cycle.")
+    try:
+        clone_id = (await cloning.start(request)).clone_id
+    except CloneAlreadyRunning as error:
+        clone_id = str(error.facts["clone_id"])
+        console.print(f"{clone_id} is already at it.")
+    last = await show_progress(cloning.watch(clone_id), console)
+    if last is None or last.HasField("error"):
+        raise error_from(last.error) if last else RuntimeError("the watch ended without a message")
+    loss = last.model.metrics
+    console.print(
+        f"Version {last.model.version}, sha256 {last.model.sha256[:12]}. Loss on held-out replies:"
+        f" {loss.heldout_loss_base:.2f} for the base model, {loss.heldout_loss_adapter:.2f} for the student's."
+    )
+
+
+async def _ask(brain: BrainClient, question: GenerateRequest, console: Console) -> None:
+    replies = []
+    for policy in (ADAPTER_POLICY_BASE_ONLY, ADAPTER_POLICY_REQUIRE):
+        question.adapter_policy = policy
+        with console.status("asking"):
+            replies.append(await brain.generate(question))
+    console.print(f"\n{question.prompt}", style="bold", markup=False)
+    width = max(40, console.width // 2 - 1)
+    console.print(Columns([_panel(reply, width) for reply in replies], padding=(0, 1)))
+
+
+def _panel(reply: GenerateResponse, width: int) -> Panel:
+    return Panel(Text(reply.response), title=Text(author_of(reply)), width=width)
+
+
+def main() -> int:
+    """Returns the exit status: 0 if both models answered."""
+    console = Console(highlight=False)
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+    try:
+        asyncio.run(run(folder, console))
+    except NotUp as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    except AivoError as error:
+        console.print(f"The demo failed: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,78 @@
+"""What the `aivo` command shows: replies, clones and their progress, on a terminal or as JSON for programs.
+
+Knows nothing of calls.
+"""
+
+from collections.abc import AsyncIterator
+
+from aivo.brain.v1.brain_service_pb2 import FallbackReason, Finished, GenerateResponse
+from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, ListStudentModelsResponse, WatchCloneResponse
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def print_json(console: Console, message: Message, *, indent: int | None = 2) -> None:
+    """Prints the JSON that the REST surface gives for a message; on one line without an indent."""
+    text = MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=indent
+    )
+    # Past the console's own ways, which wrap and colour.
+    print(text, file=console.file, flush=True)
+
+
+def author_of(reply: GenerateResponse | Finished) -> str:
+    """Returns who answered: the student's model and its version, or the base model and why."""
+    if reply.HasField("adapter"):
+        adapter = reply.adapter
+        return f"{adapter.student_id}'s model, version {adapter.version} ({adapter.sha256[:12]}), on {reply.model}"
+    why = FallbackReason.Name(reply.fallback).removeprefix("FALLBACK_REASON_").lower().replace("_", " ")
+    return f"base model {reply.model} ({why})"
+
+
+async def show_progress(changes: AsyncIterator[WatchCloneResponse], console: Console) -> WatchCloneResponse | None:
+    """Shows a clone's changes as a progress bar until they end; returns the last."""
+    bar = Progress(
+        TextColumn("{task.fields[status]:<20}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+    )
+    last = None
+    with bar:
+        task = bar.add_task("", total=100, status="")
+        async for last in changes:
+            bar.update(task, completed=last.progress, description=last.message, status=last.status)
+    return last
+
+
+def clones_table(page: ListClonesResponse) -> Table:
+    """Returns a table with a row a clone."""
+    table = Table("clone", "student", "status", "progress", "updated")
+    for clone in page.clones:
+        updated = clone.updated_time.ToJsonString() if clone.HasField("updated_time") else ""
+        table.add_row(*map(Text, (clone.clone_id, clone.student_id, clone.status, f"{clone.progress} %", updated)))
+    return table
+
+
+def models_table(models: ListStudentModelsResponse) -> Table:
+    """Returns a table with a row a version."""
+    table = Table("version", "active", "sha256", "examples", "held-out loss: base", "adapter", "base model")
+    for model in models.models:
+        metrics = model.metrics
+        cells = (
+            str(model.version),
+            "yes" if model.active else "",
+            model.sha256[:12],
+            f"{model.examples.train} + {model.examples.heldout} held out",
+            f"{metrics.heldout_loss_base:.3f}",
+            f"{metrics.heldout_loss_adapter:.3f}",
+            model.base_model,
+        )
+        table.add_row(*map(Text, cells))
+    return table

@@ -1,0 +1,53 @@
+"""Says in one line when the whole stack answers through the gateway, and stays.
+
+`python -m client.ready` is a process of the `Procfile`: its end would stop the others.
+"""
+
+import asyncio
+import os
+
+from client.brain import BrainClient
+from client.cloning import CloningClient
+from mesh.errors import AivoError
+
+_PAUSE_SECONDS = 0.5
+_READY = ("healthy", "degraded")
+
+
+async def main() -> None:
+    """Waits until both servers are ready, says so, and waits to be stopped."""
+    host = "127.0.0.1"
+    brain = f"{host}:{os.environ.get('BRAIN_REST_PORT', '8001')}"
+    cloning = f"{host}:{os.environ.get('CLONING_REST_PORT', '8014')}"
+    # Through the gateway, so that it is seen to work too.
+    async with BrainClient(brain) as brain_client, CloningClient(cloning) as cloning_client:
+        await _until_ready("brain", brain_client)
+        await _until_ready("cloning", cloning_client)
+    _say(f"AIVO is ready: brain http://{brain}  cloning http://{cloning}  (try: make demo; Ctrl-C stops all)")
+    await asyncio.Event().wait()
+
+
+async def _until_ready(name: str, client: BrainClient | CloningClient) -> None:
+    told = ""
+    while True:
+        try:
+            health = await client.health()
+        except AivoError:
+            # Not there yet; a part that died stops the stack, so this ends.
+            await asyncio.sleep(_PAUSE_SECONDS)
+            continue
+        if health.status in _READY:
+            return
+        state = f"{name} is {health.status}: {health.reason}"
+        if state != told and health.status != "loading":
+            _say(state)
+            told = state
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 -- the terminal of `make up` is where it belongs
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

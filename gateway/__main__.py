@@ -1,0 +1,33 @@
+"""Runs the gateway: fills Envoy's configuration in and becomes Envoy.
+
+`python -m gateway [FOLDER]` writes `FOLDER/envoy.yaml` (default `.aivo`); SIGTERM and SIGINT end it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from gateway.settings import GatewaySettings
+from gateway.template import render
+from mesh.settings import InvalidSettings, load
+
+
+def main() -> None:
+    """Does not return: the process becomes Envoy, so that signals and the exit status are Envoy's own."""
+    try:
+        settings = load(GatewaySettings)
+    except InvalidSettings as error:
+        sys.exit(f"the gateway's settings are wrong:\n{error}")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".aivo")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "envoy.yaml"
+    config.write_text(render(settings))
+    # The wheel's program, beside this interpreter whether or not its environment is activated.
+    envoy = Path(sys.executable).with_name("envoy")
+    # Hot restart would share memory by a number that is the same for every Envoy of the machine.
+    options = ["--config-path", str(config), "--log-level", settings.envoy_log_level, "--disable-hot-restart"]
+    os.execv(envoy, [str(envoy), *options])  # noqa: S606 -- no shell is wanted, and the arguments are ours
+
+
+if __name__ == "__main__":
+    main()

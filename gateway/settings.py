@@ -1,0 +1,46 @@
+"""Settings of the gateway: where it listens, whom it lets in, and where the servers are."""
+
+from itertools import combinations
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic_settings import NoDecode
+
+from mesh.settings import Settings
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+# Hosts and addresses become part of a YAML file: nothing else is let through.
+Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}:[0-9]{1,5}$")]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?)$")]
+
+
+def _split(value: object) -> object:
+    """Parts at the commas what comes from a variable."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+class GatewaySettings(Settings):
+    """What `envoy.yaml` is filled in with."""
+
+    gateway_host: Host = "127.0.0.1"
+    brain_rest_port: Port = 8001
+    cloning_rest_port: Port = 8014
+    envoy_admin_port: Port = 9901
+    # Several replicas, or one name with several addresses.
+    brain_address: Addresses = ("127.0.0.1:50051",)
+    cloning_address: Addresses = ("127.0.0.1:50052",)
+    # Web origins whose pages may call, separated by commas; `*` is any. None unless told.
+    cors_allow_origins: Origins = ()
+    envoy_log_level: Literal["debug", "info", "warning", "error"] = "warning"
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        for one, other in combinations(("brain_rest_port", "cloning_rest_port", "envoy_admin_port"), 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(f"{one.upper()} and {other.upper()}: both are {getattr(self, one)}")
+        return self

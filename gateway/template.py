@@ -1,0 +1,34 @@
+"""Fills `envoy.yaml` in with the settings.
+
+Knows nothing of what the file says.
+"""
+
+import json
+from pathlib import Path
+from string import Template
+
+from gateway.settings import GatewaySettings
+
+_TEMPLATE = Path(__file__).with_name("envoy.yaml")
+# Where `make protos` puts it.
+_DESCRIPTORS = Path(__file__).parent.parent / "gen" / "descriptors.binpb"
+
+
+def render(settings: GatewaySettings) -> str:
+    """Returns Envoy's configuration, YAML."""
+    return Template(_TEMPLATE.read_text()).substitute(
+        GATEWAY_HOST=settings.gateway_host,
+        BRAIN_REST_PORT=settings.brain_rest_port,
+        CLONING_REST_PORT=settings.cloning_rest_port,
+        ENVOY_ADMIN_PORT=settings.envoy_admin_port,
+        # JSON is YAML.
+        BRAIN_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.brain_address]),
+        CLONING_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.cloning_address]),
+        CORS_ALLOW_ORIGINS=json.dumps([{"exact": origin} for origin in settings.cors_allow_origins]),
+        DESCRIPTORS=_DESCRIPTORS,
+    )
+
+
+def _endpoint(address: str) -> dict[str, object]:
+    host, port = address.rsplit(":", 1)
+    return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}

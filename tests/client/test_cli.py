@@ -1,0 +1,115 @@
+"""The `aivo` command against real gRPC servers: what it sends, what it prints, how it ends."""
+
+import json
+
+import grpc
+import pytest
+from aivo.brain.v1 import brain_service_pb2 as brain_pb
+from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+
+from tests.client.conftest import Aivo
+from tests.scripted import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
+
+CLONE = {"student_id": "student123", "baseline_data": {"responses": [{"question": "Why?", "student_answer": "Light"}]}}
+
+
+async def test_generate_prints_the_reply_and_who_gave_it(aivo: Aivo, brain: Script) -> None:
+    ended = await aivo("generate", "Why?", "--student", "student123", "--grade", "5", "--max-tokens", "8")
+
+    assert (ended.status, ended.err) == (0, "")
+    reply, author = ended.out.strip().split("\n")
+    assert reply == "".join(PIECES)
+    assert author == f"— student123's model, version 1 ({'ab' * 6}), on {BASE_MODEL}"
+    request = brain.calls[0].request
+    assert isinstance(request, brain_pb.GenerateStreamRequest)
+    assert (request.prompt, request.context.grade, request.max_tokens) == ("Why?", "5", 8)
+    assert not request.HasField("seed")
+
+
+async def test_calls_for_a_student_carry_the_header_of_the_gateways_ring(aivo: Aivo, brain: Script) -> None:
+    await aivo("generate", "Why?", "--student", "student123")
+
+    assert brain.calls[0].metadata["x-student-id"] == "student123"
+
+
+async def test_generate_gives_a_json_line_a_message(aivo: Aivo, brain: Script) -> None:
+    ended = await aivo("generate", "Why?", "--json")
+
+    messages = [json.loads(line) for line in ended.out.splitlines()]
+    assert [message.get("text") for message in messages] == [*PIECES, None]
+    assert messages[-1]["finished"]["tokens_used"] == 0, "zero values are printed, as REST does"
+
+
+async def test_assess_prints_the_verdict(aivo: Aivo, brain: Script) -> None:
+    ended = await aivo("assess", "Plants eat light", "--question", "What do plants eat?")
+
+    assert ended.status == 0
+    assert ended.out.splitlines() == ["85 of 100, good", "Well done.", "Strengths: Names the Sun."]
+
+
+async def test_a_clone_is_started_from_a_file_and_watched_to_its_end(aivo: Aivo, cloning: Script) -> None:
+    ended = await aivo("clone", "start", "-", "--watch", "--json", stdin=json.dumps(CLONE))
+
+    assert ended.status == 0
+    started, *changes = [json.loads(line) for line in ended.out.splitlines()]
+    assert started["clone_id"] == CLONE_ID
+    assert [change["status"] for change in changes] == list(STATES)
+    request = cloning.calls[0].request
+    assert isinstance(request, cloning_pb.StartCloneRequest)
+    assert request.baseline_data.responses[0].question == "Why?"
+
+
+async def test_a_clone_that_fails_ends_with_its_reason(aivo: Aivo, cloning: Script) -> None:
+    cloning.late_error = failure(grpc.StatusCode.FAILED_PRECONDITION, "NO_TRAINABLE_EXAMPLES", given="3")
+
+    ended = await aivo("clone", "watch", CLONE_ID)
+
+    assert ended.status == 1
+    assert ended.err == "NO_TRAINABLE_EXAMPLES: it failed with NO_TRAINABLE_EXAMPLES\n"
+
+
+async def test_a_malformed_clone_file_is_refused_without_its_words(aivo: Aivo, cloning: Script) -> None:
+    ended = await aivo("clone", "start", "-", stdin='{"student_id": "secret')
+
+    assert (ended.status, cloning.calls) == (2, [])
+    assert "not a clone request" in ended.err
+    assert "secret" not in ended.err
+
+
+async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None:
+    status = await aivo("clone", "status", CLONE_ID)
+    clones = await aivo("clone", "list", "--student", "student123")
+    models = await aivo("models", "student123", "--json")
+
+    assert status.out.startswith(f"{CLONE_ID}: fine_tuning, 55 %")
+    assert CLONE_ID in clones.out
+    assert json.loads(models.out)["models"][0]["metrics"]["heldout_loss_adapter"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "status"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", 2),
+        (grpc.StatusCode.NOT_FOUND, "STUDENT_MODEL_NOT_FOUND", 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 3),
+    ],
+)
+async def test_an_error_is_one_line_with_its_reason(
+    aivo: Aivo, brain: Script, *, code: grpc.StatusCode, reason: str, status: int
+) -> None:
+    brain.failures.append(failure(code, reason))
+
+    ended = await aivo("generate", "Why?")
+
+    assert (ended.status, ended.out) == (status, "")
+    assert ended.err == f"{reason}: it failed with {reason}\n"
+
+
+async def test_health_shows_both_servers_and_fails_if_one_is_away(aivo: Aivo) -> None:
+    both = await aivo("health")
+    one = await aivo("health", "--cloning", "127.0.0.1:9")
+
+    assert (both.status, both.out) == (0, "brain: healthy\ncloning: healthy\n")
+    assert one.status == 3
+    assert one.out.splitlines()[0] == "brain: healthy"
+    assert one.out.splitlines()[1].startswith("cloning: no answer")

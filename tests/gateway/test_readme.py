@@ -1,0 +1,38 @@
+"""The README's commands, as they stand there, by the real curl and grpcurl."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scripted import Script
+from tests.stack_envoy import Edge
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "gateway" / "README.md").read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README shows REST by curl")
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_each_command_of_the_readme_works(edge: Edge, brain: Script, cloning: Script, command: str) -> None:
+    # The ports are this test's; --fail makes an HTTP error the status.
+    command = command.replace("localhost:8001", edge.brain_address).replace("localhost:8014", edge.cloning_address)
+    command = command.replace("curl ", "curl --fail-with-body --silent ", 1) if command.startswith("curl") else command
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    process = await asyncio.create_subprocess_shell(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+
+    assert process.returncode == 0, output
+    assert output.strip()

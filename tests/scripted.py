@@ -1,0 +1,260 @@
+"""Both servers by script: real gRPC servers whose servicers do what the test wrote down.
+
+For tests of what stands before the servers: the gateway and the client.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+from aivo.brain.v1 import adapter_service_pb2_grpc, brain_service_pb2_grpc
+from aivo.brain.v1 import brain_service_pb2 as brain_pb
+from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+from aivo.cloning.v1 import cloning_service_pb2_grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+BRAIN = "aivo.brain.v1.BrainService"
+CLONING = "aivo.cloning.v1.CloningService"
+
+BASE_MODEL = "SmolLM2-135M-Instruct"
+CLONE_ID = "clone_abc123xyz"
+PIECES = ("Plants ", "make ", "food.")
+STATES = (
+    "queued",
+    "loading_base_model",
+    "creating_adapter",
+    "fine_tuning",
+    "optimizing",
+    "saving",
+    "deploying",
+    "completed",
+)
+LARGEST_MESSAGE_BYTES = 16 * 1024 * 1024
+
+Context = grpc.aio.ServicerContext[Message, Message]
+
+
+def failure(code: grpc.StatusCode, reason: str, **facts: str) -> status_pb2.Status:
+    """An error as the servers send them."""
+    detail = AnyMessage()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="aivo", metadata=facts))
+    return status_pb2.Status(code=code.value[0], message=f"it failed with {reason}", details=[detail])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call as it reached the server; `seconds_left` is None without a deadline."""
+
+    rpc: str
+    request: Message
+    metadata: dict[str, str | bytes]
+    seconds_left: float | None
+
+
+class Script:
+    """What a servicer was asked, and what it does besides answering.
+
+    Attributes:
+        calls: What came, oldest first.
+        failures: Each call takes the first, if there is one, and fails with it.
+        late_error: What a stream fails with after its first message.
+        hold: Calls wait until it is set: unary ones before the answer, streams before each message but the first.
+        cancelled: Set when a call was cancelled while it waited.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.failures: deque[status_pb2.Status] = deque()
+        self.late_error: status_pb2.Status | None = None
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.cancelled = asyncio.Event()
+
+    async def enter(self, rpc: str, request: Message, context: Context) -> None:
+        """Notes the call, and fails it if that is the script."""
+        left = context.time_remaining()
+        metadata = dict(context.invocation_metadata() or ())
+        self.calls.append(Call(rpc=rpc, request=request, metadata=metadata, seconds_left=left))
+        if self.failures:
+            await context.abort_with_status(rpc_status.to_status(self.failures.popleft()))
+
+    async def held(self) -> None:
+        """Waits as long as the test holds calls."""
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
+    """Answers that plants make food, as the student's own model if there is a student."""
+
+    def __init__(self) -> None:
+        self.script = Script()
+
+    async def Generate(self, request: brain_pb.GenerateRequest, context: Context) -> brain_pb.GenerateResponse:
+        await self.script.enter("Generate", request, context)
+        await self.script.held()
+        return brain_pb.GenerateResponse(
+            response="".join(PIECES),
+            model=BASE_MODEL,
+            tokens_used=156,
+            timestamp=Timestamp(seconds=1736937000),
+            adapter=_adapter(request.context.student_id),
+        )
+
+    async def GenerateStream(
+        self, request: brain_pb.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[brain_pb.GenerateStreamResponse]:
+        await self.script.enter("GenerateStream", request, context)
+        for sequence, piece in enumerate(PIECES, start=1):
+            yield brain_pb.GenerateStreamResponse(sequence=sequence, text=piece)
+            if error := self.script.late_error:
+                finished = brain_pb.Finished(response=piece, error=error)
+                yield brain_pb.GenerateStreamResponse(sequence=sequence + 1, finished=finished)
+                await context.abort_with_status(rpc_status.to_status(error))
+            await self.script.held()
+        finished = brain_pb.Finished(
+            response="".join(PIECES), model=BASE_MODEL, adapter=_adapter(request.context.student_id)
+        )
+        yield brain_pb.GenerateStreamResponse(sequence=len(PIECES) + 1, finished=finished)
+
+    async def Assess(self, request: brain_pb.AssessRequest, context: Context) -> brain_pb.AssessResponse:
+        await self.script.enter("Assess", request, context)
+        return brain_pb.AssessResponse(
+            correctness=85, understanding_level="good", feedback="Well done.", strengths=["Names the Sun."]
+        )
+
+    async def GetHealth(self, request: brain_pb.GetHealthRequest, context: Context) -> brain_pb.GetHealthResponse:
+        await self.script.enter("GetHealth", request, context)
+        return brain_pb.GetHealthResponse(
+            status="healthy", model_loaded=True, device="cpu", model_name=BASE_MODEL, dtype="bfloat16"
+        )
+
+
+class ScriptedCloning(cloning_service_pb2_grpc.CloningServiceServicer):
+    """Knows one clone, which completes unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.script = Script()
+
+    async def StartClone(
+        self, request: cloning_pb.StartCloneRequest, context: Context
+    ) -> cloning_pb.StartCloneResponse:
+        await self.script.enter("StartClone", request, context)
+        return cloning_pb.StartCloneResponse(
+            clone_id=CLONE_ID,
+            student_id=request.student_id,
+            status="cloning_started",
+            estimated_time_seconds=45,
+            state=cloning_pb.CLONE_STATE_QUEUED,
+        )
+
+    async def GetClone(self, request: cloning_pb.GetCloneRequest, context: Context) -> cloning_pb.GetCloneResponse:
+        await self.script.enter("GetClone", request, context)
+        return cloning_pb.GetCloneResponse(
+            clone_id=request.clone_id, student_id="student123", status="fine_tuning", progress=55, sequence=4, attempt=1
+        )
+
+    async def WatchClone(
+        self, request: cloning_pb.WatchCloneRequest, context: Context
+    ) -> AsyncIterator[cloning_pb.WatchCloneResponse]:
+        await self.script.enter("WatchClone", request, context)
+        for sequence, status in enumerate(STATES, start=1):
+            if sequence <= request.after_sequence:
+                continue
+            if error := self.script.late_error:
+                yield cloning_pb.WatchCloneResponse(sequence=sequence, status="failed", error=error)
+                return
+            yield cloning_pb.WatchCloneResponse(
+                sequence=sequence,
+                clone_id=request.clone_id,
+                status=status,
+                progress=100 * sequence // len(STATES),
+                message=f"step {sequence}",
+                model=_model() if status == "completed" else None,
+            )
+            await self.script.held()
+
+    async def ListClones(
+        self, request: cloning_pb.ListClonesRequest, context: Context
+    ) -> cloning_pb.ListClonesResponse:
+        await self.script.enter("ListClones", request, context)
+        summary = cloning_pb.CloneSummary(clone_id=CLONE_ID, student_id="student123", status="completed", progress=100)
+        return cloning_pb.ListClonesResponse(clones=[summary])
+
+    async def ListStudentModels(
+        self, request: cloning_pb.ListStudentModelsRequest, context: Context
+    ) -> cloning_pb.ListStudentModelsResponse:
+        await self.script.enter("ListStudentModels", request, context)
+        return cloning_pb.ListStudentModelsResponse(student_id=request.student_id, active_version=1, models=[_model()])
+
+    async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
+        await self.script.enter("GetHealth", request, context)
+        return cloning_pb.GetHealthResponse(status="healthy")
+
+
+class NoAdapters(adapter_service_pb2_grpc.AdapterServiceServicer):
+    """Implements nothing: whoever gets its answer got through to it."""
+
+
+@contextlib.asynccontextmanager
+async def serving_brain(brain: ScriptedBrain, *, port: int = 0, healthy: bool = True) -> AsyncIterator[int]:
+    """Serves the brain's services on loopback; yields the port."""
+    server = _server()
+    brain_service_pb2_grpc.add_BrainServiceServicer_to_server(brain, server)
+    async with _serving(server, BRAIN, port=port, healthy=healthy) as bound:
+        yield bound
+
+
+@contextlib.asynccontextmanager
+async def serving_cloning(cloning: ScriptedCloning, *, port: int = 0) -> AsyncIterator[int]:
+    """Serves the cloning service on loopback; yields the port."""
+    server = _server()
+    cloning_service_pb2_grpc.add_CloningServiceServicer_to_server(cloning, server)
+    async with _serving(server, CLONING, port=port, healthy=True) as bound:
+        yield bound
+
+
+def _server() -> grpc.aio.Server:
+    return grpc.aio.server(options=[("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES)])
+
+
+@contextlib.asynccontextmanager
+async def _serving(server: grpc.aio.Server, service: str, *, port: int, healthy: bool) -> AsyncIterator[int]:
+    checks = health.aio.HealthServicer()
+    states = health_pb2.HealthCheckResponse.ServingStatus
+    await checks.set(service, states.SERVING if healthy else states.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection([service, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(grace=0)
+
+
+def _adapter(student_id: str) -> brain_pb.Adapter | None:
+    return brain_pb.Adapter(student_id=student_id, version=1, sha256="ab" * 32) if student_id else None
+
+
+def _model() -> cloning_pb.StudentModel:
+    return cloning_pb.StudentModel(
+        version=1,
+        active=True,
+        sha256="ab" * 32,
+        base_model=BASE_MODEL,
+        examples=cloning_pb.ExampleCounts(given=24, train=20, heldout=4),
+        metrics=cloning_pb.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
+    )
