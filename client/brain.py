@@ -24,14 +24,13 @@ from aivo.brain.v1.brain_service_pb2 import (
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 
 from client.calls import typed_errors
-from mesh.errors import BrainUnavailable
 from mesh.rpc.channels import open_channel
 
 
 class BrainClient:
     """Asks the Main Brain, directly or through the gateway.
 
-    Every method raises the `AivoError` that the server raised, `BrainUnavailable` if no server answers, and
+    Every method raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
     `DeadlineExceeded` if it takes too long.
 
     Args:
@@ -52,14 +51,14 @@ class BrainClient:
 
     async def generate(self, request: GenerateRequest) -> GenerateResponse:
         """Returns the whole reply."""
-        with typed_errors(BrainUnavailable):
+        with typed_errors():
             return await self._stub.Generate(request, metadata=_route(request.context))
 
     async def stream(self, request: GenerateStreamRequest) -> AsyncGenerator[GenerateStreamResponse, None]:
         """Yields the reply as it is decoded, `finished` last; closing the generator stops the decoding."""
         call = self._stub.GenerateStream(request, metadata=_route(request.context))
         try:
-            with typed_errors(BrainUnavailable):
+            with typed_errors():
                 async for message in call:
                     yield message
         finally:
@@ -67,12 +66,12 @@ class BrainClient:
 
     async def assess(self, request: AssessRequest) -> AssessResponse:
         """Returns the verdict on a student's answer."""
-        with typed_errors(BrainUnavailable):
+        with typed_errors():
             return await self._stub.Assess(request, metadata=_route(request.context))
 
     async def health(self) -> GetHealthResponse:
         """Returns whether the server can answer and, if not, why."""
-        with typed_errors(BrainUnavailable):
+        with typed_errors():
             return await self._stub.GetHealth(GetHealthRequest())
 
 

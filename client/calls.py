@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import grpc
 
-from mesh.errors import Unavailable
 from mesh.rpc.errors import error_of
 
 
 @contextlib.contextmanager
-def typed_errors(unreachable: type[Unavailable] | None = None) -> Iterator[None]:
+def typed_errors() -> Iterator[None]:
     """Raises how a call failed as the `AivoError` it stands for; see `mesh.rpc.errors.error_of`."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise error_of(error, unreachable=unreachable) from None
+        raise error_of(error) from None

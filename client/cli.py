@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, NoReturn
 
-import grpc
 import typer
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
@@ -168,8 +167,6 @@ def _status_of(error: AivoError) -> int:
         case InvalidArgument():
             return WRONG
         case Unavailable() | ResourceExhausted() | DeadlineExceeded():
-            return NOT_NOW
-        case RemoteError(code=grpc.StatusCode.UNAVAILABLE):
             return NOT_NOW
         case _:
             return FAILED

@@ -35,7 +35,7 @@ from mesh.rpc.channels import open_channel
 class CloningClient:
     """Makes and lists students' models, directly or through the gateway.
 
-    Every method raises the `AivoError` that the server raised, `RemoteError` if no server answers, and
+    Every method raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
     `DeadlineExceeded` if it takes too long.
 
     Args:

@@ -70,6 +70,18 @@ class InvalidField(InvalidArgument):
         self.violations: tuple[Violation, ...] = tuple(violations)
 
 
+class MalformedRequest(InvalidArgument):
+    """The gateway could not read the request."""
+
+    reason = "MALFORMED_REQUEST"
+
+
+class RequestTooLarge(InvalidArgument):
+    """The gateway does not let in as much."""
+
+    reason = "REQUEST_TOO_LARGE"
+
+
 # What is not there.
 
 
@@ -84,6 +96,12 @@ class CloneNotFound(NotFound):
 
     def __init__(self, *, clone_id: str) -> None:
         super().__init__(f"no clone has the id {clone_id}", clone_id=clone_id)
+
+
+class RouteNotFound(NotFound):
+    """The gateway has no route for the method and path."""
+
+    reason = "ROUTE_NOT_FOUND"
 
 
 class StudentModelNotFound(NotFound):
@@ -214,6 +232,12 @@ class ServerDraining(Unavailable):
     """The server is shutting down and takes no new calls."""
 
     reason = "SERVER_DRAINING"
+
+
+class ServerUnreachable(Unavailable):
+    """No server answers, as the gateway or a client sees it."""
+
+    reason = "SERVER_UNREACHABLE"
 
 
 class AdapterStoreUnavailable(Unavailable):

@@ -258,3 +258,8 @@ def _model() -> cloning_pb.StudentModel:
         examples=cloning_pb.ExampleCounts(given=24, train=20, heldout=4),
         metrics=cloning_pb.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
     )
+
+
+def info(reason: str) -> dict[str, str]:
+    """The detail that every error has, as JSON."""
+    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "aivo"}

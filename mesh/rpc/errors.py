@@ -24,6 +24,7 @@ from mesh.errors import (
     NotFound,
     QueueFull,
     ResourceExhausted,
+    ServerUnreachable,
     Unavailable,
     Violation,
 )
@@ -95,7 +96,7 @@ def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
     return _status(code, message, details)
 
 
-def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] | None = None) -> AivoError:
+def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] = ServerUnreachable) -> AivoError:
     """Returns the error that a server raised, out of how the call failed.
 
     Args:
@@ -104,7 +105,7 @@ def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] | No
 
     Returns:
         An error of the class that has the reason, with the facts as strings; `DeadlineExceeded` also if the deadline
-        passed on the way; `RemoteError` for all else, a server that does not answer included unless `unreachable` says.
+        passed on the way; `unreachable` if nobody answered; `RemoteError` for all else.
     """
     status = _status_in(error)
     if status is not None:
@@ -112,7 +113,7 @@ def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] | No
     code, details = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded()
-    if code is grpc.StatusCode.UNAVAILABLE and unreachable is not None:
+    if code is grpc.StatusCode.UNAVAILABLE:
         return unreachable(details)
     return RemoteError(details, code=code)
 

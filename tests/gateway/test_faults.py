@@ -10,7 +10,7 @@ import pytest
 from gateway.settings import GatewaySettings
 from gateway.template import render
 from mesh.settings import InvalidSettings, load
-from tests.scripted import BASE_MODEL, Script, ScriptedBrain, failure, serving_brain
+from tests.scripted import BASE_MODEL, Script, ScriptedBrain, failure, info, serving_brain
 from tests.stack import free_ports
 from tests.stack_envoy import envoy
 
@@ -58,7 +58,11 @@ async def test_a_server_that_is_away_is_told_as_such_and_found_when_it_returns(t
         away_again = await client.post("/v1/generate", json=PROMPT)
 
     assert [away.status_code, back.status_code, away_again.status_code] == [503, 200, 503]
-    assert away.json() == {"code": 14, "message": "the server behind the gateway does not answer", "details": []}
+    assert away.json() == {
+        "code": 14,
+        "message": "the server behind the gateway does not answer",
+        "details": [info("SERVER_UNREACHABLE")],
+    }
 
 
 async def test_a_server_that_is_not_ready_still_says_why(tmp_path: Path) -> None:

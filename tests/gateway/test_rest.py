@@ -8,7 +8,7 @@ import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 
-from tests.scripted import BASE_MODEL, CLONE_ID, Script, failure
+from tests.scripted import BASE_MODEL, CLONE_ID, Script, failure, info
 
 Code = grpc.StatusCode
 
@@ -175,7 +175,7 @@ async def test_a_malformed_body_is_named_without_its_words(
     answer = await brain_rest.post("/v1/generate", content=body)
 
     assert answer.status_code == 400
-    assert answer.json() == {"code": 3, "message": message, "details": []}
+    assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
     assert brain.calls == []
 
 
@@ -196,7 +196,8 @@ async def test_a_body_over_the_limit_is_refused(
     also_refused = await cloning_rest.post("/v1/clone/start", content=json.dumps(two_mib) + " " * 2**23)
 
     assert [refused.status_code, taken.status_code, also_refused.status_code] == [413, 200, 413]
-    assert refused.json() == also_refused.json() == {"code": 3, "message": "the body is too large", "details": []}
+    said = {"code": 3, "message": "the body is too large", "details": [info("REQUEST_TOO_LARGE")]}
+    assert refused.json() == also_refused.json() == said
     assert (len(brain.calls), len(cloning.calls)) == (0, 1)
 
 
@@ -216,7 +217,8 @@ async def test_what_is_no_route_of_the_brain_is_not_found(
     answer = await brain_rest.request(method, path)
 
     assert answer.status_code == 404
-    assert answer.json() == {"code": 5, "message": "there is no such method and path", "details": []}
+    details = [info("ROUTE_NOT_FOUND")]
+    assert answer.json() == {"code": 5, "message": "there is no such method and path", "details": details}
     assert brain.calls == []
 
 

@@ -10,7 +10,15 @@ from aivo.error.v1 import reason_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from mesh import errors
-from mesh.errors import AivoError, BrainUnavailable, InvalidField, QueueFull, StudentModelNotFound, Violation
+from mesh.errors import (
+    AivoError,
+    BrainUnavailable,
+    InvalidField,
+    QueueFull,
+    ServerUnreachable,
+    StudentModelNotFound,
+    Violation,
+)
 from mesh.rpc.errors import DETAILS_KEY, RemoteError, error_from, error_of, revive, status_of
 from mesh.rpc.server import Server
 from tests.mesh.rpc.conftest import BrainStub, Logs, ScriptedBrain
@@ -19,6 +27,10 @@ SECRET = "my dog died on Tuesday"  # what a student might write
 
 CODES = {
     "INVALID_FIELD": "INVALID_ARGUMENT",
+    "MALFORMED_REQUEST": "INVALID_ARGUMENT",
+    "REQUEST_TOO_LARGE": "INVALID_ARGUMENT",
+    "ROUTE_NOT_FOUND": "NOT_FOUND",
+    "SERVER_UNREACHABLE": "UNAVAILABLE",
     "CLONE_NOT_FOUND": "NOT_FOUND",
     "STUDENT_MODEL_NOT_FOUND": "NOT_FOUND",
     "MODEL_VERSION_NOT_FOUND": "NOT_FOUND",
@@ -181,9 +193,7 @@ async def test_a_server_that_is_not_there_is_what_the_caller_says_it_is(server: 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         failure = await failure_of(BrainServiceStub(channel))
     assert isinstance(error_of(failure, unreachable=BrainUnavailable), BrainUnavailable)
-    error = error_of(failure)
-    assert isinstance(error, RemoteError)
-    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(error_of(failure), ServerUnreachable)
 
 
 def test_details_of_another_domain_are_not_taken_for_ours() -> None:

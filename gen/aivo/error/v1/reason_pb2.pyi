@@ -129,6 +129,27 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "INTERNAL", "domain": "aivo", "metadata": {"call_id": "5f0c6a52e1b94d0e"}}
     """
+    REASON_MALFORMED_REQUEST: _Reason.ValueType  # 21
+    """The request could not be read: its body is not JSON of the method's message, or a parameter is unknown
+    (`INVALID_ARGUMENT`, 400). From the gateway.
+
+        {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
+    """
+    REASON_REQUEST_TOO_LARGE: _Reason.ValueType  # 22
+    """The body or the headers are larger than the gateway lets in (`INVALID_ARGUMENT`, 413 or 431).
+
+        {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
+    """
+    REASON_ROUTE_NOT_FOUND: _Reason.ValueType  # 23
+    """The gateway has no route for this method and path (`NOT_FOUND`, 404).
+
+        {"reason": "ROUTE_NOT_FOUND", "domain": "aivo"}
+    """
+    REASON_SERVER_UNREACHABLE: _Reason.ValueType  # 24
+    """No server answers (`UNAVAILABLE`, 503). From the gateway, or from the client's own side.
+
+        {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -244,5 +265,26 @@ REASON_INTERNAL: Reason.ValueType  # 20
 """A fault of the server (`INTERNAL`, 500). The metadata holds the id under which the server logged the call.
 
     {"reason": "INTERNAL", "domain": "aivo", "metadata": {"call_id": "5f0c6a52e1b94d0e"}}
+"""
+REASON_MALFORMED_REQUEST: Reason.ValueType  # 21
+"""The request could not be read: its body is not JSON of the method's message, or a parameter is unknown
+(`INVALID_ARGUMENT`, 400). From the gateway.
+
+    {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
+"""
+REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 22
+"""The body or the headers are larger than the gateway lets in (`INVALID_ARGUMENT`, 413 or 431).
+
+    {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
+"""
+REASON_ROUTE_NOT_FOUND: Reason.ValueType  # 23
+"""The gateway has no route for this method and path (`NOT_FOUND`, 404).
+
+    {"reason": "ROUTE_NOT_FOUND", "domain": "aivo"}
+"""
+REASON_SERVER_UNREACHABLE: Reason.ValueType  # 24
+"""No server answers (`UNAVAILABLE`, 503). From the gateway, or from the client's own side.
+
+    {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
