@@ -1,0 +1,1 @@
+"""The cloning server: makes each student's adapter out of a baseline assessment."""

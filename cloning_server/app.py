@@ -1,0 +1,99 @@
+"""Assembles the cloning server: from top to bottom the order of its start, from bottom to top that of its end."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
+
+from cloning_server.actor import RayTrainer
+from cloning_server.brain import GrpcBrain
+from cloning_server.clone_store import CloneStore, open_redis
+from cloning_server.feed import Feed
+from cloning_server.health import HealthCheck
+from cloning_server.notices import Notices
+from cloning_server.registry import Registry
+from cloning_server.runner import CloneRunner, RunPolicy
+from cloning_server.servicer import CloningServicer
+from cloning_server.settings import CloningSettings
+from cloning_server.training import Trainer
+from cloning_server.worker import Worker
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.rpc.channels import open_channel
+from mesh.rpc.server import Server
+
+SERVICE = "aivo.cloning.v1.CloningService"
+
+
+async def run(settings: CloningSettings) -> None:
+    """Serves until told to stop, then drains.
+
+    Raises:
+        OSError: If the server can't listen.
+    """
+    async with RayTrainer(settings) as trainer, open_server(settings, trainer=trainer) as server:
+        await server.serve_until_signal()
+
+
+@asynccontextmanager
+async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIterator[Server]:
+    """Builds all but the trainer; clones run as long as this is open, and it drains when it is left.
+
+    Contacts nobody: the server starts while its stores or the brain are down, and its health says so.
+    """
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
+        clones = CloneStore(redis, tenant=settings.tenant)
+        registry = Registry(clones, queue_limit=settings.clone_queue_limit, parallel=settings.parallel_clones)
+        notices = await stack.enter_async_context(Notices(redis, clones.channel))
+        adapters = AdapterStore(await stack.enter_async_context(_blobs(settings)), tenant=settings.tenant)
+        brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
+
+        runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))
+        worker = Worker(registry, notices, runner, parallel=settings.parallel_clones)
+        await stack.enter_async_context(worker)
+
+        server = _server(settings)
+        parts = await stack.enter_async_context(
+            HealthCheck(registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining)
+        )
+        feed = Feed(registry, notices, heartbeat_seconds=settings.heartbeat_seconds)
+        server.add(
+            add_CloningServiceServicer_to_server,
+            CloningServicer(registry, feed=feed, adapters=adapters, health=parts),
+            service=SERVICE,
+            # A trainer that still loads is no reason to refuse clones: they wait for it.
+            ready=lambda: notices.connected and worker.works,
+        )
+        stack.push_async_callback(server.stop)
+        yield server
+
+
+def _blobs(settings: CloningSettings) -> S3Blobs:
+    return S3Blobs(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+        read_timeout_seconds=settings.s3_read_timeout_seconds,
+        # Only in an S3 of one's own: on AWS, a bucket is made together with its policies.
+        create_bucket=settings.s3_endpoint_url is not None,
+    )
+
+
+def _policy(settings: CloningSettings) -> RunPolicy:
+    return RunPolicy(
+        epochs=settings.clone_epochs,
+        save_seconds=settings.save_timeout_seconds,
+        deploy_seconds=settings.deploy_timeout_seconds,
+        pause_seconds=settings.trainer_pause_seconds,
+    )
+
+
+def _server(settings: CloningSettings) -> Server:
+    return Server(
+        host=settings.cloning_host,
+        port=settings.cloning_port,
+        metrics_port=settings.cloning_metrics_port,
+        drain_seconds=settings.drain_seconds,
+        reflection=settings.reflection,
+    )

@@ -1,0 +1,77 @@
+"""CloningService: parses, calls, converts."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceServicer
+
+from cloning_server import wire
+from cloning_server.clone import Clone
+from cloning_server.feed import Feed
+from cloning_server.health import HealthCheck
+from cloning_server.registry import Registry
+from mesh.adapters.store import AdapterStore
+from mesh.errors import AdapterStoreUnavailable
+from mesh.rpc.calls import Context
+
+
+class CloningServicer(CloningServiceServicer):
+    """Answers for the registry, the feed and the adapter store; raises what they raise."""
+
+    def __init__(self, registry: Registry, *, feed: Feed, adapters: AdapterStore, health: HealthCheck) -> None:
+        self._registry = registry
+        self._feed = feed
+        self._adapters = adapters
+        self._health = health
+
+    async def StartClone(self, request: pb.StartCloneRequest, context: Context) -> pb.StartCloneResponse:
+        """Accepts a clone."""
+        order = wire.order_from(request)
+        clone = await self._registry.start(order.student_id, order.baseline, request_id=order.request_id)
+        return wire.started_from(clone)
+
+    async def GetClone(self, request: pb.GetCloneRequest, context: Context) -> pb.GetCloneResponse:
+        """Returns a clone."""
+        clone = await self._registry.find(wire.clone_id_from(request))
+        return wire.clone_from(clone, active_version=await self._active_version_beside(clone))
+
+    async def WatchClone(
+        self, request: pb.WatchCloneRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchCloneResponse, None]:
+        """Streams a clone's changes."""
+        clone_id, after_sequence = wire.clone_id_from(request), wire.after_sequence_from(request)
+        async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
+            async for change in changes:
+                yield wire.change_from(change)
+
+    async def ListClones(self, request: pb.ListClonesRequest, context: Context) -> pb.ListClonesResponse:
+        """Lists clones."""
+        query = wire.query_from(request)
+        page = await self._registry.list_clones(student_id=query.student_id, size=query.size, token=query.token)
+        return wire.page_from(page)
+
+    async def ListStudentModels(
+        self, request: pb.ListStudentModelsRequest, context: Context
+    ) -> pb.ListStudentModelsResponse:
+        """Lists a student's versions."""
+        student_id = wire.student_id_from(request)
+        manifests = await self._adapters.list_versions(student_id)
+        return wire.models_from(student_id, manifests, active_version=await self._active_version(student_id))
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
+        """Reports health."""
+        return wire.health_from(await self._health.report())
+
+    async def _active_version(self, student_id: str) -> int:
+        active = await self._adapters.resolve_active(student_id)
+        return 0 if active is None else active.ref.version
+
+    async def _active_version_beside(self, clone: Clone) -> int:
+        """For a clone's model, which is told from the clone itself and so also while the adapter store is down."""
+        if clone.manifest is None:
+            return 0
+        try:
+            return await self._active_version(clone.student_id)
+        except AdapterStoreUnavailable:
+            return clone.manifest.ref.version

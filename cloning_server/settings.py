@@ -1,0 +1,33 @@
+"""Settings of the cloning server."""
+
+from pydantic import Field
+
+from mesh.settings import AdapterStoreSettings, BaseModelSettings, ServingSettings
+
+
+class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
+    """Everything that the cloning server reads from the environment."""
+
+    cloning_host: str = "127.0.0.1"
+    cloning_port: int = Field(default=50052, ge=0, le=65535)
+    cloning_metrics_port: int = Field(default=9802, ge=0, le=65535)
+
+    redis_url: str = Field(default="redis://127.0.0.1:6390/0", pattern=r"^(rediss?|unix)://.+")
+    brain_address: str = Field(default="127.0.0.1:50051", min_length=1)
+
+    # None: Ray runs in this process's own cluster.
+    ray_address: str | None = None
+    trainer_cpus: float = Field(default=1, gt=0)
+    trainer_gpus: float = Field(default=0, ge=0)
+
+    clone_queue_limit: int = Field(default=64, ge=1)
+    parallel_clones: int = Field(default=1, ge=1, le=64)
+    clone_epochs: int = Field(default=3, ge=1, le=100)
+
+    # What promises 15 seconds to a watcher must not be configured away.
+    heartbeat_seconds: float = Field(default=10, gt=0, le=15)
+    # How long a trained adapter waits for a part that is down before its clone fails.
+    save_timeout_seconds: float = Field(default=600, ge=0)
+    deploy_timeout_seconds: float = Field(default=600, ge=0)
+    # Before a clone is tried again whose trainer died, times the attempts so far.
+    trainer_pause_seconds: float = Field(default=5, ge=0)

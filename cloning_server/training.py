@@ -1,0 +1,118 @@
+"""What a clone asks of a trainer: a plan goes in, progress comes out, and last the adapter.
+
+Says nothing of how; knows neither torch nor Ray.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloning_server.clone import Baseline, CloneState
+from mesh.adapters.manifest import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """One adapter to train.
+
+    The same plan on the same machine and base model gives the same bytes, as long as the replies distilled for it are
+    the same.
+
+    Attributes:
+        clone_id: The clone that asks; it goes into the recipe.
+        baseline: What is learned, and for whom.
+        seed: Of the split, the data order, the initial factors and the sampling of replies.
+        epochs: Passes over the training examples.
+        rank: Rank of the LoRA factors.
+        alpha: Numerator of LoRA's scaling, `alpha / rank`.
+        target_modules: Projections that get factors, sorted.
+        learning_rate: Peak of the schedule.
+        batch_examples: Examples of one optimiser step.
+        heldout_share: Share of the items kept apart to measure, 0 to 1; at least one item is.
+    """
+
+    clone_id: str
+    baseline: Baseline
+    seed: int = 0
+    epochs: int = 3
+    rank: int = 16
+    alpha: int = 32
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    # LoRA starts with no effect at all and bears steps far larger than full fine-tuning does.
+    learning_rate: float = 1e-3
+    batch_examples: int = 8
+    heldout_share: float = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A step that was done.
+
+    States come in the order of `CloneState`, from LOADING_BASE_MODEL to OPTIMIZING, each with a first message at the
+    fraction 0 and a last one at 1.
+
+    Attributes:
+        state: Where the training is.
+        fraction: How much of that state is done, 0 to 1; never goes back within a state.
+        message: What was done, in words for people; holds counts and losses, never a student's words.
+    """
+
+    state: CloneState
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The last thing a training yields.
+
+    Attributes:
+        weights: The adapter's safetensors file.
+        recipe: How it came to be, as the manifest tells it.
+    """
+
+    weights: bytes
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerFacts:
+    """What health says of a trainer.
+
+    Attributes:
+        ready: Whether a training can start at once: the base model is loaded.
+        reason: Why not; empty if all is well.
+        model: Name of the base model that trains, or that was asked for while none is loaded.
+        device: `cuda` or `cpu`.
+        gpu_available: Whether the trainer has a usable GPU.
+        fallback_for: The base model that was asked for, if the catalogue's fallback trains in its place.
+    """
+
+    ready: bool
+    reason: str
+    model: str
+    device: str
+    gpu_available: bool
+    fallback_for: str = ""
+
+
+class Trainer(Protocol):
+    """Trains adapters on a base model that stays loaded."""
+
+    @property
+    def facts(self) -> TrainerFacts:
+        """What health says."""
+        ...
+
+    def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+        """Trains: zero or more steps of progress, then the adapter. Closing the generator stops the work at a step.
+
+        Trainings on one trainer run one after another; a later one waits, silent, for the earlier.
+
+        Raises:
+            NoTrainableExamples: If the baseline gives fewer than two examples.
+            TrainingDiverged: If a loss or the weights are not finite.
+            BaseModelUnavailable: If the base model can't be loaded.
+            TrainerUnavailable: If the trainer died; the next call starts another.
+        """
+        ...

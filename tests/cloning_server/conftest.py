@@ -1,0 +1,214 @@
+"""A cloning server on the real stores, with a trainer and a brain that do as a test says."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
+from redis.asyncio import Redis
+
+from cloning_server.app import open_server
+from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.clone_store import CloneStore, open_redis
+from cloning_server.settings import CloningSettings
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.errors import AivoError
+from mesh.lm.profile import StudentProfile
+from mesh.rpc.errors import error_of
+from tests.cloning_server.scripted_brain import ScriptedBrain
+from tests.cloning_server.scripted_trainer import ScriptedTrainer
+from tests.stack import RedisEndpoint, S3Endpoint
+
+# Quoted, as it is in the type stubs alone.
+CloningStub: TypeAlias = "pb_grpc.CloningServiceAsyncStub"
+
+STUDENT = "student123"
+NAME = "Quentin-Marigold"
+BUCKET = "test-cloning"
+
+
+@dataclass(slots=True, kw_only=True)
+class Cloning:
+    """The parts of one test, and how to serve with them.
+
+    Attributes:
+        settings: What the next server reads.
+        trainer: Its trainer.
+        brain: Its brain; up unless the test stops it.
+        adapters: Its adapter store.
+        redis: A client of its clone store.
+    """
+
+    settings: CloningSettings
+    trainer: ScriptedTrainer
+    brain: ScriptedBrain
+    adapters: AdapterStore
+    redis: Redis
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[CloningStub]:
+        """Runs a server until it is left, as a restart would have it: whatever runs then is cut off."""
+        async with self.connect() as channel:
+            yield pb_grpc.CloningServiceStub(channel)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[grpc.aio.Channel]:
+        """As `serve`, for whoever calls other services too."""
+        async with open_server(self.settings, trainer=self.trainer) as server:
+            await server.start()
+            # Not AIVO's own channel: its retries would hide what the server answers.
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                yield channel
+
+    def set(self, **values: object) -> None:
+        """Changes settings of the next server."""
+        self.settings = self.settings.model_copy(update=values)
+
+    async def stored(self) -> dict[str, bytes]:
+        """Everything that this test has in the clone store, by key."""
+        keys = [key async for key in self.redis.scan_iter(f"*aivo:{self.settings.tenant}}}*")]
+        return {str(key): bytes(await self.redis.dump(key) or b"") for key in keys}
+
+
+@pytest.fixture
+def settings(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint) -> CloningSettings:
+    """Settings with a tenant, hence keys, of this test alone."""
+    return CloningSettings(
+        cloning_port=0,
+        cloning_metrics_port=0,
+        drain_seconds=0,
+        redis_url=redis_endpoint.url,
+        s3_endpoint_url=s3_endpoint.url,
+        s3_bucket=BUCKET,
+        tenant=f"t{uuid.uuid4().hex}",
+        trainer_pause_seconds=0.01,
+    )
+
+
+@pytest.fixture(scope="session")
+async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
+    async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def adapters(blobs: S3Blobs, settings: CloningSettings) -> AdapterStore:
+    return AdapterStore(blobs, tenant=settings.tenant)
+
+
+@pytest.fixture
+async def redis(settings: CloningSettings) -> AsyncIterator[Redis]:
+    async with open_redis(settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def clones(redis: Redis, settings: CloningSettings) -> CloneStore:
+    return CloneStore(redis, tenant=settings.tenant)
+
+
+@pytest.fixture
+def trainer() -> ScriptedTrainer:
+    return ScriptedTrainer()
+
+
+@pytest.fixture
+async def brain(adapters: AdapterStore) -> AsyncIterator[ScriptedBrain]:
+    scripted = ScriptedBrain(adapters)
+    await scripted.start()
+    yield scripted
+    await scripted.stop()
+
+
+@pytest.fixture
+def cloning(
+    settings: CloningSettings, trainer: ScriptedTrainer, brain: ScriptedBrain, adapters: AdapterStore, redis: Redis
+) -> Cloning:
+    settings = settings.model_copy(update={"brain_address": brain.address})
+    return Cloning(settings=settings, trainer=trainer, brain=brain, adapters=adapters, redis=redis)
+
+
+@pytest.fixture
+async def stub(cloning: Cloning) -> AsyncIterator[CloningStub]:
+    """A client of a running server."""
+    async with cloning.serve() as client:
+        yield client
+
+
+def order(student_id: str = STUDENT, *, request_id: str = "", responses: int = 4) -> pb.StartCloneRequest:
+    """A request for a clone of a student who has a name."""
+    return pb.StartCloneRequest(
+        student_id=student_id,
+        student_profile=pb.StudentProfile(name=NAME, grade="5", disability="adhd", learning_style="visual"),
+        baseline_data=pb.BaselineData(
+            assessment_id="baseline_001",
+            responses=[
+                pb.BaselineResponse(question=f"What is {n} + {n}?", student_answer=str(2 * n), skill="adding")
+                for n in range(responses)
+            ],
+            overall_score=75.5,
+        ),
+        request_id=request_id,
+    )
+
+
+def baseline(responses: int = 4) -> Baseline:
+    """A baseline as the domain has it."""
+    return Baseline(
+        profile=StudentProfile(grade="5"),
+        responses=tuple(
+            BaselineResponse(question=f"What is {n} + {n}?", student_answer=str(2 * n)) for n in range(responses)
+        ),
+    )
+
+
+async def watch(
+    stub: CloningStub, clone_id: str, *, after_sequence: int | None = None
+) -> AsyncIterator[pb.WatchCloneResponse]:
+    """The changes of a clone, without signs of life."""
+    async for change in stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id, after_sequence=after_sequence)):
+        if not change.heartbeat:
+            yield change
+
+
+async def watch_all(stub: CloningStub, clone_id: str, *, after_sequence: int | None = 0) -> list[pb.WatchCloneResponse]:
+    """Every change of a clone until its last."""
+    return [change async for change in watch(stub, clone_id, after_sequence=after_sequence)]
+
+
+async def until(stub: CloningStub, clone_id: str, status: str) -> pb.WatchCloneResponse:
+    """Returns once the clone is there."""
+    async for change in watch(stub, clone_id):
+        if change.status == status:
+            return change
+    raise AssertionError(f"{clone_id} ended without being {status}")
+
+
+@dataclass(slots=True)
+class Raised:
+    """What the calls inside `raised` failed with, once they have."""
+
+    _caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]
+
+    @property
+    def error(self) -> AivoError:
+        """As the server raised it."""
+        return error_of(self._caught.value)
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """What gRPC says of it."""
+        return self._caught.value.code()
+
+
+@contextmanager
+def raised() -> Iterator[Raised]:
+    """Expects the calls inside to fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        yield Raised(caught)

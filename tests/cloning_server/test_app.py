@@ -1,0 +1,130 @@
+"""The server as a whole: its environment, its readiness, its end."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cloning_server.app import SERVICE, open_server
+from cloning_server.clone import CloneState
+from cloning_server.clone_store import open_redis
+from cloning_server.settings import CloningSettings
+from mesh.errors import ServerDraining
+from mesh.settings import InvalidSettings, load
+from tests.cloning_server.conftest import Cloning, CloningStub, order, raised, until
+from tests.stack import RedisEndpoint, valkey
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CloningSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    read = load(CloningSettings)
+    assert (read.cloning_host, read.cloning_port, read.cloning_metrics_port) == ("127.0.0.1", 50052, 9802)
+    assert (read.redis_url, read.brain_address) == ("redis://127.0.0.1:6390/0", "127.0.0.1:50051")
+    assert read.ray_address is None
+
+
+def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "CLONING_PORT": "99999",
+        "REDIS_URL": "localhost",
+        "PARALLEL_CLONES": "0",
+        "HEARTBEAT_SECONDS": "30",
+        "DEVICE": "gpu",
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as caught:
+        load(CloningSettings)
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
+
+
+async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cloning_server",
+        env={"CLONING_PORT": "many", "PATH": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert b"CLONING_PORT" in told
+    assert b"Traceback" not in told
+
+
+@pytest.fixture
+async def own_redis(tmp_path: Path) -> AsyncIterator[RedisEndpoint]:
+    """A Valkey of this test alone, to be stopped."""
+    async with valkey(tmp_path) as endpoint:
+        yield endpoint
+
+
+async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning, own_redis: RedisEndpoint) -> None:
+    cloning.set(redis_url=own_redis.url)
+    async with cloning.connect() as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)))
+
+        async def until_it_is(status: int) -> None:
+            while (await anext(changes)).status != status:
+                pass
+
+        await until_it_is(SERVING)
+        await own_redis.part.stop()
+        await until_it_is(NOT_SERVING)
+        await own_redis.part.start()
+        await until_it_is(SERVING)
+        # Without a restart, and with nothing left over: calls are answered again.
+        stub: CloningStub = pb_grpc.CloningServiceStub(channel)
+        await until(stub, (await stub.StartClone(order())).clone_id, "completed")
+
+
+async def test_a_clone_store_that_hangs_is_noticed(cloning: Cloning, own_redis: RedisEndpoint) -> None:
+    cloning.set(redis_url=own_redis.url)
+    async with cloning.connect() as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)))
+        while (await anext(changes)).status != SERVING:
+            pass
+        async with open_redis(own_redis.url) as redis:
+            # Connections stay open; nobody answers.
+            await redis.client_pause(8_000, all=True)
+        while (await anext(changes)).status != NOT_SERVING:
+            pass
+        while (await anext(changes)).status != SERVING:
+            pass
+
+
+async def test_a_server_that_drains_says_so_and_takes_nothing_new(cloning: Cloning) -> None:
+    settings = cloning.settings.model_copy(update={"drain_seconds": 20.0})
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    async with open_server(settings, trainer=cloning.trainer) as server:
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub: CloningStub = pb_grpc.CloningServiceStub(channel)
+            clone_id = (await stub.StartClone(order())).clone_id
+            await gate.reached.wait()
+            watching = asyncio.create_task(until(stub, clone_id, "completed"))
+            # The watch holds the drain open until the clone is done.
+            await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
+            stopping = asyncio.create_task(server.stop())
+            health = await stub.GetHealth(pb.GetHealthRequest())
+            while health.status != "draining":
+                health = await stub.GetHealth(pb.GetHealthRequest())
+            with raised() as told:
+                await stub.StartClone(order("another"))
+            assert isinstance(told.error, ServerDraining)
+            gate.open()
+            await watching
+            await stopping
