@@ -1,0 +1,116 @@
+"""The whole of AIVO as processes on free ports: both servers, the gateway, and the stores under them."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.stack import Part, RedisEndpoint, S3Endpoint, free_ports
+from tests.stack_envoy import Edge, envoy
+
+# Loading the base model, on a machine that is busy with other tests.
+HEALTHY_SECONDS = 120
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A running AIVO.
+
+    Attributes:
+        brain: The brain server's process; its log is in `folder / "brain"`.
+        cloning: The cloning server's process, likewise.
+        edge: The gateway.
+        brain_address: gRPC of the brain, not through the gateway.
+        cloning_address: gRPC of the cloning server, likewise.
+    """
+
+    brain: Part
+    cloning: Part
+    edge: Edge
+    brain_address: str
+    cloning_address: str
+    s3: S3Endpoint
+    bucket: str
+    redis: RedisEndpoint
+    folder: Path
+
+    async def healthy(self) -> None:
+        """Returns when both servers say that they are."""
+        async with asyncio.timeout(HEALTHY_SECONDS):
+            await until_status(self.edge.brain_url, "healthy")
+            await until_status(self.edge.cloning_url, "healthy")
+
+
+async def until_status(url: str, status: str) -> dict[str, object]:
+    """Asks for health until it says this word, and returns what it says then."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError, ValueError):
+                health = (await client.get("/health")).json()
+                if health.get("status") == status:
+                    return dict(health)
+            # Between tries, as a load balancer would.
+            await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def stack(
+    folder: Path, *, s3: S3Endpoint, redis: RedisEndpoint, bucket: str, models: Path
+) -> AsyncIterator[Stack]:
+    """Runs everything; both servers are healthy when it is entered."""
+    brain_port, cloning_port, brain_metrics, cloning_metrics = free_ports(4)
+    shared = {
+        **s3.env,
+        "S3_ENDPOINT_URL": s3.url,
+        "S3_BUCKET": bucket,
+        "MODEL_CACHE_DIR": str(models),
+        "DEVICE": "cpu",
+    }
+    brain = _server(
+        "brain_server",
+        folder / "brain",
+        port=brain_port,
+        env={**shared, "BRAIN_PORT": str(brain_port), "BRAIN_METRICS_PORT": str(brain_metrics)},
+    )
+    cloning = _server(
+        "cloning_server",
+        folder / "cloning",
+        port=cloning_port,
+        env={
+            **shared,
+            "CLONING_PORT": str(cloning_port),
+            "CLONING_METRICS_PORT": str(cloning_metrics),
+            "REDIS_URL": redis.url,
+            "BRAIN_ADDRESS": f"127.0.0.1:{brain_port}",
+        },
+    )
+    addresses = {"brain_address": f"127.0.0.1:{brain_port}", "cloning_address": f"127.0.0.1:{cloning_port}"}
+    edge_folder = folder / "edge"
+    edge_folder.mkdir()
+    async with contextlib.AsyncExitStack() as running:
+        edge = await running.enter_async_context(envoy(edge_folder, **addresses))
+        for part in (brain, cloning):
+            await part.start()
+            running.push_async_callback(part.stop)
+        whole = Stack(
+            brain=brain, cloning=cloning, edge=edge, s3=s3, bucket=bucket, redis=redis, folder=folder, **addresses
+        )
+        await whole.healthy()
+        yield whole
+
+
+def _server(module: str, folder: Path, *, port: int, env: dict[str, str]) -> Part:
+    folder.mkdir()
+
+    async def listens() -> bool:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    return Part([sys.executable, "-m", module], folder=folder, probe=listens, env=env)
