@@ -17,7 +17,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
 
     # None: Ray runs in this process's own cluster.
     ray_address: str | None = None
-    trainer_cpus: float = Field(default=1, gt=0)
+    # None: as many as this machine has.
+    trainer_cpus: float | None = Field(default=None, gt=0)
     trainer_gpus: float = Field(default=0, ge=0)
 
     clone_queue_limit: int = Field(default=64, ge=1)

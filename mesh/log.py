@@ -48,6 +48,8 @@ def configure(*, level: str, form: Literal["json", "console"], service: str) -> 
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    # Libraries' deprecations and the like would otherwise be written past the log.
+    logging.captureWarnings(capture=True)
     # Libraries speak only when something is wrong; our own loggers have the level that was asked for.
     root.setLevel(logging.WARNING)
     for package in ("mesh", "brain_server", "cloning_server"):

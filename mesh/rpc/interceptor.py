@@ -27,8 +27,8 @@ from mesh.rpc.metrics import CallMetrics, MethodMeter
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# Tells, among other things, that the server drains; so it is let in while it does.
-_ALWAYS_LET_IN = "GetHealth"
+# Tells, among other things, that the server drains; so it is let in while it does. Not logged unless it fails.
+_HEALTH = "GetHealth"
 
 # A caller that gives up at its deadline is seen here a little before the deadline, which counts from the arrival.
 _DEADLINE_SLACK_SECONDS = 0.1
@@ -164,7 +164,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _record(call, meter)
 
     def _admit(self, method: str) -> None:
-        if self._draining and method != _ALWAYS_LET_IN:
+        if self._draining and method != _HEALTH:
             raise ServerDraining("the server is shutting down")
 
     async def _answer(self, context: _Context, call: _Call, error: Exception | asyncio.CancelledError) -> None:
@@ -220,7 +220,9 @@ def _record(call: _Call, meter: MethodMeter) -> None:
     if call.first_message_seconds is not None:
         meter.first_message_seconds.observe(call.first_message_seconds)
         facts["first_message_ms"] = round(call.first_message_seconds * 1e3, 2)
-    _log.info("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
+    # Health is asked every second by those who watch; as long as it is told, that is no news.
+    tell = _log.debug if meter.method == _HEALTH and call.code is grpc.StatusCode.OK else _log.info
+    tell("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
 
 
 def _call_id(context: _Context) -> str:

@@ -1,9 +1,11 @@
 """A cloning server on the real stores, with a trainer and a brain that do as a test says."""
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import grpc
@@ -19,6 +21,8 @@ from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AivoError
+from mesh.lm.base import BaseModel, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.profile import StudentProfile
 from mesh.rpc.errors import error_of
 from tests.cloning_server.scripted_brain import ScriptedBrain
@@ -212,3 +216,14 @@ def raised() -> Iterator[Raised]:
     """Expects the calls inside to fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield Raised(caught)
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    return Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
+
+
+@pytest.fixture(scope="session")
+def base(cache_dir: Path) -> BaseModel:
+    """The real default base model; whoever trains in it leaves it as it was."""
+    return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu")

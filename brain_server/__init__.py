@@ -1,0 +1,1 @@
+"""The Main Brain's server: answers students through their own adapters."""

@@ -1,0 +1,82 @@
+"""Assembles the brain: from top to bottom the order of its start, from bottom to top that of its end."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aivo.brain.v1.adapter_service_pb2_grpc import add_AdapterServiceServicer_to_server
+from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_server
+
+from brain_server.assessment import Assessor
+from brain_server.health import HealthCheck
+from brain_server.metrics import EngineCollector
+from brain_server.servicer import AdapterServicer, BrainServicer
+from brain_server.settings import BrainSettings
+from brain_server.torch_engine import TorchEngine
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.rpc.server import Server
+
+BRAIN_SERVICE = "aivo.brain.v1.BrainService"
+ADAPTER_SERVICE = "aivo.brain.v1.AdapterService"
+
+
+async def run(settings: BrainSettings) -> None:
+    """Serves until told to stop, then drains.
+
+    Raises:
+        OSError: If the server can't listen.
+    """
+    async with open_server(settings) as server:
+        await server.serve_until_signal()
+
+
+@asynccontextmanager
+async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
+    """Builds the server, which drains when this is left.
+
+    Waits for nobody: the server starts while the base model still loads and the store is down, and its health says so.
+    """
+    async with AsyncExitStack() as stack:
+        adapters = AdapterStore(await stack.enter_async_context(_blobs(settings)), tenant=settings.tenant)
+        engine = await stack.enter_async_context(TorchEngine.open(settings, adapters))
+
+        server = _server(settings)
+        server.registry.register(EngineCollector(engine))
+        parts = await stack.enter_async_context(
+            HealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
+        )
+        server.add(
+            add_BrainServiceServicer_to_server,
+            BrainServicer(engine, assessor=Assessor(engine), health=parts),
+            service=BRAIN_SERVICE,
+            ready=lambda: engine.facts.ready,
+        )
+        server.add(
+            add_AdapterServiceServicer_to_server,
+            AdapterServicer(engine),
+            service=ADAPTER_SERVICE,
+            ready=lambda: engine.facts.ready,
+        )
+        stack.push_async_callback(server.stop)
+        yield server
+
+
+def _blobs(settings: BrainSettings) -> S3Blobs:
+    return S3Blobs(
+        bucket=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+        read_timeout_seconds=settings.s3_read_timeout_seconds,
+        # Only in an S3 of one's own: on AWS, a bucket is made together with its policies.
+        create_bucket=settings.s3_endpoint_url is not None,
+    )
+
+
+def _server(settings: BrainSettings) -> Server:
+    return Server(
+        host=settings.brain_host,
+        port=settings.brain_port,
+        metrics_port=settings.brain_metrics_port,
+        drain_seconds=settings.drain_seconds,
+        reflection=settings.reflection,
+    )

@@ -1,0 +1,218 @@
+"""What the brain asks of an engine: decode, weigh labels, and hold adapters.
+
+Says nothing of how; knows neither gRPC nor torch.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from typing import Protocol
+
+from mesh.adapters.ref import AdapterRef
+from mesh.lm.chat import Prompt
+
+
+class AdapterPolicy(Enum):
+    """Which model may answer."""
+
+    PREFER = auto()
+    REQUIRE = auto()
+    BASE_ONLY = auto()
+
+
+class Fallback(Enum):
+    """Why the base model answered."""
+
+    NO_STUDENT = auto()
+    BASE_ONLY = auto()
+    NO_STUDENT_MODEL = auto()
+    ADAPTER_STORE_UNAVAILABLE = auto()
+
+
+class FinishReason(Enum):
+    """Why decoding ended."""
+
+    STOP = auto()
+    LENGTH = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to pick tokens; what is None comes from the adapter's serving profile or the engine's defaults."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One conversation to continue.
+
+    Attributes:
+        prompt: The student's profile and the conversation so far.
+        student_id: Whose adapter decodes; None for the base model.
+        policy: Which model may answer.
+        version: Adapter version to use instead of the active one; implies REQUIRE.
+        sampling: How to pick tokens.
+        json_schema: Schema (JSON text) that the reply must satisfy; None leaves it free.
+        deadline: `time.monotonic()` seconds after which the work is worthless; None for never.
+    """
+
+    prompt: Prompt
+    student_id: str | None = None
+    policy: AdapterPolicy = AdapterPolicy.PREFER
+    version: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    json_schema: str | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedAdapter:
+    """The identity of an adapter's bytes."""
+
+    ref: AdapterRef
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where the time went, in milliseconds; the last two from the arrival of the request."""
+
+    queue_ms: float
+    adapter_load_ms: float
+    first_token_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The next piece of a reply: whole characters, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole reply and how it came to be; exactly one of `adapter` and `fallback` is set."""
+
+    text: str
+    model: str
+    adapter: LoadedAdapter | None
+    fallback: Fallback | None
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmed:
+    """An adapter that was loaded and has decoded a probe."""
+
+    adapter: LoadedAdapter
+    bytes: int
+    load_ms: float
+    probe_tokens: int
+
+
+class Tier(Enum):
+    """Where an adapter's weights are."""
+
+    HOST = auto()
+    SLOT = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residency:
+    """An adapter in memory."""
+
+    adapter: LoadedAdapter
+    tier: Tier
+    bytes: int
+    leases: int
+    last_used: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What health says of an engine.
+
+    Attributes:
+        ready: Whether it can decode now.
+        loading: Whether it can't yet, and works on it.
+        reason: Why not, or what is amiss; empty if all is well.
+        model: Name of the base model that answers, or was asked for while none is loaded.
+        device: `cuda` or `cpu`.
+        gpu_available: Whether the machine has a usable GPU.
+        quantization: `none`, `4bit` or `8bit`.
+        dtype: Such as `bfloat16`; empty until the model is loaded.
+        fallback_for: The base model that was asked for, if the catalogue's fallback answers in its place.
+    """
+
+    ready: bool
+    loading: bool
+    reason: str
+    model: str
+    device: str
+    gpu_available: bool
+    quantization: str
+    dtype: str
+    fallback_for: str
+
+
+class Engine(Protocol):
+    """Decodes replies with the base model and the students' adapters.
+
+    Every method but `facts` raises `ModelNotLoaded` until the model is there. Methods that decode raise `QueueFull`
+    at once when too much waits, `DeadlineExceeded` when the deadline passes, and `InvalidField` for a conversation that
+    does not fit the context window.
+    """
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What health says."""
+        ...
+
+    def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+        """Decodes: zero or more deltas, then the reply. Closing the generator stops the work within a token.
+
+        Raises:
+            StudentModelNotFound: If an adapter is required and the student has none.
+            ModelVersionNotFound: If the pinned version does not exist.
+            AdapterStoreUnavailable: If an adapter is required and can't be fetched.
+            AdapterCorrupt: If the stored adapter fails its checks.
+            AdapterIncompatible: If it does not fit the base model or the slot.
+        """
+        ...
+
+    async def weigh(
+        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+    ) -> Mapping[str, float]:
+        """Returns how likely the base model is to begin its reply with each label; the probabilities add up to 1."""
+        ...
+
+    async def warm(self, student_id: str, version: int | None = None) -> Warmed:
+        """Reads the pointer anew, loads the adapter and decodes a probe with it. Raises as `stream` does."""
+        ...
+
+    def residencies(self) -> Sequence[Residency]:
+        """Lists the adapters in memory, most recently used first."""
+        ...
+
+    async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
+        """Drops a student's adapters from memory; those in use leave with their last lease."""
+        ...
+
+
+async def complete(engine: Engine, generation: Generation) -> Reply:
+    """Decodes a whole reply. Raises as `Engine.stream` does."""
+    async with aclosing(engine.stream(generation)) as events:
+        async for event in events:
+            if isinstance(event, Reply):
+                return event
+    raise AssertionError("the engine ended a stream without a reply")

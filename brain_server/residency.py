@@ -1,0 +1,168 @@
+"""Adapters in host memory: fetched once, bounded in bytes, leased by whoever uses them.
+
+The identity of an adapter is its version together with the sha256 of its weights: a version number that came to name
+other bytes never meets the old ones. Knows nothing of pointers, policies or the model.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from brain_server.engine import LoadedAdapter, Residency, Tier
+from mesh.adapters.manifest import Manifest
+from mesh.adapters.ref import AdapterRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HostAdapter:
+    """An adapter's weights in host memory.
+
+    Attributes:
+        manifest: Of the version.
+        state: The factors by PEFT's names, as `mesh.lm.lora.load_into` takes them.
+    """
+
+    manifest: Manifest
+    state: Mapping[str, Tensor]
+
+    @property
+    def identity(self) -> LoadedAdapter:
+        """Which version, and which bytes."""
+        return LoadedAdapter(ref=self.manifest.ref, sha256=self.manifest.sha256)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Entry:
+    adapter: HostAdapter
+    leases: int = 0
+    last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(slots=True, kw_only=True)
+class TierCounts:
+    """What happened to a tier since the start."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+
+Fetch = Callable[[AdapterRef, str | None], Coroutine[object, object, HostAdapter]]
+
+
+class HostTier:
+    """The adapters in host memory, least recently used first out. For the event loop alone."""
+
+    def __init__(self, fetch: Fetch, *, limit_bytes: int) -> None:
+        """Takes where adapters come from and how many bytes of them may stay.
+
+        Args:
+            fetch: Reads a version from the store and checks it; given the sha256 if that is known.
+            limit_bytes: Of weights. Adapters in use count and never leave, so they alone may exceed it.
+        """
+        self.counts = TierCounts()
+        self._fetch = fetch
+        self._limit_bytes = limit_bytes
+        self._entries: OrderedDict[LoadedAdapter, _Entry] = OrderedDict()
+        self._fetches: dict[tuple[AdapterRef, str | None], asyncio.Task[HostAdapter]] = {}
+
+    @asynccontextmanager
+    async def lease(self, ref: AdapterRef, *, sha256: str | None = None) -> AsyncIterator[HostAdapter]:
+        """Holds an adapter in memory, fetching it first if need be; callers who want the same one share the fetch.
+
+        Args:
+            ref: The version.
+            sha256: Of its weights, as the pointer tells it; None for a version that is pinned.
+
+        Raises:
+            ModelVersionNotFound, AdapterCorrupt, AdapterIncompatible, AdapterStoreUnavailable: As the fetch does.
+        """
+        entry = self._find(ref, sha256)
+        if entry is None:
+            self.counts.misses += 1
+            adapter = await self._fetched(ref, sha256)
+            # It is in the table unless it was evicted in this very moment; then it lives as long as the lease.
+            entry = self._entries.get(adapter.identity) or _Entry(adapter=adapter)
+        else:
+            self.counts.hits += 1
+            self._entries.move_to_end(entry.adapter.identity)
+        entry.leases += 1
+        entry.last_used = datetime.now(UTC)
+        try:
+            yield entry.adapter
+        finally:
+            entry.leases -= 1
+            self._shrink()
+
+    def holds(self, ref: AdapterRef, *, sha256: str | None = None) -> bool:
+        """Whether a lease would need no fetch."""
+        return self._find(ref, sha256) is not None
+
+    def residencies(self) -> list[Residency]:
+        """What is in memory, most recently used first."""
+        return [
+            Residency(
+                adapter=identity,
+                tier=Tier.HOST,
+                bytes=entry.adapter.manifest.size_bytes,
+                leases=entry.leases,
+                last_used=entry.last_used,
+            )
+            for identity, entry in reversed(self._entries.items())
+        ]
+
+    def evict(self, student_id: str) -> list[LoadedAdapter]:
+        """Drops a student's adapters: no later lease meets them, and the memory goes with the last lease."""
+        for ref, sha256 in [key for key in self._fetches if key[0].student_id == student_id]:
+            # Those who wait for it get it, but it does not stay.
+            del self._fetches[ref, sha256]
+        dropped = [identity for identity in self._entries if identity.ref.student_id == student_id]
+        for identity in dropped:
+            del self._entries[identity]
+        return dropped
+
+    async def close(self) -> None:
+        """Ends the fetches that are under way."""
+        fetches = list(self._fetches.values())
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+    def _find(self, ref: AdapterRef, sha256: str | None) -> _Entry | None:
+        if sha256 is not None:
+            return self._entries.get(LoadedAdapter(ref=ref, sha256=sha256))
+        return next((entry for identity, entry in reversed(self._entries.items()) if identity.ref == ref), None)
+
+    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> HostAdapter:
+        key = (ref, sha256)
+        task = self._fetches.get(key)
+        if task is None:
+            task = self._fetches[key] = asyncio.create_task(self._fetch(ref, sha256))
+            task.add_done_callback(lambda ended: self._settle(key, ended))
+        # One caller who gives up does not take the fetch from the others.
+        return await asyncio.shield(task)
+
+    def _settle(self, key: tuple[AdapterRef, str | None], ended: asyncio.Task[HostAdapter]) -> None:
+        wanted = self._fetches.get(key) is ended
+        if wanted:
+            del self._fetches[key]
+        # Reading the exception also marks it as seen, if every caller gave up.
+        if not ended.cancelled() and ended.exception() is None and wanted:
+            adapter = ended.result()
+            self._entries.setdefault(adapter.identity, _Entry(adapter=adapter))
+            self._shrink()
+
+    def _shrink(self) -> None:
+        surplus = sum(entry.adapter.manifest.size_bytes for entry in self._entries.values()) - self._limit_bytes
+        for identity, entry in list(self._entries.items()):
+            if surplus <= 0:
+                return
+            if entry.leases == 0:
+                del self._entries[identity]
+                self.counts.evictions += 1
+                surplus -= entry.adapter.manifest.size_bytes

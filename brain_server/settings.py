@@ -1,0 +1,14 @@
+"""Settings of the brain."""
+
+from pydantic import Field
+
+from brain_server.engine_settings import EngineSettings
+from mesh.settings import AdapterStoreSettings, ServingSettings
+
+
+class BrainSettings(ServingSettings, EngineSettings, AdapterStoreSettings):
+    """Everything that the brain reads from the environment."""
+
+    brain_host: str = "127.0.0.1"
+    brain_port: int = Field(default=50051, ge=0, le=65535)
+    brain_metrics_port: int = Field(default=9801, ge=0, le=65535)

@@ -1,0 +1,68 @@
+"""The real base model in fp32, its tokenizer, and an engine on the real store; each made once for all tests here."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from brain_server.engine_settings import EngineSettings
+from brain_server.torch_engine import TorchEngine
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.lm.base import BaseModel, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.weights import BaseModelFiles, fetch
+from tests.stack import S3Endpoint
+
+
+@pytest.fixture(scope="session")
+def files() -> BaseModelFiles:
+    return fetch(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def reference(files: BaseModelFiles) -> BaseModel:
+    """A second copy of the base model, for what plain transformers and PEFT make of the same weights."""
+    return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def engine_settings(files: BaseModelFiles) -> EngineSettings:
+    """fp32, for exact comparisons; a short queue, so that it can be filled."""
+    return EngineSettings(
+        model_cache_dir=files.path.parent, device="cpu", dtype="float32", queue_limit=2, adapter_pointer_ttl_seconds=60
+    )
+
+
+@pytest.fixture(scope="session")
+async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
+    async with S3Blobs(bucket="test-brain", endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def adapter_store(blobs: S3Blobs) -> AdapterStore:
+    return AdapterStore(blobs)
+
+
+@pytest.fixture(scope="session")
+async def torch_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
+    async with TorchEngine.open(engine_settings, adapter_store) as engine:
+        facts = await engine.wait_loaded()
+        assert facts.ready, facts.reason
+        yield engine
+
+
+@pytest.fixture
+def student_id() -> str:
+    """A student of this test alone."""
+    return f"student-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,214 @@
+"""The brain as a whole: its environment, its start, what it answers with the real model, and its end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from aivo.brain.v1 import brain_service_pb2 as pb
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
+from google.protobuf.json_format import ParseDict
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from brain_server.settings import BrainSettings
+from mesh.lm.weights import BaseModelFiles
+from mesh.settings import InvalidSettings, load
+from tests.stack import S3Endpoint
+
+if TYPE_CHECKING:
+    # The generated code has it for type checkers alone.
+    from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
+
+SERVICE = "aivo.brain.v1.BrainService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+SEED_ASSESSMENT = {
+    "student_response": "Plants make food from sunlight",
+    "criteria": {"subject": "Science", "grade": "5", "learning_objective": "Understand photosynthesis"},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Brain:
+    """A brain in a process of its own.
+
+    Attributes:
+        process: The process; its standard error is read here.
+        started: The facts of its first log line that says where it serves.
+        first_health: What it said of itself as soon as it served.
+        stub: To call it with.
+        channel: The same server's other services.
+    """
+
+    process: Process
+    started: dict[str, Any]
+    first_health: pb.GetHealthResponse
+    stub: "BrainServiceAsyncStub"
+    channel: grpc.aio.Channel
+
+
+async def read_until(process: Process, event: str) -> dict[str, Any]:
+    """The first log line with this event."""
+    assert process.stderr is not None
+    async for line in process.stderr:
+        facts: dict[str, Any] = json.loads(line)
+        if facts["event"] == event:
+            return facts
+    raise AssertionError(f"the server ended without saying {event}")
+
+
+@contextlib.asynccontextmanager
+async def running(*, bucket: str, files: BaseModelFiles, **env: str) -> AsyncIterator[Brain]:
+    """Runs a brain on free ports; ends it if the test did not."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "brain_server"),
+        env={
+            **os.environ,
+            "BRAIN_PORT": "0",
+            "BRAIN_METRICS_PORT": "0",
+            "MODEL_CACHE_DIR": str(files.path.parent),
+            "S3_BUCKET": bucket,
+            "LOG_FORMAT": "json",
+            **env,
+        },
+        stderr=PIPE,
+        stdout=PIPE,
+    )
+    try:
+        started = await read_until(process, "serving")
+        async with grpc.aio.insecure_channel(started["address"]) as channel:
+            stub: BrainServiceAsyncStub = BrainServiceStub(channel)
+            health = await stub.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)
+            yield Brain(process=process, started=started, first_health=health, stub=stub, channel=channel)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def wait_serving(brain: Brain) -> None:
+    """Returns once the base model is loaded."""
+    watch = health_pb2_grpc.HealthStub(brain.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    async for message in watch:
+        if message.status == SERVING:
+            return
+
+
+@pytest.fixture(scope="module")
+async def brain(s3_endpoint: S3Endpoint, files: BaseModelFiles) -> AsyncIterator[Brain]:
+    async with running(bucket="test-brain-app", files=files, S3_ENDPOINT_URL=s3_endpoint.url) as process:
+        await wait_serving(process)
+        yield process
+
+
+def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BrainSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    read = load(BrainSettings)
+    assert (read.brain_host, read.brain_port, read.brain_metrics_port) == ("127.0.0.1", 50051, 9801)
+    assert (read.base_model, read.device, read.quantization) == ("SmolLM2-135M-Instruct", "auto", "none")
+
+
+def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"BRAIN_PORT": "99999", "QUEUE_LIMIT": "0", "DEVICE": "gpu", "TENANT": "A/B", "DRAIN_SECONDS": "-1"}
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as caught:
+        load(BrainSettings)
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
+
+
+async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "brain_server"), env={"BRAIN_PORT": "many", "PATH": str(tmp_path)}, stderr=PIPE
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert b"BRAIN_PORT" in told
+    assert b"Traceback" not in told
+
+
+async def test_the_server_answers_before_its_model_is_loaded(brain: Brain) -> None:
+    assert brain.first_health.status == "loading"
+    assert not brain.first_health.model_loaded
+    assert brain.first_health.model_name == "SmolLM2-135M-Instruct"
+
+    health = await brain.stub.GetHealth(pb.GetHealthRequest())
+    assert (health.status, health.reason, health.model_loaded) == ("healthy", "", True)
+
+
+async def test_a_student_without_a_model_is_answered_by_the_base_model_and_told_why(brain: Brain) -> None:
+    request = pb.GenerateStreamRequest(
+        prompt="Say hello.", context=pb.StudentContext(student_id="ada", grade="5"), temperature=0, max_tokens=8
+    )
+    messages = [message async for message in brain.stub.GenerateStream(request)]
+
+    finished = messages[-1].finished
+    assert [message.sequence for message in messages] == list(range(1, len(messages) + 1))
+    assert "".join(message.text for message in messages) == finished.response
+    assert finished.fallback == pb.FALLBACK_REASON_NO_STUDENT_MODEL
+    assert 1 <= finished.usage.completion_tokens <= 8
+
+
+async def test_the_seeds_assessment_gets_a_whole_verdict(brain: Brain) -> None:
+    response = await brain.stub.Assess(ParseDict(SEED_ASSESSMENT, pb.AssessRequest()))
+
+    assert 0 <= response.correctness <= 100
+    assert response.understanding_level in {"excellent", "good", "developing", "beginning"}
+    assert response.feedback
+    assert response.next_steps
+    assert response.model == "SmolLM2-135M-Instruct"
+
+
+async def test_the_engines_figures_are_beside_those_of_the_calls(brain: Brain) -> None:
+    await brain.stub.Generate(pb.GenerateRequest(prompt="Hi", max_tokens=2))
+    url = f"http://127.0.0.1:{brain.started['metrics_port']}/metrics"
+    figures = (await asyncio.to_thread(lambda: urlopen(url).read())).decode()
+
+    tokens = next(line for line in figures.splitlines() if line.startswith("aivo_engine_tokens_total "))
+    assert float(tokens.split()[1]) >= 1
+    assert 'aivo_engine_adapter_lookups_total{hit="true",tier="host"}' in figures
+    assert 'aivo_rpc_calls_total{code="OK",method="Generate"' in figures
+
+
+async def test_a_store_that_is_down_is_told_and_does_not_stop_the_server(
+    files: BaseModelFiles, unused_tcp_port: int
+) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with running(bucket="none", files=files, S3_ENDPOINT_URL=url, BASE_MODEL="/nowhere") as brain:
+        health = brain.first_health
+        while health.status == "loading":
+            health = await brain.stub.GetHealth(pb.GetHealthRequest())
+
+        assert (health.status, health.model_loaded) == ("unhealthy", False)
+        assert "/nowhere" in health.reason
+        assert [part.available for part in health.dependencies] == [False]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await brain.stub.Generate(pb.GenerateRequest(prompt="Hi"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_server_drains_when_told_to_end(brain: Brain) -> None:
+    """Last in this file: it ends the server that the tests above share."""
+    request = pb.GenerateStreamRequest(prompt="Count from one to twenty.", temperature=0, max_tokens=24)
+    stream = aiter(brain.stub.GenerateStream(request))
+    messages = [await anext(stream)]
+
+    brain.process.send_signal(signal.SIGTERM)
+    await read_until(brain.process, "draining")
+    messages.extend([message async for message in stream])
+
+    assert messages[-1].HasField("finished")
+    assert not messages[-1].finished.HasField("error")
+    assert await brain.process.wait() == 0
+    assert brain.process.stdout is not None
+    assert await brain.process.stdout.read() == b""

@@ -1,0 +1,106 @@
+"""The Ray actor: real trainings in a process of its own, its faults, and its death."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import ray
+
+from cloning_server.actor import RayTrainer
+from cloning_server.clone import CloneState
+from cloning_server.settings import CloningSettings
+from cloning_server.training import Progress, Trained, TrainingPlan
+from mesh.errors import BaseModelUnavailable, NoTrainableExamples, TrainerUnavailable, TrainingDiverged
+from tests.cloning_server.learning import commented, plan_of
+from tests.stack import RedisEndpoint
+
+PLAN = plan_of(commented(2))
+
+
+def settings_of(redis: RedisEndpoint, cache_dir: Path, **facts: object) -> CloningSettings:
+    # Half a core each, so that two actors fit beside each other.
+    told = {"redis_url": redis.url, "model_cache_dir": cache_dir.resolve(), "device": "cpu", "trainer_cpus": 0.5}
+    return CloningSettings(**(told | facts))  # type: ignore[arg-type] # the fields' own types are checked at run time
+
+
+@pytest.fixture(scope="module")
+async def trainer(redis_endpoint: RedisEndpoint, cache_dir: Path) -> AsyncIterator[RayTrainer]:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir)) as opened:
+        assert not opened.facts.ready
+        yield opened
+    assert not ray.is_initialized()
+
+
+async def train(trainer: RayTrainer, plan: TrainingPlan) -> list[Progress | Trained]:
+    return [step async for step in trainer.train(plan)]
+
+
+async def reach(trainer: RayTrainer, state: CloneState) -> None:
+    """Trains until a state is reached, and then no more."""
+    async with aclosing(trainer.train(PLAN)) as steps:
+        async for step in steps:
+            if isinstance(step, Progress) and step.state is state:
+                return
+
+
+async def train_and_kill(trainer: RayTrainer) -> None:
+    async for step in trainer.train(PLAN):
+        if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING:
+            ray.kill(await trainer._actor)
+
+
+async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
+    *progress, trained = await train(trainer, PLAN)
+    assert isinstance(trained, Trained)
+    states = [step.state for step in progress if isinstance(step, Progress)]
+    assert list(dict.fromkeys(states)) == [
+        CloneState.LOADING_BASE_MODEL,
+        CloneState.CREATING_ADAPTER,
+        CloneState.FINE_TUNING,
+        CloneState.OPTIMIZING,
+    ]
+    assert trainer.facts.ready
+    assert (trainer.facts.model, trainer.facts.device) == (trained.recipe.base_model, "cpu")
+
+
+async def test_faults_keep_their_class_across_the_process_border(trainer: RayTrainer) -> None:
+    with pytest.raises(NoTrainableExamples) as few:
+        await train(trainer, plan_of(commented(1)))
+    assert few.value.facts["given"] == 1
+    with pytest.raises(TrainingDiverged):
+        await train(trainer, plan_of(commented(2), epochs=3, learning_rate=math.inf))
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_a_training_that_is_closed_makes_way_for_the_next(trainer: RayTrainer) -> None:
+    await reach(trainer, CloneState.FINE_TUNING)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_two_trainings_at_once_run_one_after_the_other(trainer: RayTrainer) -> None:
+    one, other = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
+    assert isinstance(one[-1], Trained)
+    assert isinstance(other[-1], Trained)
+    assert one[-1].weights == other[-1].weights
+
+
+async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> None:
+    with pytest.raises(TrainerUnavailable):
+        await train_and_kill(trainer)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_a_base_model_that_is_not_there_is_told_in_health_and_to_every_training(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
+    await reach(trainer, CloneState.CREATING_ADAPTER)
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as other:
+        with pytest.raises(BaseModelUnavailable):
+            await train(other, PLAN)
+        assert not other.facts.ready
+        assert "nowhere" in other.facts.reason
+        assert other.facts.device == "cpu"
+    assert ray.is_initialized()

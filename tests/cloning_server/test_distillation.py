@@ -1,0 +1,173 @@
+"""Distillation: the real base model as teacher, what is kept of what it says, and what is paid for once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from cloning_server import distillation
+from cloning_server.distillation import distil, faults_of_reply, key_of, teacher_prompt
+from cloning_server.examples import Band, Lesson, Verdict, draft_examples
+from cloning_server.framing import frame_reply
+from cloning_server.reply_cache import ReplyCache, ValkeyReplyCache
+from cloning_server.sampling import Continuation, Draw, Opening, continue_all
+from cloning_server.substance import faults_of
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import encode_prompt, end_of_turn
+from mesh.lm.form import split_sentences
+from mesh.lm.profile import Disability, LearningStyle, StudentProfile
+from mesh.lm.teaching import rules_of
+from tests.cloning_server.learning import ITEMS, PROFILE, DictReplyCache, baseline_of, graded
+from tests.stack import RedisEndpoint
+
+LESSONS = tuple(draft.lesson for draft in draft_examples(baseline_of([graded(index) for index in range(4)])))
+# Says nothing that a small model could say in words that fit grade 5.
+HOPELESS = replace(LESSONS[0], reference=f"{'Supercalifragilistic ' * 30}ends.")
+
+
+@pytest.fixture(scope="module")
+def cache() -> DictReplyCache:
+    return DictReplyCache()
+
+
+@pytest.fixture(scope="module")
+def replies(base: BaseModel, cache: DictReplyCache) -> dict[Lesson, str]:
+    return distilled([*LESSONS, LESSONS[0]], base, cache)
+
+
+def distilled(lessons: Sequence[Lesson], base: BaseModel, cache: ReplyCache) -> dict[Lesson, str]:
+    steps = list(distil(lessons, base, cache=cache, seed=5))
+    assert steps[-1].settled == steps[-1].total == len(set(lessons))
+    return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each call of the decoder had."""
+    calls: list[int] = []
+
+    def counting(*args: object, **kwargs: object) -> Iterator[dict[int, Continuation]]:
+        openings = args[1]
+        assert isinstance(openings, list)
+        calls.append(len(openings))
+        return continue_all(*args, **kwargs)  # type: ignore[arg-type] # passed on as they came
+
+    monkeypatch.setattr(distillation, "continue_all", counting)
+    return calls
+
+
+def test_most_lessons_get_a_reply_with_the_substance_of_the_reference(replies: dict[Lesson, str]) -> None:
+    assert len(replies) >= 3
+    for lesson, reply in replies.items():
+        body = "\n".join(reply.splitlines()[1:-1])
+        assert faults_of(body, lesson.reference, question=lesson.question) == []
+
+
+def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[Lesson, str]) -> None:
+    rules = rules_of(PROFILE)
+    assert all(rules.violations(reply) == [] for reply in replies.values())
+
+
+def test_what_was_distilled_is_not_distilled_again(
+    base: BaseModel, cache: DictReplyCache, replies: dict[Lesson, str], decoded: list[int]
+) -> None:
+    assert distilled(LESSONS, base, cache) == replies
+    assert decoded == []
+
+
+def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(base: BaseModel, decoded: list[int]) -> None:
+    cache = DictReplyCache()
+    assert distilled([HOPELESS], base, cache) == {}
+    assert decoded != []
+    decoded.clear()
+    assert distilled([HOPELESS], base, cache) == {}
+    assert decoded == []
+
+
+def test_a_lesson_made_of_the_students_words_is_not_shared(base: BaseModel) -> None:
+    cache = DictReplyCache()
+    private = replace(LESSONS[0], is_private=True)
+    assert private in distilled([private], base, cache)
+    assert cache == {}
+
+
+async def test_valkey_keeps_replies_for_other_trainers(redis_endpoint: RedisEndpoint) -> None:
+    writer, reader = ValkeyReplyCache(redis_endpoint.url), ValkeyReplyCache(redis_endpoint.url)
+    key = key_of(LESSONS[0], "digest of this test")
+    writer.put_many({key: "", "another": "reply"})
+    assert reader.get_many([key, "missing", "another"]) == {key: "", "another": "reply"}
+    writer.close()
+    reader.close()
+
+
+def test_a_cache_that_is_down_costs_no_more_than_time(base: BaseModel) -> None:
+    # Port 1 of the loopback refuses at once.
+    down = ValkeyReplyCache("redis://127.0.0.1:1/0")
+    assert LESSONS[1] in distilled([LESSONS[1]], base, down)
+    down.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(LESSONS[0], verdict=Verdict.CORRECT),
+        replace(LESSONS[0], band=Band.SECURE),
+        replace(LESSONS[0], reference="Other."),
+        replace(LESSONS[0], skill="other"),
+        replace(LESSONS[0], profile=replace(PROFILE, grade="6")),
+        replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
+        replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
+    ],
+)
+def test_whatever_shapes_a_reply_is_in_its_key(other: Lesson) -> None:
+    assert key_of(other, "base") != key_of(LESSONS[0], "base")
+    assert key_of(LESSONS[0], "other base") != key_of(LESSONS[0], "base")
+
+
+def test_the_teacher_is_told_all_that_is_known() -> None:
+    lesson = replace(LESSONS[0], verdict=Verdict.INCORRECT, band=Band.STRUGGLING)
+    told = teacher_prompt(lesson, "The heart pumps blood.")
+    assert told.instruction is not None
+    for part in ("grade 5", "short numbered steps", "was wrong", "finds this skill hard"):
+        assert part in told.instruction
+    assert told.turns[-1].text == "The heart pumps blood."
+
+
+def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
+    def framed(verdict: Verdict, band: Band) -> str:
+        return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
+
+    weak, strong = framed(Verdict.INCORRECT, Band.STRUGGLING), framed(Verdict.INCORRECT, Band.SECURE)
+    assert len(split_sentences(weak)) > len(split_sentences(strong))
+    assert "one small step" in weak
+    assert "another example" in strong
+    assert len({framed(verdict, Band.SECURE) for verdict in Verdict}) == len(Verdict)
+
+
+@pytest.mark.parametrize("grade", ["K", "5", "9", None])
+@pytest.mark.parametrize("style", [None, *LearningStyle])
+@pytest.mark.parametrize("need", [None, *Disability])
+def test_every_frame_has_the_form_that_its_profile_asks_for(
+    grade: str | None, style: LearningStyle | None, need: Disability | None
+) -> None:
+    profile = StudentProfile(grade=grade, learning_style=style, disability=need)
+    for verdict in Verdict:
+        for band in Band:
+            lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band)
+            assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
+
+
+def test_decoding_in_a_batch_gives_what_decoding_alone_gives(base: BaseModel) -> None:
+    texts = ("A root takes up water.", "Gravity pulls the ball down to the ground.", ITEMS[0][1])
+    openings = [
+        Opening(tokens=tuple(encode_prompt(base.tokenizer, teacher_prompt(LESSONS[0], text)))) for text in texts
+    ]
+    draw = Draw(max_tokens=8, temperature=0.0, top_p=1.0, favour=0.0, seed=0)
+
+    def tokens_of(some: Sequence[Opening]) -> list[tuple[int, ...]]:
+        found: dict[int, Continuation] = {}
+        for batch in continue_all(base.model, some, end_token=end_of_turn(base.tokenizer), draw=draw):
+            found |= batch
+        return [found[index].tokens for index in range(len(some))]
+
+    assert tokens_of(openings) == [tokens_of([opening])[0] for opening in openings]

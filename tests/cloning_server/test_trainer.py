@@ -1,0 +1,171 @@
+"""The trainer, on the real base model: what a training yields, what it learns, and what it leaves alone."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import pytest
+import torch
+from torch.nn import functional
+
+from cloning_server.clone import CloneState
+from cloning_server.examples import complete_examples, draft_examples, split_examples
+from cloning_server.optimization import SCALES
+from cloning_server.reply_loss import batches_of, heldout_loss, reply_logits
+from cloning_server.trainer import train_adapter
+from cloning_server.training import Progress, Trained, TrainingPlan
+from mesh.adapters.inspection import AdapterLimits, inspect
+from mesh.errors import NoTrainableExamples, TrainingDiverged
+from mesh.lm.base import BaseModel
+from mesh.lm.lora import from_safetensors
+from tests.cloning_server.learning import (
+    FEEDBACK,
+    ITEMS,
+    PROFILE,
+    DictReplyCache,
+    baseline_of,
+    commented,
+    graded,
+    plan_of,
+)
+
+PLAN = plan_of(commented(5), epochs=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    progress: list[Progress]
+    trained: Trained
+
+
+def trained_by(plan: TrainingPlan, base: BaseModel) -> Training:
+    *progress, trained = train_adapter(plan, base, cache=DictReplyCache())
+    assert isinstance(trained, Trained)
+    return Training(progress=[step for step in progress if isinstance(step, Progress)], trained=trained)
+
+
+@pytest.fixture(scope="module")
+def training(base: BaseModel) -> Training:
+    return trained_by(PLAN, base)
+
+
+def test_the_held_out_loss_falls_below_the_base_models(training: Training) -> None:
+    metrics = training.trained.recipe.metrics
+    assert metrics.heldout_loss_adapter < 0.95 * metrics.heldout_loss_base
+
+
+def test_progress_is_one_step_a_step_and_never_goes_back(training: Training) -> None:
+    states = [(state, list(steps)) for state, steps in groupby(training.progress, key=lambda step: step.state)]
+    assert [state for state, _ in states] == [
+        CloneState.CREATING_ADAPTER,
+        CloneState.FINE_TUNING,
+        CloneState.OPTIMIZING,
+    ]
+    for _, steps in states:
+        fractions = [step.fraction for step in steps]
+        assert fractions == sorted(fractions)
+        assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    # Four examples in batches of two, three times; and the message before the first.
+    assert len(states[1][1]) == 1 + training.trained.recipe.metrics.train_steps == 7
+
+
+def test_no_message_holds_a_word_of_the_student_or_teacher(training: Training) -> None:
+    told = " ".join(step.message for step in training.progress)
+    assert not any(text in told for item in ITEMS for text in item)
+    assert "Almost" not in told
+
+
+def test_the_recipe_tells_how_the_version_came_to_be(training: Training, base: BaseModel) -> None:
+    recipe = training.trained.recipe
+    counts = recipe.examples
+    assert (counts.given, counts.feedback, counts.distilled, counts.dropped) == (5, 5, 0, 0)
+    assert (counts.train, counts.heldout) == (4, 1)
+    assert (recipe.clone_id, recipe.base_model, recipe.base_digest) == ("clone1", base.name, base.digest)
+    assert (recipe.profile.grade, recipe.profile.disability) == (PROFILE.grade, "adhd")
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.target_modules) == (16, 32.0, ("q_proj", "v_proj"))
+    assert recipe.scale in SCALES
+    assert 0.2 <= recipe.serving.temperature <= 1.0
+
+
+def test_the_adapter_is_sound_and_says_something(training: Training) -> None:
+    weights = training.trained.weights
+    inspect(weights, lora=training.trained.recipe.lora, limits=AdapterLimits())
+    assert any(bool(tensor.any()) for name, tensor in from_safetensors(weights).items() if "lora_B" in name)
+    assert len(weights) <= 4 * 1024 * 1024
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(base: BaseModel) -> None:
+    plan = plan_of(commented(3))
+    first = trained_by(plan, base).trained
+    again = trained_by(plan, base).trained
+    other = trained_by(replace(plan, seed=8), base).trained
+    assert again.weights == first.weights
+    assert again.recipe.data_digest == first.recipe.data_digest
+    assert other.weights != first.weights
+
+
+def test_what_is_held_out_is_never_trained_on(base: BaseModel) -> None:
+    plan = plan_of(commented(3))
+    made, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
+    split = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    kept_apart = next(index for index, (_, example) in enumerate(made) if example in split.heldout)
+    changed = plan_of(commented(3, feedback={kept_apart: f"Quite another reply. {FEEDBACK}"}))
+    one, other = trained_by(plan, base).trained, trained_by(changed, base).trained
+    assert one.recipe.data_digest != other.recipe.data_digest
+    assert one.weights == other.weights
+
+
+def test_the_loss_is_over_the_replys_tokens_alone(base: BaseModel) -> None:
+    made, _ = complete_examples(draft_examples(commented(3)), {}, base.tokenizer)
+    examples = [example for _, example in made]
+    nats, tokens = 0.0, 0
+    with torch.inference_mode():
+        for example in examples:
+            # Without padding, and without leaving any column out.
+            logits_tv = base.model(torch.tensor([example.tokens])).logits[0].float()
+            reply = torch.tensor(example.tokens[example.reply_start :])
+            nats += float(functional.cross_entropy(logits_tv[example.reply_start - 1 : -1], reply, reduction="sum"))
+            tokens += len(reply)
+    batches = batches_of(examples, 3, device=base.device)
+    assert [batch.reply_tokens for batch in batches] == [tokens]
+    # bf16 rounds differently in batches of other shapes.
+    assert heldout_loss(base.model, batches) == pytest.approx(nats / tokens, rel=0.02)
+    _, targets_n = reply_logits(base.model, batches[0])
+    assert sorted(targets_n.tolist()) == sorted(
+        token for example in examples for token in example.tokens[example.reply_start :]
+    )
+
+
+def test_training_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    before = base.model(tokens).logits
+    trained_by(plan_of(commented(2)), base)
+    assert torch.equal(base.model(tokens).logits, before)
+    assert not any(weight.requires_grad for weight in base.model.parameters())
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_a_training_that_is_closed_ends_and_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
+    steps = train_adapter(plan_of(commented(3)), base, cache=DictReplyCache())
+    next(step for step in steps if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING)
+    steps.close()
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_a_training_that_is_not_finite_has_diverged(base: BaseModel) -> None:
+    with pytest.raises(TrainingDiverged):
+        trained_by(plan_of(commented(3), epochs=3, learning_rate=math.inf), base)
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_too_few_examples_are_told_before_anything_is_trained(base: BaseModel) -> None:
+    with pytest.raises(NoTrainableExamples):
+        trained_by(plan_of(commented(1)), base)
+
+
+def test_what_no_teacher_commented_on_is_distilled(base: BaseModel) -> None:
+    plan = plan_of(baseline_of([graded(0), graded(1), graded(3)]))
+    counts = trained_by(plan, base).trained.recipe.examples
+    assert counts.feedback == 0
+    assert counts.distilled >= 2
+    assert counts.distilled + counts.dropped == counts.given == 3
