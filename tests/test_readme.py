@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_the_environment_table_names_every_setting_with_its_default() -> None:
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]*) \|", README.read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \|([^|]*)\|", README.read_text(), flags=re.MULTILINE)
     told = {name: default.strip().strip("`") for name, default in rows}
     kinds = (BrainSettings, CloningSettings, GatewaySettings)
     fields = {name.upper(): field.default for kind in kinds for name, field in kind.model_fields.items()}
