@@ -37,7 +37,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
     Waits for nobody: the server starts while the base model still loads and the store is down, and its health says so.
     """
     async with AsyncExitStack() as stack:
-        adapters = AdapterStore(await stack.enter_async_context(_blobs(settings)), tenant=settings.tenant)
+        adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
         engine = await stack.enter_async_context(TorchEngine.open(settings, adapters))
 
         server = _server(settings)
@@ -59,17 +59,6 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         )
         stack.push_async_callback(server.stop)
         yield server
-
-
-def _blobs(settings: BrainSettings) -> S3Blobs:
-    return S3Blobs(
-        bucket=settings.s3_bucket,
-        endpoint_url=settings.s3_endpoint_url,
-        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
-        read_timeout_seconds=settings.s3_read_timeout_seconds,
-        # Only in an S3 of one's own: on AWS, a bucket is made together with its policies.
-        create_bucket=settings.s3_endpoint_url is not None,
-    )
 
 
 def _server(settings: BrainSettings) -> Server:

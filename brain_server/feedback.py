@@ -7,15 +7,14 @@ excellent one no list of what is missing. Lists and texts are bounded, and so al
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 from pydantic import TypeAdapter
 
-from brain_server.grading import Criteria, Level
+from brain_server.grading import Criteria, Level, one_line
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.lm.profile import StudentProfile
-from mesh.lm.teaching import instruct
 
 # Two short sentences.
 MAX_TEXT_CHARS = 160
@@ -51,19 +50,78 @@ class _Brief:
         verdict: In words, as the tutor reads it.
         strengths: Fewest and most to name.
         areas: Fewest and most to name.
+        shown: An answer of this level to `_SHOWN`, and feedback on it.
     """
 
     verdict: str
     strengths: tuple[int, int]
     areas: tuple[int, int]
+    shown: tuple[str, Feedback]
 
 
+# Without an example to follow, the default base model fills the schema with numbers and brackets.
+_SHOWN = Criteria(
+    question="Why do we see lightning before we hear thunder?",
+    reference_answer="Light travels much faster than sound.",
+)
 _BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
     {
-        Level.EXCELLENT: _Brief(verdict="The answer is correct.", strengths=(1, 2), areas=(0, 0)),
-        Level.GOOD: _Brief(verdict="The answer is mostly correct.", strengths=(1, 2), areas=(1, 1)),
-        Level.DEVELOPING: _Brief(verdict="The answer is partly correct.", strengths=(1, 1), areas=(1, 2)),
-        Level.BEGINNING: _Brief(verdict="The answer is not correct.", strengths=(0, 0), areas=(1, 2)),
+        Level.EXCELLENT: _Brief(
+            verdict="The answer is correct.",
+            strengths=(1, 2),
+            areas=(0, 0),
+            shown=(
+                "Light is much faster than sound.",
+                Feedback(
+                    feedback="Your answer is right and clear.",
+                    strengths=("You compare how fast light and sound travel.",),
+                    areas_for_improvement=(),
+                    next_steps="Find out how far away a storm is by counting the seconds.",
+                ),
+            ),
+        ),
+        Level.GOOD: _Brief(
+            verdict="The answer is mostly correct.",
+            strengths=(1, 2),
+            areas=(1, 1),
+            shown=(
+                "Light is fast.",
+                Feedback(
+                    feedback="Your answer is nearly complete.",
+                    strengths=("You know that light is fast.",),
+                    areas_for_improvement=("Say how fast sound is, too.",),
+                    next_steps="Write one more sentence that compares light and sound.",
+                ),
+            ),
+        ),
+        Level.DEVELOPING: _Brief(
+            verdict="The answer is partly correct.",
+            strengths=(1, 1),
+            areas=(1, 2),
+            shown=(
+                "They are not the same speed.",
+                Feedback(
+                    feedback="You have found a part of the answer.",
+                    strengths=("You noticed that the speeds differ.",),
+                    areas_for_improvement=("Say which one is faster.",),
+                    next_steps="Read about the speed of light, then try again.",
+                ),
+            ),
+        ),
+        Level.BEGINNING: _Brief(
+            verdict="The answer is not correct.",
+            strengths=(0, 0),
+            areas=(1, 2),
+            shown=(
+                "The thunder comes later.",
+                Feedback(
+                    feedback="Thank you for trying; this does not yet say why.",
+                    strengths=(),
+                    areas_for_improvement=("Think about how light and sound travel.",),
+                    next_steps="Watch a friend clap from far away, and notice what comes first.",
+                ),
+            ),
+        ),
     }
 )
 _PARSER = TypeAdapter(Feedback)
@@ -85,13 +143,13 @@ def schema_for(level: Level) -> str:
 
 def prompt_for(answer: str, criteria: Criteria, *, level: Level, profile: StudentProfile) -> Prompt:
     """What the base model reads before it writes feedback: the student's accommodations, the answer, the verdict."""
-    brief = _BRIEFS[level]
-    asked = (
-        f"{criteria.described}\nStudent's answer: {answer}\n{brief.verdict}\n"
-        "Write feedback to the student as JSON with short sentences: feedback, strengths (what is right), "
-        "areas_for_improvement (what is missing or wrong), next_steps (what to do next)."
+    shown_answer, shown = _BRIEFS[level].shown
+    turns = (
+        _asked(shown_answer, _SHOWN, level=level),
+        Turn(role=Role.TUTOR, text=json.dumps(asdict(shown))),
+        _asked(answer, criteria, level=level),
     )
-    return Prompt(profile=profile, turns=(Turn(role=Role.STUDENT, text=asked),), instruction=instruct(profile))
+    return Prompt(profile=profile, turns=turns)
 
 
 def parse(text: str) -> Feedback:
@@ -107,6 +165,14 @@ def parse(text: str) -> Feedback:
         areas_for_improvement=tuple(_whole(one) for one in written.areas_for_improvement if one.strip()),
         next_steps=_whole(written.next_steps),
     )
+
+
+def _asked(answer: str, criteria: Criteria, *, level: Level) -> Turn:
+    text = (
+        f"{criteria.described}\nStudent's answer: {one_line(answer)}\n{_BRIEFS[level].verdict}\n"
+        "Write feedback to the student as JSON: feedback, strengths, areas_for_improvement, next_steps."
+    )
+    return Turn(role=Role.STUDENT, text=text)
 
 
 def _text() -> dict[str, object]:

@@ -1,5 +1,8 @@
 """Grading: what an answer is judged by, the labels of a verdict, and what their probabilities mean.
 
+How far a verdict can be trusted depends on the base model: the default one, of 135M parameters, hardly tells right
+answers from wrong ones, which `benchmarks/assessment.py` measures for any other.
+
 Knows nothing of engines: it says what to ask and reads what was answered.
 """
 

@@ -90,7 +90,8 @@ async def _ask(brain: BrainClient, question: GenerateRequest, console: Console) 
         with console.status("asking"):
             replies.append(await brain.generate(question))
     console.print(f"\n{question.prompt}", style="bold", markup=False)
-    width = max(40, console.width // 2 - 1)
+    # Two beside each other, with a blank between, where the terminal is wide enough.
+    width = max(38, console.width // 2 - 1)
     console.print(Columns([_panel(reply, width) for reply in replies], padding=(0, 1)))
 
 

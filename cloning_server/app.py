@@ -46,7 +46,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         clones = CloneStore(redis, tenant=settings.tenant)
         registry = Registry(clones, queue_limit=settings.clone_queue_limit, parallel=settings.parallel_clones)
         notices = await stack.enter_async_context(Notices(redis, clones.channel))
-        adapters = AdapterStore(await stack.enter_async_context(_blobs(settings)), tenant=settings.tenant)
+        adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
         runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))
@@ -67,17 +67,6 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         stack.push_async_callback(server.stop)
         yield server
-
-
-def _blobs(settings: CloningSettings) -> S3Blobs:
-    return S3Blobs(
-        bucket=settings.s3_bucket,
-        endpoint_url=settings.s3_endpoint_url,
-        connect_timeout_seconds=settings.s3_connect_timeout_seconds,
-        read_timeout_seconds=settings.s3_read_timeout_seconds,
-        # Only in an S3 of one's own: on AWS, a bucket is made together with its policies.
-        create_bucket=settings.s3_endpoint_url is not None,
-    )
 
 
 def _policy(settings: CloningSettings) -> RunPolicy:

@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mesh.adapters.blobs import Blob, BlobConflict
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
+from mesh.settings import AdapterStoreSettings
 
 if TYPE_CHECKING:
     # A package of types only, which is not there outside development.
@@ -70,6 +71,17 @@ class S3Blobs:
             # Else uploads carry checksum trailers, which not every S3 understands; ours is the sha256 in the manifest.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+        )
+
+    @classmethod
+    def of(cls, settings: AdapterStoreSettings) -> Self:
+        """The bucket that the environment tells of; in an S3 other than AWS's it is created if it is missing."""
+        return cls(
+            bucket=settings.s3_bucket,
+            endpoint_url=settings.s3_endpoint_url,
+            connect_timeout_seconds=settings.s3_connect_timeout_seconds,
+            read_timeout_seconds=settings.s3_read_timeout_seconds,
+            create_bucket=settings.s3_endpoint_url is not None,
         )
 
     async def __aenter__(self) -> Self:

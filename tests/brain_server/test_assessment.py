@@ -102,14 +102,25 @@ async def test_the_feedback_is_written_for_the_verdict_and_the_student() -> None
     (generation,) = engine.generations
     assert generation.json_schema == feedback.schema_for(Level.EXCELLENT)
     assert generation.sampling.temperature == 0
-    assert "no rush" in (generation.prompt.instruction or "")
+    assert (generation.prompt.profile, generation.prompt.instruction) == (profile, None)
     assert all(prompt.profile == StudentProfile() for prompt in engine.weighed)
 
 
-async def test_a_right_answer_scores_above_a_wrong_one(assessor: Assessor) -> None:
-    right = await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)
-    wrong = await assessor.grade("They eat bugs and dirt.", PLANTS)
-    assert right.correctness > wrong.correctness + 5
+@pytest.mark.parametrize("level", Level)
+def test_the_feedback_that_the_model_is_shown_fits_the_schema(level: Level) -> None:
+    properties = json.loads(feedback.schema_for(level))["properties"]
+    prompt = feedback.prompt_for("light", PLANTS, level=level, profile=StudentProfile())
+    shown = json.loads(prompt.turns[1].text)
+    assert list(shown) == list(properties)
+    for name in ("strengths", "areas_for_improvement"):
+        assert properties[name]["minItems"] <= len(shown[name]) <= properties[name]["maxItems"]
+
+
+async def test_the_verdict_is_the_models_and_depends_on_the_answer(assessor: Assessor) -> None:
+    one = await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)
+    other = await assessor.grade("I like my dog.", PLANTS)
+    assert one != other
+    assert one.correct + one.partially_correct + one.incorrect == pytest.approx(1)
 
 
 async def test_a_verdict_is_whole_and_the_same_each_time(assessor: Assessor) -> None:
