@@ -10,6 +10,7 @@ Knows nothing of training.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from cloning_server.examples import Band, Lesson, Verdict
 from cloning_server.framing import frame_reply
 from cloning_server.reply_cache import ReplyCache
 from cloning_server.sampling import Draw, Opening, continue_all
-from cloning_server.substance import faults_of, faults_off_topic
+from cloning_server.substance import MAX_LONGER, faults_of, faults_off_topic
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
 from mesh.lm.form import count_words, split_sentences
@@ -33,6 +34,8 @@ TEMPERATURES = (0.0, 0.5, 0.8)
 TOP_P = 0.9
 # Nats for the words of the sentence; at 4 the model begins to circle among them.
 FAVOUR_NATS = 2.0
+# Tokens for the two more words and the one more full stop that a restatement may have.
+MAX_MORE_TOKENS = 8
 
 _VERDICTS = {
     Verdict.CORRECT: "The student's answer was right.",
@@ -165,8 +168,7 @@ def _teach(lessons: Sequence[Lesson], base: BaseModel, *, seed: int) -> Iterator
 def _say(tasks: Sequence[_Task], base: BaseModel, *, temperature: float, seed: int) -> Iterator[None]:
     """Has the teacher say every sentence once, and notes what passes; yields after every batch."""
     openings = [_opening(task, base) for task in tasks]
-    longest = max((2 * len(opening.favoured) for opening in openings), default=0)
-    draw = Draw(max_tokens=longest, temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed)
+    draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed)
     for found in continue_all(base.model, openings, end_token=end_of_turn(base.tokenizer), draw=draw):
         for index, continuation in found.items():
             text = str(base.tokenizer.decode(list(continuation.tokens))).strip()
@@ -178,8 +180,13 @@ def _opening(task: _Task, base: BaseModel) -> Opening:
     prompt = encode_prompt(base.tokenizer, teacher_prompt(task.lesson, task.sentence))
     # With and without a space before: a tokenizer has one token for each.
     forms = (task.sentence, f" {task.sentence}")
-    own = {token for form in forms for token in base.tokenizer(form, add_special_tokens=False)["input_ids"]}
-    return Opening(tokens=tuple(prompt), favoured=frozenset({*own, end_of_turn(base.tokenizer)}))
+    own = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+    return Opening(
+        tokens=tuple(prompt),
+        # What is longer by more would not pass as no longer than the sentence.
+        max_tokens=math.ceil(MAX_LONGER * len(own[0])) + MAX_MORE_TOKENS,
+        favoured=frozenset({*itertools.chain(*own), end_of_turn(base.tokenizer)}),
+    )
 
 
 def _shortest_sound(task: _Task, text: str) -> list[str]:
@@ -190,7 +197,7 @@ def _shortest_sound(task: _Task, text: str) -> list[str]:
     spoken = split_sentences(text)
     for count in range(1, len(spoken) + 1):
         if not _faults_of_sentence(task, " ".join(spoken[:count])):
-            return spoken[:count]
+            return _join_short(spoken[:count])
     return []
 
 
@@ -201,13 +208,23 @@ def _sentences_of(lesson: Lesson) -> list[str]:
     # A long aside at a sentence's end is a statement of its own; a short one names what it stands beside, and stays.
     plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", lesson.reference)
     limit = rules_of(lesson.profile).max_sentence_words or math.inf
-    sentences: list[str] = []
-    for sentence in split_sentences(plain):
-        if sentences and count_words(sentences[-1]) <= 2:
-            sentences[-1] = f"{sentences[-1]} {sentence}"
+    clauses = [
+        clause
+        for sentence in _join_short(split_sentences(plain))
+        for clause in ([sentence] if count_words(sentence) <= limit else _CLAUSE_END.split(sentence))
+    ]
+    return [_as_sentence(clause) for clause in clauses]
+
+
+def _join_short(sentences: Iterable[str]) -> list[str]:
+    """The sentences, those of one or two words ("Yes.", "C.") at the head of the next: alone they say nothing."""
+    joined: list[str] = []
+    for sentence in sentences:
+        if joined and count_words(joined[-1]) <= 2:
+            joined[-1] = f"{joined[-1]} {sentence}"
         else:
-            sentences += [sentence] if count_words(sentence) <= limit else _CLAUSE_END.split(sentence)
-    return [_as_sentence(one) for one in sentences]
+            joined.append(sentence)
+    return joined
 
 
 def _as_sentence(clause: str) -> str:

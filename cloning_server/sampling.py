@@ -5,7 +5,7 @@ Knows nothing of students or replies; tokens go in, tokens come out.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import compress, count, takewhile
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -22,14 +22,12 @@ class Draw:
     """How tokens are drawn: nucleus sampling (https://arxiv.org/abs/1904.09751), greedy at temperature 0.
 
     Attributes:
-        max_tokens: The longest continuation.
         temperature: 0 for greedy.
         top_p: Share of the probability that the nucleus holds.
         favour: Added to the logits of each prompt's favoured tokens; 0 for none. Nats.
         seed: Of the draws; the same prompts in the same order give the same tokens.
     """
 
-    max_tokens: int
     temperature: float
     top_p: float
     favour: float
@@ -42,11 +40,13 @@ class Opening:
 
     Attributes:
         tokens: The prompt.
+        max_tokens: The longest continuation that is of any use.
         favoured: Tokens that the continuation is nudged to: a copy bias, as a pointer network learns one
             (https://arxiv.org/abs/1704.04368).
     """
 
     tokens: tuple[int, ...]
+    max_tokens: int
     favoured: frozenset[int] = frozenset()
 
 
@@ -86,6 +86,7 @@ class _Batch:
         prompts = [opening.tokens for opening in openings]
         self.model = model
         self.rows = list(range(len(prompts)))
+        self.limits = [opening.max_tokens for opening in openings]
         self.bias_BV = torch.zeros(len(prompts), model.config.vocab_size, device=model.device)
         for row, opening in enumerate(openings):
             self.bias_BV[row, sorted(opening.favoured)] = favour
@@ -122,12 +123,12 @@ class _Batch:
         logits_BV: torch.Tensor = output.logits[:, -1].float() + self.bias_BV
         return logits_BV
 
-    def append(self, tokens_B: torch.Tensor, keep_B: torch.Tensor) -> None:
+    def append(self, tokens_B: torch.Tensor, keep: Sequence[bool]) -> None:
         """Adds a token to every row and lets go of the rows that are not kept."""
-        if not bool(keep_B.all()):
-            kept = keep_B.nonzero().squeeze(1)
+        if not all(keep):
+            self.rows = list(compress(self.rows, keep))
+            kept = torch.tensor(list(compress(count(), keep)), dtype=torch.long, device=self.model.device)
             self.cache.batch_select_indices(kept)
-            self.rows = [self.rows[index] for index in kept.tolist()]
             self.mask_BS, self.bias_BV, tokens_B = self.mask_BS[kept], self.bias_BV[kept], tokens_B[kept]
         self.pending_BT = tokens_B[:, None]
         self.mask_BS = torch.cat([self.mask_BS, torch.ones_like(self.pending_BT)], dim=1)
@@ -136,17 +137,14 @@ class _Batch:
 def _decode(batch: _Batch, *, end_token: int, draw: Draw, generator: torch.Generator) -> list[Continuation]:
     tokens: list[list[int]] = [[] for _ in batch.rows]
     ended = [False] * len(tokens)
-    for _ in range(draw.max_tokens):
-        next_B = _draw_tokens(batch.next_logits(), draw=draw, generator=generator)
-        keep_B = next_B != end_token
-        for row, token in zip(batch.rows, next_B.tolist(), strict=True):
+    while batch.rows:
+        next_b = _draw_tokens(batch.next_logits(), draw=draw, generator=generator)
+        for row, token in zip(batch.rows, next_b.tolist(), strict=True):
             if token == end_token:
                 ended[row] = True
             else:
                 tokens[row].append(token)
-        if not bool(keep_B.any()):
-            break
-        batch.append(next_B, keep_B)
+        batch.append(next_b, [not ended[row] and len(tokens[row]) < batch.limits[row] for row in batch.rows])
     return [Continuation(tokens=tuple(row), ended=end) for row, end in zip(tokens, ended, strict=True)]
 
 

@@ -111,7 +111,8 @@ async def test_the_callers_deadline_reaches_the_engine(served: Served) -> None:
     await served.brain.Generate(pb.GenerateRequest(prompt=PROMPT), timeout=30)
     deadline = served.engine.generations[-1].deadline
     assert deadline is not None
-    assert 0 < deadline - time.monotonic() <= 30
+    # gRPC rounds what is left on its way, up as well.
+    assert 0 < deadline - time.monotonic() < 31
 
 
 async def test_a_stream_numbers_its_messages_and_ends_with_the_whole_reply(served: Served) -> None:

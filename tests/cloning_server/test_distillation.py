@@ -21,8 +21,8 @@ from tests.cloning_server.learning import ITEMS, PROFILE, DictReplyCache, baseli
 from tests.stack import RedisEndpoint
 
 LESSONS = tuple(draft.lesson for draft in draft_examples(baseline_of([graded(index) for index in range(4)])))
-# Says nothing that a small model could say in words that fit grade 5.
-HOPELESS = replace(LESSONS[0], reference=f"{'Supercalifragilistic ' * 30}ends.")
+# One sentence, too long for the student and without a place to cut it.
+HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +158,12 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
 
 
 def test_decoding_in_a_batch_gives_what_decoding_alone_gives(base: BaseModel) -> None:
-    texts = ("A root takes up water.", "Gravity pulls the ball down to the ground.", ITEMS[0][1])
+    texts = (("A root takes up water.", 8), ("Gravity pulls the ball down to the ground.", 5), (ITEMS[0][1], 2))
     openings = [
-        Opening(tokens=tuple(encode_prompt(base.tokenizer, teacher_prompt(LESSONS[0], text)))) for text in texts
+        Opening(tokens=tuple(encode_prompt(base.tokenizer, teacher_prompt(LESSONS[0], text))), max_tokens=limit)
+        for text, limit in texts
     ]
-    draw = Draw(max_tokens=8, temperature=0.0, top_p=1.0, favour=0.0, seed=0)
+    draw = Draw(temperature=0.0, top_p=1.0, favour=0.0, seed=0)
 
     def tokens_of(some: Sequence[Opening]) -> list[tuple[int, ...]]:
         found: dict[int, Continuation] = {}

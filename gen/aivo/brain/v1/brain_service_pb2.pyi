@@ -320,7 +320,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first; at most 32. With the prompt they must fit the model's context window."""
+        """Earlier turns, oldest first, the student's and the tutor's in turn, beginning with the student's and ending with the
+        tutor's; at most 32. With the prompt they must fit the model's context window.
+        """
 
     def __init__(
         self,
@@ -459,7 +461,9 @@ class GenerateStreamRequest(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first; at most 32. With the prompt they must fit the model's context window."""
+        """Earlier turns, oldest first, the student's and the tutor's in turn, beginning with the student's and ending with the
+        tutor's; at most 32. With the prompt they must fit the model's context window.
+        """
 
     def __init__(
         self,
@@ -712,7 +716,7 @@ class AssessResponse(_message.Message):
     model: _builtins.str
     """Name of the base model."""
     tokens_used: _builtins.int
-    """Tokens that went in and came out, together."""
+    """Tokens of the feedback's prompt and of the feedback, together."""
     @_builtins.property
     def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the answer got right; may be empty."""
