@@ -40,7 +40,8 @@ class TrainingPlan:
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     # LoRA starts with no effect at all and bears steps far larger than full fine-tuning does.
     learning_rate: float = 1e-3
-    batch_examples: int = 8
+    # A baseline is small: with 8, 24 responses gave 9 steps and a held-out loss of 2.65 (base model 3.16); with 4, 2.45.
+    batch_examples: int = 4
     heldout_share: float = 0.15
 
 
