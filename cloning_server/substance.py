@@ -21,7 +21,10 @@ MAX_LONGER, MAX_MORE_WORDS = 1.2, 2
 # Of a question's content words, the share that a reply must name to count as on its topic.
 MIN_ON_TOPIC = 0.3
 
-_WORD = re.compile(r"\d+(?:[.,/:]\d+)*|[a-z]+(?:'[a-z]+)?")
+# A number with its sign, a word, or an operator; the hyphen of "D-cell" and the dash of "10-15" are neither.
+_WORD = re.compile(
+    r"(?:(?<!\w)[-\u2212])?\d+(?:[.,/:]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)*|[+=<>\u00d7\u00f7%°^*/$€£]|(?<=\s)[-\u2212](?=\s)"
+)
 _STEP_MARKER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+", re.MULTILINE)
 _SUFFIX = re.compile(r"(?<=\w{3})(?:ing|edly|ed|es|ly|s|e)$")
 _DOUBLED = re.compile(r"([bdgmnprt])\1$")
@@ -89,7 +92,7 @@ def faults_off_topic(reply: str, *, question: str) -> list[str]:
     wanted = set(_content(asked))
     if len(wanted & set(_content(said))) < MIN_ON_TOPIC * min(len(wanted), 10):
         faults.append("does not name what the question is about")
-    if not {word for word in said if word[0].isdigit()} <= set(asked):
+    if not {word for word in said if word[-1].isdigit()} <= set(asked):
         faults.append("has numbers of its own")
     return faults
 
@@ -114,7 +117,7 @@ def _repeats(words: Sequence[str]) -> int:
 
 
 def _words(text: str) -> list[str]:
-    plain = _STEP_MARKER.sub("", text.replace("\u2019", "'")).lower()
+    plain = _STEP_MARKER.sub("", text.replace("\u2019", "'").replace("\u2212", "-")).lower()
     return [_NUMBER_WORDS.get(word, word).removesuffix("'s") for word in _WORD.findall(plain)]
 
 
@@ -126,7 +129,12 @@ def _stem(word: str) -> str:
 
 
 def _content(words: Iterable[str]) -> list[str]:
-    return [_stem(word) for word in words if word not in _STOPWORDS and not _negates(word)]
+    return [_stem(word) for word in words if _is_spoken(word) and word not in _STOPWORDS and not _negates(word)]
+
+
+def _is_spoken(word: str) -> bool:
+    """Whether it is a word or a number, rather than an operator."""
+    return word[-1].isalnum()
 
 
 def _negates(word: str) -> bool:
@@ -138,7 +146,7 @@ def _pivots(words: Iterable[str]) -> list[str]:
     return [
         "not" if _negates(word) else _stem(word)
         for word in words
-        if _negates(word) or word[0].isdigit() or _stem(word) in _POLE_STEMS
+        if _negates(word) or word[-1].isdigit() or not _is_spoken(word) or _stem(word) in _POLE_STEMS
     ]
 
 
@@ -150,7 +158,7 @@ def _units(words: Sequence[str]) -> set[tuple[str, str]]:
     return {
         (number, _stem(unit))
         for number, unit in itertools.pairwise(words)
-        if number[0].isdigit() and unit not in _STOPWORDS and not unit[0].isdigit()
+        if number[-1].isdigit() and unit not in _STOPWORDS and not unit[-1].isdigit()
     }
 
 

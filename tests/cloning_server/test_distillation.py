@@ -172,3 +172,8 @@ def test_decoding_in_a_batch_gives_what_decoding_alone_gives(base: BaseModel) ->
         return [found[index].tokens for index in range(len(some))]
 
     assert tokens_of(openings) == [tokens_of([opening])[0] for opening in openings]
+
+
+def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(base: BaseModel) -> None:
+    wordless = replace(LESSONS[0], reference="???")
+    assert set(distilled([wordless, LESSONS[1]], base, DictReplyCache())) <= {LESSONS[1]}

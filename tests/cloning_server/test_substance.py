@@ -16,6 +16,8 @@ SAND = "The salt is small enough to pass the filter, but the sand is too large."
         ("As time increases, the rings increase.", "As time is increasing, the rings increase."),
         ("No. Only one circuit can be complete at a time.", "No, only one circuit can be completed at a time."),
         ("He ran 5 kilometers.", "He ran five kilometers."),
+        ("x = -5, as 2 - 7 = -5.", "x = -5. 2 - 7 = -5."),
+        ("Растения растут к свету.", "Растения растут к свету."),
         ("The motor stops. The motor stops at once.", "The motor stops. The motor stops at once."),
     ],
 )
@@ -37,6 +39,8 @@ def test_a_restatement_holds_the_substance(reference: str, reply: str) -> None:
         ("The pitch gets higher.", "The pitch gets lower.", "has numbers or opposites of its own"),
         ("He ran 5 kilometers.", "He ran 6 kilometers.", "has numbers"),
         ("He ran 5 kilometers.", "He ran 5 miles.", "lacks a unit"),
+        ("x = -5.", "x = 5.", "has numbers"),
+        ("2 + 3 = 5.", "2 - 3 = 5.", "has numbers"),
         ("Yes. It is parallel.", "No. It is parallel.", "contradicts"),
         ("The food has sugar.", "The food has sugar and yeast and salt.", "talks of something else"),
     ],
