@@ -3,7 +3,6 @@
 import asyncio
 import sys
 
-from cloning_server.app import run
 from cloning_server.settings import CloningSettings
 from mesh import log, settings
 
@@ -16,6 +15,10 @@ def main() -> int:
         sys.stderr.write(f"the environment can't be used:\n{error}\n")
         return 2
     log.configure(level=read.log_level, form=read.log_format, service="cloning_server")
+    # Only now: torch and Ray take seconds, which a wrong setting should not wait for, and what they have to say while
+    # they are imported belongs into the log.
+    from cloning_server.app import run  # noqa: PLC0415
+
     try:
         asyncio.run(run(read))
     except OSError as error:
