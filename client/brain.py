@@ -7,8 +7,6 @@ Takes and gives the messages of `aivo.brain.v1`; what a call fails with is an `A
 """
 
 from collections.abc import AsyncGenerator
-from types import TracebackType
-from typing import Self
 
 from aivo.brain.v1.brain_service_pb2 import (
     AssessRequest,
@@ -23,31 +21,15 @@ from aivo.brain.v1.brain_service_pb2 import (
 )
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 
-from client.calls import typed_errors
-from mesh.rpc.channels import open_channel
+from client.calls import Client, typed_errors
 
 
-class BrainClient:
-    """Asks the Main Brain, directly or through the gateway.
-
-    Every method raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
-    `DeadlineExceeded` if it takes too long.
-
-    Args:
-        address: `host:port` of the server or of the gateway.
-    """
+class BrainClient(Client):
+    """Asks the Main Brain. Fails as every `Client` does."""
 
     def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+        super().__init__(address)
         self._stub = BrainServiceStub(self._channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._channel.close()
 
     async def generate(self, request: GenerateRequest) -> GenerateResponse:
         """Returns the whole reply."""

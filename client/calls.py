@@ -1,11 +1,36 @@
-"""What both clients share: a failed call as the error that the server raised."""
+"""What both clients share: a channel that is theirs, and a failed call as the error that the server raised."""
 
 import contextlib
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
 import grpc
 
+from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import error_of
+
+
+class Client:
+    """A channel to one server, directly or through the gateway; closed when it is left.
+
+    Every method of a client raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
+    `DeadlineExceeded` if it takes too long.
+
+    Args:
+        address: `host:port` of the server or of the gateway.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = open_channel(address)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
 
 
 @contextlib.contextmanager

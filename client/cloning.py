@@ -9,8 +9,6 @@ Takes and gives the messages of `aivo.cloning.v1`; what a call fails with is an 
 """
 
 from collections.abc import AsyncGenerator
-from types import TracebackType
-from typing import Self
 
 from aivo.cloning.v1.cloning_service_pb2 import (
     GetCloneRequest,
@@ -28,31 +26,15 @@ from aivo.cloning.v1.cloning_service_pb2 import (
 )
 from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
 
-from client.calls import typed_errors
-from mesh.rpc.channels import open_channel
+from client.calls import Client, typed_errors
 
 
-class CloningClient:
-    """Makes and lists students' models, directly or through the gateway.
-
-    Every method raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
-    `DeadlineExceeded` if it takes too long.
-
-    Args:
-        address: `host:port` of the server or of the gateway.
-    """
+class CloningClient(Client):
+    """Makes and lists students' models. Fails as every `Client` does."""
 
     def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+        super().__init__(address)
         self._stub = CloningServiceStub(self._channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._channel.close()
 
     async def start(self, request: StartCloneRequest) -> StartCloneResponse:
         """Starts a clone; safe to repeat if the request has a `request_id`."""

@@ -123,6 +123,14 @@ async def test_the_verdict_is_the_models_and_depends_on_the_answer(assessor: Ass
     assert one.correct + one.partially_correct + one.incorrect == pytest.approx(1)
 
 
+# Not strict: another machine rounds otherwise, and the model is near chance (docs/adr/0007).
+@pytest.mark.xfail(reason="the default base model of 135M parameters does not tell them apart", strict=False)
+async def test_a_right_answer_scores_above_a_wrong_one(assessor: Assessor) -> None:
+    right = await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)
+    wrong = await assessor.grade("They eat bugs and dirt.", PLANTS)
+    assert right.correctness > wrong.correctness + 5
+
+
 async def test_a_verdict_is_whole_and_the_same_each_time(assessor: Assessor) -> None:
     criteria = Criteria(grade="5", subject="Science", learning_objective="Understand photosynthesis")
     assessment = Assessment(
