@@ -15,14 +15,19 @@ from tests.mesh.adapters.conftest import recipe, weights
 from tests.stack import S3Endpoint, free_ports, seaweed
 
 
+# SeaweedFS hands the writers of one key a lock for which they poll once a second, and refuses who has waited too long,
+# where AWS answers at once: many more writers than clones of one student can have would test its patience, not us.
+WRITERS = 4
+
+
 async def test_of_many_who_create_a_key_one_wins(blobs: S3Blobs, student: str) -> None:
     results = await asyncio.gather(
-        *(blobs.create(student, bytes([number])) for number in range(8)), return_exceptions=True
+        *(blobs.create(student, bytes([number])) for number in range(WRITERS)), return_exceptions=True
     )
 
     winners = [number for number, result in enumerate(results) if result is None]
     assert len(winners) == 1
-    assert sum(isinstance(result, BlobConflict) for result in results) == 7
+    assert {type(result) for result in results} == {type(None), BlobConflict}
     blob = await blobs.read(student, limit_bytes=1)
     assert blob is not None
     assert blob.data == bytes(winners)
@@ -34,11 +39,11 @@ async def test_of_many_who_replace_what_they_read_one_wins(blobs: S3Blobs, stude
     assert seen is not None
 
     results = await asyncio.gather(
-        *(blobs.replace(student, bytes([number]), etag=seen.etag) for number in range(8)), return_exceptions=True
+        *(blobs.replace(student, bytes([number]), etag=seen.etag) for number in range(WRITERS)), return_exceptions=True
     )
 
     assert results.count(None) == 1
-    assert sum(isinstance(result, BlobConflict) for result in results) == 7
+    assert {type(result) for result in results} == {type(None), BlobConflict}
 
 
 async def test_replacing_what_is_gone_is_a_conflict(blobs: S3Blobs, student: str) -> None:

@@ -142,7 +142,7 @@ async def test_two_workers_on_the_same_clone_publish_one_version(
     store: AdapterStore, student: str, blobs: Blobs
 ) -> None:
     manifests = await asyncio.gather(
-        *(store.publish(student, weights(seed=seed), recipe=recipe()) for seed in range(6))
+        *(store.publish(student, weights(seed=seed), recipe=recipe()) for seed in range(4))
     )
 
     assert len({manifest.ref for manifest in manifests}) == 1
@@ -154,15 +154,15 @@ async def test_two_workers_on_the_same_clone_publish_one_version(
 
 async def test_two_publishers_race_and_both_versions_survive_with_one_active(store: AdapterStore, student: str) -> None:
     manifests = await asyncio.gather(
-        *(store.publish(student, weights(seed=seed), recipe=recipe(f"clone_{seed}")) for seed in range(6))
+        *(store.publish(student, weights(seed=seed), recipe=recipe(f"clone_{seed}")) for seed in range(4))
     )
 
     listed = await store.list_versions(student)
     assert sorted(manifests, key=lambda manifest: manifest.ref.version) == listed
-    assert [manifest.ref.version for manifest in listed] == [1, 2, 3, 4, 5, 6]
+    assert [manifest.ref.version for manifest in listed] == [1, 2, 3, 4]
     for seed, manifest in enumerate(manifests):
         assert (await store.fetch(manifest.ref)).weights == weights(seed=seed)
-    assert await _active_version(store, student) == 6
+    assert await _active_version(store, student) == 4
 
 
 async def test_a_write_whose_answer_was_lost_is_not_taken_for_a_rival(
