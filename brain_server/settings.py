@@ -12,3 +12,6 @@ class BrainSettings(ServingSettings, EngineSettings, AdapterStoreSettings):
     brain_host: str = "127.0.0.1"
     brain_port: int = Field(default=50051, ge=0, le=65535)
     brain_metrics_port: int = Field(default=9801, ge=0, le=65535)
+
+    # Where the brain hears that a new version is active. None: it learns of it when its pointers expire.
+    redis_url: str | None = Field(default=None, pattern=r"^(rediss?|unix)://.+")

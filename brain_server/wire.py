@@ -30,6 +30,8 @@ MAX_PROMPT_CHARS = 8_000
 MAX_TURNS = 32
 MAX_CRITERION_CHARS = 2_000
 MAX_TOKENS = 1024
+MAX_STOPS = 4
+MAX_STOP_CHARS = 64
 # Four times what the default base model's context window holds in English. Whether a conversation fits the window, only
 # the engine can tell; this keeps it from having to read what can't.
 MAX_CONVERSATION_CHARS = 131_072
@@ -207,11 +209,21 @@ def _sampling_from(fields: Fields, request: AnyGenerateRequest) -> Sampling:
         top_p=request.top_p if request.HasField("top_p") else None,
         max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
         seed=request.seed if request.HasField("seed") else None,
+        stop=_stop_from(fields, request),
     )
     fields.between("temperature", sampling.temperature, low=0, high=2)
     fields.between("top_p", sampling.top_p, low=0, high=1, above_low=True)
     fields.between("max_tokens", sampling.max_tokens, low=1, high=MAX_TOKENS)
     return sampling
+
+
+def _stop_from(fields: Fields, request: AnyGenerateRequest) -> tuple[str, ...]:
+    fields.count("stop", len(request.stop), high=MAX_STOPS)
+    for index, sequence in enumerate(request.stop[:MAX_STOPS]):
+        # White space is fine: a blank line is what most often ends a reply.
+        if not 1 <= len(sequence) <= MAX_STOP_CHARS:
+            fields.refuse(f"stop[{index}]", f"must have 1 to {MAX_STOP_CHARS} characters")
+    return tuple(request.stop)
 
 
 def _turns_from(fields: Fields, request: AnyGenerateRequest) -> list[Turn]:

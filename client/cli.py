@@ -50,6 +50,7 @@ def generate(
     disability: Annotated[str, typer.Option(help="adhd, autism, dyslexia, anxiety.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to decode.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same reply.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that the reply ends before; may be repeated.")] = None,
     base_only: Annotated[bool, typer.Option("--base-only", help="Let the base model answer.")] = False,
     as_json: Json = False,
     brain: Brain = BRAIN_ADDRESS,
@@ -62,6 +63,7 @@ def generate(
         ),
         max_tokens=max_tokens,
         seed=seed,
+        stop=stop,
         adapter_policy=brain_pb.ADAPTER_POLICY_BASE_ONLY if base_only else brain_pb.ADAPTER_POLICY_PREFER,
     )
     _run(commands.generate(brain, request, as_json=as_json))

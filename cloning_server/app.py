@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 
 from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
 
@@ -17,6 +18,7 @@ from cloning_server.servicer import CloningServicer
 from cloning_server.settings import CloningSettings
 from cloning_server.training import Trainer
 from cloning_server.worker import Worker
+from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.rpc.channels import open_channel
@@ -46,7 +48,8 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         clones = CloneStore(redis, tenant=settings.tenant)
         registry = Registry(clones, queue_limit=settings.clone_queue_limit, parallel=settings.parallel_clones)
         notices = await stack.enter_async_context(Notices(redis, clones.channel))
-        adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
+        blobs = await stack.enter_async_context(S3Blobs.of(settings))
+        adapters = AdapterStore(blobs, tenant=settings.tenant, announce=partial(announce, redis))
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
         runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))

@@ -9,7 +9,7 @@ Knows no vendor: `Blobs` holds the bytes. Keeps nothing in memory; a cache is it
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from mesh.adapters.blobs import Blob, BlobConflict, Blobs
@@ -25,7 +25,14 @@ _DOCUMENT_LIMIT_BYTES = 64 * 1024
 # Publishers of one student are few (one clone runs at a time), so a conflict that persists is a fault, not a race.
 _TRIES = 16
 
+# Is told which version is active once the pointer names it, and must not fail.
+Announce = Callable[[ActiveAdapter], Awaitable[None]]
+
 _log = get_logger(__name__)
+
+
+async def _tell_nobody(_active: ActiveAdapter) -> None:
+    """Stands where nobody needs to know at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +47,26 @@ class AdapterStore:
     """One tenant's adapters.
 
     Every method raises `AdapterStoreUnavailable` when the store does not answer, and `InvalidField` for a malformed id.
+
+    Args:
+        blobs: Holds the bytes.
+        tenant: Whose adapters.
+        limits: What an adapter may measure.
+        announce: Tells others of a pointer that was moved here.
     """
 
-    def __init__(self, blobs: Blobs, *, tenant: str = DEFAULT_TENANT, limits: AdapterLimits | None = None) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        limits: AdapterLimits | None = None,
+        announce: Announce = _tell_nobody,
+    ) -> None:
         self._blobs = blobs
         self._tenant = tenant
         self._limits = limits or AdapterLimits()
+        self._announce = announce
 
     async def publish(self, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
         """Stages a version and makes it the active one, unless a later one is active already.
@@ -97,17 +118,11 @@ class AdapterStore:
         ref = self.ref(student_id, version)
         manifest = await self._manifest_of(ref)
         target = ActiveAdapter(ref=ref, sha256=manifest.sha256)
-        for _ in range(_TRIES):
-            blob = await self._read_pointer(student_id)
-            current = self._active_in(blob, student_id)
-            if current is not None and (current == target or (only_forward and current.ref.version > version)):
-                return current
-            try:
-                await self._move_pointer(target, seen=blob)
-            except BlobConflict:
-                continue
-            return target
-        raise PublishConflict(f"the active version of student {student_id} kept moving", student_id=student_id)
+        active = await self._point_at(target, only_forward=only_forward)
+        if active == target:
+            # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
+            await self._announce(active)
+        return active
 
     async def resolve_active(self, student_id: str) -> ActiveAdapter | None:
         """The student's active version, or None if the student has none.
@@ -222,6 +237,21 @@ class AdapterStore:
         if active.ref != self.ref(student_id, active.ref.version):
             raise AdapterCorrupt(f"the pointer of student {student_id} names another student's version")
         return active
+
+    async def _point_at(self, target: ActiveAdapter, *, only_forward: bool) -> ActiveAdapter:
+        """Moves the pointer unless it need not or may not move, and returns what it names."""
+        student_id, version = target.ref.student_id, target.ref.version
+        for _ in range(_TRIES):
+            blob = await self._read_pointer(student_id)
+            current = self._active_in(blob, student_id)
+            if current is not None and (current == target or (only_forward and current.ref.version > version)):
+                return current
+            try:
+                await self._move_pointer(target, seen=blob)
+            except BlobConflict:
+                continue
+            return target
+        raise PublishConflict(f"the active version of student {student_id} kept moving", student_id=student_id)
 
     async def _move_pointer(self, target: ActiveAdapter, *, seen: Blob | None) -> None:
         key = self._keys(target.ref.student_id).active

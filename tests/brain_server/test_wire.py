@@ -93,6 +93,12 @@ def test_values_that_are_zero_are_not_taken_for_unset() -> None:
     assert generation.sampling == Sampling(temperature=0.0, seed=0)
 
 
+def test_stop_sequences_come_as_they_were_sent() -> None:
+    sequences = ["\n\n", " ", "é" * 64, "END"]
+    generation = wire.generation_from(request_of(stop=sequences), deadline=None)
+    assert generation.sampling == Sampling(stop=tuple(sequences))
+
+
 @pytest.mark.parametrize(
     ("fields", "at", "says"),
     [
@@ -107,6 +113,9 @@ def test_values_that_are_zero_are_not_taken_for_unset() -> None:
         ({"top_p": "NaN"}, "top_p", "above 0 to 1"),
         ({"max_tokens": 0}, "max_tokens", "1,024"),
         ({"max_tokens": 1025}, "max_tokens", "1,024"),
+        ({"stop": ["a"] * 5}, "stop", "4"),
+        ({"stop": ["a", ""]}, "stop[1]", "1 to 64"),
+        ({"stop": ["a" * 65]}, "stop[0]", "1 to 64"),
         ({"context": {"student_id": "../x"}}, "context.student_id", "letters, digits"),
         ({"context": {"grade": "13"}}, "context.grade", "K, 1, 2"),
         ({"context": {"learning_style": "osmosis"}}, "context.learning_style", "kinesthetic"),

@@ -26,6 +26,14 @@ async def test_generate_prints_the_reply_and_who_gave_it(aivo: Aivo, brain: Scri
     assert not request.HasField("seed")
 
 
+async def test_a_stop_sequence_may_be_given_more_than_once(aivo: Aivo, brain: Script) -> None:
+    await aivo("generate", "Why?", "--stop", "\n\n", "--stop", "END")
+
+    request = brain.calls[0].request
+    assert isinstance(request, brain_pb.GenerateStreamRequest)
+    assert request.stop == ["\n\n", "END"]
+
+
 async def test_calls_for_a_student_carry_the_header_of_the_gateways_ring(aivo: Aivo, brain: Script) -> None:
     await aivo("generate", "Why?", "--student", "student123")
 

@@ -15,9 +15,10 @@ from cloning_server.app import SERVICE, open_server
 from cloning_server.clone import CloneState
 from cloning_server.clone_store import open_redis
 from cloning_server.settings import CloningSettings
+from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
 from mesh.settings import InvalidSettings, load
-from tests.cloning_server.conftest import Cloning, CloningStub, order, raised, until
+from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
 from tests.stack import RedisEndpoint, valkey
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -103,6 +104,17 @@ async def test_a_clone_store_that_hangs_is_noticed(cloning: Cloning, own_redis: 
             pass
         while (await anext(changes)).status != SERVING:
             pass
+
+
+async def test_a_clone_that_completes_has_told_the_brains_of_its_version(cloning: Cloning) -> None:
+    moved: asyncio.Queue[str] = asyncio.Queue()
+    listens = asyncio.Event()
+    url, tenant = cloning.settings.redis_url, cloning.settings.tenant
+    async with Listener(url, tenant=tenant, on_moved=moved.put_nowait, on_gap=listens.set), cloning.serve() as stub:
+        await listens.wait()
+        await until(stub, (await stub.StartClone(order())).clone_id, "completed")
+
+        assert await moved.get() == STUDENT
 
 
 async def test_a_server_that_drains_says_so_and_takes_nothing_new(cloning: Cloning) -> None:

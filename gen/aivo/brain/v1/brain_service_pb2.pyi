@@ -114,7 +114,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
     """Not known: the reply failed before its end."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """The model ended its reply."""
+    """The model ended its reply, or a stop sequence did."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """`max_tokens` or the model's context window was reached."""
 
@@ -124,7 +124,7 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Not known: the reply failed before its end."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""The model ended its reply."""
+"""The model ended its reply, or a stop sequence did."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """`max_tokens` or the model's context window was reached."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
@@ -300,6 +300,7 @@ class GenerateRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     ADAPTER_POLICY_FIELD_NUMBER: _builtins.int
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the student asks; not empty, at most 8,000 characters."""
     temperature: _builtins.float
@@ -324,6 +325,12 @@ class GenerateRequest(_message.Message):
         tutor's; at most 32. With the prompt they must fit the model's context window.
         """
 
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sequences that end the reply, such as `\\n\\n`; at most 4, each 1 to 64 characters. The reply ends before the first
+        that is decoded, with `FINISH_REASON_STOP`.
+        """
+
     def __init__(
         self,
         *,
@@ -336,10 +343,11 @@ class GenerateRequest(_message.Message):
         history: _abc.Iterable[Global___Turn] | None = ...,
         adapter_policy: Global___AdapterPolicy.ValueType = ...,
         adapter_version: _builtins.int | None = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapter_version: _TypeAlias = _typing.Literal["adapter_version"]  # noqa: Y015
     _WhichOneofArgType__adapter_version: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version"]  # noqa: Y015
@@ -441,6 +449,7 @@ class GenerateStreamRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     ADAPTER_POLICY_FIELD_NUMBER: _builtins.int
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the student asks; not empty, at most 8,000 characters."""
     temperature: _builtins.float
@@ -465,6 +474,12 @@ class GenerateStreamRequest(_message.Message):
         tutor's; at most 32. With the prompt they must fit the model's context window.
         """
 
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sequences that end the reply, such as `\\n\\n`; at most 4, each 1 to 64 characters. The reply ends before the first
+        that is decoded, with `FINISH_REASON_STOP`.
+        """
+
     def __init__(
         self,
         *,
@@ -477,10 +492,11 @@ class GenerateStreamRequest(_message.Message):
         history: _abc.Iterable[Global___Turn] | None = ...,
         adapter_policy: Global___AdapterPolicy.ValueType = ...,
         adapter_version: _builtins.int | None = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapter_version: _TypeAlias = _typing.Literal["adapter_version"]  # noqa: Y015
     _WhichOneofArgType__adapter_version: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version"]  # noqa: Y015

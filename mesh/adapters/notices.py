@@ -1,0 +1,152 @@
+"""Notices: tell every brain at once that a student's pointer has moved.
+
+They go through Redis or Valkey, on one channel a tenant, and say where to look again: what the pointer names is read
+from the store. One that is lost therefore costs time and nothing else, and neither side waits for a Redis that is down:
+a brain then learns of a new version when the pointer that it remembers expires.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from mesh.adapters.manifest import Digest
+from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.ref import validate_student_id
+from mesh.errors import InvalidField
+from mesh.log import get_logger
+
+# A publisher has better things to do than to wait for a notice to be taken.
+ANNOUNCE_SECONDS = 1.0
+CONNECT_SECONDS = 1.0
+# How long silence lasts before the connection has to show that it lives, and how long that may take.
+PING_SECONDS = 5.0
+# Between tries to connect; doubles from the first to the longest.
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 2.0
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
+class Notice:
+    """What a notice says, and all it says: which version of whom is active, and the identity of its weights.
+
+    Raises:
+        InvalidField: The student's id is malformed.
+    """
+
+    student_id: str
+    version: Annotated[int, Field(ge=1)]
+    sha256: Digest
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.student_id)
+
+
+def channel_of(tenant: str) -> str:
+    """Where a tenant's notices go."""
+    return f"aivo:active:{tenant}"
+
+
+async def announce(redis: Redis, active: ActiveAdapter) -> None:
+    """Tells whoever listens that this version is active now. Never fails: a notice that can't be sent is logged."""
+    notice = Notice(student_id=active.ref.student_id, version=active.ref.version, sha256=active.sha256)
+    try:
+        async with asyncio.timeout(ANNOUNCE_SECONDS):
+            await redis.publish(channel_of(active.ref.tenant), _JSON.dump_json(notice))
+    except (RedisError, OSError) as error:
+        _log.warning("pointer_notice_unsent", ref=str(active.ref), error=type(error).__name__)
+
+
+class Listener:
+    """Hears a tenant's notices while it is entered.
+
+    Args:
+        url: Of the Redis or Valkey; nobody contacts it before this is entered, and nobody waits for it then.
+        tenant: Whose notices.
+        on_moved: Is given the student of each notice.
+        on_gap: Is called whenever notices may have been missed, that is each time that listening begins.
+    """
+
+    def __init__(self, url: str, *, tenant: str, on_moved: Callable[[str], None], on_gap: Callable[[], None]) -> None:
+        # Trying again is this class's own work, as it has to know of every gap.
+        self._redis = Redis.from_url(
+            url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=None, retry=Retry(NoBackoff(), 0)
+        )
+        self._channel = channel_of(tenant)
+        self._on_moved = on_moved
+        self._on_gap = on_gap
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._lost = False
+        self._saw_malformed = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._listen(), name="pointer notices")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._redis.aclose()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await self._hear(pubsub)
+            except (RedisError, OSError) as error:
+                # Once an outage, however often it is tried.
+                if not self._lost:
+                    _log.warning("pointer_notices_lost", error=type(error).__name__)
+                self._lost = True
+            await asyncio.sleep(self._pause_seconds)
+            self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Takes what comes for as long as the connection lasts; ends by what it fails with."""
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await pubsub.subscribe(self._channel)
+        expects_answer = True
+        while True:
+            message = await pubsub.get_message(timeout=PING_SECONDS)
+            if message is None:
+                # A connection whose other end hangs or vanished stays open and silent; only an answer tells.
+                if expects_answer:
+                    raise TimeoutError
+                await pubsub.ping()
+            elif message["type"] == "subscribe":
+                self._begin()
+            elif message["type"] == "message":
+                self._take(message["data"])
+            expects_answer = message is None
+
+    def _begin(self) -> None:
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        if self._lost:
+            _log.info("pointer_notices_back")
+        self._lost = False
+        self._on_gap()
+
+    def _take(self, data: bytes) -> None:
+        try:
+            notice = _JSON.validate_json(data)
+        except (ValidationError, InvalidField):
+            # Once, as whoever sends one may send many; and not what it said, as nobody knows what that is.
+            if not self._saw_malformed:
+                _log.warning("pointer_notice_malformed")
+            self._saw_malformed = True
+        else:
+            self._on_moved(notice.student_id)
+
+
+_JSON = TypeAdapter(Notice)
