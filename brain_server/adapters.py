@@ -3,10 +3,11 @@
 Knows nothing of the model, but which base model's digest an adapter must have been trained on.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from brain_server.engine import AdapterPolicy, Fallback, Generation
 from brain_server.pointers import ActivePointers
@@ -21,28 +22,49 @@ from mesh.errors import (
     ModelVersionNotFound,
     StudentModelNotFound,
 )
-from mesh.lm.lora import from_safetensors
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Generic[C]):
     """What answers; exactly one of the two is set."""
 
-    adapter: HostAdapter | None = None
+    adapter: HostAdapter[C] | None = None
     fallback: Fallback | None = None
 
 
-class StudentAdapters:
-    """The students' adapters, from the store into host memory, by the request's policy."""
+class StudentAdapters(Generic[C]):
+    """The students' adapters, from the store to where the engine can use them, by the request's policy."""
 
-    def __init__(self, store: AdapterStore, *, base_digest: str, pointer_ttl_seconds: float, host_bytes: int) -> None:
-        self.pointers = ActivePointers(store, ttl_seconds=pointer_ttl_seconds)
-        self.host = HostTier(self._fetch, limit_bytes=host_bytes)
+    def __init__(
+        self,
+        store: AdapterStore,
+        *,
+        base_digest: str,
+        pointers: ActivePointers,
+        prepare: Callable[[StoredAdapter], Awaitable[C]],
+        host_bytes: int,
+        discard: Callable[[HostAdapter[C]], None] = lambda _adapter: None,
+    ) -> None:
+        """Takes where adapters come from and what the engine makes of them.
+
+        Args:
+            store: Holds them.
+            base_digest: Of the base model; adapters of another one are refused.
+            pointers: Which version is whose active one.
+            prepare: Makes what the engine needs of a checked file; raises `AdapterCorrupt` or `AdapterIncompatible`.
+            host_bytes: Weights that may stay.
+            discard: Is given what has left, once nobody uses it.
+        """
+        self.pointers = pointers
+        self.host = HostTier(self._fetch, limit_bytes=host_bytes, discard=discard)
         self._store = store
         self._base_digest = base_digest
+        self._prepare = prepare
 
     @asynccontextmanager
-    async def choose(self, generation: Generation) -> AsyncIterator[Choice]:
+    async def choose(self, generation: Generation) -> AsyncIterator[Choice[C]]:
         """Holds the adapter that answers. A broken adapter is an error under every policy, as it is there to be used.
 
         Raises:
@@ -51,7 +73,7 @@ class StudentAdapters:
         """
         async with AsyncExitStack() as stack:
             if generation.policy is AdapterPolicy.BASE_ONLY:
-                choice = Choice(fallback=Fallback.BASE_ONLY)
+                choice: Choice[C] = Choice(fallback=Fallback.BASE_ONLY)
             elif generation.student_id is None:
                 choice = Choice(fallback=Fallback.NO_STUDENT)
             else:
@@ -59,7 +81,7 @@ class StudentAdapters:
             yield choice
 
     @asynccontextmanager
-    async def lease(self, student_id: str, version: int | None = None) -> AsyncIterator[HostAdapter]:
+    async def lease(self, student_id: str, version: int | None = None) -> AsyncIterator[HostAdapter[C]]:
         """Holds a student's adapter in memory: the active one, or a version.
 
         While the store does not answer, an adapter that is in memory and was the active one when last heard still is.
@@ -80,7 +102,7 @@ class StudentAdapters:
             else:
                 yield await self._lease_active(stack, student_id)
 
-    async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> Choice:
+    async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> Choice[C]:
         required = generation.policy is AdapterPolicy.REQUIRE or generation.version is not None
         try:
             return Choice(adapter=await stack.enter_async_context(self.lease(student_id, generation.version)))
@@ -93,7 +115,7 @@ class StudentAdapters:
                 raise
             return Choice(fallback=Fallback.ADAPTER_STORE_UNAVAILABLE)
 
-    async def _lease_active(self, stack: AsyncExitStack, student_id: str) -> HostAdapter:
+    async def _lease_active(self, stack: AsyncExitStack, student_id: str) -> HostAdapter[C]:
         active = await self._active(student_id)
         try:
             return await stack.enter_async_context(self.host.lease(active.ref, sha256=active.sha256))
@@ -117,15 +139,14 @@ class StudentAdapters:
             raise StudentModelNotFound(student_id=student_id)
         return active
 
-    async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter:
+    async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
+        started = time.monotonic()
         stored = await self._store.fetch(ref, sha256=sha256)
         trained_on = stored.manifest.recipe.base_digest
         if trained_on != self._base_digest:
             raise AdapterIncompatible(
                 f"{ref} was trained on another base model", base_digest=trained_on, loaded_digest=self._base_digest
             )
-        return await asyncio.to_thread(_parse, stored)
-
-
-def _parse(stored: StoredAdapter) -> HostAdapter:
-    return HostAdapter(manifest=stored.manifest, state=from_safetensors(stored.weights))
+        adapter = HostAdapter(manifest=stored.manifest, content=await self._prepare(stored))
+        self.host.counts.load_seconds += time.monotonic() - started
+        return adapter

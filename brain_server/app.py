@@ -8,10 +8,12 @@ from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_ser
 
 from brain_server.assessment import Assessor
 from brain_server.health import HealthCheck
-from brain_server.metrics import EngineCollector
+from brain_server.metrics import EngineCollector, ReplyMetrics
 from brain_server.servicer import AdapterServicer, BrainServicer
 from brain_server.settings import BrainSettings
 from brain_server.torch_engine import TorchEngine
+from brain_server.vllm_engine import VllmEngine
+from mesh.adapters.notices import Listener
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.rpc.server import Server
@@ -35,10 +37,17 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
     """Builds the server, which drains when this is left.
 
     Waits for nobody: the server starts while the base model still loads and the store is down, and its health says so.
+    Without Redis, or while it is down, a new version is noticed when the pointer that is remembered expires.
     """
     async with AsyncExitStack() as stack:
         adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
-        engine = await stack.enter_async_context(TorchEngine.open(settings, adapters))
+        engine = await _open_engine(stack, settings, adapters)
+        if settings.redis_url is not None:
+            pointers = engine.pointers
+            listener = Listener(
+                settings.redis_url, tenant=settings.tenant, on_moved=pointers.doubt, on_gap=pointers.doubt_all
+            )
+            await stack.enter_async_context(listener)
 
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
@@ -47,7 +56,9 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         )
         server.add(
             add_BrainServiceServicer_to_server,
-            BrainServicer(engine, assessor=Assessor(engine), health=parts),
+            BrainServicer(
+                engine, assessor=Assessor(engine), health=parts, observe=ReplyMetrics(server.registry).observe
+            ),
             service=BRAIN_SERVICE,
             ready=lambda: engine.facts.ready,
         )
@@ -59,6 +70,14 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         )
         stack.push_async_callback(server.stop)
         yield server
+
+
+async def _open_engine(
+    stack: AsyncExitStack, settings: BrainSettings, adapters: AdapterStore
+) -> TorchEngine | VllmEngine:
+    if settings.engine == "vllm":
+        return await stack.enter_async_context(VllmEngine.open(settings, adapters))
+    return await stack.enter_async_context(TorchEngine.open(settings, adapters))
 
 
 def _server(settings: BrainSettings) -> Server:

@@ -40,12 +40,16 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to pick tokens; what is None comes from the adapter's serving profile or the engine's defaults."""
+    """How to pick tokens; what is None comes from the adapter's serving profile or the engine's defaults.
+
+    The reply ends before the first of the `stop` sequences, with `FinishReason.STOP`.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +167,44 @@ class EngineFacts:
     quantization: str
     dtype: str
     fallback_for: str
+
+
+@dataclass(slots=True, kw_only=True)
+class TierCounts:
+    """What happened to a tier of adapters since the start; `bytes` is what it holds now.
+
+    Attributes:
+        hits: Adapters asked for that were there.
+        misses: Those that were not.
+        evictions: Adapters that left to make room.
+        load_seconds: Spent on bringing adapters in.
+        bytes: Of weights in the tier.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    load_seconds: float = 0.0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounts:
+    """Figures for metrics: counts since the start, but for the first two, which are now.
+
+    Attributes:
+        waiting: Requests that wait for their turn.
+        running: Requests that are decoded.
+        tokens: Tokens decoded.
+        host: Of the adapters at hand.
+        slot: Of the adapters on the device.
+    """
+
+    waiting: int
+    running: int
+    tokens: int
+    host: TierCounts
+    slot: TierCounts
 
 
 class Engine(Protocol):

@@ -3,7 +3,11 @@
 Knows nothing of torch, so that settings are read, and their faults told, before anything heavy is loaded.
 """
 
-from pydantic import Field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from mesh.settings import BaseModelSettings
 
@@ -11,10 +15,42 @@ from mesh.settings import BaseModelSettings
 class EngineSettings(BaseModelSettings):
     """Which base model answers, and how much work and memory the engine takes on."""
 
-    # Calls that wait beside the one that decodes. At about 5 s a reply on two cores, the last of 32 waits less than
-    # three minutes; more would only wait longer.
-    queue_limit: int = Field(default=32, ge=1)
+    # What computes: torch in this process, or a vLLM server beside it.
+    engine: Literal["torch", "vllm"] = "torch"
+    vllm_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://.+")
+    # Where vLLM finds adapters: this brain's alone, and under the same path in both.
+    vllm_adapter_dir: Path = Path(".aivo/vllm-adapters")
+    # Calls that wait beside those that decode. At sixteen replies in some seconds on two cores, the last of 256 waits
+    # for about two minutes; more would only wait longer.
+    queue_limit: int = Field(default=256, ge=1)
+    # Of those, waiting or decoding, one student's: nobody fills the queue alone.
+    student_limit: int = Field(default=8, ge=1)
+    # Replies that are decoded together, each in a row of the key-value cache.
+    max_batch: int = Field(default=16, ge=1)
+    # Bytes of that cache, allocated once. A row's share bounds a prompt with its reply: for the default base model in
+    # bf16 and 16 rows, 2,912 tokens.
+    kv_cache_bytes: int = Field(default=1024 * 1024 * 1024, ge=1)
+    # Tokens of prompts that are read between two tokens of everyone's replies.
+    prefill_tokens: int = Field(default=128, ge=1)
+    # Adapters on the device at the same time, allocated once; with at least as many as replies, none waits for a slot.
+    adapter_slots: int = Field(default=32, ge=1)
+    # What an adapter may be; each slot has room for all of it.
+    adapter_max_rank: int = Field(default=16, ge=1, le=256)
+    adapter_target_modules: Annotated[tuple[str, ...], NoDecode] = ("q_proj", "v_proj")
+    # A step of the batch takes less than a second; health says so when one takes longer than this.
+    stall_seconds: float = Field(default=30, gt=0)
     # How long a newly activated version may go unnoticed by a brain that nobody told. Cloning warms what it publishes.
     adapter_pointer_ttl_seconds: float = Field(default=2, ge=0)
     # Adapters kept in host memory: about 280 of the default base model's 1.8 MB, or ten of a 7B model's 50 MB.
     adapter_host_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
+
+    @field_validator("adapter_target_modules", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _enough_slots(self) -> Self:
+        if self.adapter_slots < self.max_batch:
+            raise ValueError("ADAPTER_SLOTS must be at least MAX_BATCH, so that no reply waits for a slot")
+        return self

@@ -1,34 +1,36 @@
-"""Adapters in host memory: fetched once, bounded in bytes, leased by whoever uses them.
+"""Adapters at hand: fetched once, bounded in bytes, leased by whoever uses them.
 
 The identity of an adapter is its version together with the sha256 of its weights: a version number that came to name
-other bytes never meets the old ones. Knows nothing of pointers, policies or the model.
+other bytes never meets the old ones. Knows nothing of pointers, policies or the model, nor what an engine makes of an
+adapter's weights.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
-from torch import Tensor
-
-from brain_server.engine import LoadedAdapter, Residency, Tier
+from brain_server.engine import LoadedAdapter, Residency, Tier, TierCounts
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.ref import AdapterRef
 
+C = TypeVar("C")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HostAdapter:
-    """An adapter's weights in host memory.
+class HostAdapter(Generic[C]):
+    """An adapter at hand.
 
     Attributes:
         manifest: Of the version.
-        state: The factors by PEFT's names, as `mesh.lm.lora.load_into` takes them.
+        content: What the engine made of its weights.
     """
 
     manifest: Manifest
-    state: Mapping[str, Tensor]
+    content: C
 
     @property
     def identity(self) -> LoadedAdapter:
@@ -37,42 +39,43 @@ class HostAdapter:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    adapter: HostAdapter
+class _Entry(Generic[C]):
+    adapter: HostAdapter[C]
     leases: int = 0
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-@dataclass(slots=True, kw_only=True)
-class TierCounts:
-    """What happened to a tier since the start."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
+Fetch = Callable[[AdapterRef, str | None], Coroutine[object, object, HostAdapter[C]]]
 
 
-Fetch = Callable[[AdapterRef, str | None], Coroutine[object, object, HostAdapter]]
+class HostTier(Generic[C]):
+    """The adapters at hand, least recently used first out. For the event loop alone."""
 
-
-class HostTier:
-    """The adapters in host memory, least recently used first out. For the event loop alone."""
-
-    def __init__(self, fetch: Fetch, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        fetch: Fetch[C],
+        *,
+        limit_bytes: int,
+        discard: Callable[[HostAdapter[C]], None] = lambda _adapter: None,
+    ) -> None:
         """Takes where adapters come from and how many bytes of them may stay.
 
         Args:
             fetch: Reads a version from the store and checks it; given the sha256 if that is known.
             limit_bytes: Of weights. Adapters in use count and never leave, so they alone may exceed it.
+            discard: Is given every adapter that has left, once no lease holds it.
         """
         self.counts = TierCounts()
         self._fetch = fetch
         self._limit_bytes = limit_bytes
-        self._entries: OrderedDict[LoadedAdapter, _Entry] = OrderedDict()
-        self._fetches: dict[tuple[AdapterRef, str | None], asyncio.Task[HostAdapter]] = {}
+        self._discard = discard
+        self._entries: OrderedDict[LoadedAdapter, _Entry[C]] = OrderedDict()
+        # Those that left while they were leased.
+        self._leaving: dict[HostAdapter[C], _Entry[C]] = {}
+        self._fetches: dict[tuple[AdapterRef, str | None], asyncio.Task[HostAdapter[C]]] = {}
 
     @asynccontextmanager
-    async def lease(self, ref: AdapterRef, *, sha256: str | None = None) -> AsyncIterator[HostAdapter]:
+    async def lease(self, ref: AdapterRef, *, sha256: str | None = None) -> AsyncIterator[HostAdapter[C]]:
         """Holds an adapter in memory, fetching it first if need be; callers who want the same one share the fetch.
 
         Args:
@@ -87,7 +90,7 @@ class HostTier:
             self.counts.misses += 1
             adapter = await self._fetched(ref, sha256)
             # It is in the table unless it was evicted in this very moment; then it lives as long as the lease.
-            entry = self._entries.get(adapter.identity) or _Entry(adapter=adapter)
+            entry = self._entries.get(adapter.identity) or self._leaving.setdefault(adapter, _Entry(adapter=adapter))
         else:
             self.counts.hits += 1
             self._entries.move_to_end(entry.adapter.identity)
@@ -97,6 +100,8 @@ class HostTier:
             yield entry.adapter
         finally:
             entry.leases -= 1
+            if entry.leases == 0 and self._leaving.pop(entry.adapter, None) is not None:
+                self._discard(entry.adapter)
             self._shrink()
 
     def holds(self, ref: AdapterRef, *, sha256: str | None = None) -> bool:
@@ -123,7 +128,7 @@ class HostTier:
             del self._fetches[ref, sha256]
         dropped = [identity for identity in self._entries if identity.ref.student_id == student_id]
         for identity in dropped:
-            del self._entries[identity]
+            self._drop(identity)
         return dropped
 
     async def close(self) -> None:
@@ -133,12 +138,20 @@ class HostTier:
             fetch.cancel()
         await asyncio.gather(*fetches, return_exceptions=True)
 
-    def _find(self, ref: AdapterRef, sha256: str | None) -> _Entry | None:
+    def _drop(self, identity: LoadedAdapter) -> None:
+        entry = self._entries.pop(identity)
+        self.counts.bytes -= entry.adapter.manifest.size_bytes
+        if entry.leases:
+            self._leaving[entry.adapter] = entry
+        else:
+            self._discard(entry.adapter)
+
+    def _find(self, ref: AdapterRef, sha256: str | None) -> _Entry[C] | None:
         if sha256 is not None:
             return self._entries.get(LoadedAdapter(ref=ref, sha256=sha256))
         return next((entry for identity, entry in reversed(self._entries.items()) if identity.ref == ref), None)
 
-    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> HostAdapter:
+    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
         key = (ref, sha256)
         task = self._fetches.get(key)
         if task is None:
@@ -147,22 +160,22 @@ class HostTier:
         # One caller who gives up does not take the fetch from the others.
         return await asyncio.shield(task)
 
-    def _settle(self, key: tuple[AdapterRef, str | None], ended: asyncio.Task[HostAdapter]) -> None:
+    def _settle(self, key: tuple[AdapterRef, str | None], ended: asyncio.Task[HostAdapter[C]]) -> None:
         wanted = self._fetches.get(key) is ended
         if wanted:
             del self._fetches[key]
         # Reading the exception also marks it as seen, if every caller gave up.
-        if not ended.cancelled() and ended.exception() is None and wanted:
+        if not ended.cancelled() and ended.exception() is None:
             adapter = ended.result()
-            self._entries.setdefault(adapter.identity, _Entry(adapter=adapter))
-            self._shrink()
+            if wanted and adapter.identity not in self._entries:
+                self._entries[adapter.identity] = _Entry(adapter=adapter)
+                self.counts.bytes += adapter.manifest.size_bytes
+                self._shrink()
 
     def _shrink(self) -> None:
-        surplus = sum(entry.adapter.manifest.size_bytes for entry in self._entries.values()) - self._limit_bytes
         for identity, entry in list(self._entries.items()):
-            if surplus <= 0:
+            if self.counts.bytes <= self._limit_bytes:
                 return
             if entry.leases == 0:
-                del self._entries[identity]
+                self._drop(identity)
                 self.counts.evictions += 1
-                surplus -= entry.adapter.manifest.size_bytes

@@ -1,6 +1,6 @@
 """BrainService and AdapterService: parse, call, convert."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from aivo.brain.v1 import adapter_service_pb2 as adapter_pb
@@ -10,7 +10,7 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceServicer
 
 from brain_server import adapter_wire, wire
 from brain_server.assessment import Assessor
-from brain_server.engine import Delta, Engine, complete
+from brain_server.engine import Delta, Engine, Reply, complete
 from brain_server.health import HealthCheck
 from mesh.rpc.calls import Context, call_id, deadline_of
 from mesh.rpc.errors import status_of
@@ -19,15 +19,21 @@ from mesh.rpc.errors import status_of
 class BrainServicer(BrainServiceServicer):
     """Answers for the engine, the assessor and the health check; raises what they raise."""
 
-    def __init__(self, engine: Engine, *, assessor: Assessor, health: HealthCheck) -> None:
+    def __init__(
+        self, engine: Engine, *, assessor: Assessor, health: HealthCheck, observe: Callable[[Reply], None]
+    ) -> None:
+        """Takes who answers, and who is told of every reply that ended well."""
         self._engine = engine
         self._assessor = assessor
         self._health = health
+        self._observe = observe
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Answers in one message."""
         generation = wire.generation_from(request, deadline=deadline_of(context))
-        return wire.response_from(await complete(self._engine, generation))
+        reply = await complete(self._engine, generation)
+        self._observe(reply)
+        return wire.response_from(reply)
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
@@ -42,6 +48,7 @@ class BrainServicer(BrainServiceServicer):
                         sent.append(event.text)
                         yield wire.piece_from(len(sent), event.text)
                     else:
+                        self._observe(event)
                         yield wire.finished_from(len(sent) + 1, event)
             except Exception as error:
                 if sent:

@@ -1,88 +1,116 @@
-"""The slot: the one place on the model for a student's adapter, and the switch between it and the base model.
+"""Which adapter has which slot: leased by the replies that decode with it, least recently used first out.
 
-Belongs on the torch thread, but for `residency` and `evict`. Knows nothing of stores, pointers or queues.
+Slots are known by the identity of what is in them, version and sha256, never by a name. There are at least as many as
+rows in a batch, so that a reply that has a row always gets a slot: none waits for an adapter to leave. Pure
+bookkeeping, for the event loop; what has to be copied or wiped is handed out for the torch thread.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import torch
-
-from brain_server.engine import LoadedAdapter, Residency, Tier
-from brain_server.residency import HostAdapter, TierCounts
-from mesh.lm.base import BaseModel
-from mesh.lm.lora import LoraSpec, adapter_state, attach, load_into, switched_off
+from brain_server.engine import LoadedAdapter, Residency, Tier, TierCounts
+from brain_server.residency import HostAdapter
+from brain_server.slot_weights import SlotWeights
 
 
-class Slot:
-    """The base model with room for one adapter.
+@dataclass(slots=True, kw_only=True, eq=False)
+class Lease:
+    """One adapter in its slot.
 
-    Raises:
-        AdapterIncompatible: The base model lacks the target modules.
+    Attributes:
+        slot: Its number.
+        adapter: What is, or will be after the next step's upkeep, in the slot.
+        leases: Replies that decode with it.
+        last_used: By a reply.
     """
 
-    def __init__(self, base: BaseModel, *, spec: LoraSpec) -> None:
+    slot: int
+    adapter: HostAdapter[SlotWeights]
+    leases: int = 0
+    last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class Slots:
+    """A fixed number of slots."""
+
+    def __init__(self, count: int) -> None:
         self.counts = TierCounts()
-        self._model = attach(base.model, spec, seed=0).eval().requires_grad_(requires_grad=False)
-        # Training keeps the factors in fp32. Served in another precision than the base model's, every one of them would
-        # cost two casts a token; on a CPU in bf16 that is a third of the speed.
-        for name, parameter in self._model.named_parameters():
-            if ".lora_" in name:
-                parameter.data = parameter.data.to(base.dtype)
-        self._blank = {name: torch.zeros_like(factor) for name, factor in adapter_state(self._model).items()}
-        self._held: HostAdapter | None = None
-        self._last_used = datetime.now(UTC)
-        self._evicted: set[str] = set()
+        self._count = count
+        self._free = list(reversed(range(count)))
+        self._held: OrderedDict[LoadedAdapter, Lease] = OrderedDict()
+        self._loads: dict[int, HostAdapter[SlotWeights]] = {}
+        self._wipes: set[int] = set()
 
-    def residency(self) -> Residency | None:
-        """The adapter whose weights are on the model, without its leases; one that was evicted is left out."""
-        held = self._held
-        if held is None or held.manifest.ref.student_id in self._evicted:
-            return None
-        size_bytes = held.manifest.size_bytes
-        return Residency(adapter=held.identity, tier=Tier.SLOT, bytes=size_bytes, leases=0, last_used=self._last_used)
-
-    @contextmanager
-    def using(self, adapter: HostAdapter | None) -> Iterator[None]:
-        """Within it the model decodes with the adapter; with None it is the base model, bit for bit.
-
-        Raises:
-            AdapterIncompatible: It does not fit the slot.
-        """
-        self.sweep()
-        try:
-            if adapter is None:
-                with switched_off(self._model):
-                    yield
-            else:
-                self._put(adapter)
-                yield
-        finally:
-            self.sweep()
-
-    def evict(self, student_id: str) -> LoadedAdapter | None:
-        """Marks a student's adapter to leave at the next `sweep`; tells which it is, if it is here. For any thread."""
-        held = self._held
-        # Also if it is not here: it may be on its way in.
-        self._evicted.add(student_id)
-        return held.identity if held is not None and held.manifest.ref.student_id == student_id else None
-
-    def sweep(self) -> None:
-        """Wipes the weights of an adapter that was evicted."""
-        # Swapped, not cleared: what is marked from now on is for the next sweep.
-        evicted, self._evicted = self._evicted, set()
-        if self._held is not None and self._held.manifest.ref.student_id in evicted:
-            self._held = None
-            load_into(self._model, self._blank, scaling=0.0)
-
-    def _put(self, adapter: HostAdapter) -> None:
-        self._last_used = datetime.now(UTC)
-        if self._held is not None and self._held.identity == adapter.identity:
+    def lease(self, adapter: HostAdapter[SlotWeights]) -> Lease:
+        """Holds a slot with the adapter until `release`. There must be a slot that nobody leases."""
+        lease = self._held.get(adapter.identity)
+        if lease is None:
+            self.counts.misses += 1
+            lease = self._held[adapter.identity] = Lease(slot=self._vacant(), adapter=adapter)
+            self._loads[lease.slot] = adapter
+            self._wipes.discard(lease.slot)
+            self.counts.bytes += adapter.manifest.size_bytes
+        else:
             self.counts.hits += 1
-            return
-        self.counts.misses += 1
-        self.counts.evictions += self._held is not None
-        self._held = None
-        load_into(self._model, adapter.state, scaling=adapter.manifest.recipe.scaling)
-        self._held = adapter
+            self._held.move_to_end(adapter.identity)
+        lease.leases += 1
+        lease.last_used = datetime.now(UTC)
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Ends one reply's hold. What was evicted meanwhile leaves with the last."""
+        lease.leases -= 1
+        if lease.leases == 0 and self._held.get(lease.adapter.identity) is not lease:
+            self._vacate(lease)
+
+    def evict(self, student_id: str) -> list[LoadedAdapter]:
+        """Drops a student's adapters: no later lease meets them."""
+        dropped = [identity for identity in self._held if identity.ref.student_id == student_id]
+        for identity in dropped:
+            lease = self._held.pop(identity)
+            if lease.leases == 0:
+                self._vacate(lease)
+        return dropped
+
+    def clear(self) -> None:
+        """Drops everything, as nobody knows what is in the slots. No lease may be left."""
+        self._held.clear()
+        self._loads.clear()
+        self._free = list(reversed(range(self._count)))
+        self._wipes = set(range(self._count))
+        self.counts.bytes = 0
+
+    def residencies(self) -> list[Residency]:
+        """What is in the slots, most recently used first."""
+        return [
+            Residency(
+                adapter=identity,
+                tier=Tier.SLOT,
+                bytes=lease.adapter.manifest.size_bytes,
+                leases=lease.leases,
+                last_used=lease.last_used,
+            )
+            for identity, lease in reversed(self._held.items())
+        ]
+
+    def take_upkeep(self) -> tuple[dict[int, HostAdapter[SlotWeights]], set[int]]:
+        """What to copy into which slot, and which slots to wipe, before the next step."""
+        loads, self._loads = self._loads, {}
+        wipes, self._wipes = self._wipes, set()
+        return loads, wipes
+
+    def _vacant(self) -> int:
+        if self._free:
+            return self._free.pop()
+        identity = next(identity for identity, lease in self._held.items() if lease.leases == 0)
+        self.counts.evictions += 1
+        lease = self._held.pop(identity)
+        self.counts.bytes -= lease.adapter.manifest.size_bytes
+        return lease.slot
+
+    def _vacate(self, lease: Lease) -> None:
+        self.counts.bytes -= lease.adapter.manifest.size_bytes
+        self._loads.pop(lease.slot, None)
+        self._wipes.add(lease.slot)
+        self._free.append(lease.slot)

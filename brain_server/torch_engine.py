@@ -1,4 +1,4 @@
-"""The torch engine: one base model in this process, one reply at a time, each with its student's adapter.
+"""The torch engine: one base model in this process, many replies at once, each with its student's adapter.
 
 Requests meet here in the event loop; models, tokens and weights stay on the torch thread. While a request waits for its
 turn its adapter is fetched, so that a slow store holds up nobody else.
@@ -10,73 +10,72 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
-from brain_server.adapters import Choice, StudentAdapters
+from brain_server.adapters import StudentAdapters
+from brain_server.admission import Admission
+from brain_server.allowance import Allowance, ended, within
+from brain_server.batching import Batch, Ticket
 from brain_server.engine import (
     Delta,
+    EngineCounts,
     EngineFacts,
     Generation,
     LoadedAdapter,
     Reply,
     Residency,
-    Sampling,
+    TierCounts,
     Timing,
     Warmed,
 )
 from brain_server.engine_settings import EngineSettings
-from brain_server.residency import TierCounts
-from brain_server.torch_model import Decoded, TorchModel, Work
-from brain_server.turns import Allowance, Turns, ended, within
+from brain_server.pointers import ActivePointers
+from brain_server.residency import HostAdapter
+from brain_server.serving import serving_of
+from brain_server.slot_weights import SlotWeights
+from brain_server.tasks import Task
+from brain_server.torch_model import Room, TorchModel
 from mesh.adapters.manifest import Serving
-from mesh.adapters.store import AdapterStore
+from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.base import load_base, pick_device
-from mesh.lm.chat import Prompt
-from mesh.lm.lora import LoraSpec
+from mesh.lm.chat import Prompt, Role, Turn
+from mesh.lm.lora import LoraSpec, from_safetensors
+from mesh.lm.profile import StudentProfile
 from mesh.log import get_logger
 
-# What samples a reply where neither the request nor the student's adapter says how.
-DEFAULT_SERVING = Serving(temperature=0.7, top_p=0.9, max_tokens=256)
+# Enough to run the adapter through reading and writing both.
+_PROBE = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hello"),))
+_PROBE_SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=4)
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCounts:
-    """Figures for metrics: counts since the start, but for `waiting`, which is now.
-
-    Attributes:
-        waiting: Requests that wait for their turn.
-        tokens: Tokens decoded.
-        host: Of the adapters in host memory.
-        slot: Of the slot on the model.
-    """
-
-    waiting: int
-    tokens: int
-    host: TierCounts
-    slot: TierCounts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
     model: TorchModel
-    adapters: StudentAdapters
+    adapters: StudentAdapters[SlotWeights]
+    batch: Batch
 
 
 class TorchEngine:
-    """An `Engine` on transformers. Made by `open`."""
+    """An `Engine` on torch. Made by `open`.
+
+    Attributes:
+        pointers: Which version is whose active one; whoever hears that one moved says so there.
+    """
 
     def __init__(self, settings: EngineSettings, *, store: AdapterStore) -> None:
+        self.pointers = ActivePointers(store, ttl_seconds=settings.adapter_pointer_ttl_seconds)
         self._settings = settings
         self._store = store
         self._auto_device = pick_device()
-        # What torch computes, one thing at a time; and tokenising, which is quick and should not wait for a reply.
+        # What torch computes, one step at a time; and tokenising, which is quick and should not wait for a step.
         self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
         self._prompt_thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._turns = Turns(self._torch_thread, limit=settings.queue_limit)
+        self._admission = Admission(
+            limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
+        )
         self._loaded: _Loaded | None = None
         self._failure = ""
         self._loading = asyncio.create_task(self._load(), name="load the base model")
@@ -105,11 +104,10 @@ class TorchEngine:
         """See `Engine.facts`."""
         settings = self._settings
         base = self._loaded.model.base if self._loaded else None
-        loading = base is None and not self._failure
         return EngineFacts(
-            ready=base is not None,
-            loading=loading,
-            reason=(base.fallback_reason or "") if base else self._failure or f"loading {settings.base_model}",
+            ready=base is not None and not self._stall,
+            loading=base is None and not self._failure,
+            reason=self._reason,
             model=base.name if base else settings.base_model,
             device=base.device.type if base else settings.device.replace("auto", self._auto_device).partition(":")[0],
             gpu_available=self._auto_device == "cuda",
@@ -122,19 +120,26 @@ class TorchEngine:
     def counts(self) -> EngineCounts:
         """Figures for metrics."""
         loaded = self._loaded
+        if loaded is None:
+            return EngineCounts(
+                waiting=self._admission.present, running=0, tokens=0, host=TierCounts(), slot=TierCounts()
+            )
         return EngineCounts(
-            waiting=self._turns.waiting,
-            tokens=loaded.model.tokens_decoded if loaded else 0,
-            host=replace(loaded.adapters.host.counts) if loaded else TierCounts(),
-            slot=replace(loaded.model.slot.counts) if loaded else TierCounts(),
+            waiting=self._admission.present - loaded.batch.running,
+            running=loaded.batch.running,
+            tokens=loaded.model.tokens_decoded,
+            host=replace(loaded.adapters.host.counts),
+            slot=replace(loaded.batch.slots.counts),
         )
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
         """See `Engine.stream`."""
         arrived_at = time.monotonic()
         loaded = self._require_loaded()
+        sampling = generation.sampling
         async with AsyncExitStack() as stack:
-            allowance = stack.enter_context(self._turns.place(generation.deadline))
+            place = self._admission.place(generation.deadline, student_id=generation.student_id)
+            allowance = stack.enter_context(place)
             prompt = await self._encode(loaded.model, generation.prompt, allowance)
             constraint = None
             if generation.json_schema is not None:
@@ -143,32 +148,38 @@ class TorchEngine:
             prepared_at = time.monotonic()
             choice = await within(stack.enter_async_context(loaded.adapters.choose(generation)), allowance)
             chosen_at = time.monotonic()
-            work = Work(
-                prompt=prompt,
-                adapter=choice.adapter,
-                serving=_serving(generation.sampling, choice),
-                seed=generation.sampling.seed,
+            task = loaded.model.reply(
+                prompt,
+                serving=serving_of(sampling, choice.adapter.manifest.recipe.serving if choice.adapter else None),
+                seed=sampling.seed,
+                stop=sampling.stop,
                 constraint=constraint,
             )
-            async with aclosing(self._decode(loaded.model, work, allowance)) as events:
-                async for event in events:
-                    if isinstance(event, Decoded):
-                        decoded = event
-                    else:
-                        yield event
+            pieces: list[str] = []
+            running = self._running(
+                loaded.batch, task, adapter=choice.adapter, allowance=allowance, student_id=generation.student_id
+            )
+            ticket = await stack.enter_async_context(running)
+            async with aclosing(loaded.batch.pieces(ticket)) as coming:
+                async for piece in coming:
+                    pieces.append(piece)
+                    yield Delta(piece)
+        assert task.finish_reason is not None
+        now = time.monotonic()
+        self._admission.ended(now - ticket.joined_at)
         yield Reply(
-            text=decoded.text,
+            text="".join(pieces),
             model=loaded.model.base.name,
             adapter=choice.adapter.identity if choice.adapter else None,
             fallback=choice.fallback,
-            finish_reason=decoded.finish_reason,
+            finish_reason=task.finish_reason,
             prompt_tokens=len(prompt),
-            completion_tokens=decoded.tokens,
+            completion_tokens=task.tokens,
             timing=Timing(
-                queue_ms=(decoded.started_at - chosen_at) * 1e3,
-                adapter_load_ms=(chosen_at - prepared_at + decoded.placed_at - decoded.started_at) * 1e3,
-                first_token_ms=(decoded.first_token_at - arrived_at) * 1e3,
-                total_ms=(time.monotonic() - arrived_at) * 1e3,
+                queue_ms=(ticket.joined_at - chosen_at) * 1e3,
+                adapter_load_ms=(chosen_at - prepared_at) * 1e3,
+                first_token_ms=((task.first_token_at or now) - arrived_at) * 1e3,
+                total_ms=(now - arrived_at) * 1e3,
             ),
         )
 
@@ -177,71 +188,76 @@ class TorchEngine:
     ) -> Mapping[str, float]:
         """See `Engine.weigh`."""
         loaded = self._require_loaded()
-        with self._turns.place(deadline) as allowance:
+        with self._admission.place(deadline) as allowance:
             tokens = await self._encode(loaded.model, prompt, allowance)
-            work = partial(loaded.model.weigh, tokens, labels, check=allowance.check)
-            return await self._turns.run(work, allowance)
+            task = loaded.model.weighing(tokens, labels)
+            async with self._running(loaded.batch, task, adapter=None, allowance=allowance, student_id=None) as ticket:
+                await within(asyncio.shield(ticket.ended), allowance)
+        return dict(zip(labels, task.weights, strict=True))
 
     async def warm(self, student_id: str, version: int | None = None) -> Warmed:
         """See `Engine.warm`."""
         loaded = self._require_loaded()
         async with AsyncExitStack() as stack:
-            allowance = stack.enter_context(self._turns.place(None))
+            allowance = stack.enter_context(self._admission.place(None))
             asked_at = time.monotonic()
-            await loaded.adapters.pointers.resolve(student_id, anew=True)
+            await self.pointers.resolve(student_id, anew=True)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
-            work = partial(loaded.model.probe, adapter, check=allowance.check)
-            decoded = await self._turns.run(work, allowance)
+            probe = loaded.model.reply(loaded.model.encode(_PROBE), serving=_PROBE_SERVING)
+            running = self._running(loaded.batch, probe, adapter=adapter, allowance=allowance, student_id=student_id)
+            ticket = await stack.enter_async_context(running)
+            await asyncio.shield(ticket.ended)
         return Warmed(
             adapter=adapter.identity,
             bytes=adapter.manifest.size_bytes,
-            load_ms=(leased_at - asked_at + decoded.placed_at - decoded.started_at) * 1e3,
-            probe_tokens=decoded.tokens,
+            load_ms=(leased_at - asked_at) * 1e3,
+            probe_tokens=probe.tokens,
         )
 
     def residencies(self) -> Sequence[Residency]:
         """See `Engine.residencies`."""
         loaded = self._require_loaded()
-        in_host = loaded.adapters.host.residencies()
-        in_slot = loaded.model.slot.residency()
-        if in_slot is None:
-            return in_host
-        leases = sum(one.leases for one in in_host if one.adapter == in_slot.adapter)
-        others = [one for one in in_host if one.adapter != in_slot.adapter]
-        return sorted([replace(in_slot, leases=leases), *others], key=lambda one: one.last_used, reverse=True)
+        in_host = {one.adapter: one for one in loaded.adapters.host.residencies()}
+        in_slots = {one.adapter: one for one in loaded.batch.slots.residencies()}
+        return sorted((in_host | in_slots).values(), key=lambda one: one.last_used, reverse=True)
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         """See `Engine.evict`."""
         loaded = self._require_loaded()
-        loaded.adapters.pointers.forget(student_id)
+        self.pointers.forget(student_id)
         in_host = loaded.adapters.host.evict(student_id)
-        in_slot = loaded.model.slot.evict(student_id)
-        if not self._turns.busy:
-            # Else the turn that runs sweeps when it ends.
-            await self._turns.run(loaded.model.slot.sweep, Allowance())
-        return list(dict.fromkeys([*in_host, *([in_slot] if in_slot else [])]))
+        in_slots = loaded.batch.evict(student_id)
+        return list(dict.fromkeys([*in_host, *in_slots]))
 
-    async def _decode(
-        self, model: TorchModel, work: Work, allowance: Allowance
-    ) -> AsyncGenerator[Delta | Decoded, None]:
-        loop = asyncio.get_running_loop()
-        deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
+    @property
+    def _stall(self) -> str:
+        """Why decoding does not go on, if it does not."""
+        seconds = self._loaded.batch.step_seconds if self._loaded else 0.0
+        return f"decoding has stood still for {seconds:.0f} s" if seconds > self._settings.stall_seconds else ""
 
-        def send(piece: str) -> None:
-            loop.call_soon_threadsafe(deltas.put_nowait, Delta(piece))
+    @property
+    def _reason(self) -> str:
+        if self._loaded is None:
+            return self._failure or f"loading {self._settings.base_model}"
+        return self._stall or self._loaded.model.base.fallback_reason or ""
 
-        decode = partial(model.decode, work, send=send, check=allowance.check)
-        turn = asyncio.create_task(self._turns.run(decode, allowance), name="decode")
-        turn.add_done_callback(lambda _turn: deltas.put_nowait(None))
+    @asynccontextmanager
+    async def _running(
+        self,
+        batch: Batch,
+        task: Task,
+        *,
+        adapter: HostAdapter[SlotWeights] | None,
+        allowance: Allowance,
+        student_id: str | None,
+    ) -> AsyncIterator[Ticket]:
+        """Has a task in the batch; when this is left, the task has left it."""
+        ticket = batch.submit(task, adapter=adapter, allowance=allowance, student_id=student_id)
         try:
-            while (delta := await deltas.get()) is not None:
-                yield delta
-            yield turn.result()
+            yield ticket
         finally:
-            turn.cancel()
-            # The adapter's lease may not end before the last token was decoded with it.
-            await ended(turn)
+            await batch.release(ticket)
 
     async def _encode(self, model: TorchModel, prompt: Prompt, allowance: Allowance) -> tuple[int, ...]:
         loop = asyncio.get_running_loop()
@@ -253,7 +269,8 @@ class TorchEngine:
         return self._loaded
 
     async def _load(self) -> None:
-        name = self._settings.base_model
+        settings = self._settings
+        name = settings.base_model
         started = time.monotonic()
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._torch_thread, self._load_model)
@@ -269,11 +286,26 @@ class TorchEngine:
                 adapters=StudentAdapters(
                     self._store,
                     base_digest=model.base.digest,
-                    pointer_ttl_seconds=self._settings.adapter_pointer_ttl_seconds,
-                    host_bytes=self._settings.adapter_host_bytes,
+                    pointers=self.pointers,
+                    prepare=_Preparing(model),
+                    host_bytes=settings.adapter_host_bytes,
+                ),
+                batch=Batch(
+                    model,
+                    self._torch_thread,
+                    rows=settings.max_batch,
+                    slots=settings.adapter_slots,
+                    reading_tokens=settings.prefill_tokens,
                 ),
             )
-            _log.info("base_model_loaded", base_model=model.base.name, seconds=round(time.monotonic() - started, 1))
+            _log.info(
+                "base_model_loaded",
+                base_model=model.base.name,
+                seconds=round(time.monotonic() - started, 1),
+                context_tokens=model.context_tokens,
+                cache_bytes=model.cache_bytes,
+                slot_bytes=model.slot_bytes,
+            )
 
     def _load_model(self) -> TorchModel:
         settings = self._settings
@@ -285,20 +317,31 @@ class TorchEngine:
             quantization=settings.quantization,
             allow_fallback=settings.allow_fallback_model,
         )
-        return TorchModel(base, spec=LoraSpec())
+        adapters = LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules)
+        room = Room(
+            rows=settings.max_batch,
+            slots=settings.adapter_slots,
+            cache_bytes=settings.kv_cache_bytes,
+            adapters=adapters,
+        )
+        return TorchModel(base, room=room)
 
     async def _end(self) -> None:
-        self._turns.close()
+        self._admission.close()
         await ended(self._loading)
         if self._loaded is not None:
+            await self._loaded.batch.close()
             await self._loaded.adapters.host.close()
 
 
-def _serving(sampling: Sampling, choice: Choice) -> Serving:
-    """The request's own values first, then those of the adapter's serving profile, then the defaults."""
-    profile = choice.adapter.manifest.recipe.serving if choice.adapter else DEFAULT_SERVING
-    return Serving(
-        temperature=profile.temperature if sampling.temperature is None else float(sampling.temperature),
-        top_p=profile.top_p if sampling.top_p is None else float(sampling.top_p),
-        max_tokens=profile.max_tokens if sampling.max_tokens is None else sampling.max_tokens,
-    )
+class _Preparing:
+    """Makes of an adapter's file what a slot takes, beside the event loop."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self._model = model
+
+    async def __call__(self, stored: StoredAdapter) -> SlotWeights:
+        return await asyncio.to_thread(self._pack, stored)
+
+    def _pack(self, stored: StoredAdapter) -> SlotWeights:
+        return self._model.pack(from_safetensors(stored.weights), scaling=stored.manifest.recipe.scaling)

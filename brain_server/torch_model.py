@@ -1,95 +1,125 @@
-"""The base model with its slot, its tokenizer and its grammars: what the torch engine computes with.
+"""The base model with its cache, its slots, its tokenizer and its grammars: what the torch engine computes with.
 
-All of it blocks. `encode` and `constraint` may run on any thread, the rest belongs on the torch thread. Knows nothing
-of queues, stores or event loops.
+All of it blocks. `encode`, `constraint` and `pack` may run on any thread, `run` belongs on the torch thread. Knows
+nothing of queues, stores or event loops.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from brain_server.decoding import Check, NotFinite, Plan, Sampler, TextStream, decode, weigh
-from brain_server.engine import FinishReason
+from torch import Tensor
+
+from brain_server.decoder import Decoder, Segment, Shape
+from brain_server.decoding import Sampler, TextStream, pick
 from brain_server.grammar import Constraint, Grammars
-from brain_server.residency import HostAdapter
-from brain_server.slot import Slot
+from brain_server.rows import Move, Swap, Upkeep, Wipe
+from brain_server.slot_weights import SlotTables, SlotWeights
+from brain_server.tasks import ReplyTask, Task, WeighTask
 from mesh.adapters.manifest import Serving
-from mesh.errors import AdapterCorrupt, InvalidField, Violation
+from mesh.errors import InvalidField, Violation
 from mesh.lm.base import BaseModel
-from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
+from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec
-from mesh.lm.profile import StudentProfile
-
-# Enough to run the adapter through prefill and decoding both.
-_PROBE = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hello"),))
-_PROBE_SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One reply to decode.
+class Room:
+    """How much is decoded at the same time.
 
     Attributes:
-        prompt: In tokens.
-        adapter: Decodes; None for the base model.
-        serving: How to sample.
-        seed: Of the sampling; None for a random one.
-        constraint: What the reply must satisfy, if anything.
+        rows: Replies.
+        slots: Adapters, at least as many as rows.
+        cache_bytes: Of keys and values; what one row gets of it bounds a prompt with its reply.
+        adapters: The highest rank and all target modules that an adapter may have.
     """
 
-    prompt: tuple[int, ...]
-    adapter: HostAdapter | None
-    serving: Serving
-    seed: int | None = None
-    constraint: Constraint | None = None
+    rows: int
+    slots: int
+    cache_bytes: int
+    adapters: LoraSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
-    """One decoded reply.
+class Placed:
+    """A task in one step.
 
     Attributes:
-        text: The whole reply.
-        tokens: Tokens of the reply.
-        finish_reason: Why it ended.
-        started_at: When its turn began, in `time.monotonic()` seconds as all times here.
-        placed_at: When the adapter was in its slot.
-        first_token_at: When the first token was picked; when the reply ended, if it has none.
+        task: To go on with.
+        row: Of the cache.
+        slot: Of its adapter; None for the base model.
+        count: How many of its pending tokens to read.
     """
 
-    text: str
-    tokens: int
-    finish_reason: FinishReason
-    started_at: float
-    placed_at: float
-    first_token_at: float
+    task: Task
+    row: int
+    slot: int | None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to do in one go: first the upkeep, then one pass of the model.
+
+    Attributes:
+        upkeep: Of the cache, in this order.
+        loads: Adapters by the slot to copy them to.
+        wipes: Slots to clear.
+        lane: Tasks in rows 0, 1, 2 ..., one token each.
+        reading: Tasks in other rows.
+    """
+
+    upkeep: Sequence[Upkeep] = ()
+    loads: Mapping[int, SlotWeights]
+    wipes: Collection[int] = ()
+    lane: Sequence[Placed] = ()
+    reading: Sequence[Placed] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.upkeep or self.loads or self.wipes or self.lane or self.reading)
 
 
 class TorchModel:
-    """A base model that answers as itself or with one student's adapter."""
+    """A base model that writes many replies at once, each as itself or with one student's adapter."""
 
-    def __init__(self, base: BaseModel, *, spec: LoraSpec) -> None:
-        """Takes the loaded base model and the shape of its slot.
+    def __init__(self, base: BaseModel, *, room: Room) -> None:
+        """Takes the loaded base model, whose weights move into the decoder.
 
         Raises:
-            AdapterIncompatible: The base model lacks the modules that adapters target.
+            BaseModelUnavailable: It is of an architecture that the decoder does not have.
+            AdapterIncompatible: It lacks the modules that adapters may target.
         """
         self.base = base
-        self.slot = Slot(base, spec=spec)
         self.tokens_decoded = 0
-        text_config = base.model.config.get_text_config()
-        self._context_tokens = int(text_config.max_position_embeddings)
+        config = base.model.config
         self._stop_tokens = _stop_tokens(base)
-        self._grammars = Grammars(base.tokenizer, vocabulary=int(text_config.vocab_size), stop_tokens=self._stop_tokens)
+        self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
+        self.context_tokens = _context_tokens(base, room)
+        self._decoder = Decoder(base.model, rows=room.rows, context_tokens=self.context_tokens)
+        self._tables = SlotTables(
+            self._decoder.shape, spec=room.adapters, slots=room.slots, dtype=base.dtype, device=base.device
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values, whatever is in use."""
+        return self._decoder.cache.nbytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of all slots, whatever is in use."""
+        return self._tables.nbytes
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt in tokens.
 
         Raises:
-            InvalidField: It leaves no room in the context window for a reply.
+            InvalidField: It leaves no room in the context for a reply.
         """
         tokens = encode_prompt(self.base.tokenizer, prompt)
-        limit = self._context_tokens - 1
+        limit = self.context_tokens - 1
         if len(tokens) > limit:
             description = f"has {len(tokens)} tokens with instructions and history; at most {limit} fit the model"
             raise InvalidField([Violation("prompt", description)])
@@ -99,68 +129,127 @@ class TorchModel:
         """What keeps a reply to a schema. Raises `ValueError` if it can't be compiled, which takes seconds once."""
         return self._grammars.constraint(json_schema)
 
-    def decode(self, work: Work, *, send: Callable[[str], None], check: Check) -> Decoded:
-        """Decodes a reply.
+    def pack(self, state: Mapping[str, Tensor], *, scaling: float) -> SlotWeights:
+        """See `SlotTables.pack`."""
+        return self._tables.pack(state, scaling=scaling)
 
-        Args:
-            work: What to decode.
-            send: Is given the next piece of the reply: whole characters, never empty.
-            check: Is called before every token; what it raises ends the work.
+    def reply(
+        self,
+        prompt: Sequence[int],
+        *,
+        serving: Serving,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+    ) -> ReplyTask:
+        """A reply to write after the prompt."""
+        return ReplyTask(
+            prompt,
+            sampler=Sampler(temperature=serving.temperature, top_p=serving.top_p, seed=seed),
+            max_tokens=min(serving.max_tokens, self.context_tokens - len(prompt)),
+            stop_tokens=self._stop_tokens,
+            text=TextStream(self.base.tokenizer),
+            stop=stop,
+            constraint=constraint,
+        )
+
+    def weighing(self, prompt: Sequence[int], labels: Sequence[str]) -> WeighTask:
+        """Labels to weigh after the prompt.
 
         Raises:
-            AdapterIncompatible: The adapter does not fit the slot.
-            AdapterCorrupt: The adapter makes the model compute numbers that are not finite.
+            InvalidField: The prompt leaves no room for a label.
         """
-        started_at = time.monotonic()
-        text = TextStream(self.base.tokenizer)
-        pieces: list[str] = []
-        token_times: list[float] = []
+        tokenizer = self.base.tokenizer
+        tokens = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+        limit = self.context_tokens - max(map(len, tokens))
+        if len(prompt) > limit:
+            raise InvalidField([Violation("prompt", f"has {len(prompt)} tokens; at most {limit} fit the model")])
+        return WeighTask(prompt, tokens)
 
-        def take(token: int) -> None:
-            token_times.append(time.monotonic())
-            if piece := text.push(token):
-                pieces.append(piece)
-                send(piece)
+    def run(self, step: Step) -> Sequence[Task]:
+        """Does one step; the tasks change.
 
-        with self.slot.using(work.adapter):
-            placed_at = time.monotonic()
-            try:
-                reason = decode(self.base.model, work.prompt, plan=self._plan(work), take=take, check=check)
-            except NotFinite as error:
-                if work.adapter is None:
-                    raise
-                raise AdapterCorrupt(f"{work.adapter.manifest.ref} makes numbers that are not finite") from error
-            finally:
-                self.tokens_decoded += len(token_times)
-        return Decoded(
-            text="".join(pieces),
-            tokens=len(token_times),
-            finish_reason=reason,
-            started_at=started_at,
-            placed_at=placed_at,
-            first_token_at=token_times[0] if token_times else time.monotonic(),
-        )
+        Returns:
+            The tasks that can't go on: for them the model computed numbers that are not finite.
+        """
+        self._keep_up(step)
+        placed = [*step.lane, *step.reading]
+        if not placed:
+            return []
+        now = time.monotonic()
+        for one in placed:
+            one.task.started_at = one.task.started_at or now
+        wanted: list[range] = []
+        places: list[int] = []
+        at = 0
+        for one in placed:
+            # A stretch of a prompt has no use for logits until its end.
+            whole = one.count == len(one.task.pending)
+            wanted.append(range(len(places), len(places) + len(one.task.wanted) if whole else len(places)))
+            places += [at + place for place in one.task.wanted] if whole else []
+            at += one.count
+        lane = [_segment(one) for one in step.lane]
+        reading = [_segment(one) for one in step.reading]
+        slots = [(segment, one.slot) for segment, one in zip(reading, step.reading, strict=True)]
+        adapters = self._tables.step([one.slot for one in step.lane], slots)
+        logits_MV = self._decoder.step(lane, reading, adapters=adapters, logits_of=places)
+        for one in placed:
+            one.task.read(one.count)
+        return self._hand_out(logits_MV, [(one.task, rows) for one, rows in zip(placed, wanted, strict=True) if rows])
 
-    def probe(self, adapter: HostAdapter, *, check: Check) -> Decoded:
-        """Decodes a few tokens with an adapter, to see that it does. Raises as `decode` does."""
-        work = Work(prompt=self.encode(_PROBE), adapter=adapter, serving=_PROBE_SERVING)
-        return self.decode(work, send=lambda _piece: None, check=check)
+    def _hand_out(self, logits_MV: Tensor, wanting: Sequence[tuple[Task, range]]) -> list[Task]:
+        broken: list[Task] = []
+        replies: list[ReplyTask] = []
+        places: list[int] = []
+        for task, rows in wanting:
+            if isinstance(task, ReplyTask):
+                task.mask(logits_MV[rows.start])
+                replies.append(task)
+                places.append(rows.start)
+            elif isinstance(task, WeighTask) and not task.take(logits_MV[rows.start : rows.stop]):
+                broken.append(task)
+        if not replies:
+            return broken
+        logits_BV = logits_MV if len(replies) == len(logits_MV) else logits_MV[places]
+        for task, token in zip(replies, pick(logits_BV, [task.sampler for task in replies]), strict=True):
+            if token is None:
+                broken.append(task)
+            else:
+                before = task.tokens
+                task.take(token)
+                self.tokens_decoded += task.tokens - before
+        return broken
 
-    def weigh(self, prompt: Sequence[int], labels: Sequence[str], *, check: Check) -> Mapping[str, float]:
-        """How likely the base model is to begin its reply with each label; adds up to 1."""
-        continuations = [self.base.tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
-        with self.slot.using(None):
-            weights = weigh(self.base.model, prompt, continuations, check=check)
-        return dict(zip(labels, weights, strict=True))
+    def _keep_up(self, step: Step) -> None:
+        for slot in step.wipes:
+            self._tables.wipe(slot)
+        for slot, weights in step.loads.items():
+            self._tables.put(slot, weights)
+        cache = self._decoder.cache
+        for one in step.upkeep:
+            match one:
+                case Wipe(row, tokens):
+                    cache.wipe(row, tokens)
+                case Move(source, target, tokens):
+                    cache.move(source, target, tokens)
+                case Swap(left, right, tokens):
+                    cache.swap(left, right, tokens)
 
-    def _plan(self, work: Work) -> Plan:
-        serving = work.serving
-        return Plan(
-            sampler=Sampler(temperature=serving.temperature, top_p=serving.top_p, seed=work.seed),
-            max_tokens=min(serving.max_tokens, self._context_tokens - len(work.prompt)),
-            stop_tokens=self._stop_tokens,
-            constraint=work.constraint,
-        )
+
+def _segment(placed: Placed) -> Segment:
+    task = placed.task
+    return Segment(row=placed.row, start=task.held, tokens=task.pending[: placed.count])
+
+
+def _context_tokens(base: BaseModel, room: Room) -> int:
+    """Tokens of one row: what the budget gives, no more than the model was made for."""
+    config, shape = base.model.config, Shape.of(base.model)
+    token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_width * base.dtype.itemsize
+    limits = [int(config.max_position_embeddings), room.cache_bytes // room.rows // token_bytes]
+    # Within its window, attention in a sliding window is attention to all.
+    if window := getattr(config, "sliding_window", None):
+        limits.append(int(window))
+    return min(limits)
 
 
 def _stop_tokens(base: BaseModel) -> frozenset[int]:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from cloning_server.reply_loss import Batch, heldout_loss, reply_logits
 from mesh.adapters.manifest import Serving
+from mesh.lm.attached import load_into
 from mesh.lm.chat import Example
-from mesh.lm.lora import load_into
 
 # Multipliers on LoRA's scaling. Below 1 undoes overfitting on few examples, above 1 makes up for few steps.
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -28,8 +28,9 @@ from cloning_server.reply_loss import batches_of, heldout_loss, reply_loss
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.errors import TrainingDiverged
+from mesh.lm.attached import adapter_state, attach, load_into, switched_off
 from mesh.lm.base import BaseModel
-from mesh.lm.lora import LoraSpec, adapter_state, attach, load_into, switched_off, to_safetensors
+from mesh.lm.lora import LoraSpec, to_safetensors
 
 # Share of the steps over which the learning rate rises: Adam's first moments are noise.
 WARMUP_SHARE = 0.1

@@ -37,9 +37,16 @@ def reference(files: BaseModelFiles) -> BaseModel:
 
 @pytest.fixture(scope="session")
 def engine_settings(files: BaseModelFiles) -> EngineSettings:
-    """fp32, for exact comparisons; a short queue, so that it can be filled."""
+    """fp32, for exact comparisons; a small batch and a short queue, so that they can be filled."""
     return EngineSettings(
-        model_cache_dir=files.path.parent, device="cpu", dtype="float32", queue_limit=2, adapter_pointer_ttl_seconds=60
+        model_cache_dir=files.path.parent,
+        device="cpu",
+        dtype="float32",
+        queue_limit=2,
+        max_batch=4,
+        adapter_slots=4,
+        kv_cache_bytes=256 * 1024 * 1024,
+        adapter_pointer_ttl_seconds=60,
     )
 
 
@@ -57,6 +64,16 @@ def adapter_store(blobs: S3Blobs) -> AdapterStore:
 @pytest.fixture(scope="session")
 async def torch_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
     async with TorchEngine.open(engine_settings, adapter_store) as engine:
+        facts = await engine.wait_loaded()
+        assert facts.ready, facts.reason
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def narrow_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
+    """An engine with one row, behind which two requests may wait."""
+    settings = engine_settings.model_copy(update={"max_batch": 1, "adapter_slots": 1})
+    async with TorchEngine.open(settings, adapter_store) as engine:
         facts = await engine.wait_loaded()
         assert facts.ready, facts.reason
         yield engine

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
@@ -19,17 +20,23 @@ from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 from google.protobuf.json_format import ParseDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
 
 from brain_server.settings import BrainSettings
+from mesh.adapters.notices import announce
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
 from mesh.lm.weights import BaseModelFiles
 from mesh.settings import InvalidSettings, load
-from tests.stack import S3Endpoint
+from tests.brain_server.adapters_at_rest import random_weights, recipe
+from tests.stack import RedisEndpoint, S3Endpoint
 
 if TYPE_CHECKING:
     # The generated code has it for type checkers alone.
     from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
 
 SERVICE = "aivo.brain.v1.BrainService"
+BUCKET = "test-brain-app"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SEED_ASSESSMENT = {
     "student_response": "Plants make food from sunlight",
@@ -104,8 +111,10 @@ async def wait_serving(brain: Brain) -> None:
 
 
 @pytest.fixture(scope="module")
-async def brain(s3_endpoint: S3Endpoint, files: BaseModelFiles) -> AsyncIterator[Brain]:
-    async with running(bucket="test-brain-app", files=files, S3_ENDPOINT_URL=s3_endpoint.url) as process:
+async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: BaseModelFiles) -> AsyncIterator[Brain]:
+    """One that believes a pointer for an hour, if nobody tells it otherwise."""
+    env = {"S3_ENDPOINT_URL": s3_endpoint.url, "REDIS_URL": redis_endpoint.url, "ADAPTER_POINTER_TTL_SECONDS": "3600"}
+    async with running(bucket=BUCKET, files=files, **env) as process:
         await wait_serving(process)
         yield process
 
@@ -120,6 +129,7 @@ def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyP
 
 def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"BRAIN_PORT": "99999", "QUEUE_LIMIT": "0", "DEVICE": "gpu", "TENANT": "A/B", "DRAIN_SECONDS": "-1"}
+    wrong["REDIS_URL"] = "localhost"
     for name, value in wrong.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings) as caught:
@@ -159,6 +169,28 @@ async def test_a_student_without_a_model_is_answered_by_the_base_model_and_told_
     assert 1 <= finished.usage.completion_tokens <= 8
 
 
+async def test_a_new_version_answers_as_soon_as_it_is_announced(
+    brain: Brain, s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: BaseModelFiles
+) -> None:
+    async def version_of_reply() -> int:
+        context = pb.StudentContext(student_id="grace")
+        reply = await brain.stub.Generate(pb.GenerateRequest(prompt="Hi", context=context, max_tokens=1))
+        return reply.adapter.version
+
+    async with (
+        S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs,
+        Redis.from_url(redis_endpoint.url) as redis,
+        asyncio.timeout(60),
+    ):
+        store = AdapterStore(blobs, announce=partial(announce, redis))
+        for version in (1, 2):
+            assert await version_of_reply() == version - 1
+            await store.publish("grace", random_weights(version), recipe=recipe(base_digest=files.digest))
+            # The notice is on its way; nothing else would ever show the new version.
+            while await version_of_reply() != version:
+                pass
+
+
 async def test_the_seeds_assessment_gets_a_whole_verdict(brain: Brain) -> None:
     response = await brain.stub.Assess(ParseDict(SEED_ASSESSMENT, pb.AssessRequest()))
 
@@ -177,6 +209,7 @@ async def test_the_engines_figures_are_beside_those_of_the_calls(brain: Brain) -
     tokens = next(line for line in figures.splitlines() if line.startswith("aivo_engine_tokens_total "))
     assert float(tokens.split()[1]) >= 1
     assert 'aivo_engine_adapter_lookups_total{hit="true",tier="host"}' in figures
+    assert 'aivo_reply_first_token_seconds_count{model="' in figures
     assert 'aivo_rpc_calls_total{code="OK",method="Generate"' in figures
 
 

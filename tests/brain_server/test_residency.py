@@ -2,17 +2,19 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from brain_server.adapters import Choice, StudentAdapters
 from brain_server.engine import AdapterPolicy, Fallback, Generation
+from brain_server.pointers import ActivePointers
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore
+from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import (
     AdapterCorrupt,
     AdapterIncompatible,
@@ -22,6 +24,7 @@ from mesh.errors import (
     StudentModelNotFound,
 )
 from mesh.lm.chat import Prompt, Role, Turn
+from mesh.lm.lora import from_safetensors
 from mesh.lm.profile import StudentProfile
 from tests.brain_server.adapters_at_rest import publish_unchecked, random_weights, recipe, with_nan
 from tests.stack import S3Endpoint, seaweed
@@ -52,8 +55,16 @@ def student() -> str:
     return f"student-{uuid.uuid4().hex[:12]}"
 
 
-def adapters_of(store: AdapterStore, *, ttl: float = 0, host_bytes: int = 1 << 30) -> StudentAdapters:
-    return StudentAdapters(store, base_digest=DIGEST, pointer_ttl_seconds=ttl, host_bytes=host_bytes)
+async def parsed(stored: StoredAdapter) -> Mapping[str, Tensor]:
+    return from_safetensors(stored.weights)
+
+
+Adapters = StudentAdapters[Mapping[str, Tensor]]
+
+
+def adapters_of(store: AdapterStore, *, ttl: float = 0, host_bytes: int = 1 << 30) -> Adapters:
+    pointers = ActivePointers(store, ttl_seconds=ttl)
+    return StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=parsed, host_bytes=host_bytes)
 
 
 async def publish(store: AdapterStore, student: str, *, seed: int = 1, digest: str = DIGEST) -> Manifest:
@@ -66,7 +77,7 @@ def asked(
     return Generation(prompt=PROMPT, student_id=student, policy=policy, version=version)
 
 
-async def chosen(adapters: StudentAdapters, generation: Generation) -> Choice:
+async def chosen(adapters: Adapters, generation: Generation) -> Choice[Mapping[str, Tensor]]:
     async with adapters.choose(generation) as choice:
         return choice
 
@@ -197,7 +208,7 @@ async def test_an_evicted_adapter_serves_who_holds_it_and_is_fetched_anew_for_ot
     async with adapters.lease(student) as held:
         (dropped,) = adapters.host.evict(student)
         assert dropped == held.identity
-        assert held.state
+        assert held.content
         async with adapters.lease(student) as fetched:
             assert fetched is not held
     assert len(adapters.host.residencies()) == 1
@@ -250,7 +261,7 @@ class TestAnOutage:
             assert await adapters.pointers.resolve("someone-else", anew=True) is None
 
 
-async def _until_adapter(adapters: StudentAdapters, student: str) -> Choice:
+async def _until_adapter(adapters: Adapters, student: str) -> Choice[Mapping[str, Tensor]]:
     """SeaweedFS says that it is up a moment before it finds all that it holds."""
     async with asyncio.timeout(30):
         while True:

@@ -63,7 +63,7 @@ async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Se
     await stack.enter_async_context(health)
     server.add(
         add_BrainServiceServicer_to_server,
-        BrainServicer(engine, assessor=Assessor(engine), health=health),
+        BrainServicer(engine, assessor=Assessor(engine), health=health, observe=lambda _reply: None),
         service="aivo.brain.v1.BrainService",
         ready=lambda: engine.facts.ready,
     )

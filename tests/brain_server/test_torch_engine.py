@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
@@ -234,7 +235,7 @@ class TestWhatIsSaid:
             await complete(torch_engine, Generation(prompt=prompt_of("one two three " * 3000)))
         (violation,) = caught.value.violations
         assert violation.field == "prompt"
-        assert "8191" in violation.description
+        assert re.search(r"at most \d+ fit", violation.description)
 
 
 class TestWhatStops:
@@ -254,38 +255,38 @@ class TestWhatStops:
         assert torch_engine.counts.tokens == stopped + 3
         assert torch_engine.counts.waiting == 0
 
-    async def test_cancelling_a_call_that_waits_frees_its_place(self, torch_engine: TorchEngine) -> None:
-        async with aclosing(torch_engine.stream(greedy(max_tokens=1000))) as running:
+    async def test_cancelling_a_call_that_waits_frees_its_place(self, narrow_engine: TorchEngine) -> None:
+        async with aclosing(narrow_engine.stream(greedy(max_tokens=1000))) as running:
             await anext(running)
-            waiting = asyncio.create_task(complete(torch_engine, greedy()))
-            await _until(lambda: torch_engine.counts.waiting == 1)
+            waiting = asyncio.create_task(complete(narrow_engine, greedy()))
+            await _until(lambda: narrow_engine.counts.waiting == 1)
             waiting.cancel()
             await asyncio.wait([waiting])
-            assert torch_engine.counts.waiting == 0
+            assert narrow_engine.counts.waiting == 0
 
-    async def test_a_full_queue_is_told_at_once_and_when_to_come_back(self, torch_engine: TorchEngine) -> None:
+    async def test_a_full_queue_is_told_at_once_and_when_to_come_back(self, narrow_engine: TorchEngine) -> None:
         async with AsyncExitStack() as stack:
-            running = await stack.enter_async_context(aclosing(torch_engine.stream(greedy(max_tokens=1000))))
+            running = await stack.enter_async_context(aclosing(narrow_engine.stream(greedy(max_tokens=1000))))
             await anext(running)
-            waiting = [asyncio.create_task(complete(torch_engine, greedy(max_tokens=2))) for _ in range(2)]
-            await _until(lambda: torch_engine.counts.waiting == 2)
+            waiting = [asyncio.create_task(complete(narrow_engine, greedy(max_tokens=2))) for _ in range(2)]
+            await _until(lambda: narrow_engine.counts.waiting == 2)
             with pytest.raises(QueueFull) as caught:
-                await complete(torch_engine, greedy())
+                await complete(narrow_engine, greedy())
             assert caught.value.retry_seconds > 0
             await running.aclose()
             assert [reply.completion_tokens for reply in await asyncio.gather(*waiting)] == [2, 2]
 
-    async def test_work_whose_deadline_passed_costs_nothing(self, torch_engine: TorchEngine) -> None:
-        before = torch_engine.counts.tokens
+    async def test_work_whose_deadline_passed_costs_nothing(self, narrow_engine: TorchEngine) -> None:
+        before = narrow_engine.counts.tokens
         with pytest.raises(DeadlineExceeded):
-            await complete(torch_engine, greedy(deadline=time.monotonic() - 1))
-        assert torch_engine.counts.tokens == before
+            await complete(narrow_engine, greedy(deadline=time.monotonic() - 1))
+        assert narrow_engine.counts.tokens == before
 
-    async def test_a_deadline_that_passes_in_the_queue_is_told_then(self, torch_engine: TorchEngine) -> None:
-        async with aclosing(torch_engine.stream(greedy(max_tokens=1000))) as running:
+    async def test_a_deadline_that_passes_in_the_queue_is_told_then(self, narrow_engine: TorchEngine) -> None:
+        async with aclosing(narrow_engine.stream(greedy(max_tokens=1000))) as running:
             await anext(running)
             with pytest.raises(DeadlineExceeded):
-                await complete(torch_engine, greedy(deadline=time.monotonic() + 0.1))
+                await complete(narrow_engine, greedy(deadline=time.monotonic() + 0.1))
             # The one before it is not done: nobody waited for it.
             assert isinstance(await anext(running), Delta)
 
@@ -307,7 +308,7 @@ class TestABadAdapter:
         await publish_unchecked(blobs, nan, with_nan(random_weights(6)), recipe=mine())
         await adapter_store.publish(foreign, random_weights(6), recipe=recipe(base_digest="0" * 64))
         # Every number is finite, what the model computes with them is not.
-        await adapter_store.publish(huge, random_weights(6, strength=5e37), recipe=mine())
+        await adapter_store.publish(huge, random_weights(6, strength=1e37), recipe=mine())
         await adapter_store.publish(wide, random_weights(6, rank=32), recipe=mine(rank=32))
         return {nan: AdapterCorrupt, foreign: AdapterIncompatible, huge: AdapterCorrupt, wide: AdapterIncompatible}
 

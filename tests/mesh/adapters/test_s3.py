@@ -14,7 +14,6 @@ from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.stack import S3Endpoint, free_ports, seaweed
 
-
 # SeaweedFS hands the writers of one key a lock for which they poll once a second, and refuses who has waited too long,
 # where AWS answers at once: many more writers than clones of one student can have would test its patience, not us.
 WRITERS = 4

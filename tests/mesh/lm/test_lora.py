@@ -6,19 +6,10 @@ from peft import PeftModel
 from torch import Tensor
 
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
+from mesh.lm.attached import SLOT, adapter_state, attach, load_into, switched_off
 from mesh.lm.base import BaseModel, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.lora import (
-    SLOT,
-    LoraSpec,
-    adapter_state,
-    attach,
-    from_safetensors,
-    load_into,
-    switched_off,
-    to_peft_config,
-    to_safetensors,
-)
+from mesh.lm.lora import LoraSpec, from_safetensors, to_peft_config, to_safetensors
 
 SPEC = LoraSpec()
 TOKENS_BT = torch.tensor([[1, 520, 198, 4093, 47, 260, 2]])
