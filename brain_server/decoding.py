@@ -39,15 +39,21 @@ class Sampler:
             likely_K: Of the likeliest, in falling order.
             tokens_K: Which those are.
         """
+        if self._top_p >= 1:
+            return self._place(probabilities_V.cumsum(dim=-1))
         cumulative_K = likely_K.cumsum(dim=-1)
-        if cumulative_K[-1] < self._top_p:
-            likely_K, tokens_K = probabilities_V.sort(descending=True)
+        while cumulative_K[-1] < self._top_p and len(cumulative_K) < len(probabilities_V):
+            likely_K, tokens_K = probabilities_V.topk(min(16 * len(cumulative_K), len(probabilities_V)))
             cumulative_K = likely_K.cumsum(dim=-1)
         nucleus = min(int(torch.searchsorted(cumulative_K, self._top_p)) + 1, len(cumulative_K))
-        # A number below the nucleus's whole probability falls on each token as often as its share is.
-        number = torch.rand((), generator=self._generator) * cumulative_K[nucleus - 1]
-        place = int(torch.searchsorted(cumulative_K[:nucleus], number, right=True))
-        return int(tokens_K[min(place, nucleus - 1)])
+        return int(tokens_K[self._place(cumulative_K[:nucleus])])
+
+    def _place(self, cumulative_K: Tensor) -> int:
+        """Where a random number falls: on each place as often as its share of the whole is."""
+        whole = cumulative_K[-1]
+        # Below the whole, also after rounding: on it, the place would be one behind the last that has a share.
+        number = torch.minimum(torch.rand((), generator=self._generator) * whole, whole.nextafter(torch.zeros(())))
+        return int(torch.searchsorted(cumulative_K, number, right=True))
 
 
 def pick(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[int | None]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 from brain_server.engine import LoadedAdapter, Residency, Tier, TierCounts
@@ -45,6 +46,14 @@ class _Entry(Generic[C]):
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
+@dataclass(slots=True, eq=False)
+class _Fetching(Generic[C]):
+    task: asyncio.Task[HostAdapter[C]]
+    waiters: int = 0
+    entry: _Entry[C] | None = None
+
+
+_Key = tuple[AdapterRef, str | None]
 Fetch = Callable[[AdapterRef, str | None], Coroutine[object, object, HostAdapter[C]]]
 
 
@@ -72,7 +81,7 @@ class HostTier(Generic[C]):
         self._entries: OrderedDict[LoadedAdapter, _Entry[C]] = OrderedDict()
         # Those that left while they were leased.
         self._leaving: dict[HostAdapter[C], _Entry[C]] = {}
-        self._fetches: dict[tuple[AdapterRef, str | None], asyncio.Task[HostAdapter[C]]] = {}
+        self._fetches: dict[_Key, _Fetching[C]] = {}
 
     @asynccontextmanager
     async def lease(self, ref: AdapterRef, *, sha256: str | None = None) -> AsyncIterator[HostAdapter[C]]:
@@ -88,21 +97,16 @@ class HostTier(Generic[C]):
         entry = self._find(ref, sha256)
         if entry is None:
             self.counts.misses += 1
-            adapter = await self._fetched(ref, sha256)
-            # It is in the table unless it was evicted in this very moment; then it lives as long as the lease.
-            entry = self._entries.get(adapter.identity) or self._leaving.setdefault(adapter, _Entry(adapter=adapter))
+            entry = await self._fetched(ref, sha256)
         else:
             self.counts.hits += 1
             self._entries.move_to_end(entry.adapter.identity)
-        entry.leases += 1
+            entry.leases += 1
         entry.last_used = datetime.now(UTC)
         try:
             yield entry.adapter
         finally:
-            entry.leases -= 1
-            if entry.leases == 0 and self._leaving.pop(entry.adapter, None) is not None:
-                self._discard(entry.adapter)
-            self._shrink()
+            self._release(entry)
 
     def holds(self, ref: AdapterRef, *, sha256: str | None = None) -> bool:
         """Whether a lease would need no fetch."""
@@ -133,7 +137,7 @@ class HostTier(Generic[C]):
 
     async def close(self) -> None:
         """Ends the fetches that are under way."""
-        fetches = list(self._fetches.values())
+        fetches = [fetch.task for fetch in self._fetches.values()]
         for fetch in fetches:
             fetch.cancel()
         await asyncio.gather(*fetches, return_exceptions=True)
@@ -151,26 +155,53 @@ class HostTier(Generic[C]):
             return self._entries.get(LoadedAdapter(ref=ref, sha256=sha256))
         return next((entry for identity, entry in reversed(self._entries.items()) if identity.ref == ref), None)
 
-    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
+    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> _Entry[C]:
+        """Fetches an adapter, or waits for the fetch under way; the caller has a lease on what is returned."""
         key = (ref, sha256)
-        task = self._fetches.get(key)
-        if task is None:
-            task = self._fetches[key] = asyncio.create_task(self._fetch(ref, sha256))
-            task.add_done_callback(lambda ended: self._settle(key, ended))
-        # One caller who gives up does not take the fetch from the others.
-        return await asyncio.shield(task)
+        fetch = self._fetches.get(key)
+        if fetch is None:
+            fetch = self._fetches[key] = _Fetching(asyncio.create_task(self._fetch(ref, sha256)))
+            fetch.task.add_done_callback(partial(self._settle, key, fetch))
+        fetch.waiters += 1
+        try:
+            # One caller who gives up does not take the fetch from the others.
+            await asyncio.shield(fetch.task)
+        except BaseException:
+            fetch.waiters -= 1
+            if fetch.entry is not None:
+                self._release(fetch.entry)
+            raise
+        assert fetch.entry is not None
+        return fetch.entry
 
-    def _settle(self, key: tuple[AdapterRef, str | None], ended: asyncio.Task[HostAdapter[C]]) -> None:
-        wanted = self._fetches.get(key) is ended
-        if wanted:
+    def _settle(self, key: _Key, fetch: _Fetching[C], ended: asyncio.Task[HostAdapter[C]]) -> None:
+        stays = self._fetches.get(key) is fetch
+        if stays:
             del self._fetches[key]
         # Reading the exception also marks it as seen, if every caller gave up.
-        if not ended.cancelled() and ended.exception() is None:
-            adapter = ended.result()
-            if wanted and adapter.identity not in self._entries:
-                self._entries[adapter.identity] = _Entry(adapter=adapter)
-                self.counts.bytes += adapter.manifest.size_bytes
-                self._shrink()
+        if ended.cancelled() or ended.exception() is not None:
+            return
+        adapter = ended.result()
+        entry = self._entries.get(adapter.identity)
+        if entry is not None:
+            # A pinned version and the active one may be the same, and were fetched side by side.
+            self._discard(adapter)
+        else:
+            entry = _Entry(adapter=adapter)
+            self._entries[adapter.identity] = entry
+            self.counts.bytes += adapter.manifest.size_bytes
+        # Leased before anything can leave, as those who waited go on a moment later.
+        entry.leases += fetch.waiters
+        fetch.entry = entry
+        if not stays:
+            self._drop(adapter.identity)
+        self._shrink()
+
+    def _release(self, entry: _Entry[C]) -> None:
+        entry.leases -= 1
+        if entry.leases == 0 and self._leaving.pop(entry.adapter, None) is not None:
+            self._discard(entry.adapter)
+        self._shrink()
 
     def _shrink(self) -> None:
         for identity, entry in list(self._entries.items()):

@@ -60,7 +60,7 @@ class Rows:
 
     def __init__(self, count: int) -> None:
         self.lane: list[Occupant] = []
-        self._behind: dict[int, Occupant] = {}
+        self._behind: list[Occupant] = []
         self._free = set(range(count))
         self._upkeep: list[Upkeep] = []
 
@@ -72,20 +72,20 @@ class Rows:
     @property
     def behind(self) -> list[Occupant]:
         """Those behind the lane, in the order in which they joined."""
-        return list(self._behind.values())
+        return list(self._behind)
 
     def join(self, occupant: Occupant) -> None:
         """Gives a row behind the lane. There must be a free one."""
         occupant.row = min(self._free)
         self._free.remove(occupant.row)
-        self._behind[occupant.row] = occupant
+        self._behind.append(occupant)
 
     def promote(self, occupant: Occupant) -> None:
         """Takes one from behind into the lane."""
         source, target = occupant.row, len(self.lane)
-        del self._behind[source]
+        self._behind.remove(occupant)
         if source != target:
-            other = self._behind.pop(target, None)
+            other = next((one for one in self._behind if one.row == target), None)
             if other is None:
                 self._upkeep.append(Move(source, target, occupant.touched))
                 self._free.remove(target)
@@ -93,7 +93,6 @@ class Rows:
             else:
                 self._upkeep.append(Swap(source, target, max(occupant.touched, other.touched)))
                 other.row = source
-                self._behind[source] = other
         occupant.row = target
         self.lane.append(occupant)
 
@@ -101,8 +100,8 @@ class Rows:
         """Takes a row back."""
         row = occupant.row
         self._upkeep.append(Wipe(row, occupant.touched))
-        if self._behind.get(row) is occupant:
-            del self._behind[row]
+        if occupant in self._behind:
+            self._behind.remove(occupant)
             self._free.add(row)
             return
         last = self.lane.pop()

@@ -191,7 +191,7 @@ class SlotStep:
             if slot is not None:
                 self._segments.append((slice(at, at + len(segment.tokens)), slot))
             at += len(segment.tokens)
-        self._bags: dict[int, Tensor] = {}
+        self._gathered = Bags(self._slots_B) if device.type == "cpu" else Products(self._slots_B)
 
     def add(self, layer: int, group: str, x_NI: Tensor, out_NO: Tensor) -> None:
         """See `brain_server.decoder.Adapters`."""
@@ -207,14 +207,31 @@ class SlotStep:
         for place, slot in self._segments:
             out_NO[place].addmm_(x_NI[place] @ down_SIW[slot], up_SWO[slot])
 
-    def _gathered(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """Each row times the matrix of its own slot."""
-        if x_BI.device.type != "cpu":
-            return torch.bmm(x_BI.unsqueeze(1), table_SIO[self._slots_B]).squeeze(1)
-        # A row's product is a bag of the matrix's rows, weighed by the row's numbers: read in place, where a batched
-        # product would copy every row's matrix first.
+
+class Bags:
+    """Multiplies each row with the matrix of its own slot, in place of copying that matrix for every row.
+
+    A row's product is a bag of its matrix's rows, weighed by the row's numbers; a CPU reads them where they are.
+    """
+
+    def __init__(self, slots_B: Tensor) -> None:
+        self._slots_B1 = slots_B[:, None]
+        self._bags: dict[int, Tensor] = {}
+
+    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
+        """Returns [B, O] for rows [B, I] and a table [slots, I, O]."""
         width = table_SIO.shape[1]
         if width not in self._bags:
-            first_B1 = self._slots_B[:, None] * width
-            self._bags[width] = (first_B1 + torch.arange(width)).int()
+            self._bags[width] = self._slots_B1 * width + torch.arange(width, device=x_BI.device)
         return F.embedding_bag(self._bags[width], table_SIO.flatten(0, 1), per_sample_weights=x_BI, mode="sum")
+
+
+class Products:
+    """Multiplies each row with the matrix of its own slot as one batched product, for GPUs: they copy well."""
+
+    def __init__(self, slots_B: Tensor) -> None:
+        self._slots_B = slots_B
+
+    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
+        """Returns [B, O] for rows [B, I] and a table [slots, I, O]."""
+        return torch.bmm(x_BI.unsqueeze(1), table_SIO[self._slots_B]).squeeze(1)

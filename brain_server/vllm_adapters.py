@@ -10,6 +10,7 @@ with the one in its last slot, which is a student's, as soon as another reply of
 
 import asyncio
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ _log = get_logger(__name__)
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
+
+_BLANK = "base"
+_NAME = re.compile(rf"({_BLANK}|[0-9a-f]{{64}})-[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +65,7 @@ class AdapterFolders:
         self._client = client
         self._folder = folder.resolve()
         self._shapes = shapes
-        self.blank = self._named("base")
+        self.blank = self._named(_BLANK)
         self._unloading: set[asyncio.Task[None]] = set()
 
     async def prepare(self, stored: StoredAdapter) -> VllmAdapter:
@@ -125,7 +129,7 @@ class AdapterFolders:
         await asyncio.gather(*self._unloading)
 
     async def sweep(self, served: Served) -> None:
-        """Unloads what an earlier brain left in this vLLM, and empties the folder.
+        """Unloads what an earlier brain left in this vLLM, and removes its folders.
 
         Raises:
             ModelNotLoaded: The folder can't be written.
@@ -170,7 +174,9 @@ class AdapterFolders:
     def _empty(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.iterdir():
-            shutil.rmtree(left)
+            # Whatever else lies there, because the variable names the wrong folder, stays.
+            if _NAME.fullmatch(left.name):
+                shutil.rmtree(left)
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:

@@ -94,7 +94,7 @@ class VllmEngine:
     def facts(self) -> EngineFacts:
         """See `Engine.facts`. vLLM does not tell its device, nor its dtype: what the settings say stands for it."""
         settings = self._settings
-        ready = self._watch.served is not None
+        ready = self._watch.served is not None and not self._failure
         return EngineFacts(
             ready=ready,
             loading=not (self._failure or self._watch.met),
@@ -256,22 +256,23 @@ class VllmEngine:
 
     def _require_ready(self) -> tuple[_Read, Limits]:
         served = self._watch.served
-        if self._read is None or served is None:
+        if self._read is None or served is None or self._failure:
             raise ModelNotLoaded(self.facts.reason)
         return self._read, Limits(context_tokens=served.context_tokens, stop_tokens=self._read.model.stop_tokens)
 
     async def _run(self) -> None:
         name = self._settings.base_model
         try:
-            model = await asyncio.to_thread(VllmModel.read, self._settings)
+            self._read = self._prepared(await asyncio.to_thread(VllmModel.read, self._settings))
+            await self._watch.run()
         except AivoError as error:
             self._failure = str(error)
             _log.error("base_model_unavailable", base_model=name, reason=self._failure)
-            return
         except Exception as error:  # noqa: BLE001 - a server that can't answer still says why, whatever the reason
-            self._failure = f"{name} could not be read: {type(error).__name__}"
+            self._failure = f"{name} can't be used: {type(error).__name__}"
             _log.exception("base_model_failed", base_model=name)
-            return
+
+    def _prepared(self, model: VllmModel) -> _Read:
         folders = AdapterFolders(self._client, self._settings.vllm_adapter_dir, shapes=model.shapes)
         adapters = StudentAdapters(
             self._store,
@@ -281,8 +282,7 @@ class VllmEngine:
             discard=folders.discard,
             host_bytes=self._settings.adapter_host_bytes,
         )
-        self._read = _Read(model=model, folders=folders, adapters=adapters)
-        await self._watch.run()
+        return _Read(model=model, folders=folders, adapters=adapters)
 
     async def _welcome(self, served: Served) -> None:
         assert self._read is not None, "vLLM is watched once the base model has been read"

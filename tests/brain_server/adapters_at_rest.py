@@ -1,6 +1,8 @@
 """Adapters for tests: random LoRA weights that change what the default base model says, published to the real store."""
 
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import safetensors.torch
 import torch
@@ -11,22 +13,39 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef, StudentKeys
 from mesh.lm.lora import LoraSpec, to_safetensors
 
-# Of SmolLM2-135M-Instruct.
-LAYERS = 30
-WIDTH = 576
-WIDTHS_OUT = {"q_proj": 576, "v_proj": 192}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """What an adapter's shape follows from.
+
+    Attributes:
+        layers: Of the base model.
+        hidden: What goes into its attention.
+        outputs: What comes out of each target module.
+    """
+
+    layers: int
+    hidden: int
+    outputs: Mapping[str, int]
+
+
+SMOLLM2_135M = Widths(layers=30, hidden=576, outputs={"q_proj": 576, "v_proj": 192})
 SPEC = LoraSpec()
 SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=16)
 
 
-def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank) -> bytes:
+def random_weights(
+    seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M
+) -> bytes:
     """Both factors random: unlike a fresh adapter, which changes nothing, this one is heard in every reply."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for layer in range(LAYERS):
-        for target, width_out in WIDTHS_OUT.items():
+    for layer in range(widths.layers):
+        for target, width_out in widths.outputs.items():
             module = f"base_model.model.model.layers.{layer}.self_attn.{target}"
-            state[f"{module}.lora_A.weight"] = torch.randn(rank, WIDTH, generator=generator) / WIDTH**0.5
+            down_RI = torch.randn(rank, widths.hidden, generator=generator) / widths.hidden**0.5
+            state[f"{module}.lora_A.weight"] = down_RI
             state[f"{module}.lora_B.weight"] = torch.randn(width_out, rank, generator=generator) * strength
     return to_safetensors(state)
 

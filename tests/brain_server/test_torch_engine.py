@@ -308,7 +308,7 @@ class TestABadAdapter:
         await publish_unchecked(blobs, nan, with_nan(random_weights(6)), recipe=mine())
         await adapter_store.publish(foreign, random_weights(6), recipe=recipe(base_digest="0" * 64))
         # Every number is finite, what the model computes with them is not.
-        await adapter_store.publish(huge, random_weights(6, strength=1e37), recipe=mine())
+        await adapter_store.publish(huge, random_weights(6, strength=3e37), recipe=mine())
         await adapter_store.publish(wide, random_weights(6, rank=32), recipe=mine(rank=32))
         return {nan: AdapterCorrupt, foreign: AdapterIncompatible, huge: AdapterCorrupt, wide: AdapterIncompatible}
 

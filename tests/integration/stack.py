@@ -27,6 +27,7 @@ class Stack:
         edge: The gateway.
         brain_address: gRPC of the brain, not through the gateway.
         cloning_address: gRPC of the cloning server, likewise.
+        brain_metrics_url: The brain's figures.
     """
 
     brain: Part
@@ -34,6 +35,7 @@ class Stack:
     edge: Edge
     brain_address: str
     cloning_address: str
+    brain_metrics_url: str
     s3: S3Endpoint
     bucket: str
     redis: RedisEndpoint
@@ -68,6 +70,7 @@ async def stack(
         **s3.env,
         "S3_ENDPOINT_URL": s3.url,
         "S3_BUCKET": bucket,
+        "REDIS_URL": redis.url,
         "MODEL_CACHE_DIR": str(models),
         "DEVICE": "cpu",
     }
@@ -75,7 +78,13 @@ async def stack(
         "brain_server",
         folder / "brain",
         port=brain_port,
-        env={**shared, "BRAIN_PORT": str(brain_port), "BRAIN_METRICS_PORT": str(brain_metrics)},
+        env={
+            **shared,
+            "BRAIN_PORT": str(brain_port),
+            "BRAIN_METRICS_PORT": str(brain_metrics),
+            # Short, so that a test can fill it.
+            "QUEUE_LIMIT": "32",
+        },
     )
     cloning = _server(
         "cloning_server",
@@ -85,7 +94,6 @@ async def stack(
             **shared,
             "CLONING_PORT": str(cloning_port),
             "CLONING_METRICS_PORT": str(cloning_metrics),
-            "REDIS_URL": redis.url,
             "BRAIN_ADDRESS": f"127.0.0.1:{brain_port}",
         },
     )
@@ -98,7 +106,15 @@ async def stack(
             await part.start()
             running.push_async_callback(part.stop)
         whole = Stack(
-            brain=brain, cloning=cloning, edge=edge, s3=s3, bucket=bucket, redis=redis, folder=folder, **addresses
+            brain=brain,
+            cloning=cloning,
+            edge=edge,
+            brain_metrics_url=f"http://127.0.0.1:{brain_metrics}/metrics",
+            s3=s3,
+            bucket=bucket,
+            redis=redis,
+            folder=folder,
+            **addresses,
         )
         await whole.healthy()
         yield whole

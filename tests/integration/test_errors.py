@@ -308,13 +308,32 @@ async def _until_ok(brain: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_cancelled_stream_frees_the_engine(brain_stub: Any) -> None:
-    request = ParseDict(ASK | {"max_tokens": 1024}, brain_pb.GenerateStreamRequest())
+async def test_callers_who_go_away_free_their_rows(aivo: Stack, brain: httpx.AsyncClient, brain_stub: Any) -> None:
+    """Both over gRPC and as a browser behind the gateway, more of them than there are rows."""
+    long = ASK | {"max_tokens": 1024}
     for _ in range(3):
-        stream = brain_stub.GenerateStream(request)
+        stream = brain_stub.GenerateStream(ParseDict(long, brain_pb.GenerateStreamRequest()))
         await anext(aiter(stream))
         stream.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stream.code()
-    # Three replies of 1,024 tokens would take minutes.
-    await brain_stub.Generate(ParseDict(ASK, brain_pb.GenerateRequest()), timeout=20)
+    await asyncio.gather(*(_first_frame_of(brain, long) for _ in range(20)))
+    # A reply of 1,024 tokens takes a minute or more.
+    async with asyncio.timeout(20):
+        while await _running(aivo):
+            await asyncio.sleep(0.1)
+
+
+async def _first_frame_of(brain: httpx.AsyncClient, request: dict[str, Any]) -> None:
+    async with brain.stream("POST", "/v1/generate/stream", json=request) as response:
+        await anext(response.aiter_lines())
+
+
+async def _running(aivo: Stack) -> float:
+    async with httpx.AsyncClient() as client:
+        figures = (await client.get(aivo.brain_metrics_url)).text
+    return sum(
+        float(line.split()[1])
+        for line in figures.splitlines()
+        if line.startswith(("aivo_engine_running ", "aivo_engine_waiting "))
+    )
