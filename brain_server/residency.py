@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Generic, TypeVar
 
 from brain_server.engine import LoadedAdapter, Residency, Tier, TierCounts
@@ -48,7 +47,7 @@ class _Entry(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class _Fetching(Generic[C]):
-    task: asyncio.Task[HostAdapter[C]]
+    task: asyncio.Task[None] = field(init=False)
     waiters: int = 0
     entry: _Entry[C] | None = None
 
@@ -160,8 +159,9 @@ class HostTier(Generic[C]):
         key = (ref, sha256)
         fetch = self._fetches.get(key)
         if fetch is None:
-            fetch = self._fetches[key] = _Fetching(asyncio.create_task(self._fetch(ref, sha256)))
-            fetch.task.add_done_callback(partial(self._settle, key, fetch))
+            fetch = self._fetches[key] = _Fetching()
+            fetch.task = asyncio.create_task(self._bring(key, fetch))
+            fetch.task.add_done_callback(_seen)
         fetch.waiters += 1
         try:
             # One caller who gives up does not take the fetch from the others.
@@ -174,14 +174,14 @@ class HostTier(Generic[C]):
         assert fetch.entry is not None
         return fetch.entry
 
-    def _settle(self, key: _Key, fetch: _Fetching[C], ended: asyncio.Task[HostAdapter[C]]) -> None:
-        stays = self._fetches.get(key) is fetch
-        if stays:
-            del self._fetches[key]
-        # Reading the exception also marks it as seen, if every caller gave up.
-        if ended.cancelled() or ended.exception() is not None:
-            return
-        adapter = ended.result()
+    async def _bring(self, key: _Key, fetch: _Fetching[C]) -> None:
+        """Fetches, and puts what came into the table in the same step in which the fetch ends."""
+        try:
+            adapter = await self._fetch(*key)
+        finally:
+            stays = self._fetches.get(key) is fetch
+            if stays:
+                del self._fetches[key]
         entry = self._entries.get(adapter.identity)
         if entry is not None:
             # A pinned version and the active one may be the same, and were fetched side by side.
@@ -210,3 +210,9 @@ class HostTier(Generic[C]):
             if entry.leases == 0:
                 self._drop(identity)
                 self.counts.evictions += 1
+
+
+def _seen(ended: asyncio.Task[None]) -> None:
+    """Marks an error as seen, as every caller may have given up."""
+    if not ended.cancelled():
+        ended.exception()

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import safetensors.torch
 import torch
+from transformers import PretrainedConfig
 
 from mesh.adapters.blobs import Blobs
 from mesh.adapters.manifest import Examples, Lora, Manifest, Metrics, Profile, Recipe, Serving
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef, StudentKeys
 from mesh.lm.lora import LoraSpec, to_safetensors
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,20 @@ class Widths:
     hidden: int
     outputs: Mapping[str, int]
 
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> "Widths":
+        """Of a Llama or what is like one, for queries and values."""
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        outputs = {"q_proj": head * config.num_attention_heads, "v_proj": head * config.num_key_value_heads}
+        return cls(layers=config.num_hidden_layers, hidden=config.hidden_size, outputs=outputs)
+
 
 SMOLLM2_135M = Widths(layers=30, hidden=576, outputs={"q_proj": 576, "v_proj": 192})
 SPEC = LoraSpec()
 SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=16)
 
 
-def random_weights(
-    seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M
-) -> bytes:
+def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M) -> bytes:
     """Both factors random: unlike a fresh adapter, which changes nothing, this one is heard in every reply."""
     generator = torch.Generator().manual_seed(seed)
     state = {}

@@ -98,7 +98,9 @@ class TestPick:
         assert pick(logits_BV, samplers) == [1, None, 0, None]
 
     @given(
-        st.lists(st.tuples(st.sampled_from([0.0, 0.3, 1.0, 2.0]), st.sampled_from([0.2, 0.9, 1.0])), min_size=1, max_size=6),
+        st.lists(
+            st.tuples(st.sampled_from([0.0, 0.3, 1.0, 2.0]), st.sampled_from([0.2, 0.9, 1.0])), min_size=1, max_size=6
+        ),
         st.integers(0, 2**32),
     )
     def test_a_rows_token_does_not_depend_on_the_other_rows(self, how: list[tuple[float, float]], seed: int) -> None:

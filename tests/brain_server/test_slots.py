@@ -21,7 +21,9 @@ NO_WEIGHTS = SlotWeights(down={}, up={})
 def adapter_of(student_id: str, *, version: int = 1, content: str = "") -> HostAdapter[SlotWeights]:
     """An adapter; what differs in content differs in sha256 and in size."""
     ref = AdapterRef(student_id=student_id, version=version)
-    return HostAdapter(manifest=Manifest.of(f"{student_id}-{content}".encode(), ref=ref, recipe=RECIPE), content=NO_WEIGHTS)
+    return HostAdapter(
+        manifest=Manifest.of(f"{student_id}-{content}".encode(), ref=ref, recipe=RECIPE), content=NO_WEIGHTS
+    )
 
 
 ADAPTERS = [
