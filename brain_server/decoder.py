@@ -8,7 +8,7 @@ attention, SwiGLU; the weights and the table of positions are those of the trans
 For the torch thread. Knows nothing of students, requests or sampling.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,22 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from brain_server.architecture import GROUPS, Shape, require_supported
 from brain_server.kv_cache import KvCache
 from brain_server.projections import Projection, take_projection
-from mesh.errors import BaseModelUnavailable
-
-# Architectures that are this arithmetic and nothing else.
-_MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
-# Position tables that do not depend on the length of what is read.
-_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
-
-# Linear modules that read the same input, by the name of what they are computed as, in order of their outputs.
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "o": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,47 +43,6 @@ class Adapters(Protocol):
     def add(self, layer: int, group: str, x_NI: Tensor, out_NO: Tensor) -> None:
         """Adds the rows' own updates for the inputs to the outputs, in place."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a decoder."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    intermediate: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "Shape":
-        """Reads a model's configuration."""
-        config = model.config
-        heads = int(config.num_attention_heads)
-        return cls(
-            layers=int(config.num_hidden_layers),
-            hidden=int(config.hidden_size),
-            heads=heads,
-            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_width=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-            intermediate=int(config.intermediate_size),
-            vocabulary=int(config.vocab_size),
-        )
-
-    def widths(self, module: str) -> tuple[int, int]:
-        """Inputs and outputs of a linear module."""
-        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }[module]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +84,7 @@ class Decoder:
         Raises:
             BaseModelUnavailable: It is of another architecture.
         """
-        _require_supported(model)
+        require_supported(model)
         self.shape = shape = Shape.of(model)
         self._eps = float(model.config.rms_norm_eps)
         self._embedding_VH = model.get_parameter("model.embed_tokens.weight").data
@@ -316,15 +262,3 @@ def _untied(head: nn.Module, embedding_VH: Tensor) -> nn.Module:
     untied = nn.Linear(1, 1, bias=False, device="meta")
     untied.weight = nn.Parameter(head.weight.data, requires_grad=False)
     return untied
-
-
-def _require_supported(model: PreTrainedModel) -> None:
-    config = model.config
-    if config.model_type not in _MODEL_TYPES:
-        known = ", ".join(sorted(_MODEL_TYPES))
-        raise BaseModelUnavailable(
-            f"the torch engine decodes {known} and not {config.model_type} models; ENGINE=vllm may"
-        )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope not in _ROPE_TYPES:
-        raise BaseModelUnavailable(f"the torch engine has no {rope} positions; ENGINE=vllm may")

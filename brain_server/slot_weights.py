@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brain_server.decoder import GROUPS, Segment, Shape
+from brain_server.architecture import GROUPS, Shape
+from brain_server.decoder import Segment
 from mesh.errors import AdapterIncompatible
 from mesh.lm.lora import LoraSpec
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from brain_server.adapters import StudentAdapters
@@ -34,13 +35,13 @@ from brain_server.residency import HostAdapter
 from brain_server.serving import serving_of
 from brain_server.slot_weights import SlotWeights
 from brain_server.tasks import Task
-from brain_server.torch_model import Room, TorchModel
+from brain_server.torch_model import TorchModel, load_model
 from mesh.adapters.manifest import Serving
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
-from mesh.lm.base import load_base, pick_device
+from mesh.lm.base import pick_device
 from mesh.lm.chat import Prompt, Role, Turn
-from mesh.lm.lora import LoraSpec, from_safetensors
+from mesh.lm.lora import from_safetensors
 from mesh.lm.profile import StudentProfile
 from mesh.log import get_logger
 
@@ -273,7 +274,7 @@ class TorchEngine:
         name = settings.base_model
         started = time.monotonic()
         try:
-            model = await asyncio.get_running_loop().run_in_executor(self._torch_thread, self._load_model)
+            model = await asyncio.get_running_loop().run_in_executor(self._torch_thread, load_model, settings)
         except AivoError as error:
             self._failure = str(error)
             _log.error("base_model_unavailable", base_model=name, reason=self._failure)
@@ -287,7 +288,7 @@ class TorchEngine:
                     self._store,
                     base_digest=model.base.digest,
                     pointers=self.pointers,
-                    prepare=_Preparing(model),
+                    prepare=partial(_prepared, model),
                     host_bytes=settings.adapter_host_bytes,
                 ),
                 batch=Batch(
@@ -307,25 +308,6 @@ class TorchEngine:
                 slot_bytes=model.slot_bytes,
             )
 
-    def _load_model(self) -> TorchModel:
-        settings = self._settings
-        base = load_base(
-            settings.base_model,
-            cache_dir=settings.model_cache_dir,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-            allow_fallback=settings.allow_fallback_model,
-        )
-        adapters = LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules)
-        room = Room(
-            rows=settings.max_batch,
-            slots=settings.adapter_slots,
-            cache_bytes=settings.kv_cache_bytes,
-            adapters=adapters,
-        )
-        return TorchModel(base, room=room)
-
     async def _end(self) -> None:
         self._admission.close()
         await ended(self._loading)
@@ -334,14 +316,10 @@ class TorchEngine:
             await self._loaded.adapters.host.close()
 
 
-class _Preparing:
-    """Makes of an adapter's file what a slot takes, beside the event loop."""
+async def _prepared(model: TorchModel, stored: StoredAdapter) -> SlotWeights:
+    """What a slot takes, made beside the event loop."""
 
-    def __init__(self, model: TorchModel) -> None:
-        self._model = model
+    def pack() -> SlotWeights:
+        return model.pack(from_safetensors(stored.weights), scaling=stored.manifest.recipe.scaling)
 
-    async def __call__(self, stored: StoredAdapter) -> SlotWeights:
-        return await asyncio.to_thread(self._pack, stored)
-
-    def _pack(self, stored: StoredAdapter) -> SlotWeights:
-        return self._model.pack(from_safetensors(stored.weights), scaling=stored.manifest.recipe.scaling)
+    return await asyncio.to_thread(pack)

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from brain_server.decoder import Decoder, Segment, Shape
+from brain_server.architecture import Shape
+from brain_server.decoder import Decoder, Segment
 from brain_server.decoding import Sampler, TextStream, pick
+from brain_server.engine_settings import EngineSettings
 from brain_server.grammar import Constraint, Grammars
 from brain_server.rows import Move, Swap, Upkeep, Wipe
 from brain_server.slot_weights import SlotTables, SlotWeights
 from brain_server.tasks import ReplyTask, Task, WeighTask
 from mesh.adapters.manifest import Serving
 from mesh.errors import InvalidField, Violation
-from mesh.lm.base import BaseModel
+from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec
 
@@ -234,6 +236,30 @@ class TorchModel:
                     cache.move(source, target, tokens)
                 case Swap(left, right, tokens):
                     cache.swap(left, right, tokens)
+
+
+def load_model(settings: EngineSettings) -> TorchModel:
+    """Loads the base model that the settings name, with room for as much as they say.
+
+    Raises:
+        BaseModelUnavailable: It can't be had or read, does not fit the device, or is of another architecture.
+        AdapterIncompatible: It lacks the modules that adapters may target.
+    """
+    base = load_base(
+        settings.base_model,
+        cache_dir=settings.model_cache_dir,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        allow_fallback=settings.allow_fallback_model,
+    )
+    room = Room(
+        rows=settings.max_batch,
+        slots=settings.adapter_slots,
+        cache_bytes=settings.kv_cache_bytes,
+        adapters=LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules),
+    )
+    return TorchModel(base, room=room)
 
 
 def _segment(placed: Placed) -> Segment:
