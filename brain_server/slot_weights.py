@@ -10,9 +10,9 @@ For the torch thread. Knows nothing of students, versions or leases.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from brain_server.architecture import GROUPS, Shape
@@ -26,16 +26,25 @@ _PARENTS = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn",
 
 @dataclass(frozen=True, slots=True)
 class SlotWeights:
-    """An adapter as the tables take it, by group: the factors of all layers, with the adapter's scaling in the second.
+    """An adapter as the tables take it: the factors of all layers, with the adapter's scaling in the second.
 
     Attributes:
-        down: [layers, in, width] each, where the width is the table's rank times the modules of the group that can
-            have an adapter.
-        up: [layers, width, out] each.
+        down: By group, [layers, in, width] each, where the width is the table's rank times the modules of the group
+            that can have an adapter.
+        up: By module, [layers, rank, out] each.
     """
 
     down: Mapping[str, Tensor]
     up: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A module that can have an adapter: its columns in its group's narrow side, and in the group's outputs."""
+
+    module: str
+    ranks: slice
+    outputs: slice
 
 
 class SlotTables:
@@ -60,14 +69,12 @@ class SlotTables:
         self._shape = shape
         self._spec = spec
         self._dtype = dtype
-        self._targets = {
-            group: found
-            for group, modules in GROUPS.items()
-            if (found := [module for module in modules if module in spec.target_modules])
-        }
+        self.device = device
+        found = {group: _targets(shape, group, spec=spec) for group in GROUPS}
+        self._targets = {group: targets for group, targets in found.items() if targets}
         blank = self._blank()
-        self._down = {g: t.new_zeros(t.shape[0], slots, *t.shape[1:], device=device) for g, t in blank.down.items()}
-        self._up = {g: t.new_zeros(t.shape[0], slots, *t.shape[1:], device=device) for g, t in blank.up.items()}
+        self._down = {name: _table(one, slots, device) for name, one in blank.down.items()}
+        self._up = {name: _table(one, slots, device) for name, one in blank.up.items()}
 
     @property
     def nbytes(self) -> int:
@@ -87,8 +94,8 @@ class SlotTables:
         packed = self._blank()
         left = dict(state)
         for group, targets in self._targets.items():
-            for index in range(len(targets)):
-                self._pack_module(packed, left, group=group, index=index, scaling=scaling)
+            for target in targets:
+                self._pack_module(packed, left, group=group, target=target, scaling=scaling)
         if left:
             raise AdapterIncompatible(f"the slots have no room for the adapter's {min(left)}")
         if not all(torch.isfinite(one).all() for one in (*packed.down.values(), *packed.up.values())):
@@ -98,9 +105,9 @@ class SlotTables:
     @torch.inference_mode()
     def put(self, slot: int, weights: SlotWeights) -> None:
         """Copies an adapter into a slot."""
-        for group, down in weights.down.items():
-            self._down[group][:, slot].copy_(down, non_blocking=True)
-            self._up[group][:, slot].copy_(weights.up[group], non_blocking=True)
+        for tables, factors in ((self._down, weights.down), (self._up, weights.up)):
+            for name, factor in factors.items():
+                tables[name][:, slot].copy_(factor, non_blocking=True)
 
     @torch.inference_mode()
     def wipe(self, slot: int) -> None:
@@ -119,24 +126,37 @@ class SlotTables:
         """
         if all(slot is None for slot in (*slots_of_lane, *(slot for _, slot in segments))):
             return None
-        return SlotStep(self._down, self._up, slots_of_lane=slots_of_lane, segments=segments)
+        return SlotStep(self, slots_of_lane=slots_of_lane, segments=segments)
+
+    def of_layer(self, layer: int, group: str) -> "tuple[Tensor, Sequence[tuple[_Target, Tensor]]] | None":
+        """The tables of one layer's group: [slots, in, width], and [slots, rank, out] for each of its targets."""
+        if group not in self._targets:
+            return None
+        return self._down[group][layer], [(one, self._up[one.module][layer]) for one in self._targets[group]]
 
     def _blank(self) -> SlotWeights:
-        shape, rank = self._shape, self._spec.rank
-        down, up = {}, {}
-        for group, targets in self._targets.items():
-            inputs = shape.widths(GROUPS[group][0])[0]
-            outputs = sum(shape.widths(module)[1] for module in GROUPS[group])
-            width = rank * len(targets)
-            down[group] = torch.zeros(shape.layers, inputs, width, dtype=self._dtype)
-            up[group] = torch.zeros(shape.layers, width, outputs, dtype=self._dtype)
-        return SlotWeights(down=down, up=up)
+        layers, rank, shape = self._shape.layers, self._spec.rank, self._shape
+
+        def zeros(*sizes: int) -> Tensor:
+            return torch.zeros(layers, *sizes, dtype=self._dtype)
+
+        return SlotWeights(
+            down={
+                group: zeros(shape.widths(GROUPS[group][0])[0], rank * len(targets))
+                for group, targets in self._targets.items()
+            },
+            up={
+                target.module: zeros(rank, shape.widths(target.module)[1])
+                for targets in self._targets.values()
+                for target in targets
+            },
+        )
 
     def _pack_module(
-        self, packed: SlotWeights, left: dict[str, Tensor], *, group: str, index: int, scaling: float
+        self, packed: SlotWeights, left: dict[str, Tensor], *, group: str, target: _Target, scaling: float
     ) -> None:
         """Puts one module's factors of all layers in their place, and takes them from what is left."""
-        module = self._targets[group][index]
+        module = target.module
         inputs, outputs = self._shape.widths(module)
         parent = f"{_PARENTS.get(module, 'mlp')}.{module}"
         down_LRI = self._take(left, f"{parent}.lora_A.weight", rank_axis=0, width=inputs)
@@ -145,10 +165,9 @@ class SlotTables:
             return
         if down_LRI is None or up_LOR is None or down_LRI.shape[1] != up_LOR.shape[2]:
             raise AdapterIncompatible(f"the adapter's two factors of {module} do not belong together")
-        ranks = slice(index * self._spec.rank, index * self._spec.rank + down_LRI.shape[1])
-        first_output = sum(self._shape.widths(one)[1] for one in GROUPS[group][: GROUPS[group].index(module)])
-        packed.down[group][:, :, ranks] = down_LRI.transpose(1, 2)
-        packed.up[group][:, ranks, first_output : first_output + outputs] = (up_LOR * scaling).transpose(1, 2)
+        rank = down_LRI.shape[1]
+        packed.down[group][:, :, target.ranks][:, :, :rank] = down_LRI.transpose(1, 2)
+        packed.up[module][:, :rank] = (up_LOR * scaling).transpose(1, 2)
 
     def _take(self, left: dict[str, Tensor], factor: str, *, rank_axis: int, width: int) -> Tensor | None:
         """One factor of all layers, or None if no layer has it."""
@@ -172,67 +191,99 @@ class SlotStep:
 
     def __init__(
         self,
-        down: Mapping[str, Tensor],
-        up: Mapping[str, Tensor],
+        tables: SlotTables,
         *,
         slots_of_lane: Sequence[int | None],
         segments: Sequence[tuple[Segment, int | None]],
     ) -> None:
-        self._down = down
-        self._up = up
+        self._tables = tables
+        device = tables.device
         rows = [row for row, slot in enumerate(slots_of_lane) if slot is not None]
         lane = len(slots_of_lane)
-        device = next(iter(down.values())).device
-        self._slots_B = torch.tensor([slot for slot in slots_of_lane if slot is not None], device=device)
         # Without rows of the base model in between, the lane is a view.
         self._rows: Tensor | slice = slice(0, lane) if len(rows) == lane else torch.tensor(rows, device=device)
+        slots_B = torch.tensor([slot for slot in slots_of_lane if slot is not None], device=device)
+        self._gathered = (Bags if device.type == "cpu" else Products)(slots_B) if rows else None
         self._segments = []
         at = lane
         for segment, slot in segments:
             if slot is not None:
                 self._segments.append((slice(at, at + len(segment.tokens)), slot))
             at += len(segment.tokens)
-        self._gathered = Bags(self._slots_B) if device.type == "cpu" else Products(self._slots_B)
 
     def add(self, layer: int, group: str, x_NI: Tensor, out_NO: Tensor) -> None:
         """See `brain_server.decoder.Adapters`."""
-        if group not in self._down:
+        tables = self._tables.of_layer(layer, group)
+        if tables is None:
             return
-        down_SIW, up_SWO = self._down[group][layer], self._up[group][layer]
-        if len(self._slots_B):
-            update_BO = self._gathered(self._gathered(x_NI[self._rows], down_SIW), up_SWO)
-            if isinstance(self._rows, slice):
-                out_NO[self._rows] += update_BO
-            else:
-                out_NO.index_add_(0, self._rows, update_BO)
+        down_SIW, ups = tables
+        if self._gathered is not None:
+            narrow_BW = self._gathered(x_NI[self._rows], down_SIW)
+            for target, up_SRO in ups:
+                update_BO = self._gathered(narrow_BW[:, target.ranks].contiguous(), up_SRO)
+                out_NO[self._rows, target.outputs] += update_BO
         for place, slot in self._segments:
-            out_NO[place].addmm_(x_NI[place] @ down_SIW[slot], up_SWO[slot])
+            narrow_TW = x_NI[place] @ down_SIW[slot]
+            for target, up_SRO in ups:
+                out_NO[place, target.outputs] += narrow_TW[:, target.ranks] @ up_SRO[slot]
+
+
+class Gathered(Protocol):
+    """The product of each row with the matrix of its own slot."""
+
+    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
+        """Returns [B, O] for contiguous rows [B, I] and a table [slots, I, O]."""
+        ...
 
 
 class Bags:
-    """Multiplies each row with the matrix of its own slot, in place of copying that matrix for every row.
+    """Reads each row's matrix where it is, in place of copying it for the row.
 
-    A row's product is a bag of its matrix's rows, weighed by the row's numbers; a CPU reads them where they are.
+    A row's product is a bag of its matrix's rows, weighed by the row's numbers.
     """
 
     def __init__(self, slots_B: Tensor) -> None:
-        self._slots_B1 = slots_B[:, None]
-        self._bags: dict[int, Tensor] = {}
+        self._slots_B = slots_B
+        self._bags: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """Returns [B, O] for rows [B, I] and a table [slots, I, O]."""
+        """See `Gathered`."""
         width = table_SIO.shape[1]
         if width not in self._bags:
-            self._bags[width] = self._slots_B1 * width + torch.arange(width, device=x_BI.device)
-        return F.embedding_bag(self._bags[width], table_SIO.flatten(0, 1), per_sample_weights=x_BI, mode="sum")
+            first_B, device = self._slots_B * width, x_BI.device
+            places_BI = first_B[:, None] + torch.arange(width, device=device)
+            self._bags[width] = places_BI.flatten(), torch.arange(len(first_B), device=device) * width
+        places, begins = self._bags[width]
+        # Not torch.nn.functional's, which makes the bags' beginnings anew in every call.
+        bags: Tensor = torch.embedding_bag(
+            table_SIO.flatten(0, 1), places, begins, mode=0, per_sample_weights=x_BI.flatten()
+        )[0]
+        return bags
 
 
 class Products:
-    """Multiplies each row with the matrix of its own slot as one batched product, for GPUs: they copy well."""
+    """Copies each row's matrix for one batched product, for GPUs: they copy well."""
 
     def __init__(self, slots_B: Tensor) -> None:
         self._slots_B = slots_B
 
     def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """Returns [B, O] for rows [B, I] and a table [slots, I, O]."""
+        """See `Gathered`."""
         return torch.bmm(x_BI.unsqueeze(1), table_SIO[self._slots_B]).squeeze(1)
+
+
+def _targets(shape: Shape, group: str, *, spec: LoraSpec) -> list[_Target]:
+    found: list[_Target] = []
+    first_output = 0
+    for module in GROUPS[group]:
+        outputs = slice(first_output, first_output + shape.widths(module)[1])
+        first_output = outputs.stop
+        if module in spec.target_modules:
+            ranks = slice(len(found) * spec.rank, (len(found) + 1) * spec.rank)
+            found.append(_Target(module, ranks, outputs))
+    return found
+
+
+def _table(factor: Tensor, slots: int, device: torch.device) -> Tensor:
+    layers, *widths = factor.shape
+    return torch.zeros(layers, slots, *widths, dtype=factor.dtype, device=device)

@@ -15,6 +15,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
+from tests.brain_server.small_models import write_small_llama
 from tests.stack import S3Endpoint
 
 
@@ -27,6 +28,12 @@ def files() -> BaseModelFiles:
 def tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
     loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
     return loaded
+
+
+@pytest.fixture(scope="session")
+def small_llama(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base model that computes next to nothing, where many requests matter and their words don't."""
+    return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def logits_of_rows(
             adapters = tables.step([slots[one.row] for one in lane], with_slots)
         count = sum(len(one.tokens) for one in placed)
         logits_NV = decoder.step(lane, segments, adapters=adapters, logits_of=range(count))
-        for one, logits in zip(placed, logits_NV.split([len(one.tokens) for one in placed]), strict=True):
+        for one, logits in zip(placed, torch.split(logits_NV, [len(one.tokens) for one in placed]), strict=True):
             found[one.row].append(logits)
             read[one.row] += len(one.tokens)
     return [torch.cat(logits) for logits in found]

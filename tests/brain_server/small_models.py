@@ -3,22 +3,29 @@
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 VOCABULARY = 320
 
 
 def small_model(config: PreTrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """A model in fp32 and eval mode; its weights, norms and biases among them, are of the seed alone."""
-    model: PreTrainedModel = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             fresh = torch.randn(weight.shape, generator=generator)
             # As trained models are: products keep the size of what they are given, norms are about one.
             weight.copy_(1 + 0.2 * fresh if "norm" in name else fresh / weight.shape[-1] ** 0.5)
-    return model.eval().requires_grad_(requires_grad=False)
+    model.eval().requires_grad_(requires_grad=False)
+    return model
 
 
 def write_small_llama(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:

@@ -1,7 +1,7 @@
 """The decoder against plain transformers: whatever is read beside what, each row's logits are those of a whole pass."""
 
 import copy
-import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from tests.brain_server.small_models import VOCABULARY, small_model
 # Two orders of sums of a hundred fp32 products differ by about this, for logits of about 1.
 ATOL = 1e-4
 LENGTHS = (9, 23, 1, 14, 31)
-SIZES = {
+# Of a configuration's arguments, each has a type of its own.
+SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
     "intermediate_size": 96,
@@ -111,7 +112,7 @@ def test_a_row_whose_numbers_are_not_finite_leaves_the_others_alone() -> None:
     for place in range(max(map(len, sequences))):
         going = [row for row, tokens in enumerate(sequences) if place < len(tokens)]
         segments = [Segment(row=row, start=place, tokens=[sequences[row][place]]) for row in going]
-        lane = list(itertools.takewhile(lambda one: one.row == segments.index(one), segments))
+        lane = [one for number, one in enumerate(segments) if one.row == number]
         logits_NV = decoder.step(
             lane, segments[len(lane) :], adapters=Breaking([going.index(broken)] if broken in going else []),
             logits_of=range(len(segments)),

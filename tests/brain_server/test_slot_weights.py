@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
 from brain_server import slot_weights
-from brain_server.decoder import GROUPS, Decoder, Shape
+from brain_server.architecture import GROUPS, Shape
+from brain_server.decoder import Decoder
 from brain_server.slot_weights import Bags, Products, SlotTables
 from mesh.errors import AdapterIncompatible
 from mesh.lm.lora import LoraSpec
@@ -91,10 +92,10 @@ def test_every_row_decodes_with_its_own_adapter_or_none(
         plain = model(torch.tensor(sequences)).logits
     for seed in range(4):
         logits = logits_of_rows(decoder, sequences, seed=seed, tables=tables, slots=SLOTS)
-        for row, slot in enumerate(SLOTS):
+        for row, used in enumerate(SLOTS):
             torch.testing.assert_close(logits[row], expected[row], atol=ATOL, rtol=0)
             # The adapters are heard.
-            assert slot is None or (logits[row] - plain[row]).abs().mean() > 100 * ATOL
+            assert used is None or (logits[row] - plain[row]).abs().mean() > 100 * ATOL
 
 
 def test_a_wiped_slot_adds_nothing(model: PreTrainedModel, decoder: Decoder) -> None:

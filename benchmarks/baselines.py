@@ -1,0 +1,78 @@
+"""What the brain is compared with in this process: transformers' `generate`, with PEFT for the adapters.
+
+The baseline is given its best: bf16 adapters, so that no product converts, all of them loaded in advance, sdpa
+attention, the cache on, and gradients off.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+
+from benchmarks import load
+from benchmarks.adapters import SPEC
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import encode_prompt
+
+
+class PeftGenerate:
+    """A base model with adapters that answers one request after another.
+
+    Args:
+        base: Is changed in place.
+        adapters: How many.
+        state_of: The factors of each by its number.
+    """
+
+    def __init__(self, base: BaseModel, adapters: int, *, state_of: Callable[[int], Mapping[str, Tensor]]) -> None:
+        self._base = base
+        config = LoraConfig(
+            r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC.target_modules), task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(base.model, config, adapter_name=_name(0), autocast_adapter_dtype=False)
+        assert isinstance(model, PeftModel)
+        self._model = model
+        for number in range(adapters):
+            if number:
+                model.add_adapter(_name(number), config, autocast_adapter_dtype=False)
+            set_peft_model_state_dict(model, dict(state_of(number)), adapter_name=_name(number))
+        model.eval()
+
+    def switch(self, number: int) -> float:
+        """Makes an adapter the active one; returns the milliseconds that took."""
+        began_at = time.perf_counter()
+        self._model.set_adapter(_name(number), inference_mode=True)
+        return (time.perf_counter() - began_at) * 1e3
+
+    @torch.inference_mode()
+    def reply(self, number: int, *, tokens: int) -> int:
+        """Decodes greedily to the full length, whatever the model wants; returns how many tokens came."""
+        prompt = encode_prompt(self._base.tokenizer, load.prompt(number))
+        prompt_BT = torch.tensor([prompt], device=self._base.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            out_BT = self._model.generate(
+                input_ids=prompt_BT,
+                attention_mask=torch.ones_like(prompt_BT),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=self._base.tokenizer.pad_token_id,
+            )
+        return int(out_BT.shape[1]) - len(prompt)
+
+    def rate(self, numbers: Sequence[int], *, tokens: int) -> float:
+        """Tokens a second over one request for each number, each with its own adapter, switched to just before."""
+        began_at = time.perf_counter()
+        made = 0
+        for number in numbers:
+            self.switch(number)
+            made += self.reply(number, tokens=tokens)
+        return made / (time.perf_counter() - began_at)
+
+
+def _name(number: int) -> str:
+    return f"adapter-{number}"

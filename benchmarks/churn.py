@@ -1,0 +1,147 @@
+"""Whether any reply ever holds a token decoded with another student's adapter, over very many short requests.
+
+    python -m benchmarks.churn [--requests 100000] [--students 100] [--base-model small] [--seed 7]
+
+Requests come in bursts, with cancellations, short deadlines, new versions and evictions, to an engine with four rows
+and four slots on a real store. Every word that was heard is compared with what transformers and PEFT make of the
+request alone, in fp32. Prints one JSON line a stretch of requests, then one of all; ends with 1 on a mismatch.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from brain_server.engine import LoadedAdapter
+from brain_server.engine_settings import EngineSettings
+from brain_server.torch_engine import TorchEngine
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.lm.base import BaseModel, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.weights import fetch
+from tests.brain_server.adapters_at_rest import Widths
+from tests.brain_server.churn import Churn, Heard, publish_students
+from tests.brain_server.isolated import Isolated, mismatches
+from tests.brain_server.small_models import write_small_llama
+from tests.stack import seaweed
+
+_STRETCH = 5_000
+_MOST_AT_ONCE = 24
+_BUCKET = "churn"
+
+
+def main() -> int:
+    """Prints the figures; 1 if a reply was wrong."""
+    parser = argparse.ArgumentParser(description="Token-exactness under churn.")
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--students", type=int, default=100)
+    parser.add_argument("--base-model", default="small", help="'small' has random weights and computes next to nothing")
+    parser.add_argument("--seed", type=int, default=7)
+    return asyncio.run(_measure(parser.parse_args()))
+
+
+async def _measure(asked: argparse.Namespace) -> int:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "s3").mkdir()
+        s3 = await stack.enter_async_context(seaweed(folder / "s3"))
+        # Where boto3 looks for credentials.
+        os.environ.update(s3.env)
+        blobs = S3Blobs(bucket=_BUCKET, endpoint_url=s3.url, create_bucket=True)
+        store = AdapterStore(await stack.enter_async_context(blobs))
+        base = _base(asked.base_model, folder)
+        widths = Widths.of(base.model.config)
+        students = await publish_students(
+            store, count=asked.students, versions=2, widths=widths, base_digest=base.digest
+        )
+        manifests = [manifest for versions in students.values() for manifest in versions]
+        adapters = {
+            LoadedAdapter(ref=one.ref, sha256=one.sha256): (await store.fetch(one.ref)).weights for one in manifests
+        }
+        isolated = Isolated(base, {identity.ref: weights for identity, weights in adapters.items()})
+        settings = _settings(base, host_bytes=len(manifests) // 5 * manifests[0].size_bytes)
+        engine = await stack.enter_async_context(TorchEngine.open(settings, store))
+        facts = await engine.wait_loaded()
+        assert facts.ready, facts.reason
+        churn = Churn(engine, store, students=students, seed=asked.seed)
+        wrong = 0
+        total = dict.fromkeys(("requests", "completed", "cancelled", "expired", "mismatches"), 0)
+        seconds = 0.0
+        while total["requests"] < asked.requests:
+            began_at = time.monotonic()
+            heard = await churn.run(min(_STRETCH, asked.requests - total["requests"]), most=_MOST_AT_ONCE)
+            seconds += time.monotonic() - began_at
+            found = await asyncio.to_thread(mismatches, heard, isolated, adapters=adapters)
+            for name, count in _counted(heard, found).items():
+                total[name] += count
+            counts = engine.counts
+            left = (counts.waiting, counts.running, sum(one.leases for one in engine.residencies()))
+            wrong += len(found) + sum(left)
+            line = {
+                "benchmark": "churn",
+                **total,
+                "left_waiting_running_leased": left,
+                "seconds": round(seconds, 1),
+                "adapters": len(manifests),
+                "slots": settings.adapter_slots,
+                "slot_evictions": counts.slot.evictions,
+                "host_evictions": counts.host.evictions,
+                "version_flips": churn.flips,
+                "seed": asked.seed,
+                "base_model": asked.base_model,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores, {facts.device}",
+            }
+            print(json.dumps(line), flush=True)
+    return 1 if wrong else 0
+
+
+def _base(name: str, folder: Path) -> BaseModel:
+    """The reference's copy of the base model."""
+    cache = Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
+    if name == "small":
+        tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache).path)
+        name = str(write_small_llama(folder / "small-llama", tokenizer))
+    return load_base(name, cache_dir=cache, device="cpu", dtype="float32")
+
+
+def _settings(base: BaseModel, *, host_bytes: int) -> EngineSettings:
+    """Slots for a few adapters of many, memory for a fifth of them, and prompts that take several steps."""
+    return EngineSettings(
+        base_model=base.name,
+        model_cache_dir=Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")),
+        device="cpu",
+        dtype="float32",
+        queue_limit=64,
+        student_limit=64,
+        max_batch=4,
+        adapter_slots=4,
+        kv_cache_bytes=64 << 20,
+        prefill_tokens=24,
+        adapter_pointer_ttl_seconds=0.5,
+        adapter_host_bytes=host_bytes,
+    )
+
+
+def _counted(heard: Sequence[Heard], found: Sequence[str]) -> dict[str, int]:
+    completed = sum(one.reply is not None for one in heard)
+    expired = sum(one.expired for one in heard)
+    return {
+        "requests": len(heard),
+        "completed": completed,
+        "cancelled": len(heard) - completed - expired,
+        "expired": expired,
+        "mismatches": len(found),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,194 @@
+"""What a benchmark prints: one JSON line a figure, beside what it is measured against and what it should be.
+
+The first line of a file tells the machine and what was asked, without which no figure can be read.
+"""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
+
+import torch
+
+# What decides how fast bf16 is on a CPU.
+_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+_PACKAGES = ("torch", "transformers", "peft", "grpcio", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a figure should be.
+
+    Attributes:
+        of: The value itself, or its ratio to the baseline.
+        at_least: Lowest that will do, or None.
+        at_most: Highest that will do, or None.
+    """
+
+    of: Literal["value", "ratio"]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __str__(self) -> str:
+        bounds = ((">=", self.at_least), ("<=", self.at_most))
+        return f"{self.of} " + " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+    def is_met(self, number: float) -> bool:
+        """Whether a number is within the bounds."""
+        above = self.at_least is None or number >= self.at_least
+        return above and (self.at_most is None or number <= self.at_most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        figure: Its name.
+        value: The number.
+        unit: Of the value and of the baseline.
+        baseline: The same measured of something else in the same run; None where nothing is compared, or where the
+            other is not there.
+        baseline_of: What that something is.
+        goal: What it should be; None for a figure that only explains another.
+        facts: How it came about, such as counts and repetitions.
+    """
+
+    figure: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    baseline_of: str = ""
+    goal: Goal | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        """The value over the baseline."""
+        return self.value / self.baseline if self.baseline else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None if there is none, or if what it compares with is missing."""
+        if self.goal is None:
+            return None
+        number = self.value if self.goal.of == "value" else self.ratio
+        return None if number is None else self.goal.is_met(number)
+
+    def line(self) -> dict[str, object]:
+        """The figure as it is printed."""
+        return {
+            "figure": self.figure,
+            "value": _rounded(self.value),
+            "unit": self.unit,
+            "baseline": _rounded(self.baseline),
+            "baseline_of": self.baseline_of,
+            "ratio": _rounded(self.ratio),
+            "target": str(self.goal or ""),
+            "met": self.met,
+            **{name: _rounded(fact) if isinstance(fact, float) else fact for name, fact in self.facts.items()},
+        }
+
+
+class Machine(TypedDict):
+    """What the figures depend on beside the code."""
+
+    cpu: str
+    cores: int | None
+    flags: list[str]
+    ram_gb: float
+    gpu: str | None
+    python: str
+    versions: dict[str, str]
+
+
+class Head(TypedDict):
+    """The first line of a file."""
+
+    machine: Machine
+    # Of the minute before: well above 0 means that something else was running, and the figures with it.
+    load_average: float
+    asked: dict[str, object]
+    began: str
+
+
+class Line(TypedDict):
+    """A figure as it is read back; what else the line tells is its facts."""
+
+    figure: str
+    value: float
+    unit: str
+    baseline: float | None
+    baseline_of: str
+    ratio: float | None
+    target: str
+    met: bool | None
+    adapters: NotRequired[int]
+    arrivals_per_second: NotRequired[float]
+
+
+class Results:
+    """One file of figures, which are printed as they come.
+
+    Args:
+        path: The file, written anew.
+        asked: What the run was asked for.
+    """
+
+    def __init__(self, path: Path, *, asked: Mapping[str, object]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        path.write_text("")
+        began = datetime.now(UTC).isoformat("T", "seconds")
+        self._write(Head(machine=machine(), load_average=round(os.getloadavg()[0], 2), asked=dict(asked), began=began))
+
+    def add(self, figure: Figure) -> None:
+        """Prints and keeps a figure."""
+        self._write(figure.line())
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        text = json.dumps(line)
+        print(text, flush=True)
+        with self._path.open("a") as file:
+            file.write(f"{text}\n")
+
+
+def read(path: Path) -> tuple[Head, list[Line]]:
+    """The first line of a file of results, and its figures."""
+    first, *figures = [json.loads(line) for line in path.read_text().splitlines()]
+    return first, figures
+
+
+def machine() -> Machine:
+    """This one."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    told = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+    told = {name.strip(): words.strip() for name, words in told.items()}
+    flags = told.get("flags", "").split()
+    return Machine(
+        cpu=told.get("model name", platform.processor()),
+        cores=os.cpu_count(),
+        flags=[flag for flag in _FLAGS if flag in flags],
+        ram_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        python=platform.python_version(),
+        versions={name: version(name) for name in _PACKAGES},
+    )
+
+
+def percentiles(numbers: Sequence[float]) -> dict[str, float]:
+    """The median, and what 95 and 99 of a hundred do not exceed."""
+    if len(numbers) < 2:
+        return dict.fromkeys(("p50", "p95", "p99"), numbers[0] if numbers else float("nan"))
+    cuts = statistics.quantiles(numbers, n=100, method="inclusive")
+    return {"p50": round(cuts[49], 4), "p95": round(cuts[94], 4), "p99": round(cuts[98], 4)}
+
+
+def _rounded(number: object) -> object:
+    return float(f"{number:.4g}") if isinstance(number, float) else number

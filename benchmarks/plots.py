@@ -1,0 +1,82 @@
+"""Pictures of results: throughput and first-token time over adapters, past the slots, and over arrivals.
+
+Two panels side by side rather than two axes on one: neither curve is drawn against the other's scale. Needs the `bench`
+extra.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_BLUE, _GREY = "#2563eb", "#9ca3af"
+_INCHES = (9, 3.6)
+
+Lines = Sequence[Mapping[str, float]]
+
+
+def draw_registered(lines: Lines, path: Path) -> None:
+    """Throughput and first-token time over the number of adapters in the store."""
+    figure, (rate, first) = _panels("Adapters registered", lines[0]["slots"])
+    counts = [line["adapters"] for line in lines]
+    _curve(rate, counts, [line["value"] for line in lines], title="tokens per second")
+    _curve(first, counts, [line["first_token_ms_p50"] for line in lines], title="first token, median ms")
+    _save(figure, path, title="Throughput and first-token time while the store grows")
+
+
+def draw_working_set(lines: Lines, path: Path) -> None:
+    """The same over the number of adapters in use, past the slots."""
+    figure, (rate, first) = _panels("Adapters in use in turn", lines[0]["slots"])
+    counts = [line["adapters"] for line in lines]
+    _curve(rate, counts, [line["tokens_per_second"] for line in lines], title="tokens per second")
+    _curve(first, counts, [line["value"] for line in lines], title="first token, median ms")
+    _save(figure, path, title="Past the slots")
+
+
+def draw_arrivals(lines: Lines, path: Path) -> None:
+    """First-token time and time to the end over the rate of arrivals."""
+    figure = Figure(figsize=_INCHES, layout="tight")
+    panels = figure.subplots(1, 2)
+    for panel, name, title in zip(
+        panels, ("first_token", "total"), ("first token, ms", "whole reply, ms"), strict=True
+    ):
+        rates = [line["arrivals_per_second"] for line in lines]
+        for quantile, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
+            values = [line[f"{name}_ms_{quantile}"] for line in lines]
+            panel.plot(rates, values, style, marker="o", markersize=4, color=_BLUE, label=quantile)
+        panel.set(title=title, xlabel="arrivals per second", ylim=(0, None))
+        panel.legend(frameon=False)
+        _plain(panel)
+    _save(figure, path, title="Open loop, Poisson arrivals")
+
+
+def _panels(label: str, slots: float) -> tuple[Figure, tuple[Axes, Axes]]:
+    figure = Figure(figsize=_INCHES, layout="tight")
+    left, right = figure.subplots(1, 2)
+    for panel in (left, right):
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.set_xlabel(label)
+        panel.axvline(slots, color=_GREY, linewidth=1, linestyle="--")
+        panel.annotate(f" {slots:g} slots", (slots, 0.02), xycoords=("data", "axes fraction"), color=_GREY)
+    return figure, (left, right)
+
+
+def _curve(panel: Axes, counts: Sequence[float], values: Sequence[float], *, title: str) -> None:
+    panel.plot(counts, values, marker="o", color=_BLUE)
+    # From zero, or a few percent look like a cliff.
+    panel.set(title=title, ylim=(0, 1.15 * max(values)))
+    panel.set_xticks(counts)
+    panel.minorticks_off()
+    _plain(panel)
+
+
+def _plain(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#e5e7eb")
+
+
+def _save(figure: Figure, path: Path, *, title: str) -> None:
+    figure.suptitle(title)
+    figure.savefig(path, dpi=144)
