@@ -75,6 +75,14 @@ class SlotTables:
         blank = self._blank()
         self._down = {name: _table(one, slots, device) for name, one in blank.down.items()}
         self._up = {name: _table(one, slots, device) for name, one in blank.up.items()}
+        # Views of the tables, made once: a step asks for those of every layer.
+        self._views = {
+            group: [
+                (self._down[group][layer], [(one, self._up[one.module][layer]) for one in targets])
+                for layer in range(shape.layers)
+            ]
+            for group, targets in self._targets.items()
+        }
 
     @property
     def nbytes(self) -> int:
@@ -130,9 +138,8 @@ class SlotTables:
 
     def of_layer(self, layer: int, group: str) -> "tuple[Tensor, Sequence[tuple[_Target, Tensor]]] | None":
         """The tables of one layer's group: [slots, in, width], and [slots, rank, out] for each of its targets."""
-        if group not in self._targets:
-            return None
-        return self._down[group][layer], [(one, self._up[one.module][layer]) for one in self._targets[group]]
+        views = self._views.get(group)
+        return None if views is None else views[layer]
 
     def _blank(self) -> SlotWeights:
         layers, rank, shape = self._shape.layers, self._spec.rank, self._shape
@@ -221,11 +228,14 @@ class SlotStep:
             narrow_BW = self._gathered(x_NI[self._rows], down_SIW)
             for target, up_SRO in ups:
                 update_BO = self._gathered(narrow_BW[:, target.ranks].contiguous(), up_SRO)
-                out_NO[self._rows, target.outputs] += update_BO
+                if isinstance(self._rows, slice):
+                    out_NO[self._rows, target.outputs].add_(update_BO)
+                else:
+                    out_NO[:, target.outputs].index_add_(0, self._rows, update_BO)
         for place, slot in self._segments:
             narrow_TW = x_NI[place] @ down_SIW[slot]
             for target, up_SRO in ups:
-                out_NO[place, target.outputs] += narrow_TW[:, target.ranks] @ up_SRO[slot]
+                out_NO[place, target.outputs].addmm_(narrow_TW[:, target.ranks], up_SRO[slot])
 
 
 class Gathered(Protocol):
