@@ -320,7 +320,7 @@ async def test_callers_who_go_away_free_their_rows(aivo: Stack, brain: httpx.Asy
     await asyncio.gather(*(_first_frame_of(brain, long) for _ in range(20)))
     # A reply of 1,024 tokens takes a minute or more.
     async with asyncio.timeout(20):
-        while await _running(aivo):
+        while await _running(aivo):  # noqa: ASYNC110 - a poll
             await asyncio.sleep(0.1)
 
 
