@@ -195,6 +195,18 @@ class TestWhatDecodes:
         expected = torch.tensor(scores).softmax(-1).tolist()
         assert [weights[label] for label in labels] == pytest.approx(expected, rel=1e-3)
 
+    async def test_prompts_and_labels_may_be_read_token_by_token(
+        self, torch_engine: TorchEngine, engine_settings: EngineSettings, adapter_store: AdapterStore
+    ) -> None:
+        labels, prompt = ["Yes", "Perhaps not today"], prompt_of("Is the sky blue?")
+        at_once = await torch_engine.weigh(prompt, labels), (await complete(torch_engine, greedy())).text
+        settings = engine_settings.model_copy(update={"prefill_tokens": 1})
+        async with TorchEngine.open(settings, adapter_store) as engine:
+            await engine.wait_loaded()
+            slowly = await engine.weigh(prompt, labels), (await complete(engine, greedy())).text
+        assert slowly[0] == pytest.approx(at_once[0], rel=1e-3)
+        assert slowly[1] == at_once[1]
+
 
 class TestWhatIsSaid:
     async def test_the_deltas_are_whole_characters_and_add_up_to_the_reply(self, torch_engine: TorchEngine) -> None:
