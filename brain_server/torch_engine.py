@@ -139,7 +139,7 @@ class TorchEngine:
             running=loaded.batch.running,
             tokens=loaded.model.tokens_decoded,
             host=replace(loaded.adapters.host.counts),
-            slot=replace(loaded.batch.slots.counts),
+            slot=replace(loaded.batch.slots.counts, load_seconds=loaded.model.load_seconds),
         )
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:

@@ -84,7 +84,14 @@ class Step:
 
 
 class TorchModel:
-    """A base model that writes many replies at once, each as itself or with one student's adapter."""
+    """A base model that writes many replies at once, each as itself or with one student's adapter.
+
+    Attributes:
+        base: The model's name, digest, device and tokenizer; its weights are the decoder's.
+        context_tokens: Tokens of a prompt with its reply.
+        tokens_decoded: Since the start.
+        load_seconds: Spent on copying adapters into slots since the start.
+    """
 
     def __init__(self, base: BaseModel, *, room: Room) -> None:
         """Takes the loaded base model, whose weights move into the decoder.
@@ -95,6 +102,7 @@ class TorchModel:
         """
         self.base = base
         self.tokens_decoded = 0
+        self.load_seconds = 0.0
         config = base.model.config
         self._stop_tokens = _stop_tokens(base)
         self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
@@ -225,8 +233,10 @@ class TorchModel:
     def _keep_up(self, step: Step) -> None:
         for slot in step.wipes:
             self._tables.wipe(slot)
+        began_at = time.monotonic()
         for slot, weights in step.loads.items():
             self._tables.put(slot, weights)
+        self.load_seconds += time.monotonic() - began_at
         cache = self._decoder.cache
         for one in step.upkeep:
             match one:

@@ -349,6 +349,9 @@ class TestResidency:
         assert warmed.probe_tokens > 0
         newest = torch_engine.residencies()[0]
         assert (newest.adapter, newest.tier, newest.leases) == (warmed.adapter, Tier.SLOT, 0)
+        counts = torch_engine.counts
+        assert min(counts.host.load_seconds, counts.slot.load_seconds) > 0
+        assert counts.slot.bytes == sum(one.bytes for one in torch_engine.residencies() if one.tier is Tier.SLOT)
 
         assert list(await torch_engine.evict(student_id)) == [warmed.adapter]
         assert warmed.adapter not in [residency.adapter for residency in torch_engine.residencies()]
