@@ -33,9 +33,10 @@ from mesh.errors import CloneStoreUnavailable
 
 # One server reads and writes little at a time; more connections would only queue in the store instead of here.
 MAX_CONNECTIONS = 32
-# A store that is there answers within milliseconds; one that is not is told as such rather than waited for.
+# A store that is there answers within milliseconds, or seconds where its disk is busy and every write is flushed; one
+# that is not is told as such rather than waited for.
 CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 5.0
 # Enough for a connection of the pool that a restart of the store has cut; an outage is for the caller to wait out.
 RETRIES = 2
 
