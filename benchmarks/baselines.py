@@ -13,9 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch import Tensor
 
 from benchmarks import load
-from benchmarks.adapters import SPEC
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
+from tests.brain_server.adapters_at_rest import SPEC
 
 
 class PeftGenerate:

@@ -15,11 +15,12 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from benchmarks import load
-from benchmarks.adapters import Students, Widths
+from benchmarks.adapters import Students
 from benchmarks.figures import Figure, Goal
 from benchmarks.stage import Stage
 from benchmarks.throughput import cost_of_adapters
 from mesh.lm.weights import fetch
+from tests.brain_server.adapters_at_rest import Widths
 
 CLASS = 64
 _COPY_BYTES = 2 * 1024**3

@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from transformers import AutoConfig
 
-from benchmarks.adapters import Students, Widths
+from benchmarks.adapters import Students
 from client.brain import BrainClient
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.weights import BaseModelFiles
+from tests.brain_server.adapters_at_rest import Widths
 from tests.stack import Part, S3Endpoint, free_ports, seaweed
 
 T = TypeVar("T")

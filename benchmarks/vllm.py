@@ -15,10 +15,10 @@ import httpx
 from transformers import AutoTokenizer
 
 from benchmarks import load
-from benchmarks.adapters import SPEC
 from benchmarks.stage import Stage
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import to_peft_config, to_safetensors
+from tests.brain_server.adapters_at_rest import SPEC
 from tests.stack import Part, free_ports
 
 # It compiles its kernels on the first start.

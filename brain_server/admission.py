@@ -43,8 +43,8 @@ class Admission:
         A student who already has many is refused while there is room for others, so that no one fills the house.
 
         Raises:
-            QueueFull: All places are taken, or all that one student may have. One is likely free after the mean time
-                between two ends.
+            QueueFull: All places are taken, or all that one student may have. One is likely free after the mean
+                duration of a request.
             ServerDraining: The engine is closing.
         """
         if self._closing:
@@ -52,7 +52,7 @@ class Admission:
         if len(self._present) >= self._limit:
             raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
         if student_id is not None and self._of_student[student_id] >= self._student_limit:
-            raise QueueFull(limit=self._student_limit, retry_seconds=self._retry_seconds)
+            raise QueueFull(limit=self._student_limit, retry_seconds=self._retry_seconds, of_one_student=True)
         allowance = Allowance(deadline)
         self._present.add(allowance)
         self._of_student.update([student_id] if student_id is not None else [])

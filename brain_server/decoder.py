@@ -102,11 +102,6 @@ class Decoder:
             width=shape.head_width, dtype=self._dtype, device=self.device,
         )  # fmt: skip
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return self._dtype
-
     @torch.inference_mode()
     def step(
         self,

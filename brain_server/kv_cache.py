@@ -12,8 +12,6 @@ class KvCache:
     """Keys and values of every layer.
 
     Attributes:
-        rows: How many replies it holds.
-        context_tokens: Tokens of one row.
         tensor: [layers, 2 (keys, values), rows, kv heads, context tokens, head width].
     """
 
@@ -21,8 +19,6 @@ class KvCache:
         self, *, layers: int, rows: int, heads: int, context_tokens: int, width: int, dtype: torch.dtype,
         device: torch.device,
     ) -> None:  # fmt: skip
-        self.rows = rows
-        self.context_tokens = context_tokens
         # Zeros: attention weighs what is masked by 0, and 0 times garbage may be NaN.
         self.tensor: Tensor = torch.zeros(layers, 2, rows, heads, context_tokens, width, dtype=dtype, device=device)
 

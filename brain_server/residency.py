@@ -204,12 +204,13 @@ class HostTier(Generic[C]):
         self._shrink()
 
     def _shrink(self) -> None:
-        for identity, entry in list(self._entries.items()):
+        if self.counts.bytes <= self._limit_bytes:
+            return
+        for identity in [identity for identity, entry in self._entries.items() if entry.leases == 0]:
+            self._drop(identity)
+            self.counts.evictions += 1
             if self.counts.bytes <= self._limit_bytes:
                 return
-            if entry.leases == 0:
-                self._drop(identity)
-                self.counts.evictions += 1
 
 
 def _seen(ended: asyncio.Task[None]) -> None:

@@ -34,22 +34,16 @@ from brain_server.engine import (
 from brain_server.engine_settings import EngineSettings
 from brain_server.pointers import ActivePointers
 from brain_server.residency import HostAdapter
-from brain_server.serving import serving_of
+from brain_server.serving import PROBE, PROBE_SERVING, serving_of
 from brain_server.slot_weights import SlotWeights
 from brain_server.tasks import Task
 from brain_server.torch_model import TorchModel, load_model
-from mesh.adapters.manifest import Serving
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.base import pick_device
-from mesh.lm.chat import Prompt, Role, Turn
+from mesh.lm.chat import Prompt
 from mesh.lm.lora import from_safetensors
-from mesh.lm.profile import StudentProfile
 from mesh.log import get_logger
-
-# Enough to run the adapter through reading and writing both.
-_PROBE = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hello"),))
-_PROBE_SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=4)
 
 _log = get_logger(__name__)
 
@@ -214,7 +208,7 @@ class TorchEngine:
             await self.pointers.resolve(student_id, anew=True)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
-            probe = loaded.model.reply(loaded.model.encode(_PROBE), serving=_PROBE_SERVING)
+            probe = loaded.model.reply(loaded.model.encode(PROBE), serving=PROBE_SERVING)
             running = self._running(loaded.batch, probe, adapter=adapter, allowance=allowance, student_id=student_id)
             ticket = await stack.enter_async_context(running)
             await asyncio.shield(ticket.ended)

@@ -30,21 +30,16 @@ from brain_server.engine import (
 )
 from brain_server.engine_settings import EngineSettings
 from brain_server.pointers import ActivePointers
+from brain_server.serving import PROBE, PROBE_SERVING
 from brain_server.vllm_adapters import AdapterFolders, VllmAdapter
 from brain_server.vllm_client import Completed, Served, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
 from brain_server.vllm_completion import Completion, Limits, read_document
 from brain_server.vllm_model import Branches, VllmModel
 from brain_server.vllm_watch import VllmWatch
-from mesh.adapters.manifest import Serving
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AivoError, ModelNotLoaded
-from mesh.lm.chat import Prompt, Role, Turn
-from mesh.lm.profile import StudentProfile
+from mesh.lm.chat import Prompt
 from mesh.log import get_logger
-
-# Enough to run the adapter through reading and writing both.
-_PROBE = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hello"),))
-_PROBE_SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=4)
 
 _log = get_logger(__name__)
 
@@ -186,8 +181,8 @@ class VllmEngine:
             await self.pointers.resolve(student_id, anew=True)
             adapter = await stack.enter_async_context(read.adapters.lease(student_id, version))
             leased_at = time.monotonic()
-            prompt = await self._encode(read, _PROBE, allowance, room=limits.context_tokens - 1)
-            completion = Completion(model=adapter.content.name, prompt=prompt, serving=_PROBE_SERVING)
+            prompt = await self._encode(read, PROBE, allowance, room=limits.context_tokens - 1)
+            completion = Completion(model=adapter.content.name, prompt=prompt, serving=PROBE_SERVING)
             events = await stack.enter_async_context(aclosing(self._decode(read, completion, adapter.content)))
             *_, completed = [event async for event in events]
         assert isinstance(completed, Completed)

@@ -7,17 +7,17 @@ there: lost ones cost time and nothing else, and after every reconnect all who w
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from mesh.log import get_logger
+from mesh.subscription import heard
 
 # How long silence lasts before the connection has to show that it lives, and how long that may take.
-PING_SECONDS = 2.0
+SILENCE_SECONDS = 2.0
 # Between tries to connect.
 RECONNECT_SECONDS = 0.5
 
@@ -86,31 +86,15 @@ class Notices:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    async for clone_id in self._heard(pubsub):
-                        self._wake(clone_id)
+                    async for clone_id in heard(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
+                        self._connected = True
+                        # After a reconnect, all who wait look again.
+                        self._wake(clone_id or "")
             except (RedisError, OSError) as error:
                 if self._connected:
                     _log.warning("clone_store_lost", error=type(error).__name__)
                 self._connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
-
-    async def _heard(self, pubsub: PubSub) -> AsyncIterator[str]:
-        """Yields the clones that changed; an empty string once the subscription stands, also after a reconnect."""
-        async with asyncio.timeout(PING_SECONDS):
-            await pubsub.subscribe(self._channel)
-        expects_answer = True
-        while True:
-            message = await pubsub.get_message(timeout=PING_SECONDS)
-            if message is None:
-                # A connection whose other end hangs or vanished stays open and silent; only an answer tells.
-                if expects_answer:
-                    raise TimeoutError
-                await pubsub.ping()
-            expects_answer = message is None
-            if message is None or message["type"] == "pong":
-                continue
-            self._connected = True
-            yield message["data"] if message["type"] == "message" else ""
 
     def _wake(self, clone_id: str) -> None:
         topics = (clone_id, "") if clone_id else tuple(self._waiters)

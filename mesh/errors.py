@@ -201,12 +201,14 @@ class ResourceExhausted(AivoError):
 
 
 class QueueFull(ResourceExhausted):
-    """The queue holds all it may."""
+    """The queue holds all it may, or all it may of the one who asks."""
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, *, limit: int, retry_seconds: float) -> None:
-        super().__init__(f"the queue holds {limit} and is full", limit=limit)
+    def __init__(self, *, limit: int, retry_seconds: float, of_one_student: bool = False) -> None:
+        full = f"the queue holds {limit} and is full"
+        many = f"one student may have {limit} calls at a time"
+        super().__init__(many if of_one_student else full, limit=limit)
         self.retry_seconds = retry_seconds
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -22,12 +21,13 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import validate_student_id
 from mesh.errors import InvalidField
 from mesh.log import get_logger
+from mesh.subscription import heard
 
 # A publisher has better things to do than to wait for a notice to be taken.
 ANNOUNCE_SECONDS = 1.0
 CONNECT_SECONDS = 1.0
 # How long silence lasts before the connection has to show that it lives, and how long that may take.
-PING_SECONDS = 5.0
+SILENCE_SECONDS = 5.0
 # Between tries to connect; doubles from the first to the longest.
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
@@ -103,7 +103,11 @@ class Listener:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await self._hear(pubsub)
+                    async for data in heard(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
+                        if data is None:
+                            self._begin()
+                        else:
+                            self._take(data)
             except (RedisError, OSError) as error:
                 # Once an outage, however often it is tried.
                 if not self._lost:
@@ -111,24 +115,6 @@ class Listener:
                 self._lost = True
             await asyncio.sleep(self._pause_seconds)
             self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
-
-    async def _hear(self, pubsub: PubSub) -> None:
-        """Takes what comes for as long as the connection lasts; ends by what it fails with."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await pubsub.subscribe(self._channel)
-        expects_answer = True
-        while True:
-            message = await pubsub.get_message(timeout=PING_SECONDS)
-            if message is None:
-                # A connection whose other end hangs or vanished stays open and silent; only an answer tells.
-                if expects_answer:
-                    raise TimeoutError
-                await pubsub.ping()
-            elif message["type"] == "subscribe":
-                self._begin()
-            elif message["type"] == "message":
-                self._take(message["data"])
-            expects_answer = message is None
 
     def _begin(self) -> None:
         self._pause_seconds = FIRST_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""Adapters for tests: random LoRA weights that change what the default base model says, published to the real store."""
+"""Adapters for tests and benchmarks: random LoRA weights that change what a base model says, as files with recipes."""
 
 import uuid
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import safetensors.torch
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from mesh.adapters.blobs import Blobs
@@ -42,8 +43,17 @@ SPEC = LoraSpec()
 SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=16)
 
 
-def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M) -> bytes:
-    """Both factors random: unlike a fresh adapter, which changes nothing, this one is heard in every reply."""
+def random_state(
+    seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M
+) -> dict[str, Tensor]:
+    """Factors by PEFT's names in fp32, both random: unlike a fresh adapter's, they are heard in every reply.
+
+    Args:
+        seed: Another one makes other factors.
+        strength: Of the second factor's numbers.
+        rank: Of both factors.
+        widths: Of the base model.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for layer in range(widths.layers):
@@ -52,7 +62,12 @@ def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, 
             down_RI = torch.randn(rank, widths.hidden, generator=generator) / widths.hidden**0.5
             state[f"{module}.lora_A.weight"] = down_RI
             state[f"{module}.lora_B.weight"] = torch.randn(width_out, rank, generator=generator) * strength
-    return to_safetensors(state)
+    return state
+
+
+def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M) -> bytes:
+    """The same as a file."""
+    return to_safetensors(random_state(seed, strength=strength, rank=rank, widths=widths))
 
 
 def recipe(*, base_digest: str, serving: Serving = SERVING, rank: int = SPEC.rank) -> Recipe:

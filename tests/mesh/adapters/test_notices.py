@@ -141,7 +141,7 @@ async def test_a_listener_comes_back_after_an_outage_tells_of_the_gap_and_logs_i
 async def test_a_redis_that_hangs_is_noticed(
     own_redis: RedisEndpoint, heard: Heard, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(notices, "SILENCE_SECONDS", 0.2)
     async with heard.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
         assert await heard.next() is None
         # Connections stay open; nobody answers.
