@@ -12,9 +12,10 @@ _MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 # Position tables that do not depend on the length of what is read.
 _ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 
-# Linear modules that read the same input, by the name of what they are computed as, in order of their outputs.
+# Linear modules that read the same input, by the name of what they are computed as, in order of their outputs: keys
+# beside queries, as both are rotated, and queries beside values, as adapters most often have these two.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "kqv": ("k_proj", "q_proj", "v_proj"),
     "o": ("o_proj",),
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),

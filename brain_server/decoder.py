@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from brain_server.architecture import GROUPS, Shape, require_supported
 from brain_server.kv_cache import KvCache
+from brain_server.norm import RmsNorm
 from brain_server.projections import Projection, take_projection
 
 
@@ -47,10 +48,10 @@ class Adapters(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    norm_in: Tensor
-    qkv: Projection
+    norm_in: RmsNorm
+    kqv: Projection
     o: Projection
-    norm_out: Tensor
+    norm_out: RmsNorm
     gate_up: Projection
     down: Projection
 
@@ -61,8 +62,7 @@ class _Step:
 
     lane: int
     segments: Sequence[tuple[slice, Segment]]
-    rows_N: Tensor
-    positions_N: Tensor
+    places: tuple[Tensor, Tensor]
     cos_N1D: Tensor
     sin_N1D: Tensor
     reach: int
@@ -86,16 +86,18 @@ class Decoder:
         """
         require_supported(model)
         self.shape = shape = Shape.of(model)
-        self._eps = float(model.config.rms_norm_eps)
+        eps = float(model.config.rms_norm_eps)
         self._embedding_VH = model.get_parameter("model.embed_tokens.weight").data
         self._dtype = self._embedding_VH.dtype
         self.device = self._embedding_VH.device
-        self._layers = [_take_layer(model.get_submodule(f"model.layers.{index}")) for index in range(shape.layers)]
-        self._norm_H = model.get_parameter("model.norm.weight").data
+        self._layers = [
+            _take_layer(model.get_submodule(f"model.layers.{index}"), eps=eps) for index in range(shape.layers)
+        ]
+        self._norm = RmsNorm(model.get_parameter("model.norm.weight").data, eps=eps)
         self._head = take_projection([_untied(model.get_submodule("lm_head"), self._embedding_VH)])
         positions = torch.arange(context_tokens, device=self.device)
         with torch.inference_mode():
-            cos_1TD, sin_1TD = model.get_submodule("model.rotary_emb")(self._norm_H, positions[None])
+            cos_1TD, sin_1TD = model.get_submodule("model.rotary_emb")(self._embedding_VH, positions[None])
         self._cos_TD, self._sin_TD = cos_1TD[0].to(self._dtype), sin_1TD[0].to(self._dtype)
         self.cache = KvCache(
             layers=shape.layers, rows=rows, heads=shape.kv_heads, context_tokens=context_tokens,
@@ -129,19 +131,19 @@ class Decoder:
             x_NH = self._layer(index, layer, x_NH, step, adapters)
         if not logits_of:
             return torch.empty(0, self.shape.vocabulary)
-        wanted_MH = self._norm(x_NH[torch.tensor(logits_of, device=self.device)], self._norm_H)
+        wanted_MH = self._norm(x_NH[torch.tensor(logits_of, device=self.device)])
         return self._head(wanted_MH).float().cpu()
 
     def _layer(self, index: int, layer: _Layer, x_NH: Tensor, step: _Step, adapters: Adapters | None) -> Tensor:
-        normed_NH = self._norm(x_NH, layer.norm_in)
-        qkv_NO = layer.qkv(normed_NH)
+        normed_NH = layer.norm_in(x_NH)
+        kqv_NO = layer.kqv(normed_NH)
         if adapters is not None:
-            adapters.add(index, "qkv", normed_NH, qkv_NO)
-        attended_NO = self._attention(index, qkv_NO, step)
+            adapters.add(index, "kqv", normed_NH, kqv_NO)
+        attended_NO = self._attention(index, kqv_NO, step)
         x_NH = layer.o.add(attended_NO, x_NH)
         if adapters is not None:
             adapters.add(index, "o", attended_NO, x_NH)
-        normed_NH = self._norm(x_NH, layer.norm_out)
+        normed_NH = layer.norm_out(x_NH)
         gate_up_NO = layer.gate_up(normed_NH)
         if adapters is not None:
             adapters.add(index, "gate_up", normed_NH, gate_up_NO)
@@ -152,27 +154,31 @@ class Decoder:
             adapters.add(index, "down", gated_NI, x_NH)
         return x_NH
 
-    def _attention(self, index: int, qkv_NO: Tensor, step: _Step) -> Tensor:
+    def _attention(self, index: int, kqv_NO: Tensor, step: _Step) -> Tensor:
         shape = self.shape
         heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
-        qkv_NXD = qkv_NO.view(-1, heads + 2 * kv_heads, width)
-        rotated_NXD = _rotate(qkv_NXD[:, : heads + kv_heads], step.cos_N1D, step.sin_N1D)
-        keys_RXTD, values_RXTD = self.cache.tensor[index].unbind()
-        keys_RXTD[step.rows_N, :, step.positions_N] = rotated_NXD[:, heads:]
-        values_RXTD[step.rows_N, :, step.positions_N] = qkv_NXD[:, heads + kv_heads :]
-        attended_NO = qkv_NO.new_empty(len(qkv_NO), heads * width)
+        kqv_NXD = kqv_NO.view(-1, heads + 2 * kv_heads, width)
+        rotated_NXD = _rotate(kqv_NXD[:, : kv_heads + heads], step.cos_N1D, step.sin_N1D)
+        queries_NXD = rotated_NXD[:, kv_heads:]
+        keys_RXTD, values_RXTD = self.cache.layers[index]
+        self.cache.write(index, step.places, keys_NXD=rotated_NXD[:, :kv_heads], values_NXD=kqv_NXD[:, -kv_heads:])
         if lane := step.lane:
             # The queries that share a key head stand where a sequence's would: each sees all of its row.
             attended_BXGD = F.scaled_dot_product_attention(
-                rotated_NXD[:lane, :heads].reshape(lane, kv_heads, heads // kv_heads, width),
+                queries_NXD[:lane].reshape(lane, kv_heads, heads // kv_heads, width),
                 keys_RXTD[:lane, :, : step.reach],
                 values_RXTD[:lane, :, : step.reach],
                 attn_mask=step.mask_B11T,
             )
-            attended_NO[:lane] = attended_BXGD.reshape(lane, heads * width)
+            attended_BO = attended_BXGD.reshape(lane, heads * width)
+            if not step.segments:
+                return attended_BO
+        attended_NO = kqv_NO.new_empty(len(kqv_NO), heads * width)
+        if lane:
+            attended_NO[:lane] = attended_BO
         for (place, segment), mask in zip(step.segments, step.segment_masks, strict=True):
             end = segment.start + len(segment.tokens)
-            attended_NO[place] = self._read(rotated_NXD[place, :heads], keys_RXTD[segment.row, :, :end],
+            attended_NO[place] = self._read(queries_NXD[place], keys_RXTD[segment.row, :, :end],
                                             values_RXTD[segment.row, :, :end], mask)  # fmt: skip
         return attended_NO
 
@@ -189,9 +195,6 @@ class Decoder:
         )
         return attended_XGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * width)
 
-    def _norm(self, x_NH: Tensor, weight_H: Tensor) -> Tensor:
-        return F.rms_norm(x_NH, (self.shape.hidden,), weight_H, self._eps)
-
     def _prepare(self, lane: Sequence[Segment], segments: Sequence[Segment]) -> _Step:
         device = self.device
         rows = [one.row for one in (*lane, *segments) for _ in one.tokens]
@@ -206,8 +209,7 @@ class Decoder:
         return _Step(
             lane=len(lane),
             segments=places,
-            rows_N=torch.tensor(rows, device=device),
-            positions_N=positions_N,
+            places=(torch.tensor(rows, device=device), positions_N),
             cos_N1D=self._cos_TD[positions_N].unsqueeze(1),
             sin_N1D=self._sin_TD[positions_N].unsqueeze(1),
             reach=reach,
@@ -236,15 +238,15 @@ def _rotate(x_NXD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
     return rotated
 
 
-def _take_layer(layer: nn.Module) -> _Layer:
+def _take_layer(layer: nn.Module, *, eps: float) -> _Layer:
     def take(parent: str, group: str) -> Projection:
         return take_projection([layer.get_submodule(f"{parent}.{module}") for module in GROUPS[group]])
 
     return _Layer(
-        norm_in=layer.get_parameter("input_layernorm.weight").data,
-        qkv=take("self_attn", "qkv"),
+        norm_in=RmsNorm(layer.get_parameter("input_layernorm.weight").data, eps=eps),
+        kqv=take("self_attn", "kqv"),
         o=take("self_attn", "o"),
-        norm_out=layer.get_parameter("post_attention_layernorm.weight").data,
+        norm_out=RmsNorm(layer.get_parameter("post_attention_layernorm.weight").data, eps=eps),
         gate_up=take("mlp", "gate_up"),
         down=take("mlp", "down"),
     )

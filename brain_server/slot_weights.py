@@ -8,15 +8,16 @@ nothing. The update of many rows with as many adapters is one gathered product f
 For the torch thread. Knows nothing of students, versions or leases.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from brain_server.architecture import GROUPS, Shape
 from brain_server.decoder import Segment
+from brain_server.gathered import Bags, Products
 from mesh.errors import AdapterIncompatible
 from mesh.lm.lora import LoraSpec
 
@@ -29,9 +30,9 @@ class SlotWeights:
     """An adapter as the tables take it: the factors of all layers, with the adapter's scaling in the second.
 
     Attributes:
-        down: By group, [layers, in, width] each, where the width is the table's rank times the modules of the group
+        down: By group, [layers, 1, in, width] each, where the width is the table's rank times the modules of the group
             that can have an adapter.
-        up: By module, [layers, rank, out] each.
+        up: By group, [layers, tiles, rank, tile] each; see `_Targets`.
     """
 
     down: Mapping[str, Tensor]
@@ -39,12 +40,35 @@ class SlotWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """A module that can have an adapter: its columns in its group's narrow side, and in the group's outputs."""
+class _Targets:
+    """The modules of one group that can have an adapter.
 
-    module: str
-    ranks: slice
-    outputs: slice
+    Their outputs are cut into tiles of one width, so that one product serves modules of different widths.
+
+    Attributes:
+        modules: In order of their outputs.
+        inputs: Of each.
+        tile: Outputs of a tile.
+        tiles: By module, which tiles are its outputs.
+        columns_W: By tile and rank, which column of the group's narrow side it is a product of.
+        spans: Which outputs of all tiles, side by side, go to which of the group's outputs.
+    """
+
+    modules: Sequence[str]
+    inputs: int
+    tile: int
+    tiles: Mapping[str, slice]
+    columns_W: Tensor
+    spans: Sequence[tuple[slice, slice]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """The tables of one layer's group: [slots, 1, in, width] and [slots, tiles, rank, tile]."""
+
+    targets: _Targets
+    down_S1IW: Tensor
+    up_STRO: Tensor
 
 
 class SlotTables:
@@ -70,16 +94,16 @@ class SlotTables:
         self._spec = spec
         self._dtype = dtype
         self.device = device
-        found = {group: _targets(shape, group, spec=spec) for group in GROUPS}
-        self._targets = {group: targets for group, targets in found.items() if targets}
+        found = {group: _targets(shape, group, spec=spec, device=device) for group in GROUPS}
+        self._targets = {group: targets for group, targets in found.items() if targets is not None}
         blank = self._blank()
         self._down = {name: _table(one, slots, device) for name, one in blank.down.items()}
         self._up = {name: _table(one, slots, device) for name, one in blank.up.items()}
         # Views of the tables, made once: a step asks for those of every layer.
-        self._views = {
+        self._factors = {
             group: [
-                (self._down[group][layer], [(one, self._up[one.module][layer]) for one in targets])
-                for layer in range(shape.layers)
+                _Factors(targets, down_S1IW, up_STRO)
+                for down_S1IW, up_STRO in zip(self._down[group], self._up[group], strict=True)
             ]
             for group, targets in self._targets.items()
         }
@@ -102,8 +126,11 @@ class SlotTables:
         packed = self._blank()
         left = dict(state)
         for group, targets in self._targets.items():
-            for target in targets:
-                self._pack_module(packed, left, group=group, target=target, scaling=scaling)
+            for place, module in enumerate(targets.modules):
+                ranks = slice(place * self._spec.rank, (place + 1) * self._spec.rank)
+                down_LIR = packed.down[group][:, 0, :, ranks]
+                up_LTRO = packed.up[group][:, targets.tiles[module]]
+                self._pack_module(left, module, down_LIR=down_LIR, up_LTRO=up_LTRO, scaling=scaling)
         if left:
             raise AdapterIncompatible(f"the slots have no room for the adapter's {min(left)}")
         if not all(torch.isfinite(one).all() for one in (*packed.down.values(), *packed.up.values())):
@@ -136,45 +163,38 @@ class SlotTables:
             return None
         return SlotStep(self, slots_of_lane=slots_of_lane, segments=segments)
 
-    def of_layer(self, layer: int, group: str) -> "tuple[Tensor, Sequence[tuple[_Target, Tensor]]] | None":
-        """The tables of one layer's group: [slots, in, width], and [slots, rank, out] for each of its targets."""
-        views = self._views.get(group)
-        return None if views is None else views[layer]
+    def of_layer(self, layer: int, group: str) -> _Factors | None:
+        """The factors of one layer's group, or None if its modules can't have any."""
+        factors = self._factors.get(group)
+        return None if factors is None else factors[layer]
 
     def _blank(self) -> SlotWeights:
-        layers, rank, shape = self._shape.layers, self._spec.rank, self._shape
+        rank = self._spec.rank
 
         def zeros(*sizes: int) -> Tensor:
-            return torch.zeros(layers, *sizes, dtype=self._dtype)
+            return torch.zeros(self._shape.layers, *sizes, dtype=self._dtype)
 
+        found = self._targets.items()
         return SlotWeights(
-            down={
-                group: zeros(shape.widths(GROUPS[group][0])[0], rank * len(targets))
-                for group, targets in self._targets.items()
-            },
-            up={
-                target.module: zeros(rank, shape.widths(target.module)[1])
-                for targets in self._targets.values()
-                for target in targets
-            },
+            down={group: zeros(1, one.inputs, rank * len(one.modules)) for group, one in found},
+            up={group: zeros(len(one.columns_W) // rank, rank, one.tile) for group, one in found},
         )
 
     def _pack_module(
-        self, packed: SlotWeights, left: dict[str, Tensor], *, group: str, target: _Target, scaling: float
+        self, left: dict[str, Tensor], module: str, *, down_LIR: Tensor, up_LTRO: Tensor, scaling: float
     ) -> None:
         """Puts one module's factors of all layers in their place, and takes them from what is left."""
-        module = target.module
         inputs, outputs = self._shape.widths(module)
         parent = f"{_PARENTS.get(module, 'mlp')}.{module}"
-        down_LRI = self._take(left, f"{parent}.lora_A.weight", rank_axis=0, width=inputs)
-        up_LOR = self._take(left, f"{parent}.lora_B.weight", rank_axis=1, width=outputs)
-        if down_LRI is None and up_LOR is None:
+        given_LRI = self._take(left, f"{parent}.lora_A.weight", rank_axis=0, width=inputs)
+        given_LOR = self._take(left, f"{parent}.lora_B.weight", rank_axis=1, width=outputs)
+        if given_LRI is None and given_LOR is None:
             return
-        if down_LRI is None or up_LOR is None or down_LRI.shape[1] != up_LOR.shape[2]:
+        if given_LRI is None or given_LOR is None or given_LRI.shape[1] != given_LOR.shape[2]:
             raise AdapterIncompatible(f"the adapter's two factors of {module} do not belong together")
-        rank = down_LRI.shape[1]
-        packed.down[group][:, :, target.ranks][:, :, :rank] = down_LRI.transpose(1, 2)
-        packed.up[module][:, :rank] = (up_LOR * scaling).transpose(1, 2)
+        rank, tiles = given_LRI.shape[1], up_LTRO.shape[1]
+        down_LIR[:, :, :rank] = given_LRI.transpose(1, 2)
+        up_LTRO[:, :, :rank] = (given_LOR * scaling).view(-1, tiles, outputs // tiles, rank).transpose(2, 3)
 
     def _take(self, left: dict[str, Tensor], factor: str, *, rank_axis: int, width: int) -> Tensor | None:
         """One factor of all layers, or None if no layer has it."""
@@ -207,8 +227,9 @@ class SlotStep:
         device = tables.device
         rows = [row for row, slot in enumerate(slots_of_lane) if slot is not None]
         lane = len(slots_of_lane)
-        # Without rows of the base model in between, the lane is a view.
+        # Without rows of the base model in between, the lane is a view, and without segments it is all there is.
         self._rows: Tensor | slice = slice(0, lane) if len(rows) == lane else torch.tensor(rows, device=device)
+        self._whole = len(rows) == lane and not segments
         slots_B = torch.tensor([slot for slot in slots_of_lane if slot is not None], device=device)
         self._gathered = (Bags if device.type == "cpu" else Products)(slots_B) if rows else None
         self._segments = []
@@ -220,78 +241,66 @@ class SlotStep:
 
     def add(self, layer: int, group: str, x_NI: Tensor, out_NO: Tensor) -> None:
         """See `brain_server.decoder.Adapters`."""
-        tables = self._tables.of_layer(layer, group)
-        if tables is None:
+        factors = self._tables.of_layer(layer, group)
+        if factors is None:
             return
-        down_SIW, ups = tables
+        targets, rank = factors.targets, factors.up_STRO.shape[2]
         if self._gathered is not None:
-            narrow_BW = self._gathered(x_NI[self._rows], down_SIW)
-            for target, up_SRO in ups:
-                update_BO = self._gathered(narrow_BW[:, target.ranks].contiguous(), up_SRO)
+            x_BI = x_NI if self._whole else x_NI[self._rows]
+            narrow_BW = self._gathered(x_BI.unsqueeze(1), factors.down_S1IW).squeeze(1)
+            narrow_BTR = narrow_BW.index_select(1, targets.columns_W).view(len(narrow_BW), -1, rank)
+            update_BO = self._gathered(narrow_BTR, factors.up_STRO).flatten(1)
+            for tiles, outputs in targets.spans:
                 if isinstance(self._rows, slice):
-                    out_NO[self._rows, target.outputs].add_(update_BO)
+                    out_NO[self._rows, outputs].add_(update_BO[:, tiles])
                 else:
-                    out_NO[:, target.outputs].index_add_(0, self._rows, update_BO)
+                    out_NO[:, outputs].index_add_(0, self._rows, update_BO[:, tiles])
         for place, slot in self._segments:
-            narrow_TW = x_NI[place] @ down_SIW[slot]
-            for target, up_SRO in ups:
-                out_NO[place, target.outputs].addmm_(narrow_TW[:, target.ranks], up_SRO[slot])
+            narrow_NW = x_NI[place] @ factors.down_S1IW[slot, 0]
+            narrow_TNR = narrow_NW.index_select(1, targets.columns_W).view(len(narrow_NW), -1, rank).transpose(0, 1)
+            update_NO = torch.bmm(narrow_TNR, factors.up_STRO[slot]).transpose(0, 1).flatten(1)
+            for tiles, outputs in targets.spans:
+                out_NO[place, outputs].add_(update_NO[:, tiles])
 
 
-class Gathered(Protocol):
-    """The product of each row with the matrix of its own slot."""
-
-    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """Returns [B, O] for contiguous rows [B, I] and a table [slots, I, O]."""
-        ...
-
-
-class Bags:
-    """Reads each row's matrix where it is, in place of copying it for the row.
-
-    A row's product is a bag of its matrix's rows, weighed by the row's numbers.
-    """
-
-    def __init__(self, slots_B: Tensor) -> None:
-        self._slots_B = slots_B
-        self._bags: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """See `Gathered`."""
-        width = table_SIO.shape[1]
-        if width not in self._bags:
-            first_B, device = self._slots_B * width, x_BI.device
-            places_BI = first_B[:, None] + torch.arange(width, device=device)
-            self._bags[width] = places_BI.flatten(), torch.arange(len(first_B), device=device) * width
-        places, begins = self._bags[width]
-        # Not torch.nn.functional's, which makes the bags' beginnings anew in every call.
-        bags: Tensor = torch.embedding_bag(
-            table_SIO.flatten(0, 1), places, begins, mode=0, per_sample_weights=x_BI.flatten()
-        )[0]
-        return bags
-
-
-class Products:
-    """Copies each row's matrix for one batched product, for GPUs: they copy well."""
-
-    def __init__(self, slots_B: Tensor) -> None:
-        self._slots_B = slots_B
-
-    def __call__(self, x_BI: Tensor, table_SIO: Tensor) -> Tensor:
-        """See `Gathered`."""
-        return torch.bmm(x_BI.unsqueeze(1), table_SIO[self._slots_B]).squeeze(1)
-
-
-def _targets(shape: Shape, group: str, *, spec: LoraSpec) -> list[_Target]:
-    found: list[_Target] = []
-    first_output = 0
+def _targets(shape: Shape, group: str, *, spec: LoraSpec, device: torch.device) -> _Targets | None:
+    modules = [module for module in GROUPS[group] if module in spec.target_modules]
+    if not modules:
+        return None
+    tile = math.gcd(*(shape.widths(module)[1] for module in modules))
+    tiles: dict[str, slice] = {}
+    columns: list[int] = []
+    spans: list[tuple[slice, slice]] = []
+    output = update = 0
     for module in GROUPS[group]:
-        outputs = slice(first_output, first_output + shape.widths(module)[1])
-        first_output = outputs.stop
-        if module in spec.target_modules:
-            ranks = slice(len(found) * spec.rank, (len(found) + 1) * spec.rank)
-            found.append(_Target(module, ranks, outputs))
-    return found
+        width = shape.widths(module)[1]
+        if module in modules:
+            tiles[module] = slice(update // tile, (update + width) // tile)
+            ranks = range(len(tiles) * spec.rank - spec.rank, len(tiles) * spec.rank)
+            columns += [*ranks] * (width // tile)
+            spans.append((slice(update, update + width), slice(output, output + width)))
+            update += width
+        output += width
+    return _Targets(
+        modules=modules,
+        inputs=shape.widths(modules[0])[0],
+        tile=tile,
+        tiles=tiles,
+        columns_W=torch.tensor(columns, device=device),
+        spans=_joined(spans),
+    )
+
+
+def _joined(spans: Sequence[tuple[slice, slice]]) -> list[tuple[slice, slice]]:
+    """The same with neighbours as one: each is an operation in every layer."""
+    joined = [spans[0]]
+    for update, output in spans[1:]:
+        last_update, last_output = joined[-1]
+        if last_output.stop == output.start:
+            joined[-1] = slice(last_update.start, update.stop), slice(last_output.start, output.stop)
+        else:
+            joined.append((update, output))
+    return joined
 
 
 def _table(factor: Tensor, slots: int, device: torch.device) -> Tensor:

@@ -5,10 +5,9 @@ import os
 import warnings
 
 # Training and serving often share a machine. By default a thread that waits for another spins for long, and so takes
-# the core from the very thread it waits for; one that sleeps at once takes as long to wake up as a small product takes.
-# A spin of some microseconds has neither fault: a step of eight replies took 50 ms in each of two processes on two
-# cores, against 56 ms without a spin and 364 ms with a long one. GNU OpenMP reads this once, when torch is loaded; what
-# the environment sets wins.
+# the core from the very thread it waits for: a step of eight replies took 364 ms in each of two processes on two cores.
+# With a spin of some microseconds it took 50 ms. One process may spin for long, and serving does (see
+# `brain_server.__main__`). GNU OpenMP reads this once, when torch is loaded; what the environment sets wins.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, PreTrainedModel
 from brain_server import slot_weights
 from brain_server.architecture import GROUPS, Shape
 from brain_server.decoder import Decoder
-from brain_server.slot_weights import Bags, Products, SlotTables
+from brain_server.gathered import Bags, Products
+from brain_server.slot_weights import SlotTables
 from mesh.errors import AdapterIncompatible
 from mesh.lm.lora import LoraSpec
 from tests.brain_server.mixed_steps import logits_of_rows
@@ -116,13 +117,13 @@ def test_a_step_without_adapters_computes_none(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("gathered", [Bags, Products])
-def test_a_row_is_multiplied_by_the_matrix_of_its_slot(gathered: type[Bags | Products]) -> None:
+def test_a_row_is_multiplied_by_the_matrices_of_its_slot(gathered: type[Bags | Products]) -> None:
     generator = torch.Generator().manual_seed(1)
-    table_SIO = torch.randn(5, 7, 3, generator=generator)
+    table_STIO = torch.randn(5, 2, 7, 3, generator=generator)
     slots_B = torch.tensor([4, 0, 4, 2])
-    x_BI = torch.randn(4, 7, generator=generator)
-    expected = torch.stack([x @ table_SIO[slot] for x, slot in zip(x_BI, slots_B, strict=True)])
-    torch.testing.assert_close(gathered(slots_B)(x_BI, table_SIO), expected)
+    x_BTI = torch.randn(4, 2, 7, generator=generator)
+    expected = torch.einsum("bti,btio->bto", x_BTI, table_STIO[slots_B])
+    torch.testing.assert_close(gathered(slots_B)(x_BTI, table_STIO), expected)
 
 
 class TestMisfits:
