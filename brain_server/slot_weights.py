@@ -19,7 +19,7 @@ from brain_server.architecture import GROUPS, Shape
 from brain_server.decoder import Segment
 from brain_server.gathered import Bags, Products
 from mesh.errors import AdapterIncompatible
-from mesh.lm.lora import LoraSpec
+from mesh.lm.lora import LoraSpec, is_finite
 
 _PREFIX = "base_model.model.model.layers"
 _PARENTS = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn"}
@@ -116,6 +116,9 @@ class SlotTables:
     def pack(self, state: Mapping[str, Tensor], *, scaling: float) -> SlotWeights:
         """Makes of an adapter what a slot takes. For any thread.
 
+        Goes layer by layer, as torch does small operations in the thread that asks for them: with threads of its own,
+        each packing would take the cores from the step under way.
+
         Args:
             state: Factors by PEFT's names, `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank].
             scaling: What their product is multiplied by.
@@ -133,7 +136,7 @@ class SlotTables:
                 self._pack_module(left, module, down_LIR=down_LIR, up_LTRO=up_LTRO, scaling=scaling)
         if left:
             raise AdapterIncompatible(f"the slots have no room for the adapter's {min(left)}")
-        if not all(torch.isfinite(one).all() for one in (*packed.down.values(), *packed.up.values())):
+        if not all(is_finite(of_layer) for one in (*packed.down.values(), *packed.up.values()) for of_layer in one):
             raise AdapterIncompatible(f"the adapter's numbers are too large for {self._dtype}")
         return packed
 
@@ -186,31 +189,30 @@ class SlotTables:
         """Puts one module's factors of all layers in their place, and takes them from what is left."""
         inputs, outputs = self._shape.widths(module)
         parent = f"{_PARENTS.get(module, 'mlp')}.{module}"
-        given_LRI = self._take(left, f"{parent}.lora_A.weight", rank_axis=0, width=inputs)
-        given_LOR = self._take(left, f"{parent}.lora_B.weight", rank_axis=1, width=outputs)
-        if given_LRI is None and given_LOR is None:
+        downs_RI = self._take(left, f"{parent}.lora_A.weight", rank_axis=0, width=inputs)
+        ups_OR = self._take(left, f"{parent}.lora_B.weight", rank_axis=1, width=outputs)
+        if not downs_RI and not ups_OR:
             return
-        if given_LRI is None or given_LOR is None or given_LRI.shape[1] != given_LOR.shape[2]:
+        if not downs_RI or not ups_OR or downs_RI[0].shape[0] != ups_OR[0].shape[1]:
             raise AdapterIncompatible(f"the adapter's two factors of {module} do not belong together")
-        rank, tiles = given_LRI.shape[1], up_LTRO.shape[1]
-        down_LIR[:, :, :rank] = given_LRI.transpose(1, 2)
-        up_LTRO[:, :, :rank] = (given_LOR * scaling).view(-1, tiles, outputs // tiles, rank).transpose(2, 3)
+        rank, tiles = downs_RI[0].shape[0], up_LTRO.shape[1]
+        for layer, (down_RI, up_OR) in enumerate(zip(downs_RI, ups_OR, strict=True)):
+            down_LIR[layer, :, :rank] = down_RI.T
+            up_LTRO[layer, :, :rank] = (up_OR * scaling).view(tiles, -1, rank).transpose(1, 2)
 
-    def _take(self, left: dict[str, Tensor], factor: str, *, rank_axis: int, width: int) -> Tensor | None:
-        """One factor of all layers, or None if no layer has it."""
+    def _take(self, left: dict[str, Tensor], factor: str, *, rank_axis: int, width: int) -> list[Tensor]:
+        """One factor of every layer, or nothing if no layer has it."""
         names = [f"{_PREFIX}.{layer}.{factor}" for layer in range(self._shape.layers)]
-        found = [left.pop(name, None) for name in names]
-        if all(one is None for one in found):
-            return None
-        shapes = {None if one is None else tuple(one.shape) for one in found}
-        (shape, *others) = shapes
-        fits = shape is not None and len(shape) == 2 and shape[1 - rank_axis] == width
-        if others or shape is None or not fits or shape[rank_axis] > self._spec.rank:
+        found = [left.pop(name) for name in names if name in left]
+        shapes = {tuple(one.shape) for one in found}
+        sizes = next(iter(shapes), (0, 0))
+        fits = len(shapes) == 1 and len(sizes) == 2 and sizes[1 - rank_axis] == width
+        if found and (len(found) < len(names) or not fits or sizes[rank_axis] > self._spec.rank):
             raise AdapterIncompatible(
-                f"the adapter's {factor} does not fit: it is {sorted(map(str, shapes))} in the layers, where rank "
-                f"{self._spec.rank} and width {width} do"
+                f"the adapter's {factor} does not fit: {len(found)} of {len(names)} layers have it, as "
+                f"{sorted(map(str, shapes))}, where rank {self._spec.rank} and width {width} do"
             )
-        return torch.stack([one for one in found if one is not None])
+        return found
 
 
 class SlotStep:
