@@ -3,6 +3,7 @@
 Knows no vendor; `mesh.adapters.s3` is the one implementation.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,11 +31,13 @@ class Entry:
 
     Attributes:
         key: The key.
+        etag: The tag of its blob.
         size_bytes: Of its blob.
         age_seconds: Since the blob was written, by the store's own clock, whose step is a second.
     """
 
     key: str
+    etag: str
     size_bytes: int
     age_seconds: float
 
@@ -95,8 +98,8 @@ class Blobs(Protocol):
         """All keys with the prefix, in lexical order."""
         ...
 
-    async def entries(self, prefix: str) -> list[Entry]:
-        """The same with sizes and ages."""
+    def entries(self, prefix: str) -> AsyncIterator[Entry]:
+        """The same with what a listing tells of each blob, and without holding more than a page."""
         ...
 
     async def delete(self, key: str, *, etag: str) -> None:

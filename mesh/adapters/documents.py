@@ -72,6 +72,13 @@ class Documents:
             raise AdapterCorrupt(f"the manifest of {ref} is that of another version")
         return manifest
 
+    async def find_manifest(self, ref: AdapterRef) -> Manifest | None:
+        """The same, or None where there is none that can be believed."""
+        try:
+            return await self.read_manifest(ref)
+        except (ModelVersionNotFound, AdapterCorrupt):
+            return None
+
     async def has_weights(self, ref: AdapterRef) -> bool:
         """Whether the version's weights are there."""
         return ref.weights_key in await self.blobs.keys(ref.weights_key)
@@ -84,7 +91,7 @@ class Documents:
     async def commits(self) -> AsyncIterator[Manifest]:
         """What all clones of the tenant published and is not void; a commit that does not parse is logged."""
         # A manifest is never as short as that, so the void ones, of which there are ever more, need not be read.
-        found = [entry.key for entry in await self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
+        found = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
         for start in range(0, len(found), _READS):
             for blob in await asyncio.gather(*map(self._read, found[start : start + _READS])):
                 if blob is None or blob.data == VOID:

@@ -48,30 +48,34 @@ class Publication:
         manifest = Manifest.from_json(committed)
         if manifest.ref.student_id != student_id:
             raise PublishConflict(f"clone {recipe.clone_id} made a version of another student")
-        # Also after a crash between the commit and the manifest: whoever comes next finishes with the same bytes.
-        if not await self.finish(manifest):
+        if await self._complete(manifest) is None:
             raise CloneVoided(recipe.clone_id)
         return manifest
 
     async def void(self, clone_id: str) -> Manifest | None:
         """See `AdapterStore.void`."""
         committed = await self._documents.create_once(self._documents.keys.commit(clone_id), VOID)
-        if committed == VOID:
-            return None
-        manifest = Manifest.from_json(committed)
-        return manifest if await self.finish(manifest) else None
+        return None if committed == VOID else await self._complete(Manifest.from_json(committed))
 
-    async def finish(self, manifest: Manifest) -> bool:
-        """Writes the manifest of a version that is committed; returns False if the version was withdrawn meanwhile."""
+    async def finish(self, clone_id: str) -> Manifest | None:
+        """Completes what a clone committed; None if it committed nothing, or what it did was withdrawn."""
+        committed = await self._documents.read_commit(clone_id)
+        return None if committed is None or committed == VOID else await self._complete(Manifest.from_json(committed))
+
+    async def _complete(self, manifest: Manifest) -> Manifest | None:
+        """Writes the manifest of a committed version unless it is there, or returns None if it was withdrawn.
+
+        Also after a crash between the commit and the manifest: whoever comes next completes it with the same bytes.
+        """
         ref = manifest.ref
         told = await self._documents.create_once(ref.manifest_key, manifest.to_json())
         is_ours = told != VOID and Manifest.from_json(told) == manifest
         if is_ours and await self._documents.has_weights(ref):
-            return True
+            return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
         if is_ours:
             await self._documents.blobs.erase(ref.manifest_key)
-        return False
+        return None
 
     async def _write_weights(self, student_id: str, weights: bytes) -> AdapterRef:
         # The number is taken by the weights, so it is free only if no weights are there, published or not.

@@ -6,13 +6,14 @@ with it: there it is known by its sha256.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from mesh.adapters.blobs import Erased
+from mesh.adapters.blobs import BlobConflict, Erased
 from mesh.adapters.documents import TRIES, Documents, versions_in
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef, StudentKeys
-from mesh.errors import AdapterCorrupt, ModelVersionNotFound, PublishConflict
+from mesh.errors import ModelVersionNotFound, PublishConflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +97,31 @@ class Retention:
         raise PublishConflict(f"others kept writing for student {student_id}", student_id=student_id)
 
     async def _remove(self, ref: AdapterRef) -> None:
-        await self._withdraw([ref])
-        await self._documents.blobs.erase(ref.manifest_key)
-        await self._documents.blobs.erase(f"{ref}/")
+        """Removes what is there of a version that is retiring, and nothing that comes there later."""
+        blobs = self._documents.blobs
+        entries = [entry async for entry in blobs.entries(f"{ref}/")]
+        manifest = await self._documents.find_manifest(ref)
+        if ref.version not in (await self._documents.read_pointer(ref.student_id)).retiring:
+            # Others were faster, and the student may have been deleted and have a new version with this number.
+            return
+        if manifest is not None:
+            await self._documents.revoke(manifest.recipe.clone_id)
+        for entry in sorted(entries, key=lambda entry: entry.key != ref.manifest_key):
+            with suppress(BlobConflict):
+                await blobs.delete(entry.key, etag=entry.etag)
+        await blobs.forget(f"{ref}/")
 
     async def _withdraw(self, refs: Iterable[AdapterRef]) -> Erased:
         """Makes the commits of these versions void; weights without a manifest go here already."""
         erased = Erased()
         unknown = set()
         for ref in refs:
-            try:
-                manifest = await self._documents.read_manifest(ref)
-            except (ModelVersionNotFound, AdapterCorrupt):
-                # Before the look at the commits: whoever commits after it then misses the weights.
-                erased += await self._documents.blobs.erase(ref.weights_key)
-                unknown.add(ref)
-            else:
+            if (manifest := await self._documents.find_manifest(ref)) is not None:
                 erased += await self._documents.revoke(manifest.recipe.clone_id)
+                continue
+            # Before the look at the commits: whoever commits after it then misses the weights.
+            erased += await self._documents.blobs.erase(ref.weights_key)
+            unknown.add(ref)
         if unknown:
             # A clone that was cut off between its commit and its manifest, or is on its way there. Rare, as it costs a
             # look at every commit of the tenant.

@@ -8,10 +8,11 @@ The only module that imports boto3.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -149,18 +150,18 @@ class S3Blobs:
 
     async def keys(self, prefix: str) -> list[str]:
         """See `Blobs.keys`."""
-        return [entry.key for entry in await self.entries(prefix)]
+        return [entry.key async for entry in self.entries(prefix)]
 
-    async def entries(self, prefix: str) -> list[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
         """See `Blobs.entries`."""
-
-        def find(client: "S3Client") -> list[Entry]:
-            pages = client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
-            )
-            return [entry for page in pages for entry in _entries_in(page)]
-
-        return await self._run(find)
+        start = ""
+        while True:
+            page = await self._run(partial(self._list, prefix=prefix, start=start))
+            for entry in _entries_in(page):
+                yield entry
+            if not page["IsTruncated"]:
+                return
+            start = page["Contents"][-1]["Key"]
 
     async def erase(self, prefix: str) -> Erased:
         """See `Blobs.erase`."""
@@ -197,6 +198,9 @@ class S3Blobs:
 
     def _connect(self) -> "S3Client":
         return Session().client("s3", endpoint_url=self._endpoint_url, config=self._config)
+
+    def _list(self, client: "S3Client", *, prefix: str, start: str) -> "ListObjectsV2OutputTypeDef":
+        return client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start, MaxKeys=_PAGE_KEYS)
 
     def _find_versions(self, client: "S3Client", prefix: str) -> "list[_Version]":
         # A bucket without versioning tells every object as its only version, with the id "null".
@@ -252,7 +256,7 @@ def _entries_in(page: "ListObjectsV2OutputTypeDef") -> Iterator[Entry]:
     now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
     for found in page.get("Contents", []):
         age = now - found["LastModified"]
-        yield Entry(key=found["Key"], size_bytes=found["Size"], age_seconds=age.total_seconds())
+        yield Entry(key=found["Key"], etag=found["ETag"], size_bytes=found["Size"], age_seconds=age.total_seconds())
 
 
 def _versions_in(page: "ListObjectVersionsOutputTypeDef") -> Iterator[_Version]:

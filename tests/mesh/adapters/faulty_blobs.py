@@ -1,6 +1,7 @@
 """Real blobs under processes that die, that pause, or that hear no answer."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
@@ -34,9 +35,10 @@ class _Watched:
         await self._before(writes=False)
         return await self._blobs.keys(prefix)
 
-    async def entries(self, prefix: str) -> list[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
         await self._before(writes=False)
-        return await self._blobs.entries(prefix)
+        async for entry in self._blobs.entries(prefix):
+            yield entry
 
     async def delete(self, key: str, *, etag: str) -> None:
         await self._before(writes=True)

@@ -140,7 +140,7 @@ async def test_nothing_is_left_of_a_deleted_student_and_others_keep_all(
     await _publish(store, student, 3)
     await store.pin(student, 1, pinned=True)
     (other,) = await _publish(store, f"{student}-2", 1)
-    size = sum(entry.size_bytes for entry in await blobs.entries(f"{tenant}/{student}/"))
+    size = sum([entry.size_bytes async for entry in blobs.entries(f"{tenant}/{student}/")])
 
     # Three versions of two objects each, and the pointer.
     assert await store.delete_student(student) == Removed(versions=3, objects=7, bytes=size)
@@ -230,13 +230,13 @@ async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, stu
     assert await store.list_versions(f"{student}-2") == [other]
     # Were a past version left under the student's folder or in a commit, erasing the tenant would count it.
     await store.delete_student(f"{student}-2")
-    voids = await versioned.entries(f"{tenant}/")
+    voids = await versioned.keys(f"{tenant}/")
     assert (await versioned.erase(f"{tenant}/")).objects == len(voids) == 4
 
 
 async def _names_nobody(blobs: S3Blobs, tenant: str, student: str) -> None:
     """Proves that no commit tells of the student."""
-    for entry in await blobs.entries(f"{tenant}/_commits/"):
-        blob = await blobs.read(entry.key, limit_bytes=10_000)
+    for key in await blobs.keys(f"{tenant}/_commits/"):
+        blob = await blobs.read(key, limit_bytes=10_000)
         assert blob is not None
         assert f'"{student}"'.encode() not in blob.data

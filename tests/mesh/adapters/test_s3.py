@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from boto3.session import Session
 
 from mesh.adapters import s3
 from mesh.adapters.blobs import BlobConflict, Erased
@@ -81,7 +83,7 @@ async def test_only_what_was_read_is_deleted(blobs: S3Blobs, student: str) -> No
 async def test_a_listing_tells_sizes_and_ages(blobs: S3Blobs, student: str) -> None:
     await blobs.create(student, b"12345")
 
-    (entry,) = await blobs.entries(student)
+    (entry,) = [entry async for entry in blobs.entries(student)]
 
     assert (entry.key, entry.size_bytes) == (student, 5)
     assert 0 <= entry.age_seconds < 60
@@ -103,6 +105,23 @@ async def test_keys_are_listed_and_deleted_beyond_one_page(
     assert await blobs.keys(f"{student}/") == keys
     assert await blobs.erase(f"{student}/") == Erased(objects=8, bytes=8)
     assert await blobs.keys(f"{student}/") == []
+
+
+async def test_what_s3_refuses_to_delete_is_told(s3_endpoint: S3Endpoint, bucket: str) -> None:
+    client = Session().client("s3", endpoint_url=s3_endpoint.url)
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    client.put_object(
+        Bucket=bucket, Key="ada/locked", Body=b"x", ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=until
+    )
+    client.close()
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url) as blobs:
+        await blobs.create("ada/free", b"x")
+
+        with pytest.raises(AdapterStoreUnavailable, match="1 objects: AccessDenied"):
+            await blobs.erase("ada/")
+
+        assert await blobs.keys("ada/") == ["ada/locked"]
 
 
 async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versioned: S3Blobs) -> None:
