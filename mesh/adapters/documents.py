@@ -88,6 +88,10 @@ class Documents:
         blob = await self._read(self.keys.commit(clone_id))
         return None if blob is None else blob.data
 
+    async def is_void(self, clone_id: str) -> bool:
+        """Whether the clone publishes nothing any more."""
+        return await self.read_commit(clone_id) == VOID
+
     async def commits(self) -> AsyncIterator[Manifest]:
         """What all clones of the tenant published and is not void; a commit that does not parse is logged."""
         # A manifest is never as short as that, so the void ones, of which there are ever more, need not be read.

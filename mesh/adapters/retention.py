@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from mesh.adapters.blobs import BlobConflict, Erased
 from mesh.adapters.documents import TRIES, Documents, versions_in
 from mesh.adapters.pointer import Pointer
-from mesh.adapters.ref import AdapterRef, StudentKeys
+from mesh.adapters.ref import AdapterRef
 from mesh.errors import ModelVersionNotFound, PublishConflict
 
 
@@ -91,9 +91,10 @@ class Retention:
             refs = [self._documents.ref(student_id, version) for version in versions_in(keys, found)]
             versions.update(ref.version for ref in refs if ref.manifest_key in found)
             erased += await self._withdraw(refs)
-            # By folder, as what appeared since may be a version whose clone is not yet known here.
-            for prefix in {_folder_of(keys, key) for key in found}:
-                erased += await blobs.erase(prefix)
+            # Key by key, as what appeared since may be a version whose clone is not known here yet; the manifests
+            # first, or a reader would take what is half gone for corrupt.
+            for key in sorted(found, key=lambda key: not key.endswith("manifest.json")):
+                erased += await blobs.erase(key)
         raise PublishConflict(f"others kept writing for student {student_id}", student_id=student_id)
 
     async def _remove(self, ref: AdapterRef) -> None:
@@ -129,9 +130,3 @@ class Retention:
                 if manifest.ref in unknown:
                     erased += await self._documents.revoke(manifest.recipe.clone_id)
         return erased
-
-
-def _folder_of(keys: StudentKeys, key: str) -> str:
-    """The folder of the version that the key belongs to, or the key itself."""
-    name, slash, _ = key.removeprefix(keys.prefix).partition("/")
-    return f"{keys.prefix}{name}{slash}"

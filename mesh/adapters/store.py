@@ -168,8 +168,9 @@ class AdapterStore:
             )
         blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
         if blob is None:
-            # Again: it may have been retired between the two reads.
-            await self._documents.read_manifest(ref)
+            if await self._documents.is_void(manifest.recipe.clone_id):
+                # It was removed between the two reads.
+                raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
             raise AdapterCorrupt(f"the weights of {ref} are missing")
         await asyncio.to_thread(self._verify, blob.data, manifest)
         return StoredAdapter(manifest=manifest, weights=blob.data)

@@ -110,7 +110,7 @@ class Sweeper:
         except AdapterCorrupt:
             return False  # for a person to look at
         # A version without any commit was put there by hand.
-        return await self._documents.read_commit(manifest.recipe.clone_id) == VOID
+        return await self._documents.is_void(manifest.recipe.clone_id)
 
     async def _void(self, ref: AdapterRef, clone_id: str, *, older_than_seconds: float) -> Swept:
         entries = [entry async for entry in self._blobs.entries(self._documents.keys.commit(clone_id))]

@@ -13,7 +13,7 @@ class Crash(Exception):
     """The process ended here."""
 
 
-class _Watched:
+class Watched:
     """Passes every call on, after `_before` has seen it."""
 
     def __init__(self, blobs: Blobs) -> None:
@@ -59,7 +59,7 @@ class _Watched:
         """Is called before each call to the store, and told whether it writes."""
 
 
-class CrashingBlobs(_Watched):
+class CrashingBlobs(Watched):
     """A process that dies just before its n-th write."""
 
     def __init__(self, blobs: Blobs, *, writes: int) -> None:
@@ -74,7 +74,7 @@ class CrashingBlobs(_Watched):
         self._writes -= 1
 
 
-class PausingBlobs(_Watched):
+class PausingBlobs(Watched):
     """A process that stands still just before its n-th call, of whatever kind, until it is let go.
 
     Attributes:
@@ -100,7 +100,7 @@ class PausingBlobs(_Watched):
             await self.go.wait()
 
 
-class ForgetfulBlobs(_Watched):
+class ForgetfulBlobs(Watched):
     """A network that loses every answer to a write, so that the retry meets its own write."""
 
     async def create(self, key: str, data: bytes) -> None:
