@@ -8,10 +8,11 @@ Knows nothing of weights.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
-from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Erased
+from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef, StudentKeys, TenantKeys
@@ -122,6 +123,25 @@ class Documents:
                 continue
             return data
         raise PublishConflict(f"{key} was taken and free in turns")
+
+    async def take_back(self, key: str, data: bytes) -> None:
+        """Removes what was written here, if it is still that: a number that was freed may be another's already."""
+        with suppress(BlobConflict, AdapterCorrupt):
+            blob = await self.blobs.read(key, limit_bytes=len(data))
+            if blob is not None and blob.data == data:
+                await self.blobs.delete(key, etag=blob.etag)
+                await self.blobs.forget(key)
+
+    async def remove(self, entries: Iterable[Entry]) -> Erased:
+        """Removes, in this order, what was listed and has not changed since, and its past."""
+        removed = Erased()
+        for entry in entries:
+            with suppress(BlobConflict):
+                await self.blobs.delete(entry.key, etag=entry.etag)
+                past = await self.blobs.forget(entry.key)
+                # A store that keeps the past counts the deleted blob among it.
+                removed += past if past.objects else Erased(objects=1, bytes=entry.size_bytes)
+        return removed
 
     async def revoke(self, clone_id: str) -> Erased:
         """Makes the clone's commit void, whatever it was, and forgets what it said.

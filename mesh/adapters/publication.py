@@ -42,7 +42,7 @@ class Publication:
             await asyncio.to_thread(inspect, weights, lora=recipe.lora, limits=self._limits)
             ref = await self._write_weights(student_id, weights)
             manifest = await asyncio.to_thread(Manifest.of, weights, ref=ref, recipe=recipe)
-            committed = await self._commit(manifest)
+            committed = await self._commit(manifest, weights)
         if committed == VOID:
             raise CloneVoided(recipe.clone_id)
         manifest = Manifest.from_json(committed)
@@ -73,8 +73,7 @@ class Publication:
         if is_ours and await self._documents.has_weights(ref):
             return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
-        if is_ours:
-            await self._documents.blobs.erase(ref.manifest_key)
+        await self._documents.take_back(ref.manifest_key, manifest.to_json())
         return None
 
     async def _write_weights(self, student_id: str, weights: bytes) -> AdapterRef:
@@ -90,11 +89,11 @@ class Publication:
             return ref
         raise PublishConflict(f"no version of student {student_id} was free", student_id=student_id)
 
-    async def _commit(self, manifest: Manifest) -> bytes:
+    async def _commit(self, manifest: Manifest, weights: bytes) -> bytes:
         """Makes the version that of its clone, or returns what the clone committed otherwise."""
         ours = manifest.to_json()
         committed = await self._documents.create_once(self._documents.keys.commit(manifest.recipe.clone_id), ours)
         if committed == VOID or Manifest.from_json(committed).ref != manifest.ref:
             # The clone was cancelled, or a second worker was faster; nobody knows of these weights.
-            await self._documents.blobs.erase(manifest.ref.weights_key)
+            await self._documents.take_back(manifest.ref.weights_key, weights)
         return committed

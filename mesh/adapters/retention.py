@@ -6,11 +6,10 @@ with it: there it is known by its sha256.
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from mesh.adapters.blobs import BlobConflict, Erased
-from mesh.adapters.documents import TRIES, Documents, versions_in
+from mesh.adapters.blobs import Erased
+from mesh.adapters.documents import TRIES, VOID, Documents, versions_in
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import ModelVersionNotFound, PublishConflict
@@ -58,11 +57,10 @@ class Retention:
 
         async def condemn(pointer: Pointer) -> Pointer:
             found = set(await self._documents.blobs.keys(keys.prefix))
-            published = [
-                version
-                for version in versions_in(keys, found)
-                if self._documents.ref(student_id, version).manifest_key in found
-            ]
+            refs = [self._documents.ref(student_id, version) for version in versions_in(keys, found)]
+            whole = [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= found]
+            # Read, as what a sweeper condemned looks whole too, and would count as the newest.
+            published = [ref.version for ref in whole if await self._documents.find_manifest(ref) is not None]
             return replace(pointer, retiring=pointer.retiring | (set(published[:-keep]) - pointer.held))
 
         # What an earlier call left behind when it was cut off is among them.
@@ -84,17 +82,18 @@ class Retention:
         erased = await blobs.erase(keys.active)
         versions: set[int] = set()
         for _ in range(TRIES):
-            found = await blobs.keys(keys.prefix)
-            if not found:
+            entries = [entry async for entry in blobs.entries(keys.prefix)]
+            if not entries:
                 erased += await blobs.forget(keys.prefix)
                 return Removed(versions=len(versions), objects=erased.objects, bytes=erased.bytes)
+            found = {entry.key for entry in entries}
             refs = [self._documents.ref(student_id, version) for version in versions_in(keys, found)]
             versions.update(ref.version for ref in refs if ref.manifest_key in found)
             erased += await self._withdraw(refs)
-            # Key by key, as what appeared since may be a version whose clone is not known here yet; the manifests
+            # Only what was listed, as what appeared since may be of a clone that is not known here yet; the manifests
             # first, or a reader would take what is half gone for corrupt.
-            for key in sorted(found, key=lambda key: not key.endswith("manifest.json")):
-                erased += await blobs.erase(key)
+            manifests = {ref.manifest_key for ref in refs}
+            erased += await self._documents.remove(sorted(entries, key=lambda entry: entry.key not in manifests))
         raise PublishConflict(f"others kept writing for student {student_id}", student_id=student_id)
 
     async def _remove(self, ref: AdapterRef) -> None:
@@ -107,22 +106,22 @@ class Retention:
             return
         if manifest is not None:
             await self._documents.revoke(manifest.recipe.clone_id)
-        for entry in sorted(entries, key=lambda entry: entry.key != ref.manifest_key):
-            with suppress(BlobConflict):
-                await blobs.delete(entry.key, etag=entry.etag)
-        await blobs.forget(f"{ref}/")
+        await self._documents.remove(sorted(entries, key=lambda entry: entry.key != ref.manifest_key))
 
     async def _withdraw(self, refs: Iterable[AdapterRef]) -> Erased:
-        """Makes the commits of these versions void; weights without a manifest go here already."""
+        """Makes the commits of these versions void."""
         erased = Erased()
         unknown = set()
         for ref in refs:
-            if (manifest := await self._documents.find_manifest(ref)) is not None:
+            manifest = await self._documents.find_manifest(ref)
+            if manifest is None:
+                # Before the look at the commits: whoever commits after it can't publish any more.
+                await self._documents.create_once(ref.manifest_key, VOID)
+                manifest = await self._documents.find_manifest(ref)
+            if manifest is None:
+                unknown.add(ref)
+            else:
                 erased += await self._documents.revoke(manifest.recipe.clone_id)
-                continue
-            # Before the look at the commits: whoever commits after it then misses the weights.
-            erased += await self._documents.blobs.erase(ref.weights_key)
-            unknown.add(ref)
         if unknown:
             # A clone that was cut off between its commit and its manifest, or is on its way there. Rare, as it costs a
             # look at every commit of the tenant.

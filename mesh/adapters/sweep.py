@@ -86,9 +86,10 @@ class Sweeper:
         if not await self._is_condemned(ref, here):
             return Swept()
         # The manifest last: as long as its key is taken, nobody can publish what goes here.
-        weights = await self._blobs.erase(ref.weights_key)
-        rest = await self._blobs.erase(f"{ref}/")
-        return Swept(removed=1, bytes=(weights + rest).bytes)
+        entries.sort(key=lambda entry: entry.key == ref.manifest_key)
+        removed = await self._documents.remove(entries)
+        await self._documents.take_back(ref.manifest_key, VOID)
+        return Swept(removed=1, bytes=removed.bytes)
 
     async def _finish(self, clone_ids: list[str], *, counts: bool) -> Swept:
         swept = Swept()
