@@ -12,6 +12,21 @@ from mesh.adapters.manifest import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Previous:
+    """The version of the student's model that the new one is measured against.
+
+    Attributes:
+        weights: Its safetensors file.
+        scaling: What the product of its factors is multiplied with.
+        warm: Whether the training goes on from it; otherwise it starts fresh.
+    """
+
+    weights: bytes
+    scaling: float
+    warm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """One adapter to train.
 
@@ -29,6 +44,7 @@ class TrainingPlan:
         learning_rate: Peak of the schedule.
         batch_examples: Examples of one optimiser step.
         heldout_share: Share of the items kept apart to measure, 0 to 1; at least one item is.
+        previous: The version before; None if there is none.
     """
 
     clone_id: str
@@ -43,6 +59,7 @@ class TrainingPlan:
     # A baseline is small: 24 responses gave a held-out loss of 2.65 in batches of 8, 2.45 of 4 (base model 3.16).
     batch_examples: int = 4
     heldout_share: float = 0.15
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
