@@ -3,7 +3,6 @@
 Knows no vendor; `mesh.adapters.s3` is the one implementation.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,8 +24,42 @@ class Blob:
     etag: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A key in a listing.
+
+    Attributes:
+        key: The key.
+        size_bytes: Of its blob.
+        age_seconds: Since the blob was written, by the store's own clock, whose step is a second.
+    """
+
+    key: str
+    size_bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What an erasure removed.
+
+    Attributes:
+        objects: Blobs, each of their past versions, and the marks that a deletion leaves where past versions are kept.
+        bytes: Their size.
+    """
+
+    objects: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Erased") -> "Erased":
+        return Erased(objects=self.objects + other.objects, bytes=self.bytes + other.bytes)
+
+
 class Blobs(Protocol):
     """Bytes under keys, with conditional writes and nothing else: no write can overwrite what it has not read.
+
+    The store may keep past versions of what was replaced or deleted (S3's bucket versioning); only `erase` and `forget`
+    see them.
 
     A conditional write may report a conflict with itself: when the answer to the first try is lost, the retry finds
     the key taken. Callers read back before they believe a conflict.
@@ -62,8 +95,27 @@ class Blobs(Protocol):
         """All keys with the prefix, in lexical order."""
         ...
 
-    async def delete(self, keys: Sequence[str]) -> None:
-        """Removes the keys; one that does not exist is no error."""
+    async def entries(self, prefix: str) -> list[Entry]:
+        """The same with sizes and ages."""
+        ...
+
+    async def delete(self, key: str, *, etag: str) -> None:
+        """Removes the blob that was read with this tag.
+
+        Raises:
+            BlobConflict: The blob changed since, or is gone.
+        """
+        ...
+
+    async def erase(self, prefix: str) -> Erased:
+        """Removes all blobs whose keys have the prefix, the oldest versions first, until a listing finds none.
+
+        No conditions: for what nobody may write any more. A whole key is a prefix too.
+        """
+        ...
+
+    async def forget(self, prefix: str) -> Erased:
+        """Removes past versions and the marks of deletions, and none of the blobs that are there."""
         ...
 
     async def check(self) -> None:

@@ -1,31 +1,62 @@
-"""The pointer: which version of a student's adapter answers now."""
+"""The pointer: which version of a student's adapter answers now, and which may not go or must.
 
-from typing import Literal
+One document, so that a version can't become active or pinned in the moment in which it is retired.
+"""
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from collections.abc import Set as AbstractSet
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mesh.adapters.manifest import Digest
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import AdapterCorrupt, InvalidField
 
+Versions = frozenset[Annotated[int, Field(ge=1)]]
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class ActiveAdapter:
     """The active version and the identity of its weights.
 
     Attributes:
-        schema: Of this document.
         ref: The version.
         sha256: Of its weights, lower-case hex.
     """
 
-    schema: Literal[1] = 1
     ref: AdapterRef
     sha256: Digest
 
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Pointer:
+    """What is told of a student's versions beside the versions themselves.
+
+    Attributes:
+        schema: Of this document.
+        active: The version that answers; None if none was made active yet.
+        pinned: Versions that are kept whatever their age.
+        retiring: Versions that are being removed; none of them can become active or pinned any more.
+        nonce: Random, another one with each move. An object's ETag may be the hash of its bytes, and a pointer that
+            went there and back must not look as if it had never moved.
+    """
+
+    schema: Literal[1] = 1
+    active: ActiveAdapter | None = None
+    pinned: Versions = frozenset()
+    retiring: Versions = frozenset()
+    nonce: str = ""
+
+    @property
+    def held(self) -> AbstractSet[int]:
+        """The versions that can't be retired."""
+        return self.pinned if self.active is None else self.pinned | {self.active.ref.version}
+
     @classmethod
-    def from_json(cls, data: bytes) -> "ActiveAdapter":
+    def from_json(cls, data: bytes) -> "Pointer":
         """Parses strictly.
 
         Raises:
@@ -41,4 +72,4 @@ class ActiveAdapter:
         return _JSON.dump_json(self, indent=2)
 
 
-_JSON = TypeAdapter(ActiveAdapter)
+_JSON = TypeAdapter(Pointer)

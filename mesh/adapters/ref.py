@@ -3,11 +3,12 @@
 ```
 {tenant}/{student_id}/v{version}/adapter.safetensors   the weights, immutable
 {tenant}/{student_id}/v{version}/manifest.json         how they came to be, immutable; written after the weights
-{tenant}/{student_id}/clones/{clone_id}.json           the same manifest, by clone; makes a clone one version
 {tenant}/{student_id}/active.json                      the pointer, moved by compare-and-swap
+{tenant}/_commits/{clone_id}.json                      what the clone published: the same manifest, or that it is void
 ```
 
-Ids are validated before they become part of a key, so no id can reach another student's keys.
+Ids are validated before they become part of a key, so no id can reach another student's keys; none begins with an
+underscore, so no student's folder is that of the commits.
 """
 
 import re
@@ -47,6 +48,48 @@ def validate_student_id(value: str, *, field: str = "student_id") -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantKeys:
+    """The keys of one tenant.
+
+    Raises:
+        InvalidField: The tenant is malformed.
+    """
+
+    tenant: str = DEFAULT_TENANT
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.tenant, field="tenant")
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of this tenant start with, last slash included."""
+        return f"{self.tenant}/"
+
+    @property
+    def commits(self) -> str:
+        """What the keys of all commits start with, last slash included."""
+        return f"{self.prefix}_commits/"
+
+    def commit(self, clone_id: str) -> str:
+        """Key of what this clone published.
+
+        Raises:
+            InvalidField: The clone id is malformed.
+        """
+        return f"{self.commits}{validate_student_id(clone_id, field='clone_id')}.json"
+
+    def clone_in(self, key: str) -> str | None:
+        """The clone whose commit this key is, or None for any other key."""
+        clone_id = key.removeprefix(self.commits).removesuffix(".json")
+        return clone_id if is_student_id(clone_id) and key == self.commit(clone_id) else None
+
+    def student_in(self, key: str) -> str | None:
+        """The student in whose folder this key is, or None for any other key."""
+        student_id, slash, _ = key.removeprefix(self.prefix).partition("/")
+        return student_id if slash and is_student_id(student_id) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudentKeys:
     """The keys of one student's adapters.
 
@@ -71,16 +114,8 @@ class StudentKeys:
         """Key of the pointer to the active version."""
         return f"{self.prefix}active.json"
 
-    def clone(self, clone_id: str) -> str:
-        """Key of the manifest that this clone committed.
-
-        Raises:
-            InvalidField: The clone id is malformed.
-        """
-        return f"{self.prefix}clones/{validate_student_id(clone_id, field='clone_id')}.json"
-
     def version_in(self, key: str) -> int | None:
-        """The version that a key of this student belongs to, or None for the pointer and the commits."""
+        """The version that a key of this student belongs to, or None for the pointer."""
         match = _VERSION_FOLDER.fullmatch(key.removeprefix(self.prefix).partition("/")[0])
         return int(match[1]) if match else None
 

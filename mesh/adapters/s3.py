@@ -1,12 +1,17 @@
 """Blobs on S3, or on anything that speaks it: AWS S3, SeaweedFS, MinIO.
 
-The store must honour `If-None-Match: *` and `If-Match` on PUT; AWS S3 does, see
-https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html. The only module that imports boto3.
+The store must honour `If-None-Match: *` and `If-Match` on PUT, and should honour `If-Match` on DELETE; AWS S3 does, see
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html. Erasing needs the permissions
+`s3:ListBucketVersions` and `s3:DeleteObjectVersion`, also in a bucket that keeps no past versions.
+
+The only module that imports boto3.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -14,13 +19,18 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mesh.adapters.blobs import Blob, BlobConflict
+from mesh.adapters.blobs import Blob, BlobConflict, Entry, Erased
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from mesh.settings import AdapterStoreSettings
 
 if TYPE_CHECKING:
     # A package of types only, which is not there outside development.
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import (
+        ListObjectsV2OutputTypeDef,
+        ListObjectVersionsOutputTypeDef,
+        ObjectIdentifierTypeDef,
+    )
 
 R = TypeVar("R")
 
@@ -30,6 +40,19 @@ _THREADS = 8
 _ATTEMPTS = 2
 # Keys in one listing or one deletion; S3 allows no more.
 _PAGE_KEYS = 1000
+# The first removes all, the second sees that; more are needed only while somebody else still writes.
+_ERASE_PASSES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Version:
+    """One version of an object, or the mark that a deletion left in place of one."""
+
+    key: str
+    version_id: str
+    is_latest: bool
+    is_mark: bool
+    size_bytes: int
 
 
 class S3Blobs:
@@ -120,30 +143,53 @@ class S3Blobs:
         """See `Blobs.replace`."""
         await self._run(lambda client: client.put_object(Bucket=self._bucket, Key=key, Body=data, IfMatch=etag))
 
+    async def delete(self, key: str, *, etag: str) -> None:
+        """See `Blobs.delete`."""
+        await self._run(lambda client: client.delete_object(Bucket=self._bucket, Key=key, IfMatch=etag))
+
     async def keys(self, prefix: str) -> list[str]:
         """See `Blobs.keys`."""
+        return [entry.key for entry in await self.entries(prefix)]
 
-        def find(client: "S3Client") -> list[str]:
+    async def entries(self, prefix: str) -> list[Entry]:
+        """See `Blobs.entries`."""
+
+        def find(client: "S3Client") -> list[Entry]:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
             )
-            return [found["Key"] for page in pages for found in page.get("Contents", [])]
+            return [entry for page in pages for entry in _entries_in(page)]
 
         return await self._run(find)
 
-    async def delete(self, keys: Sequence[str]) -> None:
-        """See `Blobs.delete`."""
+    async def erase(self, prefix: str) -> Erased:
+        """See `Blobs.erase`."""
 
-        def remove(client: "S3Client") -> None:
-            for start in range(0, len(keys), _PAGE_KEYS):
-                batch = keys[start : start + _PAGE_KEYS]
-                response = client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
-                )
-                if failed := response.get("Errors"):
-                    raise AdapterStoreUnavailable(f"S3 did not delete {len(failed)} keys: {failed[0].get('Code')}")
+        def remove(client: "S3Client") -> Erased:
+            erased = Erased()
+            for _ in range(_ERASE_PASSES):
+                if not (found := self._find_versions(client, prefix)):
+                    return erased
+                # The latest last, or for a moment a past version would be the latest.
+                for latest in (False, True):
+                    self._remove(client, [version for version in found if version.is_latest is latest])
+                erased += _sum(found)
+            raise AdapterStoreUnavailable(f"S3 still lists {len(found)} objects that were deleted")
 
-        await self._run(remove)
+        return await self._run(remove)
+
+    async def forget(self, prefix: str) -> Erased:
+        """See `Blobs.forget`."""
+
+        def remove(client: "S3Client") -> Erased:
+            found = self._find_versions(client, prefix)
+            past = [version for version in found if not version.is_latest]
+            marks = [version for version in found if version.is_latest and version.is_mark]
+            self._remove(client, past)
+            self._remove(client, marks)
+            return _sum([*past, *marks])
+
+        return await self._run(remove)
 
     async def check(self) -> None:
         """See `Blobs.check`."""
@@ -151,6 +197,21 @@ class S3Blobs:
 
     def _connect(self) -> "S3Client":
         return Session().client("s3", endpoint_url=self._endpoint_url, config=self._config)
+
+    def _find_versions(self, client: "S3Client", prefix: str) -> "list[_Version]":
+        # A bucket without versioning tells every object as its only version, with the id "null".
+        pages = client.get_paginator("list_object_versions").paginate(
+            Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
+        )
+        return [version for page in pages for version in _versions_in(page)]
+
+    def _remove(self, client: "S3Client", versions: "Sequence[_Version]") -> None:
+        for start in range(0, len(versions), _PAGE_KEYS):
+            batch = versions[start : start + _PAGE_KEYS]
+            names: list[ObjectIdentifierTypeDef] = [{"Key": one.key, "VersionId": one.version_id} for one in batch]
+            response = client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
+            if failed := response.get("Errors"):
+                raise AdapterStoreUnavailable(f"S3 did not delete {len(failed)} objects: {failed[0].get('Code')}")
 
     async def _run(self, call: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
@@ -184,3 +245,30 @@ def _fault(error: ClientError, *, bucket: str) -> Exception:
     if status in (409, 412) or code == "NoSuchKey":
         return BlobConflict(code)
     return AdapterStoreUnavailable(f"S3 refused bucket {bucket}: {code}")
+
+
+def _entries_in(page: "ListObjectsV2OutputTypeDef") -> Iterator[Entry]:
+    # By the answer's own date: the clock here may be another.
+    now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+    for found in page.get("Contents", []):
+        age = now - found["LastModified"]
+        yield Entry(key=found["Key"], size_bytes=found["Size"], age_seconds=age.total_seconds())
+
+
+def _versions_in(page: "ListObjectVersionsOutputTypeDef") -> Iterator[_Version]:
+    for found in page.get("Versions", []):
+        yield _Version(
+            key=found["Key"],
+            version_id=found["VersionId"],
+            is_latest=found["IsLatest"],
+            is_mark=False,
+            size_bytes=found["Size"],
+        )
+    for mark in page.get("DeleteMarkers", []):
+        yield _Version(
+            key=mark["Key"], version_id=mark["VersionId"], is_latest=mark["IsLatest"], is_mark=True, size_bytes=0
+        )
+
+
+def _sum(versions: Sequence[_Version]) -> Erased:
+    return Erased(objects=len(versions), bytes=sum(version.size_bytes for version in versions))

@@ -1,4 +1,4 @@
-"""The adapter store: what it means to publish, to activate and to fetch a student's adapter.
+"""The adapter store: what it means to publish, to activate, to fetch and to remove a student's adapter.
 
 A version exists once its manifest does, and the manifest is written after the weights: a crash in between publishes
 nothing. Every write is conditional, so no version is ever overwritten and no two publishers undo each other. Reads
@@ -10,20 +10,21 @@ Knows no vendor: `Blobs` holds the bytes. Keeps nothing in memory; a cache is it
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mesh.adapters.blobs import Blob, BlobConflict, Blobs
+from mesh.adapters.blobs import Blobs
+from mesh.adapters.documents import Documents, versions_in
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Manifest, Recipe
-from mesh.adapters.pointer import ActiveAdapter
-from mesh.adapters.ref import DEFAULT_TENANT, AdapterRef, StudentKeys
-from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound, PublishConflict
+from mesh.adapters.pointer import ActiveAdapter, Pointer
+from mesh.adapters.publication import CloneVoided, Publication
+from mesh.adapters.ref import DEFAULT_TENANT, AdapterRef
+from mesh.adapters.retention import Removed, Retention
+from mesh.adapters.sweep import Sweeper, Swept
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound
 from mesh.log import get_logger
 
-# A manifest has about 1.5 kB and a pointer 200 bytes.
-_DOCUMENT_LIMIT_BYTES = 64 * 1024
-# Publishers of one student are few (one clone runs at a time), so a conflict that persists is a fault, not a race.
-_TRIES = 16
+__all__ = ["AdapterStore", "Announce", "CloneVoided", "Removed", "StoredAdapter", "Swept"]
 
 # Is told which version is active once the pointer names it, and must not fail.
 Announce = Callable[[ActiveAdapter], Awaitable[None]]
@@ -64,15 +65,19 @@ class AdapterStore:
         announce: Announce = _tell_nobody,
     ) -> None:
         self._blobs = blobs
-        self._tenant = tenant
         self._limits = limits or AdapterLimits()
         self._announce = announce
+        self._documents = Documents(blobs, tenant=tenant)
+        self._publication = Publication(self._documents, limits=self._limits)
+        self._retention = Retention(self._documents)
+        self._sweeper = Sweeper(self._documents, self._publication)
 
     async def publish(self, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
         """Stages a version and makes it the active one, unless a later one is active already.
 
         Raises:
             AdapterCorrupt, AdapterIncompatible: The weights fail inspection; nothing is written.
+            CloneVoided: The clone may publish nothing any more.
             PublishConflict: Other publishers won again and again.
         """
         manifest = await self.stage(student_id, weights, recipe=recipe)
@@ -88,19 +93,19 @@ class AdapterStore:
 
         Raises:
             AdapterCorrupt, AdapterIncompatible: The weights fail inspection; nothing is written.
-            PublishConflict: Other publishers took one version number after the other.
+            CloneVoided: The clone may publish nothing any more, and what this call had written is gone.
+            PublishConflict: Other publishers took one number after the other, or the clone is another student's.
         """
-        keys = self._keys(student_id)
-        commit_key = keys.clone(recipe.clone_id)
-        committed = await self._read_manifest(commit_key)
-        if committed is None:
-            await asyncio.to_thread(inspect, weights, lora=recipe.lora, limits=self._limits)
-            ref = await self._write_weights(keys, weights)
-            manifest = await asyncio.to_thread(Manifest.of, weights, ref=ref, recipe=recipe)
-            committed = await self._commit(commit_key, manifest)
-        # Also after a crash between the commit and this write: whoever comes next finishes it with the same bytes.
-        await self._create_once(committed.ref.manifest_key, committed.to_json())
-        return committed
+        return await self._publication.stage(student_id, weights, recipe=recipe)
+
+    async def void(self, clone_id: str) -> Manifest | None:
+        """From now on the clone publishes nothing, ever, whoever wakes up late; repeatable.
+
+        Returns:
+            What the clone had published before, as then it is too late: the version is whole and may be activated or
+            retired. None if the clone has published nothing, or nothing that is still there.
+        """
+        return await self._publication.void(clone_id)
 
     async def activate(self, student_id: str, version: int, *, only_forward: bool = False) -> ActiveAdapter:
         """Moves the pointer to a version and returns what is active then.
@@ -111,15 +116,24 @@ class AdapterStore:
             only_forward: Leave the pointer alone if it names a later version, as a publisher that was overtaken must.
 
         Raises:
-            ModelVersionNotFound: The student has no such version.
+            ModelVersionNotFound: The student has no such version, or it is being retired.
             AdapterCorrupt: The version's manifest or the pointer does not parse.
             PublishConflict: Others moved the pointer again and again.
         """
         ref = self.ref(student_id, version)
-        manifest = await self._manifest_of(ref)
-        target = ActiveAdapter(ref=ref, sha256=manifest.sha256)
-        active = await self._point_at(target, only_forward=only_forward)
-        if active == target:
+
+        async def aim(pointer: Pointer) -> Pointer:
+            # The version after the pointer: what is retired in between has moved the pointer, and this starts anew.
+            target = ActiveAdapter(ref=ref, sha256=(await self._whole(ref)).sha256)
+            if version in pointer.retiring:
+                raise ModelVersionNotFound(student_id=student_id, version=version)
+            if only_forward and pointer.active is not None and pointer.active.ref.version > version:
+                return pointer
+            return replace(pointer, active=target)
+
+        active = (await self._documents.change_pointer(student_id, aim)).active
+        assert active is not None, "neither branch above leaves the pointer empty"
+        if active.ref == ref:
             # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
             await self._announce(active)
         return active
@@ -130,7 +144,7 @@ class AdapterStore:
         Raises:
             AdapterCorrupt: The pointer does not parse.
         """
-        return self._active_in(await self._read_pointer(student_id), student_id)
+        return (await self._documents.read_pointer(student_id)).active
 
     async def fetch(self, ref: AdapterRef, *, sha256: str | None = None) -> StoredAdapter:
         """Reads a version and checks it: manifest, size, sha256, then every tensor.
@@ -144,7 +158,7 @@ class AdapterStore:
             AdapterCorrupt: What is stored is not what was published.
             AdapterIncompatible: It is above this store's limits.
         """
-        manifest = await self._manifest_of(ref)
+        manifest = await self._documents.read_manifest(ref)
         if sha256 not in (None, manifest.sha256):
             raise AdapterCorrupt(f"the manifest of {ref} tells another sha256 than the pointer")
         if manifest.size_bytes > self._limits.size_bytes:
@@ -154,111 +168,87 @@ class AdapterStore:
             )
         blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
         if blob is None:
+            # Again: it may have been retired between the two reads.
+            await self._documents.read_manifest(ref)
             raise AdapterCorrupt(f"the weights of {ref} are missing")
         await asyncio.to_thread(self._verify, blob.data, manifest)
         return StoredAdapter(manifest=manifest, weights=blob.data)
 
     async def list_versions(self, student_id: str) -> list[Manifest]:
         """The manifests of all versions, oldest first; one that does not parse is left out and logged."""
-        keys = self._keys(student_id)
+        keys = self._documents.keys_of(student_id)
         found = set(await self._blobs.keys(keys.prefix))
-        versions = sorted({version for key in found if (version := keys.version_in(key))})
-        refs = [self.ref(student_id, version) for version in versions]
-        published = [ref for ref in refs if ref.manifest_key in found]
-        results = await asyncio.gather(*map(self._manifest_of, published), return_exceptions=True)
-        return list(_sound(published, results))
+        refs = [self.ref(student_id, version) for version in versions_in(keys, found)]
+        # Weights alone are not published yet, a manifest alone is on its way out.
+        whole = [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= found]
+        results = await asyncio.gather(*map(self._documents.read_manifest, whole), return_exceptions=True)
+        return list(_sound(whole, results))
+
+    async def pin(self, student_id: str, version: int, pinned: bool) -> None:  # noqa: FBT001 - pin(student, 3, True)
+        """Keeps a version from being retired, or allows it again.
+
+        Raises:
+            ModelVersionNotFound: The student has no such version, or it is being retired.
+            PublishConflict: Others moved the pointer again and again.
+        """
+        await self._retention.pin(student_id, version, pinned=pinned)
+
+    async def pinned(self, student_id: str) -> frozenset[int]:
+        """The versions that are pinned."""
+        return (await self._documents.read_pointer(student_id)).pinned
+
+    async def retire(self, student_id: str, *, keep: int) -> list[int]:
+        """Removes all but the newest versions, the active and the pinned ones; returns the numbers of the removed.
+
+        A brain that holds a removed version goes on answering with it; whoever asks for it anew is told that it is
+        gone. A call that is cut off is finished by the next one.
+
+        Args:
+            student_id: The student.
+            keep: How many of the newest versions stay, 1 or more.
+
+        Raises:
+            PublishConflict: Others moved the pointer again and again.
+        """
+        return await self._retention.retire(student_id, keep=keep)
+
+    async def delete_student(self, student_id: str) -> Removed:
+        """Removes every object of the student, past versions included, and makes the commits of its clones void.
+
+        Repeatable, and to be repeated if it was cut off. A clone that has not committed yet can't be known here: void
+        it before, or it may publish afterwards, as the first one of a new student.
+
+        Returns:
+            What this call removed.
+
+        Raises:
+            PublishConflict: Others kept writing for this student.
+        """
+        return await self._retention.delete_student(student_id)
+
+    async def sweep(self, *, older_than_seconds: float) -> Swept:
+        """Removes what dead workers left behind in the whole tenant; repeatable, also while others work.
+
+        Reads every commit that is not void, so once an hour is often.
+
+        Args:
+            older_than_seconds: What is younger stays; above the longest time that a worker may take to publish.
+        """
+        return await self._sweeper.sweep(older_than_seconds=older_than_seconds)
 
     def ref(self, student_id: str, version: int) -> AdapterRef:
         """Names a version of this tenant, whether or not it exists."""
-        return AdapterRef(student_id=student_id, version=version, tenant=self._tenant)
+        return self._documents.ref(student_id, version)
 
     async def check(self) -> None:
         """Returns if the store answers; cheap enough for a health check."""
         await self._blobs.check()
 
-    def _keys(self, student_id: str) -> StudentKeys:
-        return StudentKeys(student_id=student_id, tenant=self._tenant)
-
-    async def _write_weights(self, keys: StudentKeys, weights: bytes) -> AdapterRef:
-        # The number is taken by the weights, so it is free only if no weights are there, published or not.
-        versions = [keys.version_in(key) or 0 for key in await self._blobs.keys(keys.prefix)]
-        first = max(versions, default=0) + 1
-        for version in range(first, first + _TRIES):
-            ref = self.ref(keys.student_id, version)
-            try:
-                await self._blobs.create(ref.weights_key, weights)
-            except BlobConflict:
-                continue
-            return ref
-        raise PublishConflict(f"no version of student {keys.student_id} was free", student_id=keys.student_id)
-
-    async def _commit(self, commit_key: str, manifest: Manifest) -> Manifest:
-        """Makes the version that of its clone, or returns the one that already is."""
-        committed = Manifest.from_json(await self._create_once(commit_key, manifest.to_json()))
-        if committed.ref != manifest.ref:
-            # A second worker on the same clone lost; nobody knows of its weights.
-            await self._blobs.delete([manifest.ref.weights_key])
-        return committed
-
-    async def _create_once(self, key: str, data: bytes) -> bytes:
-        """Writes the document if the key is free, and returns what is there."""
-        for _ in range(_TRIES):
-            try:
-                await self._blobs.create(key, data)
-            except BlobConflict:
-                blob = await self._blobs.read(key, limit_bytes=_DOCUMENT_LIMIT_BYTES)
-                if blob is not None:
-                    return blob.data
-                # Two writes met and neither is there yet, or someone removed it: the key is free again.
-                continue
-            return data
-        raise PublishConflict(f"{key} was taken and free in turns")
-
-    async def _read_manifest(self, key: str) -> Manifest | None:
-        blob = await self._blobs.read(key, limit_bytes=_DOCUMENT_LIMIT_BYTES)
-        return None if blob is None else Manifest.from_json(blob.data)
-
-    async def _manifest_of(self, ref: AdapterRef) -> Manifest:
-        manifest = await self._read_manifest(ref.manifest_key)
-        if manifest is None:
+    async def _whole(self, ref: AdapterRef) -> Manifest:
+        """The manifest of a version whose weights are there too."""
+        if not await self._documents.has_weights(ref):
             raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
-        if manifest.ref != ref:
-            # Else a folder copied by hand would serve one student's adapter to another.
-            raise AdapterCorrupt(f"the manifest of {ref} is that of another version")
-        return manifest
-
-    async def _read_pointer(self, student_id: str) -> Blob | None:
-        return await self._blobs.read(self._keys(student_id).active, limit_bytes=_DOCUMENT_LIMIT_BYTES)
-
-    def _active_in(self, blob: Blob | None, student_id: str) -> ActiveAdapter | None:
-        if blob is None:
-            return None
-        active = ActiveAdapter.from_json(blob.data)
-        if active.ref != self.ref(student_id, active.ref.version):
-            raise AdapterCorrupt(f"the pointer of student {student_id} names another student's version")
-        return active
-
-    async def _point_at(self, target: ActiveAdapter, *, only_forward: bool) -> ActiveAdapter:
-        """Moves the pointer unless it need not or may not move, and returns what it names."""
-        student_id, version = target.ref.student_id, target.ref.version
-        for _ in range(_TRIES):
-            blob = await self._read_pointer(student_id)
-            current = self._active_in(blob, student_id)
-            if current is not None and (current == target or (only_forward and current.ref.version > version)):
-                return current
-            try:
-                await self._move_pointer(target, seen=blob)
-            except BlobConflict:
-                continue
-            return target
-        raise PublishConflict(f"the active version of student {student_id} kept moving", student_id=student_id)
-
-    async def _move_pointer(self, target: ActiveAdapter, *, seen: Blob | None) -> None:
-        key = self._keys(target.ref.student_id).active
-        if seen is None:
-            await self._blobs.create(key, target.to_json())
-        else:
-            await self._blobs.replace(key, target.to_json(), etag=seen.etag)
+        return await self._documents.read_manifest(ref)
 
     def _verify(self, weights: bytes, manifest: Manifest) -> None:
         if hashlib.sha256(weights).hexdigest() != manifest.sha256:
@@ -272,6 +262,8 @@ def _sound(refs: Sequence[AdapterRef], results: Sequence[Manifest | BaseExceptio
         if isinstance(result, AdapterCorrupt):
             # One bad version must not hide the good ones that a teacher would roll back to.
             _log.warning("adapter_manifest_corrupt", ref=str(ref))
+        elif isinstance(result, ModelVersionNotFound):
+            continue  # removed since it was listed
         elif isinstance(result, BaseException):
             raise result
         else:

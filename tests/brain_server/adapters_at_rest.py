@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from mesh.adapters.blobs import Blobs
 from mesh.adapters.manifest import Examples, Lora, Manifest, Metrics, Profile, Recipe, Serving
-from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.pointer import ActiveAdapter, Pointer
 from mesh.adapters.ref import AdapterRef, StudentKeys
 from mesh.lm.lora import LoraSpec, to_safetensors
 
@@ -95,7 +95,7 @@ async def publish_unchecked(blobs: Blobs, student_id: str, weights: bytes, *, re
     manifest = Manifest.of(weights, ref=ref, recipe=recipe)
     await blobs.create(ref.weights_key, weights)
     await blobs.create(ref.manifest_key, manifest.to_json())
-    pointer = ActiveAdapter(ref=ref, sha256=manifest.sha256)
+    pointer = Pointer(active=ActiveAdapter(ref=ref, sha256=manifest.sha256))
     await blobs.create(StudentKeys(student_id=student_id).active, pointer.to_json())
     return manifest
 

@@ -97,7 +97,7 @@ def silent(blobs: S3Blobs, tenant: str) -> AdapterStore:
 
 
 async def publish(store: AdapterStore, student: str, version: int) -> ActiveAdapter:
-    manifest = await store.publish(student, weights(seed=version), recipe=recipe(f"clone_{version}"))
+    manifest = await store.publish(student, weights(seed=version), recipe=recipe(f"clone_{student}_{version}"))
     assert manifest.ref.version == version
     return ActiveAdapter(ref=manifest.ref, sha256=manifest.sha256)
 

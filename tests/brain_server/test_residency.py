@@ -131,12 +131,12 @@ async def test_a_new_version_is_seen_once_the_pointer_is_read_anew(store: Adapte
 
 
 async def test_a_student_deleted_and_cloned_anew_gets_the_new_bytes_under_the_old_number(
-    store: AdapterStore, blobs: S3Blobs, student: str
+    store: AdapterStore, student: str
 ) -> None:
     adapters = adapters_of(store, ttl=HOUR_SECONDS)
     await publish(store, student, seed=1)
     await chosen(adapters, asked(student))
-    await blobs.delete(await blobs.keys(f"default/{student}/"))
+    await store.delete_student(student)
     again = await publish(store, student, seed=2)
     assert again.ref.version == 1
     adapters.host.evict(student)

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from boto3.session import Session
 from safetensors.numpy import save
 
+from mesh.adapters.documents import Documents
 from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
@@ -58,11 +60,52 @@ async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
 
 
 @pytest.fixture
-def store(blobs: S3Blobs) -> AdapterStore:
-    return AdapterStore(blobs)
+async def versioned(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Blobs]:
+    """A bucket of this test alone that keeps past versions."""
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
+        await opened.check()
+        client = Session().client("s3", endpoint_url=s3_endpoint.url)
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        client.close()
+        yield opened
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant of this test alone, as a clone's id is unique within one."""
+    return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(blobs: S3Blobs, tenant: str) -> AdapterStore:
+    return AdapterStore(blobs, tenant=tenant)
 
 
 @pytest.fixture
 def student() -> str:
     """A student of this test alone."""
     return f"student-{uuid.uuid4().hex}"
+
+
+async def leftovers(blobs: S3Blobs, store: AdapterStore, tenant: str) -> set[str]:
+    """Keys of the tenant that belong to no whole version of a live commit, void commits aside.
+
+    Also proves what is there: every committed version can be fetched, and every pointer leads to one.
+    """
+    documents = Documents(blobs, tenant=tenant)
+    keys = set(await blobs.keys(documents.keys.prefix))
+    known = set()
+    async for manifest in documents.commits():
+        assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
+        known |= {manifest.ref.weights_key, manifest.ref.manifest_key}
+    for key in keys:
+        student_id = documents.keys.student_in(key)
+        if student_id is None:
+            known.add(key)
+        elif key == documents.keys_of(student_id).active:
+            active = await store.resolve_active(student_id)
+            if active is not None:
+                await store.fetch(active.ref, sha256=active.sha256)
+            if any(version.ref.student_id == student_id for version in await store.list_versions(student_id)):
+                known.add(key)
+    return keys - known

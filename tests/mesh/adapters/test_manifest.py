@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mesh.adapters.manifest import Lora, Manifest, Metrics
-from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import AdapterCorrupt
 from tests.mesh.adapters.conftest import recipe, weights
@@ -90,7 +90,7 @@ def test_bytes_that_are_no_manifest_and_no_pointer_are_corrupt(data: bytes) -> N
     with pytest.raises(AdapterCorrupt):
         Manifest.from_json(data)
     with pytest.raises(AdapterCorrupt):
-        ActiveAdapter.from_json(data)
+        Pointer.from_json(data)
 
 
 def test_a_corrupt_manifests_values_stay_out_of_the_message() -> None:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.adapters.ref import STUDENT_ID_PATTERN, AdapterRef, StudentKeys, is_student_id, validate_student_id
+from mesh.adapters.ref import (
+    STUDENT_ID_PATTERN,
+    AdapterRef,
+    StudentKeys,
+    TenantKeys,
+    is_student_id,
+    validate_student_id,
+)
 from mesh.errors import InvalidField
 
 VALID_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter(lambda value: ".." not in value)
@@ -48,7 +55,12 @@ def test_a_students_keys_are_its_own_and_tell_their_version(student: str, other:
 
     assert {keys.version_in(ref.weights_key), keys.version_in(ref.manifest_key)} == {version}
     assert keys.version_in(keys.active) is None
-    assert keys.version_in(keys.clone(other)) is None
+    tenant = TenantKeys()
+    assert keys.version_in(tenant.commit(other)) is None
+    assert {tenant.student_in(key) for key in (ref.weights_key, ref.manifest_key, keys.active)} == {student}
+    assert (tenant.student_in(tenant.commit(other)), tenant.clone_in(tenant.commit(other))) == (None, other)
+    assert tenant.clone_in(keys.active) is None
+    assert not tenant.commit(other).startswith(keys.prefix)
     if other != student:
         assert not StudentKeys(student_id=other).active.startswith(keys.prefix)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.adapters import s3
-from mesh.adapters.blobs import BlobConflict
+from mesh.adapters.blobs import BlobConflict, Erased
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
@@ -49,16 +49,42 @@ async def test_replacing_what_is_gone_is_a_conflict(blobs: S3Blobs, student: str
     await blobs.create(student, b"before")
     seen = await blobs.read(student, limit_bytes=10)
     assert seen is not None
-    await blobs.delete([student])
+    await blobs.erase(student)
 
     with pytest.raises(BlobConflict):
         await blobs.replace(student, b"after", etag=seen.etag)
 
 
-async def test_a_missing_key_reads_as_none_and_deletes_without_error(blobs: S3Blobs, student: str) -> None:
+async def test_a_missing_key_reads_as_none_and_erases_without_error(blobs: S3Blobs, student: str) -> None:
     assert await blobs.read(student, limit_bytes=1) is None
-    await blobs.delete([student])
-    await blobs.delete([])
+    assert await blobs.erase(student) == Erased()
+    assert await blobs.forget(student) == Erased()
+
+
+async def test_only_what_was_read_is_deleted(blobs: S3Blobs, student: str) -> None:
+    await blobs.create(student, b"before")
+    seen = await blobs.read(student, limit_bytes=10)
+    assert seen is not None
+    await blobs.replace(student, b"after", etag=seen.etag)
+    with pytest.raises(BlobConflict):
+        await blobs.delete(student, etag=seen.etag)
+
+    now = await blobs.read(student, limit_bytes=10)
+    assert now is not None
+    assert now.data == b"after"
+    await blobs.delete(student, etag=now.etag)
+    assert await blobs.read(student, limit_bytes=10) is None
+    with pytest.raises(BlobConflict):
+        await blobs.delete(student, etag=now.etag)
+
+
+async def test_a_listing_tells_sizes_and_ages(blobs: S3Blobs, student: str) -> None:
+    await blobs.create(student, b"12345")
+
+    (entry,) = await blobs.entries(student)
+
+    assert (entry.key, entry.size_bytes) == (student, 5)
+    assert 0 <= entry.age_seconds < 60
 
 
 async def test_a_blob_above_the_limit_is_refused(blobs: S3Blobs, student: str) -> None:
@@ -75,8 +101,31 @@ async def test_keys_are_listed_and_deleted_beyond_one_page(
     await asyncio.gather(*(blobs.create(key, b"x") for key in keys))
 
     assert await blobs.keys(f"{student}/") == keys
-    await blobs.delete(keys)
+    assert await blobs.erase(f"{student}/") == Erased(objects=8, bytes=8)
     assert await blobs.keys(f"{student}/") == []
+
+
+async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versioned: S3Blobs) -> None:
+    for key in ("kept", "gone", "other/kept"):
+        await versioned.create(f"ada/{key}", b"1")
+        seen = await versioned.read(f"ada/{key}", limit_bytes=1)
+        assert seen is not None
+        await versioned.replace(f"ada/{key}", b"22", etag=seen.etag)
+    gone = await versioned.read("ada/gone", limit_bytes=2)
+    assert gone is not None
+    await versioned.delete("ada/gone", etag=gone.etag)
+
+    # The past of `kept`; of `gone`, two versions and the mark that it was deleted.
+    assert await versioned.forget("ada/kept") == Erased(objects=1, bytes=1)
+    assert await versioned.forget("ada/gone") == Erased(objects=3, bytes=3)
+    kept = await versioned.read("ada/kept", limit_bytes=2)
+    assert kept is not None
+    assert kept.data == b"22"
+
+    assert await versioned.erase("ada/other") == Erased(objects=2, bytes=3)
+    assert await versioned.keys("ada/") == ["ada/kept"]
+    assert await versioned.erase("ada/") == Erased(objects=1, bytes=2)
+    assert await versioned.erase("ada/") == Erased()
 
 
 async def test_a_missing_bucket_is_created_on_first_use_only_if_told_to(s3_endpoint: S3Endpoint, bucket: str) -> None:

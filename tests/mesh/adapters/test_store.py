@@ -1,75 +1,26 @@
 """Publishing, activating and fetching, on the real S3."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from mesh.adapters.blobs import Blob, BlobConflict, Blobs
+from mesh.adapters.blobs import Blobs
 from mesh.adapters.inspection import AdapterLimits
 from mesh.adapters.manifest import Manifest
-from mesh.adapters.ref import AdapterRef, StudentKeys
+from mesh.adapters.ref import AdapterRef
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, ModelVersionNotFound
 from tests.mesh.adapters.conftest import recipe, weights
-
-
-class Crash(Exception):
-    """The process ended here."""
-
-
-class CrashingBlobs:
-    """Real blobs under a process that dies just before its n-th write."""
-
-    def __init__(self, blobs: Blobs, *, writes: int) -> None:
-        self._blobs = blobs
-        self._writes = writes
-
-    async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
-        return await self._blobs.read(key, limit_bytes=limit_bytes)
-
-    async def create(self, key: str, data: bytes) -> None:
-        self._count()
-        await self._blobs.create(key, data)
-
-    async def replace(self, key: str, data: bytes, *, etag: str) -> None:
-        self._count()
-        await self._blobs.replace(key, data, etag=etag)
-
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._blobs.keys(prefix)
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        await self._blobs.delete(keys)
-
-    async def check(self) -> None:
-        await self._blobs.check()
-
-    def _count(self) -> None:
-        if self._writes == 0:
-            raise Crash
-        self._writes -= 1
-
-
-class ForgetfulBlobs(CrashingBlobs):
-    """Real blobs whose every answer to a write is lost, so that the retry meets its own write."""
-
-    async def create(self, key: str, data: bytes) -> None:
-        await self._blobs.create(key, data)
-        raise BlobConflict
-
-    async def replace(self, key: str, data: bytes, *, etag: str) -> None:
-        await self._blobs.replace(key, data, etag=etag)
-        raise BlobConflict
+from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, ForgetfulBlobs
 
 
 async def overwrite(blobs: Blobs, key: str, data: bytes) -> None:
     """What a hand in the bucket can do, and the store never does."""
-    await blobs.delete([key])
+    await blobs.erase(key)
     await blobs.create(key, data)
 
 
-async def test_what_was_published_is_what_is_fetched(store: AdapterStore, student: str) -> None:
+async def test_what_was_published_is_what_is_fetched(store: AdapterStore, student: str, tenant: str) -> None:
     manifest = await store.publish(student, weights(), recipe=recipe())
 
     active = await store.resolve_active(student)
@@ -79,7 +30,7 @@ async def test_what_was_published_is_what_is_fetched(store: AdapterStore, studen
     assert stored.weights == weights()
     assert stored.manifest == manifest
     assert stored.manifest.recipe == recipe()
-    assert active.ref == AdapterRef(student_id=student, version=1)
+    assert active.ref == AdapterRef(student_id=student, version=1, tenant=tenant)
 
 
 async def test_the_next_clone_is_the_next_version_and_the_first_one_stays(store: AdapterStore, student: str) -> None:
@@ -100,12 +51,12 @@ async def test_staging_makes_nothing_active(store: AdapterStore, student: str) -
 
 
 async def test_a_crash_between_weights_and_manifest_publishes_nothing(
-    store: AdapterStore, student: str, blobs: Blobs
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str
 ) -> None:
     with pytest.raises(Crash):
-        await AdapterStore(CrashingBlobs(blobs, writes=1)).publish(student, weights(), recipe=recipe())
+        await AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant).publish(student, weights(), recipe=recipe())
 
-    assert await blobs.keys(_prefix(student)) == [store.ref(student, 1).weights_key]
+    assert await blobs.keys(_prefix(store, student)) == [store.ref(student, 1).weights_key]
     assert await store.list_versions(student) == []
     assert await store.resolve_active(student) is None
     with pytest.raises(ModelVersionNotFound):
@@ -116,10 +67,12 @@ async def test_a_crash_between_weights_and_manifest_publishes_nothing(
 
 @pytest.mark.parametrize("writes", range(4))
 async def test_publishing_after_a_crash_anywhere_ends_with_one_version(
-    store: AdapterStore, student: str, blobs: Blobs, writes: int
+    store: AdapterStore, student: str, blobs: Blobs, writes: int, tenant: str
 ) -> None:
     with pytest.raises(Crash):
-        await AdapterStore(CrashingBlobs(blobs, writes=writes)).publish(student, weights(seed=1), recipe=recipe())
+        await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).publish(
+            student, weights(seed=1), recipe=recipe()
+        )
 
     # Training again gives other bytes; those that were committed count.
     manifest = await store.publish(student, weights(seed=2), recipe=recipe())
@@ -149,7 +102,7 @@ async def test_two_workers_on_the_same_clone_publish_one_version(
     assert await store.list_versions(student) == [manifests[0]]
     await store.fetch(manifests[0].ref, sha256=manifests[0].sha256)
     # The losers took their weights away again.
-    assert len([key for key in await blobs.keys(_prefix(student)) if key.endswith(".safetensors")]) == 1
+    assert len([key for key in await blobs.keys(_prefix(store, student)) if key.endswith(".safetensors")]) == 1
 
 
 async def test_two_publishers_race_and_both_versions_survive_with_one_active(store: AdapterStore, student: str) -> None:
@@ -166,10 +119,10 @@ async def test_two_publishers_race_and_both_versions_survive_with_one_active(sto
 
 
 async def test_a_write_whose_answer_was_lost_is_not_taken_for_a_rival(
-    store: AdapterStore, student: str, blobs: Blobs
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str
 ) -> None:
     committed = await store.stage(student, weights(), recipe=recipe())
-    forgetful = AdapterStore(ForgetfulBlobs(blobs, writes=0))
+    forgetful = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
 
     await forgetful.activate(student, committed.ref.version)
     assert await forgetful.stage(student, weights(), recipe=recipe()) == committed
@@ -213,7 +166,7 @@ async def test_weights_that_grew_or_vanished_are_refused(store: AdapterStore, st
     with pytest.raises(AdapterCorrupt, match="bytes"):
         await store.fetch(manifest.ref)
 
-    await blobs.delete([manifest.ref.weights_key])
+    await blobs.erase(manifest.ref.weights_key)
     with pytest.raises(AdapterCorrupt, match="missing"):
         await store.fetch(manifest.ref)
 
@@ -232,7 +185,7 @@ async def test_one_students_folder_copied_to_another_is_refused(
     theirs = store.ref(f"{student}-2", 1)
     await blobs.create(theirs.weights_key, weights())
     await blobs.create(theirs.manifest_key, manifest.to_json())
-    await _copy(blobs, StudentKeys(student_id=student).active, StudentKeys(student_id=f"{student}-2").active)
+    await _copy(blobs, _prefix(store, student) + "active.json", _prefix(store, f"{student}-2") + "active.json")
 
     with pytest.raises(AdapterCorrupt):
         await store.fetch(theirs)
@@ -256,7 +209,7 @@ async def test_a_pickle_is_refused_and_nothing_is_written(store: AdapterStore, s
     with pytest.raises(AdapterCorrupt, match="safetensors"):
         await store.publish(student, pickled, recipe=recipe())
 
-    assert await blobs.keys(_prefix(student)) == []
+    assert await blobs.keys(_prefix(store, student)) == []
 
 
 async def test_a_pickle_that_someone_put_into_the_store_is_refused(
@@ -271,10 +224,12 @@ async def test_a_pickle_that_someone_put_into_the_store_is_refused(
         await store.fetch(manifest.ref)
 
 
-async def test_an_adapter_above_the_limits_is_not_downloaded(store: AdapterStore, student: str, blobs: Blobs) -> None:
+async def test_an_adapter_above_the_limits_is_not_downloaded(
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str
+) -> None:
     manifest = await store.publish(student, weights(), recipe=recipe())
-    small = AdapterStore(blobs, limits=AdapterLimits(size_bytes=len(weights()) - 1))
-    await blobs.delete([manifest.ref.weights_key])
+    small = AdapterStore(blobs, tenant=tenant, limits=AdapterLimits(size_bytes=len(weights()) - 1))
+    await blobs.erase(manifest.ref.weights_key)
 
     with pytest.raises(AdapterIncompatible, match="limit"):
         await small.fetch(manifest.ref)
@@ -312,5 +267,5 @@ async def _copy(blobs: Blobs, source: str, target: str) -> None:
     await blobs.create(target, blob.data)
 
 
-def _prefix(student: str) -> str:
-    return StudentKeys(student_id=student).prefix
+def _prefix(store: AdapterStore, student: str) -> str:
+    return f"{store.ref(student, 1)}".removesuffix("v1")

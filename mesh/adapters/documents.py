@@ -1,0 +1,198 @@
+"""A tenant's documents in the object store: manifests, commits and pointers, and how each of them may change.
+
+A manifest never changes. A commit is created once, as a manifest or as void, and can later become void. A pointer is
+moved by compare-and-swap. Reads believe nothing they have not checked.
+
+Knows nothing of weights.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
+from uuid import uuid4
+
+from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Erased
+from mesh.adapters.manifest import Manifest
+from mesh.adapters.pointer import Pointer
+from mesh.adapters.ref import AdapterRef, StudentKeys, TenantKeys
+from mesh.errors import AdapterCorrupt, ModelVersionNotFound, PublishConflict
+from mesh.log import get_logger
+
+# Writers of one document are few (one clone of a student runs at a time), so a conflict that persists is a fault, not a
+# race.
+TRIES = 16
+
+# A manifest has about 1.5 kB and a pointer 200 bytes.
+_LIMIT_BYTES = 64 * 1024
+
+# At the same time, when all commits are read: fewer than the store's threads, so that others get their turn.
+_READS = 4
+
+# Stands where a manifest would, and names nobody.
+VOID = b'{"schema": 1, "void": true}'
+
+# Says what a pointer should become. Is called again whenever the pointer moved in between, and raises to refuse.
+Change = Callable[[Pointer], Awaitable[Pointer]]
+
+_log = get_logger(__name__)
+
+
+class Documents:
+    """One tenant's documents.
+
+    Every method raises `AdapterStoreUnavailable` when the store does not answer, `AdapterCorrupt` for a document that
+    does not parse, and `InvalidField` for a malformed id.
+    """
+
+    def __init__(self, blobs: Blobs, *, tenant: str) -> None:
+        self.blobs = blobs
+        self.keys = TenantKeys(tenant=tenant)
+
+    def keys_of(self, student_id: str) -> StudentKeys:
+        """The keys of one student of this tenant."""
+        return StudentKeys(student_id=student_id, tenant=self.keys.tenant)
+
+    def ref(self, student_id: str, version: int) -> AdapterRef:
+        """Names a version of this tenant, whether or not it exists."""
+        return AdapterRef(student_id=student_id, version=version, tenant=self.keys.tenant)
+
+    async def read_manifest(self, ref: AdapterRef) -> Manifest:
+        """The version's manifest.
+
+        Raises:
+            ModelVersionNotFound: There is none, or it is void.
+            AdapterCorrupt: It is that of another version.
+        """
+        blob = await self._read(ref.manifest_key)
+        if blob is None or blob.data == VOID:
+            raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
+        manifest = Manifest.from_json(blob.data)
+        if manifest.ref != ref:
+            # Else a folder copied by hand would serve one student's adapter to another.
+            raise AdapterCorrupt(f"the manifest of {ref} is that of another version")
+        return manifest
+
+    async def has_weights(self, ref: AdapterRef) -> bool:
+        """Whether the version's weights are there."""
+        return ref.weights_key in await self.blobs.keys(ref.weights_key)
+
+    async def read_commit(self, clone_id: str) -> bytes | None:
+        """What the clone committed, as JSON or `VOID`, or None if it is still open."""
+        blob = await self._read(self.keys.commit(clone_id))
+        return None if blob is None else blob.data
+
+    async def commits(self) -> AsyncIterator[Manifest]:
+        """What all clones of the tenant published and is not void; a commit that does not parse is logged."""
+        # A manifest is never as short as that, so the void ones, of which there are ever more, need not be read.
+        found = [entry.key for entry in await self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
+        for start in range(0, len(found), _READS):
+            for blob in await asyncio.gather(*map(self._read, found[start : start + _READS])):
+                if blob is None or blob.data == VOID:
+                    continue
+                try:
+                    yield Manifest.from_json(blob.data)
+                except AdapterCorrupt:
+                    _log.warning("adapter_commit_corrupt", tenant=self.keys.tenant)
+
+    async def create_once(self, key: str, data: bytes) -> bytes:
+        """Writes the document if the key is free, and returns what is there.
+
+        Raises:
+            PublishConflict: It was taken and free in turns.
+        """
+        for _ in range(TRIES):
+            try:
+                await self.blobs.create(key, data)
+            except BlobConflict:
+                blob = await self._read(key)
+                if blob is not None:
+                    return blob.data
+                # Two writes met and neither is there yet, or someone removed it: the key is free again.
+                continue
+            return data
+        raise PublishConflict(f"{key} was taken and free in turns")
+
+    async def revoke(self, clone_id: str) -> Erased:
+        """Makes the clone's commit void, whatever it was, and forgets what it said.
+
+        Raises:
+            PublishConflict: Others changed it again and again.
+        """
+        key = self.keys.commit(clone_id)
+        for _ in range(TRIES):
+            blob = await self._read(key)
+            try:
+                if blob is None:
+                    await self.blobs.create(key, VOID)
+                elif blob.data != VOID:
+                    await self.blobs.replace(key, VOID, etag=blob.etag)
+            except BlobConflict:
+                continue
+            return await self.blobs.forget(key)
+        raise PublishConflict(f"{key} kept changing")
+
+    async def read_pointer(self, student_id: str) -> Pointer:
+        """The student's pointer; an empty one if there is none."""
+        return self._pointer_in(await self._read(self.keys_of(student_id).active), student_id)
+
+    async def change_pointer(self, student_id: str, change: Change) -> Pointer:
+        """Moves the pointer by compare-and-swap, and returns what it says then.
+
+        Raises:
+            PublishConflict: Others moved it again and again.
+        """
+        key = self.keys_of(student_id).active
+        created = False
+        for _ in range(TRIES):
+            blob = await self._read(key)
+            pointer = self._pointer_in(blob, student_id)
+            if created and blob is not None and await self.drop_stray_pointer(student_id):
+                # A deletion passed between the look at the versions and the creation: no trace of the student may stay.
+                continue
+            changed = await change(pointer)
+            if changed == pointer:
+                return pointer
+            created = created or blob is None
+            try:
+                await self._write(key, replace(changed, nonce=uuid4().hex).to_json(), seen=blob)
+            except BlobConflict:
+                continue
+            if not created:
+                return changed
+        raise PublishConflict(f"the pointer of student {student_id} kept moving", student_id=student_id)
+
+    async def drop_stray_pointer(self, student_id: str) -> bool:
+        """Removes the pointer, and its past, of a student who has no versions; returns whether it did."""
+        keys = self.keys_of(student_id)
+        blob = await self._read(keys.active)
+        if blob is None or versions_in(keys, await self.blobs.keys(keys.prefix)):
+            return False
+        try:
+            await self.blobs.delete(keys.active, etag=blob.etag)
+        except BlobConflict:
+            return False
+        await self.blobs.forget(keys.active)
+        return True
+
+    async def _read(self, key: str) -> Blob | None:
+        return await self.blobs.read(key, limit_bytes=_LIMIT_BYTES)
+
+    async def _write(self, key: str, data: bytes, *, seen: Blob | None) -> None:
+        if seen is None:
+            await self.blobs.create(key, data)
+        else:
+            await self.blobs.replace(key, data, etag=seen.etag)
+
+    def _pointer_in(self, blob: Blob | None, student_id: str) -> Pointer:
+        if blob is None:
+            return Pointer()
+        pointer = Pointer.from_json(blob.data)
+        active = pointer.active
+        if active is not None and active.ref != self.ref(student_id, active.ref.version):
+            raise AdapterCorrupt(f"the pointer of student {student_id} names another student's version")
+        return pointer
+
+
+def versions_in(keys: StudentKeys, found: Iterable[str]) -> list[int]:
+    """The versions of which something is there, published or not, in ascending order."""
+    return sorted({version for key in found if (version := keys.version_in(key)) is not None})

@@ -1,0 +1,242 @@
+"""What stays of a student's versions, and how all of a student goes, on the real S3."""
+
+import asyncio
+
+import pytest
+
+from mesh.adapters.manifest import Manifest
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore, CloneVoided, Removed
+from mesh.errors import ModelVersionNotFound
+from tests.mesh.adapters.conftest import leftovers, recipe, weights
+from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
+
+
+async def _publish(store: AdapterStore, student: str, count: int) -> list[Manifest]:
+    return [
+        await store.publish(student, weights(seed=number), recipe=recipe(f"{student}_{number}"))
+        for number in range(1, count + 1)
+    ]
+
+
+async def _versions(store: AdapterStore, student: str) -> list[int]:
+    return [manifest.ref.version for manifest in await store.list_versions(student)]
+
+
+async def test_the_newest_the_pinned_and_the_active_stay(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifests = await _publish(store, student, 6)
+    await store.pin(student, 2, pinned=True)
+    await store.activate(student, 3)
+
+    assert await store.retire(student, keep=2) == [1, 4]
+
+    assert await _versions(store, student) == [2, 3, 5, 6]
+    assert await store.retire(student, keep=2) == []
+    with pytest.raises(ModelVersionNotFound):
+        await store.fetch(manifests[0].ref)
+    with pytest.raises(ModelVersionNotFound):
+        await store.activate(student, 4)
+    with pytest.raises(ModelVersionNotFound):
+        await store.pin(student, 1, pinned=True)
+    with pytest.raises(CloneVoided):
+        await store.stage(student, weights(seed=1), recipe=recipe(f"{student}_1"))
+    assert await leftovers(blobs, store, tenant) == set()
+
+
+async def test_a_pin_is_told_and_taken_back(store: AdapterStore, student: str) -> None:
+    assert await store.pinned(student) == frozenset()
+    await _publish(store, student, 2)
+
+    await asyncio.gather(store.pin(student, 1, pinned=True), store.pin(student, 2, pinned=True))
+    assert await store.pinned(student) == {1, 2}
+    assert await store.retire(student, keep=1) == []
+
+    await store.pin(student, 1, pinned=False)
+    await store.pin(student, 1, pinned=False)
+    assert await store.pinned(student) == {2}
+    assert await store.retire(student, keep=1) == [1]
+
+
+async def test_only_a_version_that_exists_can_be_pinned(store: AdapterStore, blobs: S3Blobs, student: str) -> None:
+    with pytest.raises(ModelVersionNotFound):
+        await store.pin(student, 1, pinned=True)
+    assert await store.retire(student, keep=1) == []
+    assert await blobs.keys(f"{store.ref(student, 1).tenant}/") == []
+
+
+async def test_a_version_number_is_never_given_again(store: AdapterStore, student: str) -> None:
+    await _publish(store, student, 3)
+    await store.activate(student, 1)
+    await store.retire(student, keep=1)
+
+    manifest = await store.publish(student, weights(), recipe=recipe("next"))
+
+    assert manifest.ref.version == 4
+    with pytest.raises(ValueError, match="at least one"):
+        await store.retire(student, keep=0)
+
+
+@pytest.mark.parametrize("writes", range(6))
+async def test_retiring_after_a_crash_anywhere_ends_the_same(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, writes: int
+) -> None:
+    await _publish(store, student, 3)
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).retire(student, keep=2)
+
+    await store.retire(student, keep=2)
+
+    assert await _versions(store, student) == [2, 3]
+    assert await leftovers(blobs, store, tenant) == set()
+    assert await store.retire(student, keep=2) == []
+
+
+@pytest.mark.parametrize("calls", range(12))
+async def test_a_version_that_is_pinned_while_it_is_retired_stays_or_is_gone(
+    store: AdapterStore, student: str, blobs: S3Blobs, tenant: str, calls: int
+) -> None:
+    await _publish(store, student, 2)
+    paused = PausingBlobs(blobs, calls=calls)
+    retirement = asyncio.create_task(AdapterStore(paused, tenant=tenant).retire(student, keep=1))
+    await paused.reached(retirement)
+
+    try:
+        await store.pin(student, 1, pinned=True)
+    except ModelVersionNotFound:
+        is_pinned = False
+    else:
+        is_pinned = True
+    paused.go.set()
+
+    assert await retirement == ([] if is_pinned else [1])
+    assert await store.pinned(student) == ({1} if is_pinned else frozenset())
+    assert await _versions(store, student) == ([1, 2] if is_pinned else [2])
+
+
+@pytest.mark.parametrize("calls", range(4))
+async def test_a_version_that_is_retired_while_it_is_fetched_is_whole_or_gone(
+    store: AdapterStore, student: str, blobs: S3Blobs, tenant: str, calls: int
+) -> None:
+    first, _ = await _publish(store, student, 2)
+    paused = PausingBlobs(blobs, calls=calls)
+    fetch = asyncio.create_task(AdapterStore(paused, tenant=tenant).fetch(first.ref, sha256=first.sha256))
+    await paused.reached(fetch)
+
+    await store.retire(student, keep=1)
+    paused.go.set()
+
+    await asyncio.wait([fetch])
+    if calls < 2:
+        assert isinstance(fetch.exception(), ModelVersionNotFound)
+    else:
+        assert fetch.result().weights == weights(seed=1)
+
+
+async def test_nothing_is_left_of_a_deleted_student_and_others_keep_all(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    await _publish(store, student, 3)
+    await store.pin(student, 1, pinned=True)
+    (other,) = await _publish(store, f"{student}-2", 1)
+    size = sum(entry.size_bytes for entry in await blobs.entries(f"{tenant}/{student}/"))
+
+    # Three versions of two objects each, and the pointer.
+    assert await store.delete_student(student) == Removed(versions=3, objects=7, bytes=size)
+
+    assert await store.resolve_active(student) is None
+    assert await store.list_versions(student) == []
+    assert await store.pinned(student) == frozenset()
+    with pytest.raises(ModelVersionNotFound):
+        await store.fetch(store.ref(student, 3))
+    assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
+    assert await store.list_versions(f"{student}-2") == [other]
+    assert await leftovers(blobs, store, tenant) == set()
+    await _names_nobody(blobs, tenant, student)
+
+
+async def test_a_deleted_students_clones_publish_no_more_and_new_ones_begin_anew(
+    store: AdapterStore, student: str
+) -> None:
+    await _publish(store, student, 2)
+    await store.delete_student(student)
+
+    with pytest.raises(CloneVoided):
+        await store.publish(student, weights(seed=1), recipe=recipe(f"{student}_1"))
+    again = await store.publish(student, weights(seed=3), recipe=recipe(f"{student}_3"))
+
+    assert again.ref.version == 1
+    assert await _versions(store, student) == [1]
+
+
+@pytest.mark.parametrize("writes", range(12))
+async def test_deleting_after_a_crash_anywhere_ends_the_same(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, writes: int
+) -> None:
+    await _publish(store, student, 2)
+    # A third one, cut off before its manifest.
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).stage(
+            student, weights(), recipe=recipe(f"{student}_3")
+        )
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).delete_student(student)
+    assert await store.resolve_active(student) is None or writes == 0
+
+    await store.delete_student(student)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+    for number in (1, 2, 3):
+        assert await store.void(f"{student}_{number}") is None
+    await _names_nobody(blobs, tenant, student)
+
+
+@pytest.mark.parametrize("calls", range(40))
+async def test_a_clone_that_publishes_while_its_student_is_deleted_leaves_a_whole_version_or_nothing(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
+) -> None:
+    await _publish(store, student, 1)
+    paused = PausingBlobs(blobs, calls=calls)
+    deletion = asyncio.create_task(AdapterStore(paused, tenant=tenant).delete_student(student))
+    await paused.reached(deletion)
+
+    # Nobody voided it before, so that it may count as the first of a new student.
+    await store.publish(student, weights(seed=2), recipe=recipe(f"{student}_2"))
+    paused.go.set()
+    await deletion
+
+    versions = await store.list_versions(student)
+    if not versions:
+        assert await store.void(f"{student}_2") is None
+        await _names_nobody(blobs, tenant, student)
+    assert await leftovers(blobs, store, tenant) == set()
+
+
+async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, student: str, tenant: str) -> None:
+    store = AdapterStore(versioned, tenant=tenant)
+    await _publish(store, student, 3)
+    await store.retire(student, keep=1)
+    await store.pin(student, 3, pinned=True)
+    (other,) = await _publish(store, f"{student}-2", 1)
+
+    removed = await store.delete_student(student)
+
+    assert removed.versions == 1
+    # Weights, manifest, its commit's past, and a pointer that moved three times for the versions, twice for the
+    # retirement and once for the pin.
+    assert removed.objects == 3 + 6
+    assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
+    assert await store.list_versions(f"{student}-2") == [other]
+    # Were a past version left under the student's folder or in a commit, erasing the tenant would count it.
+    await store.delete_student(f"{student}-2")
+    voids = await versioned.entries(f"{tenant}/")
+    assert (await versioned.erase(f"{tenant}/")).objects == len(voids) == 4
+
+
+async def _names_nobody(blobs: S3Blobs, tenant: str, student: str) -> None:
+    """Proves that no commit tells of the student."""
+    for entry in await blobs.entries(f"{tenant}/_commits/"):
+        blob = await blobs.read(entry.key, limit_bytes=10_000)
+        assert blob is not None
+        assert f'"{student}"'.encode() not in blob.data
