@@ -21,6 +21,11 @@ async def attempts_of(stub: CloningStub, clone_id: str) -> list[tuple[int, str]]
     return [(attempt.number, attempt.outcome) for attempt in clone.attempts]
 
 
+async def expire(cloning: Cloning, clone_id: str) -> None:
+    """Ends a lease, as if the store's clock had passed its time."""
+    await cloning.redis.zadd(f"{{aivo:{cloning.settings.tenant}}}:leases", {clone_id: 0})
+
+
 async def test_two_servers_share_the_clones_and_run_each_once(cloning: Cloning) -> None:
     async with cloning.serve() as one, cloning.serve() as other:
         accepted = [(await stub.StartClone(order(f"student-{n}"))).clone_id for n, stub in enumerate([one, other] * 4)]
@@ -77,8 +82,7 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
     async with cloning.serve() as stub:
         clone_id = (await stub.StartClone(order())).clone_id
         await gate.reached.wait()
-        # As if the store's clock had passed its end.
-        await cloning.redis.zadd(f"{{aivo:{cloning.settings.tenant}}}:leases", {clone_id: 0})
+        await expire(cloning, clone_id)
         registry = Registry(clones)
         taken = await registry.claim(seconds=LONG_LEASE_SECONDS)
         assert isinstance(taken, Lease)
@@ -91,16 +95,13 @@ async def test_a_clone_whose_servers_are_lost_every_time_ends(cloning: Cloning, 
     registry = Registry(clones)
     clone_id = (await registry.start(STUDENT, baseline())).clone_id
     for attempt in range(10):
-        await cloning.redis.zadd(
-            f"{{aivo:{cloning.settings.tenant}}}:leases", {clone_id: 0} if attempt else {}, xx=True
-        ) if attempt else None
         lease = await registry.claim(seconds=LONG_LEASE_SECONDS)
         assert isinstance(lease, Lease)
         journal = Journal(registry, lease)
         if attempt:
             await journal.take_over()
         await journal.reach(CloneState.LOADING_BASE_MODEL, "Loading")
-    await cloning.redis.zadd(f"{{aivo:{cloning.settings.tenant}}}:leases", {clone_id: 0})
+        await expire(cloning, clone_id)
     async with cloning.serve() as stub:
         last = (await watch_all(stub, clone_id))[-1]
         assert (last.status, cloning.trainer.plans) == ("failed", [])
