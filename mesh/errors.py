@@ -198,7 +198,9 @@ class ConsentRequired(FailedPrecondition):
     reason = "CONSENT_REQUIRED"
 
     def __init__(self, *, student_id: str) -> None:
-        super().__init__(f"the data of student {student_id} wants a consent that has not expired", student_id=student_id)
+        super().__init__(
+            f"the data of student {student_id} wants a consent that has not expired", student_id=student_id
+        )
 
 
 class DataLoss(AivoError):

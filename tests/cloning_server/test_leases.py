@@ -32,8 +32,11 @@ async def take(registry: Registry, *, seconds: float = LONG) -> Lease:
     return claimed
 
 
-async def accept(registry: Registry, student_id: str, **terms: object) -> str:
-    return (await registry.start(student_id, baseline(), terms=replace(Terms(), **terms))).clone_id
+async def accept(
+    registry: Registry, student_id: str, *, priority: Priority = Priority.NORMAL, queue_behind: bool = False
+) -> str:
+    terms = Terms(priority=priority, queue_behind=queue_behind)
+    return (await registry.start(student_id, baseline(), terms=terms)).clone_id
 
 
 def next_of(clone: Clone, state: CloneState = CloneState.FINE_TUNING) -> Clone:
