@@ -81,10 +81,12 @@ class Journal:
     async def put_back(self, message: str, *, outcome: str, seconds: float = 0.0) -> None:
         """Gives the lease up: the clone goes back to its place in the queue, for at least so long.
 
-        Its next attempt is another one if this one had begun.
+        Its next attempt is another one, unless this one is handed back before it began. One that failed before it could
+        tell anything counts: else a fault that comes at once would be tried again for ever.
         """
-        attempt = self.clone.attempt + (self.clone.state is not CloneState.QUEUED)
-        clone = with_attempt_ended(self.clone, outcome, datetime.now(UTC))
+        clone = self.clone if outcome == Outcome.HANDED_BACK else self._begun()
+        attempt = clone.attempt + _has_begun(clone)
+        clone = with_attempt_ended(clone, outcome, datetime.now(UTC))
         clone = replace(clone, state=CloneState.QUEUED, attempt=attempt, progress=0, message=message)
         await self._write(clone, put_off_seconds=seconds)
 
@@ -103,8 +105,7 @@ class Journal:
         await self._write(cancelled(self.clone, datetime.now(UTC)))
 
     def _begun(self) -> Clone:
-        clone = self.clone
-        return with_attempt_begun(clone, datetime.now(UTC)) if clone.state is CloneState.QUEUED else clone
+        return self.clone if _has_begun(self.clone) else with_attempt_begun(self.clone, datetime.now(UTC))
 
     async def _write(self, changed: Clone, *, put_off_seconds: float | None = None) -> None:
         now = datetime.now(UTC)
@@ -128,3 +129,8 @@ class Journal:
             return expected
         elapsed = (now - clone.attempts[-1].started_time).total_seconds()
         return pace.left_seconds(expected, progress=clone.progress, elapsed=max(0.0, elapsed))
+
+
+def _has_begun(clone: Clone) -> bool:
+    """Whether its current attempt is among its attempts, which are numbered from 1."""
+    return len(clone.attempts) == clone.attempt

@@ -111,6 +111,21 @@ async def test_a_clone_that_is_put_off_is_claimed_when_its_time_has_come_and_not
     assert attempt.ended_time is not None
 
 
+async def test_an_attempt_that_fails_before_it_tells_anything_counts_and_one_handed_back_does_not(
+    registry: Registry,
+) -> None:
+    await accept(registry, STUDENT)
+    outcomes: list[str] = ["TRAINER_UNAVAILABLE", Outcome.HANDED_BACK, "MODEL_NOT_LOADED"]
+    for outcome in outcomes:
+        await Journal(registry, await take(registry)).put_back("Waiting", outcome=outcome)
+    told = (await take(registry)).clone
+    assert [(attempt.number, attempt.outcome) for attempt in told.attempts] == [
+        (1, "TRAINER_UNAVAILABLE"),
+        (2, "MODEL_NOT_LOADED"),
+    ]
+    assert told.attempt == 3
+
+
 async def test_who_goes_on_with_a_lost_clone_says_so_in_its_feed(registry: Registry) -> None:
     await accept(registry, STUDENT)
     journal = Journal(registry, await take(registry, seconds=SHORT))

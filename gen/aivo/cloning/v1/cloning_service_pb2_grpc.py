@@ -126,7 +126,7 @@ class CloningServiceServicer:
         Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,7 @@ class CloningServiceStub:
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
     """
     CancelClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
@@ -130,7 +130,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
     """
     CancelClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]  # type: ignore[assignment]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
@@ -217,7 +217,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
         """
 
     @_abc_1.abstractmethod
