@@ -10,7 +10,7 @@ Knows nothing of gRPC, Redis or Ray.
 import contextlib
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cloning_server.clone import Baseline, Clone, CloneState, Failure, Outcome
@@ -187,6 +187,16 @@ class CloneRunner:
             epochs=self._policy.epochs,
             previous=await self._find_previous(clone),
         )
+        try:
+            return await self._follow(journal, plan)
+        except (AdapterCorrupt, AdapterIncompatible) as error:
+            if plan.previous is None or plan.previous.warm:
+                raise
+            # Of another base model or shape: there is nothing to compare with.
+            _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
+            return await self._follow(journal, replace(plan, previous=None))
+
+    async def _follow(self, journal: Journal, plan: TrainingPlan) -> Trained:
         async with contextlib.aclosing(self._trainer.train(plan)) as steps:
             async for step in steps:
                 if isinstance(step, Trained):

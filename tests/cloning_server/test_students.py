@@ -14,7 +14,7 @@ from cloning_server.erasure import Erasure
 from cloning_server.housekeeping import Housekeeping
 from cloning_server.registry import Registry
 from mesh.adapters.store import AdapterStore, CloneVoided
-from mesh.errors import CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
+from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
 from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import error_from, error_of
 from tests.cloning_server.conftest import (
@@ -101,6 +101,16 @@ async def test_a_clone_is_measured_against_the_version_that_answers(cloning: Clo
     assert second.previous is not None
     assert (second.previous.weights, second.previous.warm) == (weights_for(first), False)
     assert second.previous.scaling == recipe_for(first).scaling
+
+
+async def test_an_earlier_version_that_the_trainer_cannot_compare_with_is_left_out_and_ends_no_clone(
+    cloning: Cloning, stub: CloningStub
+) -> None:
+    await clone(stub)
+    cloning.trainer.faults.append(AdapterIncompatible("its rank is another", version=1))
+    await clone(stub)
+    _, compared, alone = cloning.trainer.plans
+    assert (compared.previous is None, alone.previous is None) == (False, True)
 
 
 async def test_a_clone_goes_on_from_the_version_that_was_asked_for(cloning: Cloning, stub: CloningStub) -> None:
