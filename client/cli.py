@@ -123,6 +123,12 @@ def show_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONI
     _run(commands.show_clone(cloning, clone_id, as_json=as_json))
 
 
+@clone_app.command("cancel")
+def cancel_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Cancel a clone that waits or runs."""
+    _run(commands.cancel_clone(cloning, clone_id, as_json=as_json))
+
+
 @clone_app.command("list")
 def list_clones(
     *,
@@ -140,6 +146,39 @@ def list_clones(
 def models(student_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """List the versions of a student's model."""
     _run(commands.list_models(cloning, student_id, as_json=as_json))
+
+
+@app.command()
+def activate(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Let a version of a student's model answer: roll back, or forward again."""
+    _run(commands.activate_model(cloning, student_id, version, as_json=as_json))
+
+
+@app.command()
+def pin(
+    student_id: str,
+    version: int,
+    *,
+    off: Annotated[bool, typer.Option("--off", help="Unpin it.")] = False,
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """Keep a version however many come after it."""
+    _run(commands.pin_model(cloning, student_id, version, pinned=not off, as_json=as_json))
+
+
+@app.command()
+def delete(
+    student_id: str,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """Delete everything of a student, and print what was removed where; status 3 if the brain is still to be told."""
+    if not yes:
+        typer.confirm(f"Delete all clones and models of {student_id}?", abort=True)
+    _run(commands.delete_student(cloning, student_id, as_json=as_json))
 
 
 @app.command()

@@ -11,6 +11,12 @@ Takes and gives the messages of `aivo.cloning.v1`; what a call fails with is an 
 from collections.abc import AsyncGenerator
 
 from aivo.cloning.v1.cloning_service_pb2 import (
+    ActivateStudentModelRequest,
+    ActivateStudentModelResponse,
+    CancelCloneRequest,
+    CancelCloneResponse,
+    DeleteStudentRequest,
+    DeleteStudentResponse,
     GetCloneRequest,
     GetCloneResponse,
     GetHealthRequest,
@@ -19,6 +25,8 @@ from aivo.cloning.v1.cloning_service_pb2 import (
     ListClonesResponse,
     ListStudentModelsRequest,
     ListStudentModelsResponse,
+    PinStudentModelRequest,
+    PinStudentModelResponse,
     StartCloneRequest,
     StartCloneResponse,
     WatchCloneRequest,
@@ -59,6 +67,11 @@ class CloningClient(Client):
         finally:
             call.cancel()
 
+    async def cancel(self, clone_id: str) -> CancelCloneResponse:
+        """Cancels a clone that waits or runs; safe to repeat."""
+        with typed_errors():
+            return await self._stub.CancelClone(CancelCloneRequest(clone_id=clone_id))
+
     async def list_clones(self, request: ListClonesRequest) -> ListClonesResponse:
         """Returns a page of clones, newest first."""
         with typed_errors():
@@ -68,6 +81,23 @@ class CloningClient(Client):
         """Returns the versions of a student's model, newest first."""
         with typed_errors():
             return await self._stub.ListStudentModels(ListStudentModelsRequest(student_id=student_id))
+
+    async def activate(self, student_id: str, version: int) -> ActivateStudentModelResponse:
+        """Makes a version the one that answers."""
+        request = ActivateStudentModelRequest(student_id=student_id, version=version)
+        with typed_errors():
+            return await self._stub.ActivateStudentModel(request)
+
+    async def pin(self, student_id: str, version: int, *, pinned: bool = True) -> PinStudentModelResponse:
+        """Pins a version, so that it stays, or unpins it."""
+        request = PinStudentModelRequest(student_id=student_id, version=version, pinned=pinned)
+        with typed_errors():
+            return await self._stub.PinStudentModel(request)
+
+    async def delete_student(self, student_id: str) -> DeleteStudentResponse:
+        """Removes everything of a student; safe to repeat."""
+        with typed_errors():
+            return await self._stub.DeleteStudent(DeleteStudentRequest(student_id=student_id))
 
     async def health(self) -> GetHealthResponse:
         """Returns whether the server can clone and, if not, why."""

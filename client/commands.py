@@ -107,6 +107,54 @@ async def list_models(address: str, student_id: str, *, as_json: bool) -> int:
     return DONE
 
 
+async def cancel_clone(address: str, clone_id: str, *, as_json: bool) -> int:
+    """Cancels a clone."""
+    async with CloningClient(address) as cloning:
+        told = await cloning.cancel(clone_id)
+    if as_json:
+        print_json(_out, told)
+    else:
+        _out.print(f"{told.clone_id}: {told.status}")
+    return DONE
+
+
+async def activate_model(address: str, student_id: str, version: int, *, as_json: bool) -> int:
+    """Makes a version the one that answers."""
+    async with CloningClient(address) as cloning:
+        told = await cloning.activate(student_id, version)
+    if as_json:
+        print_json(_out, told)
+    else:
+        before = f"version {told.previous_version} did" if told.previous_version else "none did"
+        _out.print(f"{told.student_id}: version {told.active_version} answers, {before}")
+    return DONE
+
+
+async def pin_model(address: str, student_id: str, version: int, *, pinned: bool, as_json: bool) -> int:
+    """Pins a version, or unpins it."""
+    async with CloningClient(address) as cloning:
+        told = await cloning.pin(student_id, version, pinned=pinned)
+    if as_json:
+        print_json(_out, told)
+    else:
+        _out.print(f"{told.student_id}: version {told.version} is {'' if told.pinned else 'not '}pinned")
+    return DONE
+
+
+async def delete_student(address: str, student_id: str, *, as_json: bool) -> int:
+    """Removes everything of a student; `NOT_NOW` if the brain is still to be told."""
+    async with CloningClient(address) as cloning:
+        receipt = await cloning.delete_student(student_id)
+    if as_json:
+        print_json(_out, receipt)
+    else:
+        clones, models, brain = receipt.clones, receipt.models, receipt.brain
+        _out.print(f"{clones.clones} clones ({clones.cancelled} cancelled), {clones.request_ids} request ids")
+        _out.print(f"{models.versions} versions: {models.objects} objects, {models.bytes:,.0f} bytes")
+        _out.print(f"{brain.adapters} adapters in the brain" if brain.reached else "the brain was not reached: repeat")
+    return DONE if receipt.brain.reached else NOT_NOW
+
+
 async def show_health(brain_address: str, cloning_address: str, *, as_json: bool) -> int:
     """Prints both servers' health; `NOT_NOW` unless both can answer."""
     async with BrainClient(brain_address) as brain, CloningClient(cloning_address) as cloning:

@@ -2,15 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
 
 from cloning_server.actor import RayTrainer
 from cloning_server.brain import GrpcBrain
-from cloning_server.clone_store import CloneStore, open_redis
+from cloning_server.clone_store import CloneStore
+from cloning_server.connection import open_redis
+from cloning_server.erasure import Erasure
 from cloning_server.feed import Feed
 from cloning_server.health import HealthCheck
+from cloning_server.housekeeping import Housekeeping
 from cloning_server.notices import Notices
 from cloning_server.registry import Registry
 from cloning_server.runner import CloneRunner, RunPolicy
@@ -46,24 +50,38 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
         clones = CloneStore(redis, tenant=settings.tenant)
-        registry = Registry(clones, queue_limit=settings.clone_queue_limit, parallel=settings.parallel_clones)
+        registry = Registry(
+            clones,
+            queue_limit=settings.clone_queue_limit,
+            parallel=settings.parallel_clones,
+            require_consent=settings.require_consent,
+        )
         notices = await stack.enter_async_context(Notices(redis, clones.channel))
         blobs = await stack.enter_async_context(S3Blobs.of(settings))
         adapters = AdapterStore(blobs, tenant=settings.tenant, announce=partial(announce, redis))
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
-        runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))
-        worker = Worker(registry, notices, runner, parallel=settings.parallel_clones)
-        await stack.enter_async_context(worker)
-
         server = _server(settings)
+        runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))
+        worker = Worker(
+            registry,
+            notices,
+            runner,
+            parallel=settings.parallel_clones,
+            lease_seconds=settings.lease_seconds,
+            may_claim=lambda: not server.draining,
+        )
+        await stack.enter_async_context(worker)
+        erasure = Erasure(registry, clones, adapters=adapters, brain=brain)
+        await stack.enter_async_context(_housekeeping(settings, clones, adapters=adapters, erasure=erasure))
+
         parts = await stack.enter_async_context(
             HealthCheck(registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining)
         )
         feed = Feed(registry, notices, heartbeat_seconds=settings.heartbeat_seconds)
         server.add(
             add_CloningServiceServicer_to_server,
-            CloningServicer(registry, feed=feed, adapters=adapters, health=parts),
+            CloningServicer(registry, feed=feed, adapters=adapters, erasure=erasure, health=parts),
             service=SERVICE,
             # A trainer that still loads is no reason to refuse clones: they wait for it.
             ready=lambda: notices.connected and worker.works,
@@ -78,6 +96,20 @@ def _policy(settings: CloningSettings) -> RunPolicy:
         save_seconds=settings.save_timeout_seconds,
         deploy_seconds=settings.deploy_timeout_seconds,
         pause_seconds=settings.trainer_pause_seconds,
+        keep_versions=settings.keep_versions,
+    )
+
+
+def _housekeeping(
+    settings: CloningSettings, clones: CloneStore, *, adapters: AdapterStore, erasure: Erasure
+) -> Housekeeping:
+    days = settings.retention_days
+    return Housekeeping(
+        clones,
+        adapters=adapters,
+        erasure=erasure,
+        every_seconds=settings.housekeeping_seconds,
+        retention=None if days is None else timedelta(days=days),
     )
 
 

@@ -14,6 +14,8 @@ from mesh.rpc.errors import RemoteError, error_of
 _SERVICE = "aivo.brain.v1.AdapterService"
 # A fetch from the store, a load and a probe take well below a second; a brain under full load some.
 WARM_SECONDS = 60.0
+# Nothing is computed; who deletes a student waits for it.
+EVICT_SECONDS = 5.0
 # How a call ends that was under way when the brain died, besides UNAVAILABLE.
 _CUT_OFF = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 
@@ -31,6 +33,13 @@ class GrpcBrain:
         with _told_as_unavailable():
             response = await self._adapters.WarmAdapter(request, timeout=WARM_SECONDS)
         return response.adapter.sha256
+
+    async def evict(self, student_id: str) -> int:
+        """See `Brain.evict`."""
+        request = pb.EvictAdapterRequest(student_id=student_id)
+        with _told_as_unavailable():
+            response = await self._adapters.EvictAdapter(request, timeout=EVICT_SECONDS)
+        return len(response.adapters)
 
     async def check(self) -> None:
         """See `Brain.check`."""

@@ -4,93 +4,34 @@
 feed:{clone_id}       stream; entry `n-0` is the clone (JSON) as of its n-th change, so the last entry is the clone
 baseline:{clone_id}   the baseline (JSON); gone as soon as the clone is final
 request:{request_id}  hash: the clone that this request made, and the digest of its body
-active:{student_id}   the student's one clone that is not final
+lane:{student_id}     list: the student's clones that are not final; the first may run, the second waits behind it
+requests:{student_id} set: the request ids of the student's clones
 clones, clones:{student_id}   sorted sets: clone ids by their number in the order of acceptance
-queued                sorted set: the clones that wait, by the same number
-claims                hash: the clones that run, each with the name of the claim by which it was taken
+open                  sorted set: the clones that are not final by their place: the number less their head start
+queued                sorted set: those of them that may be claimed now, by the same place
+leases                sorted set: those that run by the time at which their lease expires, milliseconds since 1970; and
+                      those that were put off by the time at which they may be claimed
+tokens                hash: the clones that run, each with the token of its lease
 sizes                 hash: responses of every clone that is not final
-counter, pace         the last number given; seconds a response takes
+students              sorted set: students by the time at which their latest clone was accepted
+counter, lease_counter, pace  the last number and the last token given; seconds a response takes
+housekeeping          there while one server has the turn to keep house
 ```
 
 All keys of a tenant share one hash tag, so the scripts also run on a cluster. Knows nothing of what the JSON holds.
 """
 
-import asyncio
-import contextlib
-import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
 
-from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.asyncio import Redis
 
 from cloning_server import scripts
+from cloning_server.connection import answered
+from cloning_server.entries import Backlog, Claimed, Erased, NewChange, NewClone, Outcome
 from mesh.adapters.ref import DEFAULT_TENANT
-from mesh.errors import CloneStoreUnavailable
-
-# One server reads and writes little at a time; more connections would only queue in the store instead of here.
-MAX_CONNECTIONS = 32
-# A store that is there answers within milliseconds, or seconds where its disk is busy and every write is flushed; one
-# that is not is told as such rather than waited for.
-CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 5.0
-# Enough for a connection of the pool that a restart of the store has cut; an outage is for the caller to wait out.
-RETRIES = 2
-
-# What passes by itself: no answer, a replica during a failover, no memory left, a cluster that changes shape.
-_TRANSIENT = (
-    TimeoutError,
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ClusterDownError,
-    exceptions.MasterDownError,
-    exceptions.TryAgainError,
-)
-
-Outcome = Literal["made", "same", "reused", "running", "full"]
-Effect = Literal["waits", "runs", "ends"]
-
-
-def open_redis(url: str) -> Redis:
-    """Returns a client that connects when it is first used; close it with `aclose`."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=ANSWER_SECONDS,
-        socket_connect_timeout=CONNECT_SECONDS,
-        # Whoever calls sets a timeout around the whole. The client's own goes through `asyncio.wait_for`, which up to
-        # Python 3.11 loses a cancellation that comes as it ends: a worker that was told to stop would go on.
-        socket_timeout=None,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), RETRIES),
-        decode_responses=True,
-    )
-    return Redis.from_pool(pool)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewClone:
-    """What is written when a clone is accepted: `clone` and `baseline` as JSON, the digest of the request's body."""
-
-    clone_id: str
-    student_id: str
-    request_id: str
-    digest: str
-    clone: bytes
-    baseline: bytes
-    responses: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """The responses of each clone that is not final, and seconds per response if any were measured."""
-
-    responses: tuple[int, ...]
-    pace: float | None
 
 
 class CloneStore:
@@ -101,7 +42,9 @@ class CloneStore:
         self._prefix = f"{{aivo:{tenant}}}:"
         self._start = redis.register_script(scripts.START)
         self._claim = redis.register_script(scripts.CLAIM)
+        self._renew = redis.register_script(scripts.RENEW)
         self._change = redis.register_script(scripts.CHANGE)
+        self._erase = redis.register_script(scripts.ERASE)
 
     @property
     def channel(self) -> str:
@@ -110,83 +53,106 @@ class CloneStore:
 
     async def start(self, new: NewClone, *, queue_limit: int) -> tuple[Outcome, str]:
         """Writes a clone if nothing stands in its way; returns what happened and the id of the clone it is about."""
+        student_id, clone_id = new.student_id, new.clone_id
         keys = [
             self._key("request", new.request_id),
-            self._key("active", new.student_id),
+            self._key("lane", student_id),
             self._key("queued"),
+            self._key("open"),
             self._key("clones"),
-            self._key("clones", new.student_id),
+            self._key("clones", student_id),
             self._key("sizes"),
-            self._key("feed", new.clone_id),
-            self._key("baseline", new.clone_id),
+            self._key("tokens"),
+            self._key("feed", clone_id),
+            self._key("baseline", clone_id),
             self._key("counter"),
+            self._key("students"),
+            self._key("requests", student_id),
         ]
-        digest = new.digest if new.request_id else ""
         facts: list[str | bytes | int] = [
-            new.clone_id,
-            digest,
+            clone_id,
+            new.digest,
             queue_limit,
             new.clone,
             new.baseline,
             new.responses,
             self.channel,
+            new.head_start,
+            int(new.may_wait),
+            student_id,
+            new.request_id,
         ]
-        async with _answered():
+        async with answered():
             outcome, clone_id = await self._start(keys=keys, args=facts)
         return outcome, clone_id
 
-    async def claim(self) -> str | None:
-        """Takes the clone that waits longest; returns its id, or None if none waits."""
-        queued, claims, claim = self._key("queued"), self._key("claims"), secrets.token_hex(8)
-        async with _answered():
-            while waiting := cast("list[str]", await self._redis.zrange(queued, 0, 0)):
-                if await self._claim(keys=[queued, claims], args=[waiting[0], claim]):
-                    return waiting[0]
-        return None
+    async def claim(self, *, seconds: float) -> Claimed:
+        """Leases the clone whose turn it is, for so long; one whose lease has expired comes first."""
+        keys = [self._key("queued"), self._key("leases"), self._key("tokens"), self._key("lease_counter")]
+        async with answered():
+            clone_id, number = await self._claim(keys=keys, args=[_milliseconds(seconds)])
+        if clone_id:
+            return Claimed(clone_id=clone_id, token=number)
+        return Claimed(due_seconds=None if number < 0 else number / 1000)
 
-    async def claimed(self) -> list[str]:
-        """Returns the ids of the clones that somebody runs, or ran when it ended."""
-        async with _answered():
-            return cast("list[str]", await self._redis.hkeys(self._key("claims")))
+    async def renew(self, clone_id: str, *, token: int, seconds: float) -> bool:
+        """Makes a lease last for so long from now on; returns False if it is somebody else's."""
+        keys = [self._key("leases"), self._key("tokens")]
+        async with answered():
+            return bool(await self._renew(keys=keys, args=[clone_id, token, _milliseconds(seconds)]))
 
-    async def change(self, clone_id: str, student_id: str, *, sequence: int, clone: bytes, effect: Effect) -> bool:
-        """Writes a clone's next change; returns False if that number is not the next one. Again is the same as once."""
+    async def change(self, change: NewChange) -> bool:
+        """Writes a clone's next change; returns False if it is not the next, or not the writer's to write.
+
+        Again is the same as once.
+        """
+        clone_id = change.clone_id
         keys = [
             self._key("feed", clone_id),
             self._key("queued"),
-            self._key("claims"),
-            self._key("clones"),
-            self._key("active", student_id),
+            self._key("leases"),
+            self._key("tokens"),
+            self._key("open"),
+            self._key("lane", change.student_id),
             self._key("baseline", clone_id),
             self._key("sizes"),
         ]
-        async with _answered():
-            return bool(await self._change(keys=keys, args=[clone_id, sequence, clone, effect, self.channel]))
+        facts: list[str | bytes | int] = [
+            clone_id,
+            change.sequence,
+            change.clone,
+            change.effect,
+            "" if change.token is None else change.token,
+            _milliseconds(change.delay_seconds),
+            self.channel,
+        ]
+        async with answered():
+            return bool(await self._change(keys=keys, args=facts))
 
     async def read_latest(self, clone_ids: Sequence[str]) -> list[str]:
         """Returns each clone as it is now; those that are not there are left out."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id in clone_ids:
                 pipe.xrevrange(self._key("feed", clone_id), count=1)
-            async with _answered():
+            async with answered():
                 feeds = await pipe.execute()
         return [entry[1]["clone"] for feed in feeds for entry in feed]
 
     async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
         """Returns the clone as of each change after that one, in order."""
-        async with _answered():
+        async with answered():
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
         return [fields["clone"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries)]
 
     async def read_baseline(self, clone_id: str) -> str | None:
         """Returns the baseline, or None once the clone is final."""
-        async with _answered():
+        async with answered():
             return cast("str | None", await self._redis.get(self._key("baseline", clone_id)))
 
     async def list_numbers(self, student_id: str, *, below: int | None, limit: int) -> list[tuple[str, int]]:
         """Returns ids and numbers, newest first, of one student's clones, or of all if the id is empty."""
         newest = "+inf" if below is None else f"({below}"
-        async with _answered():
+        async with answered():
             found = await self._redis.zrevrangebyscore(
                 self._key("clones", student_id), newest, "-inf", start=0, num=limit, withscores=True
             )
@@ -194,36 +160,71 @@ class CloneStore:
 
     async def read_backlog(self) -> Backlog:
         """Returns what estimates are made of."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hvals(self._key("sizes"))
-            pipe.get(self._key("pace"))
-            async with _answered():
-                sizes, pace = await pipe.execute()
-        return Backlog(responses=tuple(map(int, sizes)), pace=None if pace is None else float(pace))
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrange(self._key("open"), 0, -1, withscores=True)
+            pipe.hgetall(self._key("sizes"))
+            pipe.hkeys(self._key("tokens"))
+            pipe.mget(self._key("counter"), self._key("pace"))
+            async with answered():
+                places, sizes, running, (counter, pace) = await pipe.execute()
+        return Backlog(
+            places=dict(places),
+            sizes={clone_id: int(size) for clone_id, size in sizes.items()},
+            running=frozenset(running),
+            next_number=int(counter or 0) + 1,
+            pace=None if pace is None else float(pace),
+        )
 
     async def write_pace(self, pace: float) -> None:
         """Keeps the seconds that a response takes."""
-        async with _answered():
+        async with answered():
             await self._redis.set(self._key("pace"), pace)
 
     async def count(self) -> tuple[int, int]:
         """Counts the clones that wait and those that run."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(self._key("queued"))
-            pipe.hlen(self._key("claims"))
-            async with _answered():
-                queued, running = await pipe.execute()
-        return queued, running
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zcard(self._key("open"))
+            pipe.hlen(self._key("tokens"))
+            async with answered():
+                unfinished, running = await pipe.execute()
+        return unfinished - running, running
+
+    async def read_lane(self, student_id: str) -> list[str]:
+        """Returns the ids of the student's clones that are not final, in the order of their turns."""
+        async with answered():
+            return cast("list[str]", await self._redis.lrange(self._key("lane", student_id), 0, -1))
+
+    async def erase(self, student_id: str) -> Erased | None:
+        """Removes all that is kept of a student; None, and removes nothing, if there is a clone that is not final."""
+        own, requests = self._key("clones", student_id), self._key("requests", student_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrange(own, 0, -1)
+            pipe.smembers(requests)
+            async with answered():
+                clone_ids, request_ids = await pipe.execute()
+        keys = [self._key("clones"), own, requests, self._key("lane", student_id), self._key("students")]
+        keys += [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
+        keys += [self._key("request", request_id) for request_id in request_ids]
+        async with answered():
+            removed = await self._erase(keys=keys, args=[student_id, self.channel, len(request_ids), *clone_ids])
+        return None if removed < 0 else Erased(clones=len(clone_ids), request_ids=len(request_ids))
+
+    async def list_idle_students(self, *, before: datetime, limit: int) -> list[str]:
+        """Returns students whose latest clone was accepted before this time, longest ago first."""
+        latest = f"({before.timestamp() * 1000:.0f}"
+        async with answered():
+            found = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
+        return cast("list[str]", found)
+
+    async def take_turn(self, *, seconds: float) -> bool:
+        """Whether the caller is the first to ask for so long."""
+        async with answered():
+            return bool(await self._redis.set(self._key("housekeeping"), "1", nx=True, px=_milliseconds(seconds)))
 
     def _key(self, name: str, of: str = "") -> str:
         return f"{self._prefix}{name}:{of}" if of else f"{self._prefix}{name}"
 
 
-@contextlib.asynccontextmanager
-async def _answered() -> AsyncIterator[None]:
-    """Wants an answer within `ANSWER_SECONDS`, and tells all that passes by itself as `CloneStoreUnavailable`."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            yield
-    except _TRANSIENT as error:
-        raise CloneStoreUnavailable(f"the clone store does not answer ({type(error).__name__})") from error
+def _milliseconds(seconds: float) -> int:
+    # Rounded up: a short time is no time at all otherwise.
+    return math.ceil(seconds * 1000)

@@ -4,6 +4,7 @@ Every change is in the store under its number, so any server can serve any watch
 Knows nothing of gRPC.
 """
 
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from cloning_server.clone import Clone
 from cloning_server.notices import Notices
 from cloning_server.registry import Registry
-from mesh.errors import CloneStoreUnavailable, InvalidField, Violation
+from mesh.errors import CloneNotFound, CloneStoreUnavailable, InvalidField, Violation
 
 # A restart of the store and the reading of its file; a watcher that resumes loses nothing, so longer is not better.
 OUTAGE_SECONDS = 20.0
@@ -44,11 +45,12 @@ class Feed:
     async def watch(self, clone_id: str, *, after_sequence: int | None = None) -> AsyncGenerator[Change, None]:
         """Yields the current state and every later change; or, given a number, every change after that one.
 
-        Ends after the final state; at once if that is the number given. Bears an outage of the store of
-        `OUTAGE_SECONDS`.
+        The current state and signs of life tell the queue and the time left as they are now; changes tell them as they
+        were, so that every watcher sees the same. Ends after the final state; at once if that is the number given.
+        Bears an outage of the store of `OUTAGE_SECONDS`.
 
         Raises:
-            CloneNotFound: There is no such clone.
+            CloneNotFound: There is no such clone, or not any more.
             InvalidField: The clone has no change with this number yet: the caller can't have seen it.
             CloneStoreUnavailable: The store does not answer.
         """
@@ -59,27 +61,37 @@ class Feed:
             seen = clone.sequence - 1 if after_sequence is None else after_sequence
             outage = _Outage()
             silent_since = time.monotonic()
+            is_now = after_sequence is None
             while True:
                 for clone in await self._read_changes(clone_id, after=seen, outage=outage):
-                    yield Change(clone=clone)
-                    seen, silent_since = clone.sequence, time.monotonic()
+                    yield Change(clone=await self._seen_now(clone) if is_now else clone)
+                    seen, silent_since, is_now = clone.sequence, time.monotonic(), False
                 if clone.state.is_final:
                     return
                 silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
                 if silence_left <= 0:
-                    yield Change(clone=clone, heartbeat=True)
+                    yield Change(clone=await self._seen_now(clone), heartbeat=True)
                     silent_since = time.monotonic()
                 await waiter.wait(min(silence_left, LOOK_SECONDS) if outage.lasts else silence_left)
 
     async def _read_changes(self, clone_id: str, *, after: int, outage: "_Outage") -> list[Clone]:
         try:
-            changes = await self._registry.read_changes(clone_id, after=after)
+            # The last one seen again, which is gone only if the clone is.
+            changes = await self._registry.read_changes(clone_id, after=max(0, after - 1))
         except CloneStoreUnavailable:
             if outage.seconds() > OUTAGE_SECONDS:
                 raise
             return []
         outage.end()
-        return changes
+        if not changes:
+            raise CloneNotFound(clone_id=clone_id)
+        return [clone for clone in changes if clone.sequence > after]
+
+    async def _seen_now(self, clone: Clone) -> Clone:
+        # A sign of life is worth more than a fresh estimate.
+        with contextlib.suppress(CloneStoreUnavailable):
+            (clone,) = await self._registry.look_ahead([clone])
+        return clone
 
 
 class _Outage:

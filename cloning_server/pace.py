@@ -30,3 +30,19 @@ def estimate_seconds(pace: float | None, responses: int, *, ahead: Sequence[int]
     if pace is None:
         return math.ceil(FIRST_GUESS_SECONDS * (1 + len(ahead) / parallel))
     return max(1, math.ceil(pace * (responses + sum(ahead) / parallel)))
+
+
+def left_seconds(expected: float, *, progress: int, elapsed: float) -> int:
+    """How long a clone that runs is likely to take from now on; at least 1.
+
+    What was expected counts less, and what was measured on this clone more, the further it is.
+
+    Args:
+        expected: How long it was expected to take from its start.
+        progress: How far it is, 0 to 100.
+        elapsed: Seconds since its start.
+    """
+    done = progress / 100
+    # The whole is `expected` by the clones before, `elapsed / done` by this one; mixed at the shares left and done.
+    whole = (1 - done) * expected + elapsed
+    return max(1, math.ceil((1 - done) * whole))

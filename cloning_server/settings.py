@@ -24,11 +24,19 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     clone_queue_limit: int = Field(default=64, ge=1)
     parallel_clones: int = Field(default=1, ge=1, le=64)
     clone_epochs: int = Field(default=3, ge=1, le=100)
+    # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
+    lease_seconds: float = Field(default=15, ge=1, le=600)
+
+    require_consent: bool = False
+    keep_versions: int = Field(default=5, ge=1)
+    # None: for ever.
+    retention_days: float | None = Field(default=None, gt=0)
+    housekeeping_seconds: float = Field(default=3600, gt=0)
 
     # What promises 15 seconds to a watcher must not be configured away.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)
     # How long a trained adapter waits for a part that is down before its clone fails.
     save_timeout_seconds: float = Field(default=600, ge=0)
     deploy_timeout_seconds: float = Field(default=600, ge=0)
-    # Before a clone is tried again whose trainer died, times the attempts so far.
+    # Before a clone is tried again whose trainer died; doubles with each time.
     trainer_pause_seconds: float = Field(default=5, ge=0)

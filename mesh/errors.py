@@ -183,6 +183,26 @@ class TrainingDiverged(FailedPrecondition):
     reason = "TRAINING_DIVERGED"
 
 
+class CloneFinal(FailedPrecondition):
+    """The clone has ended, or its version is committed, so it can't be cancelled any more."""
+
+    reason = "CLONE_FINAL"
+
+    def __init__(self, *, clone_id: str, state: str) -> None:
+        super().__init__(f"clone {clone_id} is {state} and can't be cancelled any more", clone_id=clone_id, state=state)
+
+
+class ConsentRequired(FailedPrecondition):
+    """No consent was given where one is wanted, or the one given has expired."""
+
+    reason = "CONSENT_REQUIRED"
+
+    def __init__(self, *, student_id: str) -> None:
+        super().__init__(
+            f"the data of student {student_id} wants a consent that has not expired", student_id=student_id
+        )
+
+
 class DataLoss(AivoError):
     """Stored bytes are not what was written."""
 

@@ -186,6 +186,12 @@ class ScriptedCloning(cloning_service_pb2_grpc.CloningServiceServicer):
             )
             await self.script.held()
 
+    async def CancelClone(
+        self, request: cloning_pb.CancelCloneRequest, context: Context
+    ) -> cloning_pb.CancelCloneResponse:
+        await self.script.enter("CancelClone", request, context)
+        return cloning_pb.CancelCloneResponse(clone_id=request.clone_id, student_id="student123", status="cancelled")
+
     async def ListClones(
         self, request: cloning_pb.ListClonesRequest, context: Context
     ) -> cloning_pb.ListClonesResponse:
@@ -198,6 +204,33 @@ class ScriptedCloning(cloning_service_pb2_grpc.CloningServiceServicer):
     ) -> cloning_pb.ListStudentModelsResponse:
         await self.script.enter("ListStudentModels", request, context)
         return cloning_pb.ListStudentModelsResponse(student_id=request.student_id, active_version=1, models=[_model()])
+
+    async def ActivateStudentModel(
+        self, request: cloning_pb.ActivateStudentModelRequest, context: Context
+    ) -> cloning_pb.ActivateStudentModelResponse:
+        await self.script.enter("ActivateStudentModel", request, context)
+        return cloning_pb.ActivateStudentModelResponse(
+            student_id=request.student_id, active_version=request.version, previous_version=2
+        )
+
+    async def PinStudentModel(
+        self, request: cloning_pb.PinStudentModelRequest, context: Context
+    ) -> cloning_pb.PinStudentModelResponse:
+        await self.script.enter("PinStudentModel", request, context)
+        return cloning_pb.PinStudentModelResponse(
+            student_id=request.student_id, version=request.version, pinned=request.pinned
+        )
+
+    async def DeleteStudent(
+        self, request: cloning_pb.DeleteStudentRequest, context: Context
+    ) -> cloning_pb.DeleteStudentResponse:
+        await self.script.enter("DeleteStudent", request, context)
+        return cloning_pb.DeleteStudentResponse(
+            student_id=request.student_id,
+            clones=cloning_pb.ErasedClones(clones=3, cancelled=1),
+            models=cloning_pb.ErasedModels(versions=2, objects=5, bytes=7_000),
+            brain=cloning_pb.EvictedAdapters(reached=False),
+        )
 
     async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
         await self.script.enter("GetHealth", request, context)

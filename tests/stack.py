@@ -86,6 +86,16 @@ class Part:
         """Ends the process as a crash would."""
         await self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stops the process in its tracks, as a machine that swaps or hangs does; its connections stay open."""
+        assert self._process is not None, "not started"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused process go on."""
+        assert self._process is not None, "not started"
+        self._process.send_signal(signal.SIGCONT)
+
     def log_tail(self) -> str:
         """The last lines that the process wrote."""
         return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-40:])

@@ -94,6 +94,29 @@ async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None
     assert json.loads(models.out)["models"][0]["metrics"]["heldout_loss_adapter"] == 1.5
 
 
+async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: Aivo, cloning: Script) -> None:
+    cancelled = await aivo("clone", "cancel", CLONE_ID)
+    activated = await aivo("activate", "student123", "1")
+    pinned = await aivo("pin", "student123", "1")
+    unpinned = await aivo("pin", "student123", "1", "--off")
+
+    assert cancelled.out == f"{CLONE_ID}: cancelled\n"
+    assert activated.out == "student123: version 1 answers, version 2 did\n"
+    assert [pinned.out, unpinned.out] == [
+        "student123: version 1 is pinned\n",
+        "student123: version 1 is not pinned\n",
+    ]
+
+
+async def test_a_student_is_deleted_only_by_who_means_it(aivo: Aivo, cloning: Script) -> None:
+    asked = await aivo("delete", "student123", stdin="n\n")
+    assert (asked.status, cloning.calls) == (1, [])
+    meant = await aivo("delete", "student123", "--yes")
+    assert meant.status == 3, "the brain was not reached: the call is to be repeated"
+    assert "3 clones" in meant.out
+    assert "2 versions" in meant.out
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "status"),
     [

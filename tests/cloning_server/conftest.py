@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 
 from cloning_server.app import open_server
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.clone_store import CloneStore, open_redis
+from cloning_server.clone_store import CloneStore
+from cloning_server.connection import open_redis
 from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore

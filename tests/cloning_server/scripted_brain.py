@@ -23,6 +23,7 @@ class ScriptedBrain(AdapterServiceServicer):
         asked: Set by each call.
         faults: Each call takes the first, if there is one, and fails with it.
         warmed: The adapters that were warmed, oldest first.
+        evicted: The students whose adapters were dropped, oldest first.
         hold: Calls wait for it.
     """
 
@@ -32,6 +33,7 @@ class ScriptedBrain(AdapterServiceServicer):
         self.asked = asyncio.Event()
         self.faults: deque[Exception] = deque()
         self.warmed: list[tuple[str, int]] = []
+        self.evicted: list[str] = []
         self.hold = asyncio.Event()
         self.hold.set()
         self._store = store
@@ -63,4 +65,8 @@ class ScriptedBrain(AdapterServiceServicer):
         return pb.ListAdaptersResponse()
 
     async def EvictAdapter(self, request: pb.EvictAdapterRequest, context: Context) -> pb.EvictAdapterResponse:
-        return pb.EvictAdapterResponse()
+        self.evicted.append(request.student_id)
+        held = {version for student_id, version in self.warmed if student_id == request.student_id}
+        return pb.EvictAdapterResponse(
+            adapters=[Adapter(student_id=request.student_id, version=version) for version in sorted(held)]
+        )

@@ -49,6 +49,7 @@ class ScriptedTrainer:
         faults: Each training takes the first, if there is one, and fails with it in the middle of fine-tuning.
         plans: What was asked for, oldest first.
         stopped: Clones whose training was cut off.
+        cut_off: Set by each of them.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class ScriptedTrainer:
         self.faults: deque[Exception] = deque()
         self.plans: list[TrainingPlan] = []
         self.stopped: list[str] = []
+        self.cut_off = asyncio.Event()
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
         self.plans.append(plan)
@@ -74,6 +76,7 @@ class ScriptedTrainer:
         finally:
             if not ended:
                 self.stopped.append(plan.clone_id)
+                self.cut_off.set()
 
 
 def weights_for(plan: TrainingPlan) -> bytes:

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloning_server.app import SERVICE, open_server
 from cloning_server.clone import CloneState
-from cloning_server.clone_store import open_redis
+from cloning_server.connection import open_redis
 from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining

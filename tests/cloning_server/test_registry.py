@@ -13,8 +13,10 @@ from redis.asyncio import Redis
 
 from cloning_server import pace
 from cloning_server.clone import Clone, CloneState
-from cloning_server.clone_store import CloneStore, open_redis
-from cloning_server.registry import CloneOvertaken, Registry, digest
+from cloning_server.clone_store import CloneStore
+from cloning_server.connection import open_redis
+from cloning_server.entries import NOBODYS
+from cloning_server.registry import CloneOvertaken, Lease, Pause, Registry, digest
 from cloning_server.settings import CloningSettings
 from mesh.errors import (
     CloneAlreadyRunning,
@@ -33,6 +35,13 @@ def registry(clones: CloneStore) -> Registry:
     return Registry(clones, queue_limit=100)
 
 
+async def take(registry: Registry, *, seconds: float = 60.0) -> Lease:
+    """Claims the clone whose turn it is."""
+    claimed = await registry.claim(seconds=seconds)
+    assert isinstance(claimed, Lease)
+    return claimed
+
+
 def moved(clone: Clone, state: CloneState, *, progress: int = 0) -> Clone:
     return replace(clone, state=state, sequence=clone.sequence + 1, progress=progress, updated_time=datetime.now(UTC))
 
@@ -46,7 +55,7 @@ async def test_the_same_request_on_many_servers_at_once_makes_one_clone(clones: 
 
 async def test_the_same_request_is_answered_the_same_after_the_clone_went_on(registry: Registry) -> None:
     first = await registry.start(STUDENT, baseline(), request_id="enrol-17")
-    await registry.change(moved(first, CloneState.COMPLETED, progress=100))
+    await registry.change(moved(first, CloneState.COMPLETED, progress=100), token=NOBODYS)
     assert await registry.start(STUDENT, baseline(), request_id="enrol-17") == first
 
 
@@ -67,7 +76,7 @@ async def test_of_many_clones_of_one_student_at_once_one_starts(registry: Regist
 
 async def test_a_student_may_start_again_after_the_final_state(registry: Registry) -> None:
     first = await registry.start(STUDENT, baseline())
-    await registry.change(moved(first, CloneState.FAILED))
+    await registry.change(moved(first, CloneState.FAILED), token=NOBODYS)
     assert (await registry.start(STUDENT, baseline())).clone_id != first.clone_id
 
 
@@ -81,37 +90,36 @@ async def test_no_more_clones_wait_than_the_queue_may_hold(clones: CloneStore) -
     assert all(error.facts == {"limit": 5} and error.retry_seconds > 0 for error in refused)
     assert (await registry.load()).queued == 5
     # One that runs leaves a place.
-    assert await registry.claim()
+    await take(registry)
     await registry.start("student-late", baseline())
 
 
 async def test_clones_are_claimed_once_each_in_the_order_of_acceptance(registry: Registry) -> None:
     accepted = [(await registry.start(f"student-{n}", baseline())).clone_id for n in range(9)]
-    taken = [(await registry.claim()) for _ in range(9)]
-    assert [clone.clone_id for clone in taken if clone] == accepted
-    assert await registry.claim() is None
+    assert [(await take(registry)).clone.clone_id for _ in range(9)] == accepted
+    assert isinstance(await registry.claim(seconds=60), Pause)
 
 
 async def test_many_who_claim_at_once_get_a_clone_each(registry: Registry) -> None:
     accepted = {(await registry.start(f"student-{n}", baseline())).clone_id for n in range(10)}
-    taken = await asyncio.gather(*(registry.claim() for _ in range(10)))
-    assert sorted(clone.clone_id for clone in taken if clone) == sorted(accepted)
+    taken = await asyncio.gather(*(take(registry) for _ in range(10)))
+    assert sorted(lease.clone.clone_id for lease in taken) == sorted(accepted)
+    assert len({lease.token for lease in taken}) == 10, "no two leases have one token"
 
 
 async def test_a_clone_that_is_queued_again_gets_its_old_place(registry: Registry) -> None:
     first, second = [await registry.start(f"student-{n}", baseline()) for n in range(2)]
-    claimed = await registry.claim()
-    assert claimed == first
-    await registry.change(moved(first, CloneState.QUEUED))
-    again = [await registry.claim(), await registry.claim()]
-    assert [clone.clone_id for clone in again if clone] == [first.clone_id, second.clone_id]
+    lease = await take(registry)
+    assert lease.clone == first
+    await registry.change(moved(first, CloneState.QUEUED), token=lease.token, put_off_seconds=0)
+    assert [(await take(registry)).clone.clone_id for _ in range(2)] == [first.clone_id, second.clone_id]
 
 
 async def test_a_change_after_somebody_elses_is_refused_and_leaves_no_trace(registry: Registry) -> None:
     clone = await registry.start(STUDENT, baseline())
-    await registry.change(moved(clone, CloneState.FINE_TUNING, progress=50))
+    await registry.change(moved(clone, CloneState.FINE_TUNING, progress=50), token=NOBODYS)
     with pytest.raises(CloneOvertaken):
-        await registry.change(moved(clone, CloneState.FAILED))
+        await registry.change(moved(clone, CloneState.FAILED), token=NOBODYS)
     assert [change.state for change in await registry.read_changes(clone.clone_id, after=0)] == [
         CloneState.QUEUED,
         CloneState.FINE_TUNING,
@@ -122,7 +130,7 @@ async def test_a_change_after_somebody_elses_is_refused_and_leaves_no_trace(regi
 async def test_of_many_writers_of_one_change_one_wins(registry: Registry) -> None:
     clone = await registry.start(STUDENT, baseline())
     results = await asyncio.gather(
-        *(registry.change(moved(clone, CloneState.FINE_TUNING, progress=n)) for n in range(20)),
+        *(registry.change(moved(clone, CloneState.FINE_TUNING, progress=n), token=NOBODYS) for n in range(20)),
         return_exceptions=True,
     )
     assert results.count(None) == 1
@@ -132,8 +140,8 @@ async def test_of_many_writers_of_one_change_one_wins(registry: Registry) -> Non
 async def test_a_change_that_is_sent_again_is_written_once(registry: Registry) -> None:
     clone = await registry.start(STUDENT, baseline())
     change = moved(clone, CloneState.COMPLETED, progress=100)
-    await registry.change(change)
-    await registry.change(change)
+    await registry.change(change, token=NOBODYS)
+    await registry.change(change, token=NOBODYS)
     assert await registry.read_changes(clone.clone_id, after=1) == [change]
 
 
@@ -141,7 +149,7 @@ async def test_a_change_that_is_sent_again_is_written_once(registry: Registry) -
 async def test_the_baseline_is_gone_as_soon_as_the_clone_is_final(registry: Registry, state: CloneState) -> None:
     clone = await registry.start(STUDENT, baseline())
     assert await registry.read_baseline(clone.clone_id) == baseline()
-    await registry.change(moved(clone, state))
+    await registry.change(moved(clone, state), token=NOBODYS)
     with pytest.raises(CloneOvertaken):
         await registry.read_baseline(clone.clone_id)
 
@@ -150,10 +158,11 @@ async def test_a_clone_that_ended_leaves_nothing_but_its_feed_and_its_names(
     registry: Registry, redis: Redis, settings: CloningSettings
 ) -> None:
     clone = await registry.start(STUDENT, baseline(), request_id="enrol-17")
-    await registry.claim()
-    await registry.change(moved(clone, CloneState.COMPLETED))
+    lease = await take(registry)
+    await registry.change(moved(clone, CloneState.COMPLETED), token=lease.token)
     keys = {key.partition("}:")[2] async for key in redis.scan_iter(f"*{settings.tenant}*")}
-    assert keys == {f"feed:{clone.clone_id}", "request:enrol-17", "clones", f"clones:{STUDENT}", "counter"}
+    of_the_student = {f"feed:{clone.clone_id}", "request:enrol-17", f"clones:{STUDENT}", f"requests:{STUDENT}"}
+    assert keys == of_the_student | {"clones", "students", "counter", "lease_counter"}
 
 
 async def test_pages_hold_every_clone_once_newest_first_while_more_are_accepted(registry: Registry) -> None:
@@ -172,7 +181,7 @@ async def test_a_list_of_one_student_holds_only_theirs(registry: Registry) -> No
     mine = []
     for _ in range(3):
         clone = await registry.start(STUDENT, baseline())
-        await registry.change(moved(clone, CloneState.FAILED))
+        await registry.change(moved(clone, CloneState.FAILED), token=NOBODYS)
         mine.append(clone.clone_id)
     await registry.start("another", baseline())
     page = await registry.list_clones(student_id=STUDENT, size=3)
@@ -224,7 +233,7 @@ async def test_a_call_that_is_cancelled_ends_as_cancelled_wherever_it_is(registr
 
         async def call() -> None:
             await registry.start(f"student-{n}", baseline())  # noqa: B023 - awaited within the turn
-            await registry.claim()
+            await registry.claim(seconds=60)
 
         task = asyncio.create_task(call())
         for _ in range(n % 30):
@@ -248,8 +257,8 @@ async def test_a_store_that_is_not_there_is_told_as_such() -> None:
             registry.find("clone_1"),
             registry.read_changes("clone_1", after=0),
             registry.read_baseline("clone_1"),
-            registry.claim(),
-            registry.list_claimed(),
+            registry.claim(seconds=60),
+            registry.cancel("clone_1"),
             registry.list_clones(),
             registry.record_pace(seconds=1, responses=1),
             registry.load(),

@@ -47,6 +47,7 @@ async def test_the_seeds_request_gets_the_seeds_shape(stub: CloningStub) -> None
         "status": "cloning_started",
         "estimated_time_seconds": 45,
         "state": "CLONE_STATE_QUEUED",
+        "queue_position": 1,
     }
     await until(stub, clone_id, "completed")
     status = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))

@@ -8,8 +8,8 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloning_server import wire
-from cloning_server.clone import Clone, CloneState, Failure
+from cloning_server import order_wire, wire
+from cloning_server.clone import Clone, CloneState, Consent, Failure, Priority, Terms
 from cloning_server.feed import Change
 from cloning_server.registry import digest
 from mesh.errors import InvalidField, NoTrainableExamples
@@ -25,12 +25,12 @@ Spoil = Callable[[pb.StartCloneRequest], object]
 def faults(request: pb.StartCloneRequest) -> dict[str, str]:
     """Descriptions by field."""
     with pytest.raises(InvalidField) as caught:
-        wire.order_from(request)
+        order_wire.order_from(request)
     return {violation.field: violation.description for violation in caught.value.violations}
 
 
 def test_a_request_becomes_a_baseline_without_the_students_name() -> None:
-    asked = wire.order_from(order(request_id="enrol-17"))
+    asked = order_wire.order_from(order(request_id="enrol-17"))
     assert asked.baseline.profile == StudentProfile(
         grade="5", disability=Disability.ADHD, learning_style=LearningStyle.VISUAL
     )
@@ -44,10 +44,10 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
     request.baseline_data.ClearField("overall_score")
     request.baseline_data.responses[1].score = 0
     request.baseline_data.responses[1].is_correct = False
-    unset, zero = wire.order_from(request).baseline.responses
+    unset, zero = order_wire.order_from(request).baseline.responses
     assert (unset.score, unset.is_correct) == (None, None)
     assert (zero.score, zero.is_correct) == (0, False)
-    assert wire.order_from(request).baseline.overall_score is None
+    assert order_wire.order_from(request).baseline.overall_score is None
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,12 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
         (lambda r: setattr(answer(r), "score", -1), f"{RESPONSE}.score", "0 to 100"),
         (lambda r: setattr(answer(r), "score", float("nan")), f"{RESPONSE}.score", "0 to 100"),
         (lambda r: setattr(answer(r), "score", float("inf")), f"{RESPONSE}.score", "0 to 100"),
+        (lambda r: setattr(r, "priority", 9), "priority", "CLONE_PRIORITY_LOW"),
+        (lambda r: consent(r, basis="Mrs Smith said so"), "consent.basis", "1 to 64"),
+        (lambda r: consent(r, granted=None), "consent.granted_time", "set"),
+        (lambda r: consent(r, granted=2**35), "consent.granted_time", "future"),
+        (lambda r: consent(r, granted=2**40), "consent.granted_time", "1 and 9999"),
+        (lambda r: consent(r, granted=10, expires=10), "consent.expires_time", "later"),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_by_its_field_and_what_would_be_accepted(spoil: Spoil, field: str, accepted: str) -> None:
@@ -88,6 +94,34 @@ def answer(request: pb.StartCloneRequest) -> pb.BaselineResponse:
     return request.baseline_data.responses[3]
 
 
+def consent(
+    request: pb.StartCloneRequest, *, basis: str = "parental", granted: int | None = 1, expires: int | None = None
+) -> None:
+    """Gives a consent, in seconds since 1970."""
+    request.consent.basis = basis
+    if granted is not None:
+        request.consent.granted_time.seconds = granted
+    if expires is not None:
+        request.consent.expires_time.seconds = expires
+
+
+def test_the_terms_of_a_request_are_those_of_the_clone() -> None:
+    request = order()
+    request.priority, request.queue_behind, request.base_version = pb.CLONE_PRIORITY_LOW, True, 3
+    consent(request, granted=1, expires=2)
+    assert order_wire.order_from(request).terms == Terms(
+        priority=Priority.LOW,
+        queue_behind=True,
+        base_version=3,
+        consent=Consent(
+            basis="parental",
+            granted_time=datetime.fromtimestamp(1, UTC),
+            expires_time=datetime.fromtimestamp(2, UTC),
+        ),
+    )
+    assert order_wire.order_from(order()).terms == Terms()
+
+
 def test_an_empty_request_tells_all_that_is_missing() -> None:
     assert list(faults(pb.StartCloneRequest())) == ["student_id", "baseline_data.responses"]
 
@@ -101,7 +135,7 @@ def test_a_faulty_value_is_never_repeated() -> None:
 
 @pytest.mark.parametrize("count", [2, 1000])
 def test_two_to_a_thousand_responses_are_taken(count: int) -> None:
-    assert len(wire.order_from(order(responses=count)).baseline.responses) == count
+    assert len(order_wire.order_from(order(responses=count)).baseline.responses) == count
 
 
 @pytest.mark.parametrize("count", [1, 1001])
@@ -122,7 +156,7 @@ def test_texts_arrive_as_they_were_sent_or_are_refused(
     )
     request.baseline_data.responses.append(response)
     if question.strip() and student_answer.strip():
-        parsed = wire.order_from(request).baseline.responses[-1]
+        parsed = order_wire.order_from(request).baseline.responses[-1]
         assert (parsed.question, parsed.student_answer) == (question, student_answer)
         assert (parsed.skill, parsed.teacher_feedback) == (skill, feedback)
     else:
@@ -140,6 +174,10 @@ def test_every_field_but_the_name_makes_another_request() -> None:
         lambda r: setattr(answer(r), "score", 0),
         lambda r: setattr(answer(r), "is_correct", False),
         lambda r: setattr(answer(r), "teacher_feedback", "Well done."),
+        lambda r: setattr(r, "priority", pb.CLONE_PRIORITY_HIGH),
+        lambda r: setattr(r, "queue_behind", True),
+        lambda r: setattr(r, "base_version", 2),
+        lambda r: consent(r, granted=1),
     ]
     digests = {_digest(order())}
     for spoil in spoils:
@@ -153,8 +191,8 @@ def test_every_field_but_the_name_makes_another_request() -> None:
 
 
 def _digest(request: pb.StartCloneRequest) -> str:
-    asked = wire.order_from(request)
-    return digest(asked.student_id, asked.baseline)
+    asked = order_wire.order_from(request)
+    return digest(asked.student_id, asked.baseline, asked.terms)
 
 
 def test_every_state_has_its_place_in_the_contract() -> None:

@@ -53,7 +53,8 @@ async def test_a_clone_goes_through_every_state_in_order_and_its_model_answers(
     assert words(changes) == WORDS
     last = changes[-1]
     assert (last.progress, last.attempt, last.model.version, last.model.active) == (100, 1, 1, True)
-    assert cloning.brain.warmed == [(STUDENT, 1)]
+    # To probe it before it is made active, and once more to have the pointer read.
+    assert cloning.brain.warmed == [(STUDENT, 1)] * 2
     active = await cloning.adapters.resolve_active(STUDENT)
     assert active is not None
     assert active.sha256 == last.model.sha256
@@ -190,7 +191,7 @@ async def test_a_clone_waits_for_a_brain_that_is_down(cloning: Cloning, stub: Cl
     await until(stub, clone_id, "deploying")
     await cloning.brain.start()
     assert (await watch_all(stub, clone_id))[-1].status == "completed"
-    assert cloning.brain.warmed == [(STUDENT, 1)]
+    assert cloning.brain.warmed == [(STUDENT, 1)] * 2
 
 
 async def test_a_clone_outlives_a_brain_that_dies_while_it_loads_the_model(cloning: Cloning, stub: CloningStub) -> None:
@@ -217,17 +218,24 @@ async def test_a_brain_that_is_down_for_too_long_ends_the_clone(cloning: Cloning
     error = error_from(last.error)
     assert isinstance(error, BrainUnavailable)
     assert "waited_seconds" in error.facts
-    assert last.model.version == 1, "the version is there all the same"
+    assert (last.model.version, last.model.active) == (1, False), "the version is there, and answers nobody"
+    assert await cloning.adapters.resolve_active(STUDENT) is None
 
 
 @pytest.mark.parametrize("kind", [AdapterIncompatible, AdapterCorrupt])
 async def test_a_model_that_the_brain_refuses_ends_the_clone_with_the_brains_reason(
     cloning: Cloning, stub: CloningStub, kind: type[AdapterIncompatible | AdapterCorrupt]
 ) -> None:
-    cloning.brain.faults.append(kind("it does not fit", version=1))
+    first = await start_and_finish(stub)
+    cloning.brain.faults.append(kind("it does not fit", version=2))
     last = (await watch_all(stub, await start(stub)))[-1]
     assert last.status == "failed"
     assert isinstance(error_from(last.error), kind)
+    # Nobody ever asked the new version anything.
+    active = await cloning.adapters.resolve_active(STUDENT)
+    assert active is not None
+    assert active.ref.version == 1
+    assert (await stub.GetClone(pb.GetCloneRequest(clone_id=first))).model.active
 
 
 @pytest.mark.parametrize(
@@ -251,6 +259,15 @@ async def test_a_trainer_that_died_is_tried_again(cloning: Cloning, stub: Clonin
     cloning.trainer.faults.append(TrainerUnavailable("the actor died"))
     changes = await watch_all(stub, await start(stub))
     assert (changes[-1].status, changes[-1].attempt) == ("completed", 2)
+
+
+async def test_a_clone_that_is_tried_again_leaves_its_slot_to_others(cloning: Cloning) -> None:
+    cloning.set(trainer_pause_seconds=0.3)
+    cloning.trainer.faults.append(TrainerUnavailable("the actor died"))
+    async with cloning.serve() as stub:
+        first, second = await start(stub, "first"), await start(stub, "second")
+        await asyncio.gather(watch_all(stub, first), watch_all(stub, second))
+    assert [plan.clone_id for plan in cloning.trainer.plans] == [first, second, first]
 
 
 async def test_a_trainer_that_dies_every_time_ends_the_clone(cloning: Cloning, stub: CloningStub) -> None:
@@ -305,8 +322,10 @@ async def test_a_clone_waits_for_an_adapter_store_that_is_down(cloning: Cloning,
         await own_s3.part.start()
         # The brain of this test reads the other store; that it was told to warm a version is all it can show here.
         await until_left(stub, clone_id, "saving")
-        model = (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).model
-        assert model.version == 1
+        clone = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
+        # Numbers may have gaps: a write whose answer was lost in the outage took one.
+        models = await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))
+        assert [model.sha256 for model in models.models] == [clone.model.sha256]
 
 
 async def until_left(stub: CloningStub, clone_id: str, status: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Stack:
         brain_address: gRPC of the brain, not through the gateway.
         cloning_address: gRPC of the cloning server, likewise.
         brain_metrics_url: The brain's figures.
+        cloning_env: What any cloning server of this AIVO reads, but for its ports.
     """
 
     brain: Part
@@ -36,6 +37,7 @@ class Stack:
     brain_address: str
     cloning_address: str
     brain_metrics_url: str
+    cloning_env: Mapping[str, str]
     s3: S3Endpoint
     bucket: str
     redis: RedisEndpoint
@@ -86,17 +88,9 @@ async def stack(
             "QUEUE_LIMIT": "32",
         },
     )
-    cloning = _server(
-        "cloning_server",
-        folder / "cloning",
-        port=cloning_port,
-        env={
-            **shared,
-            "CLONING_PORT": str(cloning_port),
-            "CLONING_METRICS_PORT": str(cloning_metrics),
-            "BRAIN_ADDRESS": f"127.0.0.1:{brain_port}",
-        },
-    )
+    # Short, so that a test need not wait long for a server that is lost.
+    cloning_env = {**shared, "BRAIN_ADDRESS": f"127.0.0.1:{brain_port}", "LEASE_SECONDS": "6"}
+    cloning = _cloning_server(folder / "cloning", port=cloning_port, metrics_port=cloning_metrics, env=cloning_env)
     addresses = {"brain_address": f"127.0.0.1:{brain_port}", "cloning_address": f"127.0.0.1:{cloning_port}"}
     edge_folder = folder / "edge"
     edge_folder.mkdir()
@@ -110,6 +104,7 @@ async def stack(
             cloning=cloning,
             edge=edge,
             brain_metrics_url=f"http://127.0.0.1:{brain_metrics}/metrics",
+            cloning_env=cloning_env,
             s3=s3,
             bucket=bucket,
             redis=redis,
@@ -120,7 +115,24 @@ async def stack(
         yield whole
 
 
-def _server(module: str, folder: Path, *, port: int, env: dict[str, str]) -> Part:
+@contextlib.asynccontextmanager
+async def another_cloning_server(aivo: Stack, folder: Path) -> AsyncIterator[str]:
+    """Runs one more cloning server on the same stores; yields its gRPC address."""
+    port, metrics_port = free_ports(2)
+    part = _cloning_server(folder / "another", port=port, metrics_port=metrics_port, env=aivo.cloning_env)
+    await part.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await part.stop()
+
+
+def _cloning_server(folder: Path, *, port: int, metrics_port: int, env: Mapping[str, str]) -> Part:
+    ports = {"CLONING_PORT": str(port), "CLONING_METRICS_PORT": str(metrics_port)}
+    return _server("cloning_server", folder, port=port, env={**env, **ports})
+
+
+def _server(module: str, folder: Path, *, port: int, env: Mapping[str, str]) -> Part:
     folder.mkdir()
 
     async def listens() -> bool:

@@ -77,6 +77,70 @@ CLONE_STATE_CANCELLED: CloneState.ValueType  # 10
 """The clone was cancelled. Final."""
 Global___CloneState: _TypeAlias = CloneState  # noqa: Y015
 
+class _ClonePriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClonePriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClonePriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLONE_PRIORITY_UNSPECIFIED: _ClonePriority.ValueType  # 0
+    """`NORMAL`."""
+    CLONE_PRIORITY_LOW: _ClonePriority.ValueType  # 1
+    """After those of normal priority, except such as are accepted 1,000 clones later: nobody waits for ever."""
+    CLONE_PRIORITY_NORMAL: _ClonePriority.ValueType  # 2
+    """As they come."""
+    CLONE_PRIORITY_HIGH: _ClonePriority.ValueType  # 3
+    """Before those of normal priority, except such as were accepted 1,000 clones earlier."""
+
+class ClonePriority(_ClonePriority, metaclass=_ClonePriorityEnumTypeWrapper):
+    """How soon a clone's turn comes. Clones of one priority run in the order of their acceptance."""
+
+CLONE_PRIORITY_UNSPECIFIED: ClonePriority.ValueType  # 0
+"""`NORMAL`."""
+CLONE_PRIORITY_LOW: ClonePriority.ValueType  # 1
+"""After those of normal priority, except such as are accepted 1,000 clones later: nobody waits for ever."""
+CLONE_PRIORITY_NORMAL: ClonePriority.ValueType  # 2
+"""As they come."""
+CLONE_PRIORITY_HIGH: ClonePriority.ValueType  # 3
+"""Before those of normal priority, except such as were accepted 1,000 clones earlier."""
+Global___ClonePriority: _TypeAlias = ClonePriority  # noqa: Y015
+
+@_typing.final
+class Consent(_message.Message):
+    """Why a student's data may be used, and until when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASIS_FIELD_NUMBER: _builtins.int
+    GRANTED_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRES_TIME_FIELD_NUMBER: _builtins.int
+    basis: _builtins.str
+    """What the consent rests on, in a word such as `parental_consent`: letters, digits, `.`, `_`, `-`; at most 64. Not a
+    place for names.
+    """
+    @_builtins.property
+    def granted_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was granted; not in the future."""
+
+    @_builtins.property
+    def expires_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; later than it was granted. Unset: never."""
+
+    def __init__(
+        self,
+        *,
+        basis: _builtins.str = ...,
+        granted_time: _timestamp_pb2.Timestamp | None = ...,
+        expires_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_time", b"expires_time", "granted_time", b"granted_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "expires_time", b"expires_time", "granted_time", b"granted_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Consent: _TypeAlias = Consent  # noqa: Y015
+
 @_typing.final
 class StudentProfile(_message.Message):
     """For whom the model is."""
@@ -216,10 +280,20 @@ class StartCloneRequest(_message.Message):
     STUDENT_PROFILE_FIELD_NUMBER: _builtins.int
     BASELINE_DATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUE_BEHIND_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     student_id: _builtins.str
     """Id of the student. Letters, digits, `.`, `_`, `-`; at most 64, the first a letter or digit."""
     request_id: _builtins.str
     """Makes the call safe to repeat: letters, digits, `.`, `_`, `-`; at most 64. Unset: every call is a new request."""
+    priority: Global___ClonePriority.ValueType
+    """How soon its turn comes."""
+    queue_behind: _builtins.bool
+    """Waits behind the student's earlier clone, instead of failing with `ABORTED`, unless another waits there already."""
+    base_version: _builtins.int
+    """Version of the student's model to train on from, with these responses alone. 0: a fresh adapter."""
     @_builtins.property
     def student_profile(self) -> Global___StudentProfile:
         """For whom the model is."""
@@ -228,6 +302,10 @@ class StartCloneRequest(_message.Message):
     def baseline_data(self) -> Global___BaselineData:
         """What it is made of."""
 
+    @_builtins.property
+    def consent(self) -> Global___Consent:
+        """The consent under which the data may be used; kept with the clone. Optional unless the server wants one."""
+
     def __init__(
         self,
         *,
@@ -235,10 +313,14 @@ class StartCloneRequest(_message.Message):
         student_profile: Global___StudentProfile | None = ...,
         baseline_data: Global___BaselineData | None = ...,
         request_id: _builtins.str = ...,
+        priority: Global___ClonePriority.ValueType = ...,
+        queue_behind: _builtins.bool = ...,
+        base_version: _builtins.int = ...,
+        consent: Global___Consent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "student_profile", b"student_profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "consent", b"consent", "student_profile", b"student_profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "request_id", b"request_id", "student_id", b"student_id", "student_profile", b"student_profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "baseline_data", b"baseline_data", "consent", b"consent", "priority", b"priority", "queue_behind", b"queue_behind", "request_id", b"request_id", "student_id", b"student_id", "student_profile", b"student_profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +337,7 @@ class StartCloneResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     clone_id: _builtins.str
     """Id of the clone."""
     student_id: _builtins.str
@@ -265,6 +348,8 @@ class StartCloneResponse(_message.Message):
     """How long clones of this size took here, queue included; a guess until the first has completed."""
     state: Global___CloneState.ValueType
     """State of the clone."""
+    queue_position: _builtins.int
+    """How many clones are to be taken up before it, and itself."""
     def __init__(
         self,
         *,
@@ -273,10 +358,11 @@ class StartCloneResponse(_message.Message):
         status: _builtins.str = ...,
         estimated_time_seconds: _builtins.int = ...,
         state: Global___CloneState.ValueType = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "estimated_time_seconds", b"estimated_time_seconds", "state", b"state", "status", b"status", "student_id", b"student_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "estimated_time_seconds", b"estimated_time_seconds", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,6 +408,12 @@ class GetCloneResponse(_message.Message):
     UPDATED_TIME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     clone_id: _builtins.str
     """Id of the clone."""
     student_id: _builtins.str
@@ -337,7 +429,15 @@ class GetCloneResponse(_message.Message):
     sequence: _builtins.int
     """Number of the clone's latest change, from 1."""
     attempt: _builtins.int
-    """Which try this is, from 1; a clone starts anew after a restart of the server."""
+    """Which try this is, from 1; a clone starts anew when its trainer or its server died."""
+    queue_position: _builtins.int
+    """While it waits, how many clones are to be taken up before it, and itself; else 0."""
+    estimated_time_seconds: _builtins.int
+    """How long it is likely to take from now on, queue included; 0 once it has ended."""
+    priority: Global___ClonePriority.ValueType
+    """How soon its turn comes."""
+    base_version: _builtins.int
+    """Version that it trains on from; 0: none."""
     @_builtins.property
     def created_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone was accepted."""
@@ -354,6 +454,14 @@ class GetCloneResponse(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why the clone failed."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CloneAttempt]:
+        """The tries so far, oldest first; a clone that has not begun has none."""
+
+    @_builtins.property
+    def consent(self) -> Global___Consent:
+        """The consent that was given with it."""
+
     def __init__(
         self,
         *,
@@ -369,14 +477,120 @@ class GetCloneResponse(_message.Message):
         updated_time: _timestamp_pb2.Timestamp | None = ...,
         model: Global___StudentModel | None = ...,
         error: _status_pb2.Status | None = ...,
+        queue_position: _builtins.int = ...,
+        estimated_time_seconds: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___CloneAttempt] | None = ...,
+        priority: Global___ClonePriority.ValueType = ...,
+        base_version: _builtins.int = ...,
+        consent: Global___Consent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "error", b"error", "model", b"model", "updated_time", b"updated_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "created_time", b"created_time", "error", b"error", "model", b"model", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "created_time", b"created_time", "error", b"error", "message", b"message", "model", b"model", "progress", b"progress", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts", b"attempts", "base_version", b"base_version", "clone_id", b"clone_id", "consent", b"consent", "created_time", b"created_time", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "message", b"message", "model", b"model", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCloneResponse: _TypeAlias = GetCloneResponse  # noqa: Y015
+
+@_typing.final
+class CloneAttempt(_message.Message):
+    """A try at a clone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STARTED_TIME_FIELD_NUMBER: _builtins.int
+    ENDED_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Number of the try, from 1."""
+    outcome: _builtins.str
+    """Why it ended: `completed`, `cancelled`, `handed_back` by a server that shut down, `lease_expired` of one that died
+    or hung, or the reason (of `aivo.error.v1`) of what failed. Empty while it lasts.
+    """
+    @_builtins.property
+    def started_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def ended_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset while it lasts. Of a server that died, when another took the clone up."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        started_time: _timestamp_pb2.Timestamp | None = ...,
+        ended_time: _timestamp_pb2.Timestamp | None = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_time", b"ended_time", "started_time", b"started_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_time", b"ended_time", "number", b"number", "outcome", b"outcome", "started_time", b"started_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneAttempt: _TypeAlias = CloneAttempt  # noqa: Y015
+
+@_typing.final
+class CancelCloneRequest(_message.Message):
+    """Which clone to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_ID_FIELD_NUMBER: _builtins.int
+    clone_id: _builtins.str
+    """Id of the clone."""
+    def __init__(
+        self,
+        *,
+        clone_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelCloneRequest: _TypeAlias = CancelCloneRequest  # noqa: Y015
+
+@_typing.final
+class CancelCloneResponse(_message.Message):
+    """The clone that was cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    clone_id: _builtins.str
+    """Id of the clone."""
+    student_id: _builtins.str
+    """Id of the student."""
+    status: _builtins.str
+    """`cancelled`."""
+    state: Global___CloneState.ValueType
+    """State of the clone."""
+    sequence: _builtins.int
+    """Number of the clone's last change."""
+    def __init__(
+        self,
+        *,
+        clone_id: _builtins.str = ...,
+        student_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        state: Global___CloneState.ValueType = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelCloneResponse: _TypeAlias = CancelCloneResponse  # noqa: Y015
 
 @_typing.final
 class WatchCloneRequest(_message.Message):
@@ -423,6 +637,8 @@ class WatchCloneResponse(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the change, from 1, without gaps."""
     heartbeat: _builtins.bool
@@ -439,6 +655,14 @@ class WatchCloneResponse(_message.Message):
     """State of the clone."""
     attempt: _builtins.int
     """Which try this is, from 1."""
+    queue_position: _builtins.int
+    """While it waits, how many clones were to be taken up before it, and itself; a heartbeat and the first message tell it
+    as it is now. Else 0.
+    """
+    estimated_time_seconds: _builtins.int
+    """How long it was likely to take from this change on; a heartbeat and the first message tell it as it is now. 0 once
+    it has ended.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the change happened."""
@@ -465,10 +689,12 @@ class WatchCloneResponse(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         model: Global___StudentModel | None = ...,
         error: _status_pb2.Status | None = ...,
+        queue_position: _builtins.int = ...,
+        estimated_time_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model", b"model", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "error", b"error", "heartbeat", b"heartbeat", "message", b"message", "model", b"model", "progress", b"progress", "sequence", b"sequence", "state", b"state", "status", b"status", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "heartbeat", b"heartbeat", "message", b"message", "model", b"model", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,6 +771,9 @@ class CloneSummary(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CREATED_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     clone_id: _builtins.str
     """Id of the clone."""
     student_id: _builtins.str
@@ -555,6 +784,12 @@ class CloneSummary(_message.Message):
     """How far the clone is, 0 to 100."""
     state: Global___CloneState.ValueType
     """State of the clone."""
+    queue_position: _builtins.int
+    """While it waits, how many clones are to be taken up before it, and itself; else 0."""
+    estimated_time_seconds: _builtins.int
+    """How long it is likely to take from now on, queue included; 0 once it has ended."""
+    attempt: _builtins.int
+    """Which try this is, from 1."""
     @_builtins.property
     def created_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone was accepted."""
@@ -573,10 +808,13 @@ class CloneSummary(_message.Message):
         state: Global___CloneState.ValueType = ...,
         created_time: _timestamp_pb2.Timestamp | None = ...,
         updated_time: _timestamp_pb2.Timestamp | None = ...,
+        queue_position: _builtins.int = ...,
+        estimated_time_seconds: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "created_time", b"created_time", "progress", b"progress", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "created_time", b"created_time", "estimated_time_seconds", b"estimated_time_seconds", "progress", b"progress", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,6 +891,9 @@ class StudentModel(_message.Message):
     LORA_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version, from 1."""
     active: _builtins.bool
@@ -667,6 +908,12 @@ class StudentModel(_message.Message):
     """Name of the base model it belongs to."""
     base_digest: _builtins.str
     """SHA-256 of that base model's weights, lower-case hex."""
+    pinned: _builtins.bool
+    """Whether it stays however many come after it. Only `ListStudentModels` tells."""
+    data_digest: _builtins.str
+    """SHA-256 of the tokenised examples that it was made of, lower-case hex."""
+    seed: _builtins.int
+    """Seed of the split, the order of the examples, the first factors and the sampled replies."""
     @_builtins.property
     def created_time(self) -> _timestamp_pb2.Timestamp:
         """When it was published."""
@@ -697,14 +944,293 @@ class StudentModel(_message.Message):
         lora: Global___LoraConfig | None = ...,
         examples: Global___ExampleCounts | None = ...,
         metrics: Global___TrainingMetrics | None = ...,
+        pinned: _builtins.bool = ...,
+        data_digest: _builtins.str = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "created_time", b"created_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "created_time", b"created_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StudentModel: _TypeAlias = StudentModel  # noqa: Y015
+
+@_typing.final
+class ActivateStudentModelRequest(_message.Message):
+    """Which version shall answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    version: _builtins.int
+    """Version, from 1."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateStudentModelRequest: _TypeAlias = ActivateStudentModelRequest  # noqa: Y015
+
+@_typing.final
+class ActivateStudentModelResponse(_message.Message):
+    """The version that answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    active_version: _builtins.int
+    """Version that answers now."""
+    previous_version: _builtins.int
+    """Version that answered before; 0 if none did."""
+    sha256: _builtins.str
+    """SHA-256 of the weights that answer, lower-case hex."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        active_version: _builtins.int = ...,
+        previous_version: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_version", b"active_version", "previous_version", b"previous_version", "sha256", b"sha256", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateStudentModelResponse: _TypeAlias = ActivateStudentModelResponse  # noqa: Y015
+
+@_typing.final
+class PinStudentModelRequest(_message.Message):
+    """Which version to pin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    version: _builtins.int
+    """Version, from 1."""
+    pinned: _builtins.bool
+    """Whether the version shall stay. Unset: yes."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        pinned: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "pinned", b"pinned"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "pinned", b"pinned", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pinned: _TypeAlias = _typing.Literal["pinned"]  # noqa: Y015
+    _WhichOneofArgType__pinned: _TypeAlias = _typing.Literal["_pinned", b"_pinned"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
+
+Global___PinStudentModelRequest: _TypeAlias = PinStudentModelRequest  # noqa: Y015
+
+@_typing.final
+class PinStudentModelResponse(_message.Message):
+    """The version that was pinned or unpinned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    version: _builtins.int
+    """Version."""
+    pinned: _builtins.bool
+    """Whether it stays."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pinned", b"pinned", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinStudentModelResponse: _TypeAlias = PinStudentModelResponse  # noqa: Y015
+
+@_typing.final
+class DeleteStudentRequest(_message.Message):
+    """Whose data to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStudentRequest: _TypeAlias = DeleteStudentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteStudentResponse(_message.Message):
+    """A receipt: what was removed, and where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    DELETED_TIME_FIELD_NUMBER: _builtins.int
+    CLONES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    BRAIN_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    @_builtins.property
+    def deleted_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of it was removed."""
+
+    @_builtins.property
+    def clones(self) -> Global___ErasedClones:
+        """What was removed from the clone store (Redis or Valkey)."""
+
+    @_builtins.property
+    def models(self) -> Global___ErasedModels:
+        """What was removed from the adapter store (S3)."""
+
+    @_builtins.property
+    def brain(self) -> Global___EvictedAdapters:
+        """What left the brain's memory."""
+
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        deleted_time: _timestamp_pb2.Timestamp | None = ...,
+        clones: Global___ErasedClones | None = ...,
+        models: Global___ErasedModels | None = ...,
+        brain: Global___EvictedAdapters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "deleted_time", b"deleted_time", "models", b"models"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "deleted_time", b"deleted_time", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStudentResponse: _TypeAlias = DeleteStudentResponse  # noqa: Y015
+
+@_typing.final
+class ErasedClones(_message.Message):
+    """What was removed from the clone store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONES_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    clones: _builtins.int
+    """Clones, each with all its events."""
+    cancelled: _builtins.int
+    """Of these, the ones that waited or ran and were cancelled first. Only they still had baseline data."""
+    request_ids: _builtins.int
+    """Request ids."""
+    def __init__(
+        self,
+        *,
+        clones: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        request_ids: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "clones", b"clones", "request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasedClones: _TypeAlias = ErasedClones  # noqa: Y015
+
+@_typing.final
+class ErasedModels(_message.Message):
+    """What was removed from the adapter store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    versions: _builtins.int
+    """Versions of the student's model."""
+    objects: _builtins.int
+    """Objects, versions of objects included."""
+    bytes: _builtins.float
+    """Bytes of these objects; a whole number that may be larger than 32 bits hold."""
+    def __init__(
+        self,
+        *,
+        versions: _builtins.int = ...,
+        objects: _builtins.int = ...,
+        bytes: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "objects", b"objects", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasedModels: _TypeAlias = ErasedModels  # noqa: Y015
+
+@_typing.final
+class EvictedAdapters(_message.Message):
+    """What left the brain's memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REACHED_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    reached: _builtins.bool
+    """Whether the brain was reached. If not, repeat the call: the brain answers with none of it, but may still hold it."""
+    adapters: _builtins.int
+    """Adapters that left, or will with the reply that uses them."""
+    def __init__(
+        self,
+        *,
+        reached: _builtins.bool = ...,
+        adapters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "reached", b"reached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvictedAdapters: _TypeAlias = EvictedAdapters  # noqa: Y015
 
 @_typing.final
 class LoraConfig(_message.Message):

@@ -53,6 +53,11 @@ class CloningServiceStub:
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneResponse.FromString,
                 _registered_method=True)
+        self.CancelClone = channel.unary_unary(
+                '/aivo.cloning.v1.CloningService/CancelClone',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneResponse.FromString,
+                _registered_method=True)
         self.ListClones = channel.unary_unary(
                 '/aivo.cloning.v1.CloningService/ListClones',
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesRequest.SerializeToString,
@@ -62,6 +67,21 @@ class CloningServiceStub:
                 '/aivo.cloning.v1.CloningService/ListStudentModels',
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.FromString,
+                _registered_method=True)
+        self.ActivateStudentModel = channel.unary_unary(
+                '/aivo.cloning.v1.CloningService/ActivateStudentModel',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.FromString,
+                _registered_method=True)
+        self.PinStudentModel = channel.unary_unary(
+                '/aivo.cloning.v1.CloningService/PinStudentModel',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteStudent = channel.unary_unary(
+                '/aivo.cloning.v1.CloningService/DeleteStudent',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.FromString,
                 _registered_method=True)
         self.GetHealth = channel.unary_unary(
                 '/aivo.cloning.v1.CloningService/GetHealth',
@@ -80,9 +100,12 @@ class CloningServiceServicer:
     def StartClone(self, request, context):
         """Accepts a clone and answers at once; the clone runs in the background.
 
-        Idempotent by `request_id`: the same request again gets the first answer. Fails with `ALREADY_EXISTS` and
-        `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it) if the student's
-        earlier clone has not ended, and with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones wait.
+        A student's clones run one after another: one may run or wait for its turn, and with `queue_behind` one more may
+        wait behind it. Idempotent by `request_id`: the same request again gets the first answer. Fails with
+        `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
+        if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
+        wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
+        given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +126,19 @@ class CloningServiceServicer:
         Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelClone(self, request, context):
+        """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
+
+        Idempotent: a cancelled clone is returned as it is. The last moment is that at which the clone's version is committed
+        to the store, early in `saving`: from there on the clone completes. Fails with `FAILED_PRECONDITION` and
+        `CLONE_FINAL` from that moment on, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`;
+        and with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it has run and the store can't be told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +155,37 @@ class CloningServiceServicer:
         """Lists the versions of a student's model, newest first.
 
         A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateStudentModel(self, request, context):
+        """Makes a version the one that answers: back to an earlier one, or forward again.
+
+        Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
+        and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinStudentModel(self, request, context):
+        """Pins a version, so that it stays however many come after it, or unpins it.
+
+        Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteStudent(self, request, context):
+        """Removes everything that AIVO holds of a student, and answers with a receipt.
+
+        Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
+        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
+        student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +218,11 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneResponse.SerializeToString,
             ),
+            'CancelClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelClone,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneResponse.SerializeToString,
+            ),
             'ListClones': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClones,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesRequest.FromString,
@@ -161,6 +232,21 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     servicer.ListStudentModels,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.SerializeToString,
+            ),
+            'ActivateStudentModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateStudentModel,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.SerializeToString,
+            ),
+            'PinStudentModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinStudentModel,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.SerializeToString,
+            ),
+            'DeleteStudent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStudent,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.SerializeToString,
             ),
             'GetHealth': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHealth,
@@ -264,6 +350,33 @@ class CloningService:
             _registered_method=True)
 
     @staticmethod
+    def CancelClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.CloningService/CancelClone',
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListClones(request,
             target,
             options=(),
@@ -307,6 +420,87 @@ class CloningService:
             '/aivo.cloning.v1.CloningService/ListStudentModels',
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.SerializeToString,
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateStudentModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.CloningService/ActivateStudentModel',
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinStudentModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.CloningService/PinStudentModel',
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStudent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.CloningService/DeleteStudent',
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.FromString,
             options,
             channel_credentials,
             insecure,

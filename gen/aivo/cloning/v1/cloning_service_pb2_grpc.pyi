@@ -40,9 +40,12 @@ class CloningServiceStub:
     StartClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.StartCloneRequest, _cloning_service_pb2.StartCloneResponse]
     """Accepts a clone and answers at once; the clone runs in the background.
 
-    Idempotent by `request_id`: the same request again gets the first answer. Fails with `ALREADY_EXISTS` and
-    `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it) if the student's
-    earlier clone has not ended, and with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones wait.
+    A student's clones run one after another: one may run or wait for its turn, and with `queue_behind` one more may
+    wait behind it. Idempotent by `request_id`: the same request again gets the first answer. Fails with
+    `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
+    if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
+    wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
+    given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
     """
     GetClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]
     """Returns the current state of a clone.
@@ -55,7 +58,15 @@ class CloningServiceStub:
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+    """
+    CancelClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]
+    """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
+
+    Idempotent: a cancelled clone is returned as it is. The last moment is that at which the clone's version is committed
+    to the store, early in `saving`: from there on the clone completes. Fails with `FAILED_PRECONDITION` and
+    `CLONE_FINAL` from that moment on, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`;
+    and with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it has run and the store can't be told.
     """
     ListClones: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]
     """Lists clones, newest first."""
@@ -63,6 +74,25 @@ class CloningServiceStub:
     """Lists the versions of a student's model, newest first.
 
     A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+    """
+    ActivateStudentModel: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ActivateStudentModelRequest, _cloning_service_pb2.ActivateStudentModelResponse]
+    """Makes a version the one that answers: back to an earlier one, or forward again.
+
+    Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
+    and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+    """
+    PinStudentModel: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.PinStudentModelRequest, _cloning_service_pb2.PinStudentModelResponse]
+    """Pins a version, so that it stays however many come after it, or unpins it.
+
+    Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
+    """
+    DeleteStudent: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.DeleteStudentRequest, _cloning_service_pb2.DeleteStudentResponse]
+    """Removes everything that AIVO holds of a student, and answers with a receipt.
+
+    Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
+    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
+    student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
     """
     GetHealth: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]
     """Reports whether the server can clone and, if not, why.
@@ -82,9 +112,12 @@ class CloningServiceAsyncStub(CloningServiceStub):
     StartClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.StartCloneRequest, _cloning_service_pb2.StartCloneResponse]  # type: ignore[assignment]
     """Accepts a clone and answers at once; the clone runs in the background.
 
-    Idempotent by `request_id`: the same request again gets the first answer. Fails with `ALREADY_EXISTS` and
-    `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it) if the student's
-    earlier clone has not ended, and with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones wait.
+    A student's clones run one after another: one may run or wait for its turn, and with `queue_behind` one more may
+    wait behind it. Idempotent by `request_id`: the same request again gets the first answer. Fails with
+    `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
+    if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
+    wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
+    given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
     """
     GetClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]  # type: ignore[assignment]
     """Returns the current state of a clone.
@@ -97,7 +130,15 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+    """
+    CancelClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]  # type: ignore[assignment]
+    """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
+
+    Idempotent: a cancelled clone is returned as it is. The last moment is that at which the clone's version is committed
+    to the store, early in `saving`: from there on the clone completes. Fails with `FAILED_PRECONDITION` and
+    `CLONE_FINAL` from that moment on, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`;
+    and with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it has run and the store can't be told.
     """
     ListClones: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]  # type: ignore[assignment]
     """Lists clones, newest first."""
@@ -105,6 +146,25 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """Lists the versions of a student's model, newest first.
 
     A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+    """
+    ActivateStudentModel: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ActivateStudentModelRequest, _cloning_service_pb2.ActivateStudentModelResponse]  # type: ignore[assignment]
+    """Makes a version the one that answers: back to an earlier one, or forward again.
+
+    Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
+    and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+    """
+    PinStudentModel: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.PinStudentModelRequest, _cloning_service_pb2.PinStudentModelResponse]  # type: ignore[assignment]
+    """Pins a version, so that it stays however many come after it, or unpins it.
+
+    Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
+    """
+    DeleteStudent: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.DeleteStudentRequest, _cloning_service_pb2.DeleteStudentResponse]  # type: ignore[assignment]
+    """Removes everything that AIVO holds of a student, and answers with a receipt.
+
+    Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
+    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
+    student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
     """
     GetHealth: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can clone and, if not, why.
@@ -127,9 +187,12 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_service_pb2.StartCloneResponse, _abc.Awaitable[_cloning_service_pb2.StartCloneResponse]]:
         """Accepts a clone and answers at once; the clone runs in the background.
 
-        Idempotent by `request_id`: the same request again gets the first answer. Fails with `ALREADY_EXISTS` and
-        `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it) if the student's
-        earlier clone has not ended, and with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones wait.
+        A student's clones run one after another: one may run or wait for its turn, and with `queue_behind` one more may
+        wait behind it. Idempotent by `request_id`: the same request again gets the first answer. Fails with
+        `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
+        if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
+        wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
+        given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +217,21 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelClone(
+        self,
+        request: _cloning_service_pb2.CancelCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_service_pb2.CancelCloneResponse, _abc.Awaitable[_cloning_service_pb2.CancelCloneResponse]]:
+        """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
+
+        Idempotent: a cancelled clone is returned as it is. The last moment is that at which the clone's version is committed
+        to the store, early in `saving`: from there on the clone completes. Fails with `FAILED_PRECONDITION` and
+        `CLONE_FINAL` from that moment on, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`;
+        and with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it has run and the store can't be told.
         """
 
     @_abc_1.abstractmethod
@@ -174,6 +251,43 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of a student's model, newest first.
 
         A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateStudentModel(
+        self,
+        request: _cloning_service_pb2.ActivateStudentModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_service_pb2.ActivateStudentModelResponse, _abc.Awaitable[_cloning_service_pb2.ActivateStudentModelResponse]]:
+        """Makes a version the one that answers: back to an earlier one, or forward again.
+
+        Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
+        and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def PinStudentModel(
+        self,
+        request: _cloning_service_pb2.PinStudentModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_service_pb2.PinStudentModelResponse, _abc.Awaitable[_cloning_service_pb2.PinStudentModelResponse]]:
+        """Pins a version, so that it stays however many come after it, or unpins it.
+
+        Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteStudent(
+        self,
+        request: _cloning_service_pb2.DeleteStudentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloning_service_pb2.DeleteStudentResponse, _abc.Awaitable[_cloning_service_pb2.DeleteStudentResponse]]:
+        """Removes everything that AIVO holds of a student, and answers with a receipt.
+
+        Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
+        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
+        student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
         """
 
     @_abc_1.abstractmethod

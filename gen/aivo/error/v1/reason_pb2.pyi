@@ -150,6 +150,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
     """
+    REASON_CLONE_FINAL: _Reason.ValueType  # 26
+    """The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more
+    (`FAILED_PRECONDITION`, 400).
+
+        {"reason": "CLONE_FINAL", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz", "state": "completed"}}
+    """
+    REASON_CONSENT_REQUIRED: _Reason.ValueType  # 27
+    """No consent was given where one is wanted, or the one given has expired (`FAILED_PRECONDITION`, 400). Also ends a
+    clone whose consent expired while it waited.
+
+        {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -286,5 +298,17 @@ REASON_SERVER_UNREACHABLE: Reason.ValueType  # 24
 """No server answers (`UNAVAILABLE`, 503). From the gateway, or from the client's own side.
 
     {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
+"""
+REASON_CLONE_FINAL: Reason.ValueType  # 26
+"""The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more
+(`FAILED_PRECONDITION`, 400).
+
+    {"reason": "CLONE_FINAL", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz", "state": "completed"}}
+"""
+REASON_CONSENT_REQUIRED: Reason.ValueType  # 27
+"""No consent was given where one is wanted, or the one given has expired (`FAILED_PRECONDITION`, 400). Also ends a
+clone whose consent expired while it waited.
+
+    {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,103 @@
+"""The life of a clone through the gateway, on the real stack: cancelled, overtaken, pinned, erased."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
+
+from tests.integration.baseline import start_body
+from tests.integration.stack import Stack, another_cloning_server
+
+
+async def frames_of(cloning: httpx.AsyncClient, clone_id: str) -> AsyncIterator[dict[str, Any]]:
+    """The messages of a watch, without signs of life."""
+    async with cloning.stream("GET", f"/v1/clone/{clone_id}/watch") as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: ") and not (frame := json.loads(line.removeprefix("data: ")))["heartbeat"]:
+                yield frame
+
+
+async def start(cloning: httpx.AsyncClient, student_id: str, **more: object) -> str:
+    started = await cloning.post("/v1/clone/start", json=start_body(student_id, **more))
+    assert started.status_code == httpx.codes.OK, started.text
+    return str(started.json()["clone_id"])
+
+
+async def until(cloning: httpx.AsyncClient, clone_id: str, status: str) -> dict[str, Any]:
+    """Returns once the clone is there."""
+    async for frame in frames_of(cloning, clone_id):
+        if frame["status"] == status:
+            return frame
+    raise AssertionError(f"{clone_id} ended without being {status}")
+
+
+async def test_a_training_is_cancelled_and_the_student_can_be_erased_and_come_again(
+    cloning: httpx.AsyncClient,
+) -> None:
+    clone_id = await start(cloning, "leaver", priority="CLONE_PRIORITY_HIGH")
+    behind = await start(cloning, "leaver", queue_behind=True)
+    waits = (await cloning.get(f"/v1/clone/{behind}/status")).json()
+    assert (waits["status"], waits["queue_position"], waits["estimated_time_seconds"] > 0) == ("queued", 1, True)
+    await until(cloning, clone_id, "fine_tuning")
+
+    cancelled = await cloning.post(f"/v1/clone/{clone_id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (httpx.codes.OK, "cancelled")
+    assert (await cloning.post(f"/v1/clone/{clone_id}/cancel")).json() == cancelled.json()
+    # The slot is free: the one behind it trains.
+    await until(cloning, behind, "fine_tuning")
+
+    receipt = await cloning.delete("/v1/students/leaver")
+    assert receipt.status_code == httpx.codes.OK, receipt.text
+    assert receipt.json()["clones"] == {"clones": 2, "cancelled": 1, "request_ids": 0}
+    assert receipt.json()["brain"]["reached"]
+    for missing in (clone_id, behind):
+        assert (await cloning.get(f"/v1/clone/{missing}/status")).status_code == httpx.codes.NOT_FOUND
+    assert (await cloning.get("/v1/students/leaver/models")).json()["models"] == []
+    again = (await cloning.delete("/v1/students/leaver")).json()
+    assert again["clones"] == {"clones": 0, "cancelled": 0, "request_ids": 0}
+
+
+async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_version(
+    aivo: Stack, cloning: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    clone_id = await start(cloning, "overtaken")
+    await until(cloning, clone_id, "creating_adapter")
+    aivo.cloning.pause()
+    try:
+        async with another_cloning_server(aivo, tmp_path) as address, grpc.aio.insecure_channel(address) as channel:
+            stub: pb_grpc.CloningServiceAsyncStub = pb_grpc.CloningServiceStub(channel)
+            watching = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id))
+            async for change in watching:
+                if change.status == "fine_tuning" and change.attempt == 2:
+                    # The other one is at work; the first wakes up in the middle of it, its training as good as done.
+                    aivo.cloning.resume()
+                last = change
+            attempts = (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).attempts
+    finally:
+        aivo.cloning.resume()
+    assert (last.status, last.attempt) == ("completed", 2)
+    assert [attempt.outcome for attempt in attempts] == ["lease_expired", "completed"]
+    models = (await cloning.get("/v1/students/overtaken/models")).json()
+    assert [model["version"] for model in models["models"]] == [models["active_version"]]
+
+
+async def test_versions_are_pinned_and_rolled_back_through_the_gateway(cloning: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await until(cloning, await start(cloning, "returner"), "completed")
+    newer, older = [model["version"] for model in (await cloning.get("/v1/students/returner/models")).json()["models"]]
+
+    rolled_back = await cloning.post(f"/v1/students/returner/models/{older}/activate")
+    assert (rolled_back.json()["active_version"], rolled_back.json()["previous_version"]) == (older, newer)
+    assert (await cloning.post(f"/v1/students/returner/models/{older}/pin")).json()["pinned"]
+    models = (await cloning.get("/v1/students/returner/models")).json()
+    assert [(model["version"], model["active"], model["pinned"]) for model in models["models"]] == [
+        (newer, False, False),
+        (older, True, True),
+    ]
+    missing = await cloning.post("/v1/students/returner/models/99/activate")
+    assert missing.status_code == httpx.codes.NOT_FOUND
