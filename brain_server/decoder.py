@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from brain_server.architecture import GROUPS, Shape, require_supported
+from mesh.lm.architecture import GROUPS, Shape, require_supported
 from brain_server.kv_cache import KvCache
 from brain_server.projections import Projection, take_projection
 

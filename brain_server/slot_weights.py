@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from brain_server.architecture import GROUPS, Shape
+from mesh.lm.architecture import GROUPS, Shape
 from brain_server.decoder import Segment
 from mesh.errors import AdapterIncompatible
 from mesh.lm.lora import LoraSpec

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from brain_server.architecture import Shape
+from mesh.lm.architecture import Shape
 from brain_server.decoder import Decoder, Segment
 from brain_server.decoding import Sampler, TextStream, pick
 from brain_server.engine_settings import EngineSettings

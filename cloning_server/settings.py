@@ -24,6 +24,7 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     clone_queue_limit: int = Field(default=64, ge=1)
     parallel_clones: int = Field(default=1, ge=1, le=64)
     clone_epochs: int = Field(default=3, ge=1, le=100)
+    class_size: int = Field(default=8, ge=1, le=64)
 
     # What promises 15 seconds to a watcher must not be configured away.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)

@@ -12,11 +12,26 @@ from mesh.adapters.manifest import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Previous:
+    """The version that a new one has to beat.
+
+    Attributes:
+        weights: Its safetensors file.
+        scaling: What the product of its factors is multiplied with when serving.
+        warm: Whether training continues from it rather than starts fresh.
+    """
+
+    weights: bytes
+    scaling: float
+    warm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """One adapter to train.
 
-    The same plan on the same machine and base model gives the same bytes, as long as the replies distilled for it are
-    the same.
+    The same plan, trained alone, gives the same bytes on the same machine and base model, as long as the replies
+    distilled for it are the same. Trained in a class it gives the same but for rounding.
 
     Attributes:
         clone_id: The clone that asks; it goes into the recipe.
@@ -29,6 +44,7 @@ class TrainingPlan:
         learning_rate: Peak of the schedule.
         batch_examples: Examples of one optimiser step.
         heldout_share: Share of the items kept apart to measure, 0 to 1; at least one item is.
+        previous: The version that the new one has to beat; None if the base model is all there is to beat.
     """
 
     clone_id: str
@@ -43,6 +59,7 @@ class TrainingPlan:
     # A baseline is small: 24 responses gave a held-out loss of 2.65 in batches of 8, 2.45 of 4 (base model 3.16).
     batch_examples: int = 4
     heldout_share: float = 0.15
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +125,13 @@ class Trainer(Protocol):
     def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
         """Trains: zero or more steps of progress, then the adapter. Closing the generator stops the work at a step.
 
-        Trainings on one trainer run one after another; a later one waits, silent, for the earlier.
+        Any number may run on one trainer: their steps are taken together, and none is disturbed by another's end.
 
         Raises:
             NoTrainableExamples: If the baseline gives fewer than two examples.
             TrainingDiverged: If a loss or the weights are not finite.
+            GateNotPassed: If the adapter is not better than what it would replace.
+            AdapterCorrupt, AdapterIncompatible: If the previous version can't be read, or is not of the plan's shape.
             BaseModelUnavailable: If the base model can't be loaded.
             TrainerUnavailable: If the trainer died; the next call starts another.
         """

@@ -183,6 +183,12 @@ class TrainingDiverged(FailedPrecondition):
     reason = "TRAINING_DIVERGED"
 
 
+class GateNotPassed(FailedPrecondition):
+    """The new version is not better than what it would replace, which therefore stays; the facts are what was measured."""
+
+    reason = "GATE_NOT_PASSED"
+
+
 class DataLoss(AivoError):
     """Stored bytes are not what was written."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
 from brain_server import slot_weights
-from brain_server.architecture import GROUPS, Shape
+from mesh.lm.architecture import GROUPS, Shape
 from brain_server.decoder import Decoder
 from brain_server.slot_weights import Bags, Products, SlotTables
 from mesh.errors import AdapterIncompatible
