@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mesh.lm.architecture import GROUPS, Shape, require_supported
 from brain_server.kv_cache import KvCache
 from brain_server.projections import Projection, take_projection
+from mesh.lm.architecture import GROUPS, Shape, require_supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mesh.lm.architecture import GROUPS, Shape
 from brain_server.decoder import Segment
 from mesh.errors import AdapterIncompatible
+from mesh.lm.architecture import GROUPS, Shape
 from mesh.lm.lora import LoraSpec
 
 _PREFIX = "base_model.model.model.layers"

@@ -82,7 +82,7 @@ class Factors:
         return kept
 
     def load(self, state: Mapping[str, Tensor], *, scaling: float) -> None:
-        """Overwrites the factors with those of an adapter that has another scaling, or the same, so that it says the same.
+        """Overwrites the factors with an adapter's; whatever its own scaling is, it says the same under this one's.
 
         A lower rank is filled up with zeros, which add nothing.
 
@@ -93,12 +93,12 @@ class Factors:
             raise AdapterIncompatible("the adapter has other target modules than this one")
         whole = []
         for name, (rows, columns) in self._shapes.items():
-            is_b = name.endswith("lora_B.weight")
-            down, right = rows - state[name].shape[0], columns - state[name].shape[1]
+            given, is_b = state[name], name.endswith("lora_B.weight")
+            down, right = (rows - given.shape[0], columns - given.shape[1]) if given.dim() == 2 else (-1, -1)
             if (down if is_b else right) != 0 or down < 0 or right < 0:
-                told = f"{tuple(state[name].shape)} into {(rows, columns)}"
+                told = f"{tuple(given.shape)} into {(rows, columns)}"
                 raise AdapterIncompatible(f"the adapter's {name} does not fit: {told}")
-            filled = torch.nn.functional.pad(state[name].float(), (0, right, 0, down)).flatten()
+            filled = torch.nn.functional.pad(given.float(), (0, right, 0, down)).flatten()
             whole.append(filled * (scaling / self.scaling) if is_b else filled)
         self.vector.data.copy_(torch.cat(whole))
 

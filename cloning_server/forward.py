@@ -31,7 +31,7 @@ class _Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """What is the same in every layer. N: tokens of all packs; each pack's masks are for its shared part and its rows."""
+    """What is the same in every layer. N: tokens of all packs; a pack's masks are for what is shared and for rows."""
 
     packs: Sequence[Pack]
     adapters: Sequence[_Adapter | None]
@@ -128,7 +128,9 @@ class Forward:
         predicting = [start + pack.predicting_M for start, pack in zip(starts, packs, strict=False)]
         return _Pass(
             packs=packs,
-            adapters=[one and _Adapter(pairs=one.pairs(self.dtype), scaling=one.scaling) for one in adapters],
+            adapters=[
+                None if one is None else _Adapter(pairs=one.pairs(self.dtype), scaling=one.scaling) for one in adapters
+            ],
             cos_N1D=cos_1ND[0].unsqueeze(1),
             sin_N1D=sin_1ND[0].unsqueeze(1),
             masks=[self._masks(pack) for pack in packs],
@@ -147,16 +149,17 @@ class Forward:
 def _map(layer: nn.Module, path: str, name: str, x_NI: Tensor, now: _Pass) -> Tensor:
     """A frozen linear map, plus each student's own update where their adapter has one."""
     out_NO: Tensor = layer.get_submodule(name)(x_NI)
-    pairs = [one and one.pairs.get(f"{path}.{name}") for one in now.adapters]
+    pairs = [None if one is None else one.pairs.get(f"{path}.{name}") for one in now.adapters]
     if not any(pairs):
         return out_NO
     updated = []
     for adapter, pair, x_SI, out_SO in zip(
         now.adapters, pairs, x_NI.split(now.sizes), out_NO.split(now.sizes), strict=True
     ):
-        if adapter and pair:
-            out_SO = torch.addmm(out_SO, x_SI @ pair.a_RI.t() * adapter.scaling, pair.b_OR.t())
-        updated.append(out_SO)
+        if adapter is None or pair is None:
+            updated.append(out_SO)
+        else:
+            updated.append(torch.addmm(out_SO, x_SI @ pair.a_RI.t() * adapter.scaling, pair.b_OR.t()))
     return torch.cat(updated) if len(updated) > 1 else updated[0]
 
 
@@ -196,4 +199,5 @@ def _attend(queries_RWXD: Tensor, keys_RTKD: Tensor, values_RTKD: Tensor, mask_Q
         # For rows this short, three products; the gradient of torch's fused kernel takes thrice as long on a CPU.
         scores_RKQT = (queries_RKQD * depth**-0.5) @ keys_RKTD.transpose(-1, -2) + mask_QT
         attended_RKQD = scores_RKQT.softmax(dim=-1) @ values_RKTD
-    return attended_RKQD.unflatten(2, (groups[1], width)).permute(0, 3, 1, 2, 4).reshape(rows * width, heads * depth)
+    attended: Tensor = attended_RKQD.unflatten(2, (groups[1], width)).permute(0, 3, 1, 2, 4)
+    return attended.reshape(rows * width, heads * depth)

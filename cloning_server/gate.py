@@ -71,9 +71,10 @@ class Figures:
 def faults_of(figures: Figures) -> list[str]:
     """What the adapter fails in, a word each; empty if it passes."""
     replies, base = figures.replies, figures.base_replies
+    # "Not below" rather than "above", so that what is no number fails.
     tests = {
-        "loss_above_base": figures.loss >= figures.base_loss,
-        "loss_above_previous": figures.previous_loss is not None and figures.loss >= figures.previous_loss,
+        "loss_above_base": not figures.loss < figures.base_loss,
+        "loss_above_previous": figures.previous_loss is not None and not figures.loss < figures.previous_loss,
         "empty_replies": replies.empty > 0,
         # Greedy decoding leads any small model into a circle now and then; a collapsed one is there most of the time.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
@@ -101,9 +102,13 @@ def require_passed(figures: Figures) -> None:
     raise GateNotPassed(f"the new version is not better: {', '.join(faults)}", faults=",".join(faults), **told)
 
 
-def measure_replies(base: BaseModel, factors: Factors | None, examples: Sequence[Example], *, rules: FormRules) -> Replies:
+def measure_replies(
+    base: BaseModel, factors: Factors | None, examples: Sequence[Example], *, rules: FormRules
+) -> Replies:
     """Decodes replies to the prompts of some examples, with an adapter or without any, and measures them."""
-    openings = [Opening(tokens=one.tokens[: one.reply_start], max_tokens=MOST_TOKENS) for one in examples[:MOST_REPLIES]]
+    openings = [
+        Opening(tokens=one.tokens[: one.reply_start], max_tokens=MOST_TOKENS) for one in examples[:MOST_REPLIES]
+    ]
     with adapted(base.model, factors):
         decoded = continue_all(base.model, openings, end_token=end_of_turn(base.tokenizer), draw=_GREEDY)
         found = [continuation for some in decoded for continuation in some.values()]

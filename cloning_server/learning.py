@@ -19,7 +19,7 @@ from mesh.errors import TrainingDiverged
 # Share of the steps over which the learning rate rises: Adam's first moments are noise.
 WARMUP_SHARE = 0.1
 MAX_GRADIENT_NORM = 1.0
-# Of one pass. The products are as fast from some hundred tokens on; what a pass keeps for its gradients grows with them,
+# Of one pass. From some hundred tokens on the products are no faster, while what is kept for the gradients grows: by
 # about a megabyte a token at 135M.
 MOST_TOKENS = 4096
 
@@ -61,7 +61,7 @@ def _pass(turns: Sequence[Turn]) -> list[float]:
     nats = turns[0].forward.nats([turn.pack for turn in turns], [turn.factors for turn in turns])
     means_S = torch.stack([nats_M.mean() for nats_M in nats])
     torch.autograd.backward(means_S.sum())
-    return means_S.tolist()
+    return [float(mean) for mean in means_S.detach()]
 
 
 class Learning:

@@ -86,7 +86,7 @@ def continue_all(
 
 @contextmanager
 def adapted(model: PreTrainedModel, factors: Factors | None) -> Iterator[None]:
-    """Within it the model decodes with an adapter; its modules and weights are left alone, whatever these are held in."""
+    """Within it the model decodes with an adapter. Weights are left alone, whatever they are held in."""
     with ExitStack() as stack:
         for name, pair in (factors.pairs(model.dtype) if factors else {}).items():
             assert factors is not None

@@ -40,7 +40,7 @@ Study: TypeAlias = Generator[Progress | Turn | Trained, float | None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _FineTuned:
+class FineTuned:
     """What fine-tuning came to: the factors after the epoch with the lowest held-out loss, and what it took."""
 
     state: dict[str, Tensor]
@@ -64,7 +64,11 @@ def train_adapter(
     plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
 ) -> Generator[Progress | Trained, None, None]:
     """Trains one adapter by itself; see `study`."""
-    steps, loss = study(plan, base, cache=cache), None
+    return _by_itself(study(plan, base, cache=cache))
+
+
+def _by_itself(steps: Study) -> Generator[Progress | Trained, None, None]:
+    loss = None
     while True:
         try:
             step = steps.send(loss)
@@ -75,6 +79,23 @@ def train_adapter(
             (loss,) = take_turns([step])
         else:
             yield step
+
+
+def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> FineTuned:
+    """Fine-tunes a fresh adapter by itself, on examples that are there already.
+
+    Raises:
+        TrainingDiverged: If a loss or the weights are not finite.
+        AdapterIncompatible: If the base model lacks the target modules.
+    """
+    tuned: list[FineTuned] = []
+
+    def steps() -> Study:
+        tuned.append((yield from _fine_tune(_course(plan, base, examples))))
+
+    for _ in _by_itself(steps()):
+        pass
+    return tuned[0]
 
 
 def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
@@ -120,18 +141,23 @@ def _open(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Generato
         # The last tenth is for making the adapter.
         yield Progress(state=CloneState.CREATING_ADAPTER, fraction=0.9 * share, message=message)
     made, counts = complete_examples(drafts, replies, base.tokenizer)
+    examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    return _course(plan, base, examples)
+
+
+def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Course:
     spec = LoraSpec(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules)
     return _Course(
         plan=plan,
         base=base,
         forward=Forward(base.model),
-        examples=split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed),
+        examples=examples,
         factors=Factors(base.model, spec, seed=plan.seed),
         previous=from_safetensors(plan.previous.weights) if plan.previous else None,
     )
 
 
-def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, _FineTuned]:
+def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, FineTuned]:
     """Takes the steps of all epochs, or fewer: when the held-out loss turns, more would only learn by heart."""
     plan, forward, factors = course.plan, course.forward, course.factors
     packs, heldout = _packs(course, course.examples.train), _packs(course, course.examples.heldout)
@@ -162,10 +188,10 @@ def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, _Fin
                 yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
             break
         lowest, best = measured, factors.state()
-    return _FineTuned(state=best, steps=learning.steps_done, seconds=seconds)
+    return FineTuned(state=best, steps=learning.steps_done, seconds=seconds)
 
 
-def _optimise(course: _Course, tuned: _FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
+def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
     """Picks scale and serving profile. Scale and loss are of the same few examples, so the loss flatters a little."""
     plan, forward, factors = course.plan, course.forward, course.factors
     heldout = _packs(course, course.examples.heldout)
@@ -187,7 +213,7 @@ def _optimise(course: _Course, tuned: _FineTuned) -> Generator[Progress, None, t
 
 
 def _pass_gate(course: _Course, best: Trial) -> Generator[Progress, None, Figures]:
-    """Measures what the gate judges by, and raises if the adapter does not pass; the factors are as they'll be served."""
+    """Measures what the gate judges by, and raises if the adapter does not pass."""
     plan, base, forward = course.plan, course.base, course.forward
     held, heldout = course.examples.heldout, _packs(course, course.examples.heldout)
     rules = rules_of(plan.baseline.profile)

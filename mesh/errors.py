@@ -184,7 +184,7 @@ class TrainingDiverged(FailedPrecondition):
 
 
 class GateNotPassed(FailedPrecondition):
-    """The new version is not better than what it would replace, which therefore stays; the facts are what was measured."""
+    """The new version is not better than what it would replace, which stays; the facts are what was measured."""
 
     reason = "GATE_NOT_PASSED"
 

@@ -1,4 +1,4 @@
-"""Which models are computed by hand, in training and in serving, and what their parts are called and how wide they are."""
+"""Which models training and serving compute themselves, and what their parts are called and how wide they are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
