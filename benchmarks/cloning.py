@@ -38,6 +38,8 @@ from mesh.settings import BaseModelSettings
 from tests.cloning_server.learning import DictReplyCache, commented
 
 CLASSES = (1, 2, 4, 8)
+# As a clone is trained; examples are made beforehand.
+PLAN = TrainingPlan(clone_id="benchmark", baseline=commented(2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def fine_tune_step(ground: Ground) -> Iterator[Figure]:
     """One student's fine-tuning, beside a plain loop from the same first weights over the same examples."""
     base, examples = ground.base, ground.students[0]
     forward, heldout = Forward(base.model), packs_of(examples.heldout, 8, device=ground.base.device)
-    plan = TrainingPlan(clone_id="benchmark", baseline=commented(2), epochs=1 if ground.quick else 3)
+    plan = dataclasses.replace(PLAN, epochs=1 if ground.quick else 3)
     start = Factors(base.model, LoraSpec(), seed=plan.seed)
     for batch in sorted({plan.batch_examples, plain_peft.BATCH}):
         tuned = fine_tune(dataclasses.replace(plan, batch_examples=batch), base, examples)
@@ -101,7 +103,7 @@ def classes(ground: Ground) -> Iterator[Figure]:
         turns = []
         for number in range(size):
             examples = ground.students[number % len(ground.students)].train
-            packs = packs_of(examples, TrainingPlan.batch_examples, device=ground.base.device)
+            packs = packs_of(examples, PLAN.batch_examples, device=ground.base.device)
             factors = Factors(ground.base.model, LoraSpec(), seed=number)
             turns.append(Turn(forward=forward, pack=packs[len(packs) // 2], factors=factors))
         take_turns(turns)
@@ -152,7 +154,7 @@ def _examples(baseline: Baseline, base: BaseModel, *, responses: int) -> Example
     for step in distil((one.lesson for one in drafts if not one.feedback), base, cache=DictReplyCache(), seed=0):
         replies.update(step.replies)
     made, counts = complete_examples(drafts, replies, base.tokenizer)
-    return split_examples(made, counts, heldout_share=TrainingPlan.heldout_share, seed=0)
+    return split_examples(made, counts, heldout_share=PLAN.heldout_share, seed=0)
 
 
 def _seconds(groups: Sequence[Sequence[Turn]]) -> float:

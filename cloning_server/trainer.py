@@ -13,6 +13,7 @@ import random
 import struct
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -69,16 +70,17 @@ def train_adapter(
 
 def _by_itself(steps: Study) -> Generator[Progress | Trained, None, None]:
     loss = None
-    while True:
-        try:
-            step = steps.send(loss)
-        except StopIteration:
-            return
-        loss = None
-        if isinstance(step, Turn):
-            (loss,) = take_turns([step])
-        else:
-            yield step
+    with closing(steps):
+        while True:
+            try:
+                step = steps.send(loss)
+            except StopIteration:
+                return
+            loss = None
+            if isinstance(step, Turn):
+                (loss,) = take_turns([step])
+            else:
+                yield step
 
 
 def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> FineTuned:
