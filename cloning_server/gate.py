@@ -23,7 +23,7 @@ MOST_REPLIES = 6
 MOST_TOKENS = 96
 # Tokens of a phrase; one that comes back as often makes a reply that goes round in circles.
 _PHRASE_TOKENS, _MOST_REPEATS = 4, 4
-# Of the taught replies' mean length: shorter ones say little of what they should.
+# Of the mean length of the taught replies and of the base model's, whichever is less: shorter ones say too little.
 _SHORTEST = 0.2
 _GREEDY = Draw(temperature=0.0, top_p=1.0, favour=0.0, seed=0)
 
@@ -78,7 +78,7 @@ def faults_of(figures: Figures) -> list[str]:
         "empty_replies": replies.empty > 0,
         # Greedy decoding leads any small model into a circle now and then; a collapsed one is there most of the time.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
-        "short_replies": replies.mean_tokens < _SHORTEST * figures.taught_tokens,
+        "short_replies": replies.mean_tokens < _SHORTEST * min(figures.taught_tokens, base.mean_tokens),
         "form_below_base": replies.well_formed < base.well_formed,
     }
     return [fault for fault, is_so in tests.items() if is_so]
