@@ -24,7 +24,7 @@ from benchmarks.figures import Figure, Goal, Results
 from cloning_server import wire
 from cloning_server.clone import Baseline
 from cloning_server.distillation import distil
-from cloning_server.examples import ExampleSet, complete_examples, draft_examples, split_examples
+from cloning_server.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
 from cloning_server.factors import Factors
 from cloning_server.forward import Forward
 from cloning_server.learning import Turn, heldout_loss, take_turns
@@ -150,7 +150,7 @@ def _baseline(path: Path) -> Baseline:
 def _examples(baseline: Baseline, base: BaseModel, *, responses: int) -> ExampleSet:
     """Distilled and split as a clone would."""
     drafts = draft_examples(dataclasses.replace(baseline, responses=baseline.responses[:responses]))
-    replies = {}
+    replies: dict[Lesson, str] = {}
     for step in distil((one.lesson for one in drafts if not one.feedback), base, cache=DictReplyCache(), seed=0):
         replies.update(step.replies)
     made, counts = complete_examples(drafts, replies, base.tokenizer)
