@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from brain_server.architecture import GROUPS, Shape, require_supported
 from brain_server.kv_cache import KvCache
 from brain_server.norm import RmsNorm
 from brain_server.projections import Projection, take_projection
+from mesh.lm.architecture import GROUPS, Shape, require_supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brain_server.architecture import GROUPS, Shape
 from brain_server.decoder import Segment
 from brain_server.gathered import Bags, Products
 from mesh.errors import AdapterIncompatible
+from mesh.lm.architecture import GROUPS, Shape
 from mesh.lm.lora import LoraSpec, is_finite
 
 _PREFIX = "base_model.model.model.layers"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from brain_server.architecture import Shape
 from brain_server.decoder import Decoder, Segment
 from brain_server.decoding import Sampler, TextStream, pick
 from brain_server.engine_settings import EngineSettings
@@ -20,6 +19,7 @@ from brain_server.slot_weights import SlotTables, SlotWeights
 from brain_server.tasks import ReplyTask, Task, WeighTask
 from mesh.adapters.manifest import Serving
 from mesh.errors import InvalidField, Violation
+from mesh.lm.architecture import Shape
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, NoReturn, Self, TypeAlias
 
@@ -20,13 +21,15 @@ import torch
 from ray import ObjectRefGenerator
 from ray.exceptions import RayActorError, RayTaskError
 
+from cloning_server.classroom import Classroom
 from cloning_server.clone import CloneState
 from cloning_server.reply_cache import ValkeyReplyCache
 from cloning_server.settings import CloningSettings
-from cloning_server.trainer import train_adapter
+from cloning_server.trainer import study
 from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
 from mesh import log
 from mesh.errors import AivoError, TrainerUnavailable
+from mesh.lm.architecture import require_supported
 from mesh.lm.base import BaseModel, load_base
 
 # What a plan, its progress and its adapter need is small; Ray's default is a third of the machine's memory.
@@ -38,7 +41,7 @@ _log = log.get_logger(__name__)
 
 
 class TrainingActor:
-    """What runs in the actor's process: one base model, loaded once, and one training at a time."""
+    """What runs in the actor's process: one base model, loaded once, and any number of trainings."""
 
     def __init__(self, settings: CloningSettings) -> None:
         # More threads than cores to run on wait for each other, and slow torch down many times over.
@@ -49,7 +52,8 @@ class TrainingActor:
         self._base: BaseModel | None = None
         # All of torch runs in one thread, so that this one answers while it does.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training")
-        self._turn = asyncio.Lock()
+        self._classroom = Classroom(self._thread, size=settings.class_size)
+        self._loading = asyncio.Lock()
 
     async def load(self) -> TrainerFacts:
         """Loads the base model unless it is loaded.
@@ -57,43 +61,38 @@ class TrainingActor:
         Raises:
             BaseModelUnavailable: If it can't be loaded.
         """
-        async with self._turn:
-            return _facts_of(await self._loaded(), wanted=self._settings.base_model)
+        return _facts_of(await self._loaded(), wanted=self._settings.base_model)
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
         """Trains; see `Trainer.train`. Cancelling it ends the training at its next step."""
-        async with self._turn:
-            loading = CloneState.LOADING_BASE_MODEL
-            yield Progress(state=loading, fraction=0.0, message="Loading the base model")
-            base = await self._loaded()
-            yield Progress(state=loading, fraction=1.0, message=f"{base.name} is loaded")
-            run = asyncio.get_running_loop().run_in_executor
-            steps = train_adapter(plan, base, cache=self._cache)
-            try:
-                while (step := await run(self._thread, next, steps, None)) is not None:
+        loading = CloneState.LOADING_BASE_MODEL
+        yield Progress(state=loading, fraction=0.0, message="Loading the base model")
+        base = await self._loaded()
+        yield Progress(state=loading, fraction=1.0, message=f"{base.name} is loaded")
+        try:
+            async with aclosing(self._classroom.attend(study(plan, base, cache=self._cache))) as steps:
+                async for step in steps:
                     yield step
-            except AivoError:
-                raise
-            except Exception as error:
-                # Where, not what: the message of a fault of torch may quote what was trained on.
-                trace = "".join(traceback.format_tb(error.__traceback__))
-                _log.error("training_broke", clone_id=plan.clone_id, error=type(error).__name__, trace=trace)
-                raise
-            finally:
-                # Behind the step under way, as there is one thread: a generator that runs can't be closed.
-                await run(self._thread, steps.close)
+        except AivoError:
+            raise
+        except Exception as error:
+            # Where, not what: the message of a fault of torch may quote what was trained on.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("training_broke", clone_id=plan.clone_id, error=type(error).__name__, trace=trace)
+            raise
 
     async def live(self) -> None:
         """Never returns: whoever awaits it learns of the actor's death."""
         await asyncio.Event().wait()
 
     async def _loaded(self) -> BaseModel:
-        if self._base is None:
-            self._base = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
-        return self._base
+        async with self._loading:
+            if self._base is None:
+                self._base = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+            return self._base
 
     def _load(self) -> BaseModel:
-        return load_base(
+        base = load_base(
             self._settings.base_model,
             cache_dir=self._settings.model_cache_dir,
             device=self._settings.device,
@@ -101,6 +100,8 @@ class TrainingActor:
             quantization=self._settings.quantization,
             allow_fallback=self._settings.allow_fallback_model,
         )
+        require_supported(base.model)
+        return base
 
 
 # An actor handle of `TrainingActor`; Ray's own type knows none of the actor's methods.

@@ -1,17 +1,17 @@
 """What is picked for an adapter on the held-out examples: how strongly it speaks, and how it is to be served."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import PeftModel
-from torch import Tensor
 from torch.nn import functional
 
-from cloning_server.reply_loss import Batch, heldout_loss, reply_logits
+from cloning_server.factors import Factors
+from cloning_server.forward import Forward
+from cloning_server.learning import heldout_loss
+from cloning_server.packing import Pack
 from mesh.adapters.manifest import Serving
-from mesh.lm.attached import load_into
 from mesh.lm.chat import Example
 
 # Multipliers on LoRA's scaling. Below 1 undoes overfitting on few examples, above 1 makes up for few steps.
@@ -36,17 +36,17 @@ class Trial:
     heldout_loss: float
 
 
-def try_scales(
-    model: PeftModel, state: Mapping[str, Tensor], heldout: Sequence[Batch], *, scaling: float
-) -> Iterator[Trial]:
-    """Measures the adapter at every scale; leaves the model at the last one."""
+def try_scales(forward: Forward, factors: Factors, heldout: Sequence[Pack], *, scaling: float) -> Iterator[Trial]:
+    """Measures the adapter at every scale; leaves it at the last one."""
     for scale in SCALES:
-        load_into(model, state, scaling=scale * scaling)
-        yield Trial(scale=scale, heldout_loss=heldout_loss(model, heldout))
+        factors.scaling = scale * scaling
+        yield Trial(scale=scale, heldout_loss=heldout_loss(forward, heldout, factors))
 
 
-def choose_serving(model: PeftModel, heldout: Sequence[Batch], examples: Sequence[Example]) -> Serving:
-    """The serving profile: temperature by calibration of the model as it is now, length by the examples' replies.
+def choose_serving(
+    forward: Forward, factors: Factors, heldout: Sequence[Pack], *, examples: Sequence[Example]
+) -> Serving:
+    """The serving profile: temperature by calibration of the adapter as it is now, length by the examples' replies.
 
     Temperature scaling (https://arxiv.org/abs/1706.04599) finds the divisor of the logits under which the held-out
     replies are likeliest: above 1 for a model that is surer than it is right. An adapter that is overconfident is thus
@@ -54,7 +54,7 @@ def choose_serving(model: PeftModel, heldout: Sequence[Batch], examples: Sequenc
     """
     lengths = sorted(len(example.tokens) - example.reply_start for example in examples)
     usual = lengths[math.ceil(0.95 * len(lengths)) - 1]
-    temperature = CALIBRATED_TEMPERATURE * _calibrate(model, heldout)
+    temperature = CALIBRATED_TEMPERATURE * _calibrate(forward, factors, heldout)
     return Serving(
         temperature=round(min(max(temperature, LOWEST_TEMPERATURE), HIGHEST_TEMPERATURE), 3),
         top_p=TOP_P,
@@ -62,11 +62,11 @@ def choose_serving(model: PeftModel, heldout: Sequence[Batch], examples: Sequenc
     )
 
 
-def _calibrate(model: PeftModel, heldout: Sequence[Batch]) -> float:
+def _calibrate(forward: Forward, factors: Factors, heldout: Sequence[Pack]) -> float:
     nats = dict.fromkeys(_DIVISORS, 0.0)
     with torch.inference_mode():
-        for batch in heldout:
-            logits_nv, targets_n = reply_logits(model, batch)
-            for divisor in _DIVISORS:
-                nats[divisor] += float(functional.cross_entropy(logits_nv / divisor, targets_n, reduction="sum"))
+        for pack in heldout:
+            for logits_BV, targets_B in forward.logits(pack, factors):
+                for divisor in _DIVISORS:
+                    nats[divisor] += float(functional.cross_entropy(logits_BV / divisor, targets_B, reduction="sum"))
     return min(_DIVISORS, key=lambda divisor: nats[divisor])

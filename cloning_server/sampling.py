@@ -4,11 +4,16 @@ Knows nothing of students or replies; tokens go in, tokens come out.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress, count, takewhile
 
 import torch
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
+
+from cloning_server.factors import Factors, Pair
 
 # Rows of one batch: enough to pay the weights' way through memory many times over, few enough for the keys and values
 # of a long prompt (23 kB a token at 135M) to stay near the cache.
@@ -77,6 +82,21 @@ def continue_all(
         batch = _Batch(model, [openings[row] for row in rows], favour=draw.favour)
         found = _decode(batch, end_token=end_token, draw=draw, generator=generator)
         yield dict(zip(rows, found, strict=True))
+
+
+@contextmanager
+def adapted(model: PreTrainedModel, factors: Factors | None) -> Iterator[None]:
+    """Within it the model decodes with an adapter. Weights are left alone, whatever they are held in."""
+    with ExitStack() as stack:
+        for name, pair in (factors.pairs(model.dtype) if factors else {}).items():
+            assert factors is not None
+            hook = partial(_add_update, pair=pair, scaling=factors.scaling)
+            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        yield
+
+
+def _add_update(_: nn.Module, given: tuple[Tensor, ...], out: Tensor, *, pair: Pair, scaling: float) -> Tensor:
+    return out + given[0] @ pair.a_RI.t() @ pair.b_OR.t() * scaling
 
 
 class _Batch:

@@ -24,6 +24,7 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     clone_queue_limit: int = Field(default=64, ge=1)
     parallel_clones: int = Field(default=1, ge=1, le=64)
     clone_epochs: int = Field(default=3, ge=1, le=100)
+    class_size: int = Field(default=8, ge=1, le=64)
     # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
     lease_seconds: float = Field(default=15, ge=1, le=600)
 

@@ -1,10 +1,10 @@
-"""One adapter, trained: examples, fine-tuning, optimisation, in the order they happen.
+"""One adapter, trained: examples, fine-tuning, optimisation, the gate, in the order they happen.
 
-LoRA on the query and value projections (https://arxiv.org/abs/2106.09685), AdamW with a warm-up and a cosine decay, the
-loss on the tutor's tokens alone. A plan's seed decides everything that is drawn. It trains in the base model that it is
-given and leaves that as it was.
+LoRA on the query and value projections (https://arxiv.org/abs/2106.09685), the loss on the tutor's tokens alone. A
+plan's seed decides everything that is drawn. The base model is left as it was.
 
-Knows nothing of processes: it is a generator, and whoever steps it decides where it runs and when it ends.
+Knows nothing of processes or of other students: it is a generator that asks for its turns, and whoever steps it decides
+where it runs, with whom its turns are taken together, and when it ends.
 """
 
 import hashlib
@@ -12,34 +12,37 @@ import math
 import random
 import struct
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import torch
-from peft import PeftModel
 from torch import Tensor
 
 from cloning_server.clone import CloneState
 from cloning_server.distillation import distil
 from cloning_server.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
+from cloning_server.factors import Factors
+from cloning_server.forward import Forward
+from cloning_server.gate import Figures, measure_replies, require_passed
+from cloning_server.learning import Learning, Turn, heldout_loss, order_of, require_finite, take_turns
 from cloning_server.optimization import Trial, choose_serving, try_scales
+from cloning_server.packing import Pack, packs_of
 from cloning_server.reply_cache import ReplyCache
-from cloning_server.reply_loss import batches_of, heldout_loss, reply_loss
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
-from mesh.errors import TrainingDiverged
-from mesh.lm.attached import adapter_state, attach, load_into, switched_off
 from mesh.lm.base import BaseModel
-from mesh.lm.lora import LoraSpec, to_safetensors
+from mesh.lm.chat import Example
+from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from mesh.lm.teaching import rules_of
 
-# Share of the steps over which the learning rate rises: Adam's first moments are noise.
-WARMUP_SHARE = 0.1
-MAX_GRADIENT_NORM = 1.0
+# A training as it is stepped: it is sent the loss of each turn that it asks for, and nothing otherwise.
+Study: TypeAlias = Generator[Progress | Turn | Trained, float | None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuned:
-    """What fine-tuning came to: the weights after the epoch with the lowest held-out loss, and what it took."""
+    """What fine-tuning came to: the factors after the epoch with the lowest held-out loss, and what it took."""
 
     state: dict[str, Tensor]
     steps: int
@@ -47,136 +50,210 @@ class FineTuned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Optimised:
-    """What optimisation picked, and the held-out loss of the base model beside it."""
+class _Course:
+    """What the parts of one training share."""
 
-    best: Trial
-    serving: Serving
-    base_loss: float
+    plan: TrainingPlan
+    base: BaseModel
+    forward: Forward
+    examples: ExampleSet
+    factors: Factors
+    previous: dict[str, Tensor] | None
 
 
 def train_adapter(
     plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
 ) -> Generator[Progress | Trained, None, None]:
-    """Trains one adapter. The base model must not be used elsewhere meanwhile; closing the generator ends it at a step.
+    """Trains one adapter by itself; see `study`."""
+    return _by_itself(study(plan, base, cache=cache))
+
+
+def _by_itself(steps: Study) -> Generator[Progress | Trained, None, None]:
+    loss = None
+    with closing(steps):
+        while True:
+            try:
+                step = steps.send(loss)
+            except StopIteration:
+                return
+            loss = None
+            if isinstance(step, Turn):
+                (loss,) = take_turns([step])
+            else:
+                yield step
+
+
+def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> FineTuned:
+    """Fine-tunes a fresh adapter by itself, on examples that are there already.
+
+    Raises:
+        TrainingDiverged: If a loss or the weights are not finite.
+        AdapterIncompatible: If the base model lacks the target modules.
+    """
+    tuned: list[FineTuned] = []
+
+    def steps() -> Study:
+        tuned.append((yield from _fine_tune(_course(plan, base, examples))))
+
+    for _ in _by_itself(steps()):
+        pass
+    return tuned[0]
+
+
+def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
+    """Trains one adapter, asking for its turns. The base model must not be used elsewhere while this is stepped.
 
     Raises:
         NoTrainableExamples: If the baseline gives fewer than two different items.
         TrainingDiverged: If a loss or the weights are not finite.
-        AdapterIncompatible: If the base model lacks the target modules.
+        GateNotPassed: If the adapter is not better than what it would replace.
+        AdapterIncompatible: If the base model lacks the target modules, or the previous version is of another shape.
+        AdapterCorrupt: If the previous version can't be read.
+        BaseModelUnavailable: If the base model is of an architecture that is not known.
     """
     started = time.monotonic()
-    examples = yield from _make_examples(plan, base, cache=cache)
-    spec = LoraSpec(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules)
-    model = attach(base.model, spec, seed=plan.seed)
-    try:
-        yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is attached")
-        tuned = yield from _fine_tune(plan, model, examples)
-        optimised = yield from _optimise(plan, model, examples, tuned=tuned)
-    finally:
-        model.unload()
+    course = yield from _open(plan, base, cache=cache)
+    yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is made")
+    tuned = yield from _fine_tune(course)
+    best, serving = yield from _optimise(course, tuned)
+    figures = yield from _pass_gate(course, best)
     metrics = Metrics(
-        heldout_loss_base=optimised.base_loss,
-        heldout_loss_adapter=optimised.best.heldout_loss,
+        heldout_loss_base=figures.base_loss,
+        heldout_loss_adapter=figures.loss,
+        heldout_loss_previous=figures.previous_loss,
+        gate_replies=figures.replies.count,
+        gate_well_formed=figures.replies.well_formed,
+        gate_well_formed_base=figures.base_replies.well_formed,
         train_steps=tuned.steps,
-        seconds_per_step=tuned.seconds / tuned.steps,
+        seconds_per_step=tuned.seconds / max(tuned.steps, 1),
         seconds=time.monotonic() - started,
     )
-    recipe = _recipe(plan, base, examples, optimised=optimised, metrics=metrics)
+    recipe = _recipe(course, scale=best.scale, serving=serving, metrics=metrics)
     yield Trained(weights=to_safetensors(tuned.state), recipe=recipe)
 
 
-def _make_examples(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Generator[Progress, None, ExampleSet]:
-    """Distils what no teacher has commented on, then tokenises and splits."""
+def _open(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Generator[Progress, None, _Course]:
+    """Distils what no teacher has commented on, tokenises and splits, and makes the adapter."""
     drafts = draft_examples(plan.baseline)
     replies: dict[Lesson, str] = {}
     for step in distil((draft.lesson for draft in drafts if not draft.feedback), base, cache=cache, seed=plan.seed):
         replies.update(step.replies)
         share = step.settled / max(step.total, 1)
         message = f"{len(replies)} of {step.total} replies distilled"
-        # The last tenth is for attaching the adapter.
+        # The last tenth is for making the adapter.
         yield Progress(state=CloneState.CREATING_ADAPTER, fraction=0.9 * share, message=message)
     made, counts = complete_examples(drafts, replies, base.tokenizer)
-    return split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    return _course(plan, base, examples)
 
 
-def _fine_tune(plan: TrainingPlan, model: PeftModel, examples: ExampleSet) -> Generator[Progress, None, FineTuned]:
-    train = batches_of(examples.train, plan.batch_examples, device=model.device)
-    heldout = batches_of(examples.heldout, plan.batch_examples, device=model.device)
-    steps = plan.epochs * len(train)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Course:
+    spec = LoraSpec(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules)
+    return _Course(
+        plan=plan,
+        base=base,
+        forward=Forward(base.model),
+        examples=examples,
+        factors=Factors(base.model, spec, seed=plan.seed),
+        previous=from_safetensors(plan.previous.weights) if plan.previous else None,
+    )
+
+
+def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, FineTuned]:
+    """Takes the steps of all epochs, or fewer: when the held-out loss turns, more would only learn by heart."""
+    plan, forward, factors = course.plan, course.forward, course.factors
+    packs, heldout = _packs(course, course.examples.train), _packs(course, course.examples.heldout)
+    steps, seconds = plan.epochs * len(packs), 0.0
+    learning = Learning(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable by intent; nothing depends on its being hard to guess.
-    order = random.Random(plan.seed)  # noqa: S311
-    step, seconds, lowest, best = 0, 0.0, math.inf, adapter_state(model)
+    draws = random.Random(plan.seed)  # noqa: S311
+    lowest, best = math.inf, factors.state()
+    if course.previous and plan.previous and plan.previous.warm:
+        factors.load(course.previous, scaling=plan.previous.scaling)
+        lowest, best = heldout_loss(forward, heldout, factors), factors.state()
     yield Progress(state=CloneState.FINE_TUNING, fraction=0.0, message=f"Starting {steps} steps")
     for epoch in range(1, plan.epochs + 1):
-        for batch in order.sample(train, len(train)):
+        for pack in order_of(packs, draws=draws):
             began = time.monotonic()
-            loss = reply_loss(model, batch)
-            torch.autograd.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM)
-            _require_finite(loss, norm, step=step)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            step, seconds = step + 1, seconds + time.monotonic() - began
-            message = f"Epoch {epoch} of {plan.epochs}, step {step} of {steps}, loss {float(loss.detach()):.3f}"
-            yield Progress(state=CloneState.FINE_TUNING, fraction=step / steps, message=message)
-        measured = heldout_loss(model, heldout)
-        _require_finite(torch.tensor(measured), *weights, step=step)
-        if measured < lowest:
-            lowest, best = measured, adapter_state(model)
-    return FineTuned(state=best, steps=steps, seconds=seconds)
+            loss = yield Turn(forward=forward, pack=pack, factors=factors)
+            assert loss is not None
+            learning.step(loss)
+            seconds += time.monotonic() - began
+            done = learning.steps_done
+            message = f"Epoch {epoch} of {plan.epochs}, step {done} of {steps}, loss {loss:.3f}"
+            yield Progress(state=CloneState.FINE_TUNING, fraction=done / steps, message=message)
+        measured = heldout_loss(forward, heldout, factors)
+        require_finite(measured, float(factors.vector.detach().norm()), step=learning.steps_done)
+        if measured >= lowest:
+            if epoch < plan.epochs:
+                message = f"Stopped after epoch {epoch}: the held-out loss rose to {measured:.3f}"
+                yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
+            break
+        lowest, best = measured, factors.state()
+    return FineTuned(state=best, steps=learning.steps_done, seconds=seconds)
 
 
-def _optimise(
-    plan: TrainingPlan, model: PeftModel, examples: ExampleSet, *, tuned: FineTuned
-) -> Generator[Progress, None, Optimised]:
+def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
     """Picks scale and serving profile. Scale and loss are of the same few examples, so the loss flatters a little."""
-    heldout = batches_of(examples.heldout, plan.batch_examples, device=model.device)
+    plan, forward, factors = course.plan, course.forward, course.factors
+    heldout = _packs(course, course.examples.heldout)
     scaling = plan.alpha / plan.rank
-    yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Measuring the base model")
-    with switched_off(model):
-        base_loss = heldout_loss(model, heldout)
+    yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Trying the adapter's strength")
+    factors.load(tuned.state, scaling=factors.scaling)
     trials: list[Trial] = []
-    for trial in try_scales(model, tuned.state, heldout, scaling=scaling):
+    for trial in try_scales(forward, factors, heldout, scaling=scaling):
         trials.append(trial)
-        message = f"Strength {trial.scale:g}: held-out loss {trial.heldout_loss:.3f}, base model {base_loss:.3f}"
-        yield Progress(state=CloneState.OPTIMIZING, fraction=0.15 * len(trials), message=message)
+        message = f"Strength {trial.scale:g}: held-out loss {trial.heldout_loss:.3f}"
+        yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * len(trials), message=message)
     best = min(trials, key=lambda trial: trial.heldout_loss)
-    load_into(model, tuned.state, scaling=best.scale * scaling)
-    serving = choose_serving(model, heldout, [*examples.train, *examples.heldout])
+    factors.scaling = best.scale * scaling
+    examples = [*course.examples.train, *course.examples.heldout]
+    serving = choose_serving(forward, factors, heldout, examples=examples)
     message = f"Strength {best.scale:g}, temperature {serving.temperature:g}"
+    yield Progress(state=CloneState.OPTIMIZING, fraction=0.7, message=message)
+    return best, serving
+
+
+def _pass_gate(course: _Course, best: Trial) -> Generator[Progress, None, Figures]:
+    """Measures what the gate judges by, and raises if the adapter does not pass."""
+    plan, base, forward = course.plan, course.base, course.forward
+    held, heldout = course.examples.heldout, _packs(course, course.examples.heldout)
+    rules = rules_of(plan.baseline.profile)
+    replies = measure_replies(base, course.factors, held, rules=rules)
+    yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies judged")
+    base_replies = measure_replies(base, None, held, rules=rules)
+    previous_loss = None
+    if course.previous and plan.previous:
+        previous = Factors.of(base.model, course.previous, scaling=plan.previous.scaling)
+        previous_loss = heldout_loss(forward, heldout, previous)
+    figures = Figures(
+        loss=best.heldout_loss,
+        base_loss=heldout_loss(forward, heldout, None),
+        previous_loss=previous_loss,
+        replies=replies,
+        base_replies=base_replies,
+        taught_tokens=sum(len(one.tokens) - one.reply_start for one in held) / len(held),
+    )
+    require_passed(figures)
+    message = f"Held-out loss {figures.loss:.3f}, base model {figures.base_loss:.3f}"
     yield Progress(state=CloneState.OPTIMIZING, fraction=1.0, message=message)
-    return Optimised(best=best, serving=serving, base_loss=base_loss)
+    return figures
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a linear rise, then a cosine down to zero."""
-    warmup = max(1, round(WARMUP_SHARE * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def _packs(course: _Course, examples: Sequence[Example]) -> list[Pack]:
+    return packs_of(examples, course.plan.batch_examples, device=course.forward.device)
 
 
-def _require_finite(*values: Tensor, step: int) -> None:
-    if not all(bool(torch.isfinite(value).all()) for value in values):
-        raise TrainingDiverged(f"training diverged at step {step}", step=step)
-
-
-def _recipe(
-    plan: TrainingPlan, base: BaseModel, examples: ExampleSet, *, optimised: Optimised, metrics: Metrics
-) -> Recipe:
+def _recipe(course: _Course, *, scale: float, serving: Serving, metrics: Metrics) -> Recipe:
+    plan, base, examples = course.plan, course.base, course.examples
     profile = plan.baseline.profile
     return Recipe(
         clone_id=plan.clone_id,
         base_model=base.name,
         base_digest=base.digest,
         lora=Lora(rank=plan.rank, alpha=float(plan.alpha), target_modules=plan.target_modules, dtype="F32"),
-        scale=optimised.best.scale,
-        serving=optimised.serving,
+        scale=scale,
+        serving=serving,
         examples=examples.counts,
         metrics=metrics,
         seed=plan.seed,

@@ -183,6 +183,12 @@ class TrainingDiverged(FailedPrecondition):
     reason = "TRAINING_DIVERGED"
 
 
+class GateNotPassed(FailedPrecondition):
+    """The new version is not better than what it would replace, which stays; the facts are what was measured."""
+
+    reason = "GATE_NOT_PASSED"
+
+
 class CloneFinal(FailedPrecondition):
     """The clone has ended, or its version is committed, so it can't be cancelled any more."""
 

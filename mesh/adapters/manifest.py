@@ -76,13 +76,29 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Metrics:
-    """What training measured; losses are mean nats per reply token on the held-out examples."""
+    """What training measured; losses are mean nats per reply token on the held-out examples.
+
+    Attributes:
+        heldout_loss_base: Of the base model, with the same prompts.
+        heldout_loss_adapter: Of this version, at the scale that was picked.
+        train_steps: Steps taken; training stops early when the held-out loss turns.
+        seconds_per_step: Of this clone alone; of a class that was trained together, each has the time of all.
+        seconds: From the plan to the adapter.
+        heldout_loss_previous: Of the version that was active before, on the same examples; None if there was none.
+        gate_replies: Greedy replies to held-out prompts that the gate judged.
+        gate_well_formed: Of these, how many kept the form rules of the student's profile.
+        gate_well_formed_base: How many of the base model's replies to the same prompts did.
+    """
 
     heldout_loss_base: Loss
     heldout_loss_adapter: Loss
     train_steps: Count
     seconds_per_step: Seconds
     seconds: Seconds
+    heldout_loss_previous: Loss | None = None
+    gate_replies: Count = 0
+    gate_well_formed: Count = 0
+    gate_well_formed_base: Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

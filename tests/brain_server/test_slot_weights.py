@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
 from brain_server import slot_weights
-from brain_server.architecture import GROUPS, Shape
 from brain_server.decoder import Decoder
 from brain_server.gathered import Bags, Products
 from brain_server.slot_weights import SlotTables
 from mesh.errors import AdapterIncompatible
+from mesh.lm.architecture import GROUPS, Shape
 from mesh.lm.lora import LoraSpec
 from tests.brain_server.mixed_steps import logits_of_rows
 from tests.brain_server.small_models import VOCABULARY, small_model

@@ -80,7 +80,7 @@ async def test_a_training_that_is_closed_makes_way_for_the_next(trainer: RayTrai
     assert isinstance((await train(trainer, PLAN))[-1], Trained)
 
 
-async def test_two_trainings_at_once_run_one_after_the_other(trainer: RayTrainer) -> None:
+async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> None:
     one, other = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
     assert isinstance(one[-1], Trained)
     assert isinstance(other[-1], Trained)

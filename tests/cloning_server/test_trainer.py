@@ -6,16 +6,18 @@ from itertools import groupby
 
 import pytest
 import torch
-from torch.nn import functional
 
 from cloning_server.clone import CloneState
 from cloning_server.examples import complete_examples, draft_examples, split_examples
+from cloning_server.factors import Factors
+from cloning_server.forward import Forward
+from cloning_server.learning import heldout_loss
 from cloning_server.optimization import SCALES
-from cloning_server.reply_loss import batches_of, heldout_loss, reply_logits
-from cloning_server.trainer import train_adapter
-from cloning_server.training import Progress, Trained, TrainingPlan
+from cloning_server.packing import packs_of
+from cloning_server.trainer import fine_tune, train_adapter
+from cloning_server.training import Previous, Progress, Trained, TrainingPlan
 from mesh.adapters.inspection import AdapterLimits, inspect
-from mesh.errors import NoTrainableExamples, TrainingDiverged
+from mesh.errors import AdapterCorrupt, GateNotPassed, NoTrainableExamples, TrainingDiverged
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import from_safetensors
 from tests.cloning_server.learning import (
@@ -42,6 +44,11 @@ def trained_by(plan: TrainingPlan, base: BaseModel) -> Training:
     *progress, trained = train_adapter(plan, base, cache=DictReplyCache())
     assert isinstance(trained, Trained)
     return Training(progress=[step for step in progress if isinstance(step, Progress)], trained=trained)
+
+
+def previous_of(training: Training, *, warm: bool = False) -> Previous:
+    trained = training.trained
+    return Previous(weights=trained.weights, scaling=trained.recipe.scaling, warm=warm)
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +122,38 @@ def test_what_is_held_out_is_never_trained_on(base: BaseModel) -> None:
     assert one.weights == other.weights
 
 
-def test_the_loss_is_over_the_replys_tokens_alone(base: BaseModel) -> None:
-    made, _ = complete_examples(draft_examples(commented(3)), {}, base.tokenizer)
-    examples = [example for _, example in made]
-    nats, tokens = 0.0, 0
-    with torch.inference_mode():
-        for example in examples:
-            # Without padding, and without leaving any column out.
-            logits_tv = base.model(torch.tensor([example.tokens])).logits[0].float()
-            reply = torch.tensor(example.tokens[example.reply_start :])
-            nats += float(functional.cross_entropy(logits_tv[example.reply_start - 1 : -1], reply, reduction="sum"))
-            tokens += len(reply)
-    batches = batches_of(examples, 3, device=base.device)
-    assert [batch.reply_tokens for batch in batches] == [tokens]
-    # bf16 rounds differently in batches of other shapes.
-    assert heldout_loss(base.model, batches) == pytest.approx(nats / tokens, rel=0.02)
-    _, targets_n = reply_logits(base.model, batches[0])
-    assert sorted(targets_n.tolist()) == sorted(
-        token for example in examples for token in example.tokens[example.reply_start :]
+def test_it_stops_when_the_held_out_loss_turns_and_keeps_the_best(base: BaseModel) -> None:
+    plan = plan_of(commented(3), epochs=30, learning_rate=1e-2)
+    made, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
+    examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    tuned = fine_tune(plan, base, examples)
+    assert 1 < tuned.steps < plan.epochs
+    forward, heldout = Forward(base.model), packs_of(examples.heldout, 2, device=base.device)
+    kept = Factors.of(base.model, tuned.state, scaling=plan.alpha / plan.rank)
+    assert heldout_loss(forward, heldout, kept) < heldout_loss(forward, heldout, None)
+
+
+def test_a_version_that_is_no_better_than_the_one_before_does_not_pass(training: Training, base: BaseModel) -> None:
+    with pytest.raises(GateNotPassed) as refused:
+        trained_by(replace(PLAN, epochs=1, learning_rate=1e-5, previous=previous_of(training)), base)
+    assert "loss_above_previous" in str(refused.value.facts["faults"])
+    assert refused.value.facts["heldout_loss_previous"] == pytest.approx(
+        training.trained.recipe.metrics.heldout_loss_adapter, rel=0.02
     )
+    assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_a_warm_start_continues_from_the_version_before(training: Training, base: BaseModel) -> None:
+    plan = replace(PLAN, learning_rate=5e-4, previous=previous_of(training, warm=True))
+    metrics = trained_by(plan, base).trained.recipe.metrics
+    before = training.trained.recipe.metrics.heldout_loss_adapter
+    assert metrics.heldout_loss_previous == pytest.approx(before, rel=0.02)
+    assert metrics.heldout_loss_adapter < before
+
+
+def test_a_version_before_that_can_not_be_read_is_told(base: BaseModel) -> None:
+    with pytest.raises(AdapterCorrupt):
+        trained_by(replace(PLAN, previous=Previous(weights=b"no adapter", scaling=2.0)), base)
 
 
 def test_training_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
@@ -142,20 +162,20 @@ def test_training_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
     trained_by(plan_of(commented(2)), base)
     assert torch.equal(base.model(tokens).logits, before)
     assert not any(weight.requires_grad for weight in base.model.parameters())
-    assert not any("lora" in name for name, _ in base.model.named_modules())
+    assert not any(module._forward_hooks for module in base.model.modules())
 
 
 def test_a_training_that_is_closed_ends_and_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
     steps = train_adapter(plan_of(commented(3)), base, cache=DictReplyCache())
     next(step for step in steps if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING)
     steps.close()
-    assert not any("lora" in name for name, _ in base.model.named_modules())
+    assert not any(module._forward_hooks for module in base.model.modules())
 
 
 def test_a_training_that_is_not_finite_has_diverged(base: BaseModel) -> None:
     with pytest.raises(TrainingDiverged):
         trained_by(plan_of(commented(3), epochs=3, learning_rate=math.inf), base)
-    assert not any("lora" in name for name, _ in base.model.named_modules())
+    assert not any(module._forward_hooks for module in base.model.modules())
 
 
 def test_too_few_examples_are_told_before_anything_is_trained(base: BaseModel) -> None:

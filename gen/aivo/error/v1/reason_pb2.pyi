@@ -150,6 +150,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
     """
+    REASON_GATE_NOT_PASSED: _Reason.ValueType  # 25
+    """The version that a clone trained is not better than what it would replace, which therefore stays active
+    (`FAILED_PRECONDITION`, 400). The metadata says what it fails in and what was measured: losses in nats a token on
+    held-out examples, and counts of greedy replies to them.
+
+        {"reason": "GATE_NOT_PASSED", "domain": "aivo",
+         "metadata": {"faults": "loss_above_previous", "heldout_loss": "1.71", "heldout_loss_previous": "1.64"}}
+    """
     REASON_CLONE_FINAL: _Reason.ValueType  # 26
     """The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more
     (`FAILED_PRECONDITION`, 400).
@@ -298,6 +306,14 @@ REASON_SERVER_UNREACHABLE: Reason.ValueType  # 24
 """No server answers (`UNAVAILABLE`, 503). From the gateway, or from the client's own side.
 
     {"reason": "SERVER_UNREACHABLE", "domain": "aivo"}
+"""
+REASON_GATE_NOT_PASSED: Reason.ValueType  # 25
+"""The version that a clone trained is not better than what it would replace, which therefore stays active
+(`FAILED_PRECONDITION`, 400). The metadata says what it fails in and what was measured: losses in nats a token on
+held-out examples, and counts of greedy replies to them.
+
+    {"reason": "GATE_NOT_PASSED", "domain": "aivo",
+     "metadata": {"faults": "loss_above_previous", "heldout_loss": "1.71", "heldout_loss_previous": "1.64"}}
 """
 REASON_CLONE_FINAL: Reason.ValueType  # 26
 """The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more

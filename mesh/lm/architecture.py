@@ -1,4 +1,4 @@
-"""Which models the decoder computes, and what their parts are called and how wide they are."""
+"""Which models training and serving compute themselves, and what their parts are called and how wide they are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Shape:
 
 
 def require_supported(model: PreTrainedModel) -> None:
-    """Returns if the decoder computes what the model does.
+    """Returns if the arithmetic of AIVO's own forward passes is the model's.
 
     Raises:
         BaseModelUnavailable: The model is of another architecture.
@@ -73,8 +73,8 @@ def require_supported(model: PreTrainedModel) -> None:
     if config.model_type not in _MODEL_TYPES:
         known = ", ".join(sorted(_MODEL_TYPES))
         raise BaseModelUnavailable(
-            f"the torch engine decodes {known} and not {config.model_type} models; ENGINE=vllm may"
+            f"AIVO computes {known} and not {config.model_type} models; to serve it, ENGINE=vllm may"
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE_TYPES:
-        raise BaseModelUnavailable(f"the torch engine has no {rope} positions; ENGINE=vllm may")
+        raise BaseModelUnavailable(f"AIVO computes no {rope} positions; to serve them, ENGINE=vllm may")

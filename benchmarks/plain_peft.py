@@ -1,0 +1,69 @@
+"""What fine-tuning is compared with: a loop as one writes it with transformers and PEFT.
+
+bf16 base model with fp32 adapters, random batches padded on the right to their longest, labels of -100 outside the
+replies, transformers' own attention and loss. Optimizer, schedule and clipping are ours, so that both learn alike.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+from cloning_server.learning import MAX_GRADIENT_NORM, rate
+from cloning_server.training import TrainingPlan
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import Example
+
+BATCH = 8
+
+
+def fine_tune(
+    base: BaseModel, examples: Sequence[Example], *, plan: TrainingPlan, start: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """Trains from the same first weights; returns the last ones by PEFT's names, and the steps' seconds."""
+    config = LoraConfig(r=plan.rank, lora_alpha=plan.alpha, target_modules=list(plan.target_modules))
+    model = get_peft_model(base.model, config)
+    assert isinstance(model, PeftModel)
+    weights = {name.replace(".default", ""): one for name, one in model.named_parameters() if one.requires_grad}
+    for name, tensor in start.items():
+        weights[name].data.copy_(tensor)
+    steps = plan.epochs * -(-len(examples) // BATCH)
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=plan.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    draws = random.Random(plan.seed)
+    began = time.perf_counter()
+    for _ in range(plan.epochs):
+        shuffled = draws.sample(list(examples), len(examples))
+        for first in range(0, len(shuffled), BATCH):
+            loss = model(**_collate(shuffled[first : first + BATCH], base)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights.values(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    seconds = time.perf_counter() - began
+    state = {name: weights[name].detach().cpu().clone() for name in start}
+    model.unload()
+    return state, seconds
+
+
+def _collate(examples: Sequence[Example], base: BaseModel) -> dict[str, Tensor]:
+    longest = max(len(one.tokens) for one in examples)
+    pads = [longest - len(one.tokens) for one in examples]
+
+    def rows(parts: list[list[int]]) -> Tensor:
+        return torch.tensor(parts, device=base.device)
+
+    return {
+        "input_ids": rows([[*one.tokens, *[0] * pad] for one, pad in zip(examples, pads, strict=True)]),
+        "attention_mask": rows([[1] * len(one.tokens) + [0] * pad for one, pad in zip(examples, pads, strict=True)]),
+        "labels": rows(
+            [
+                [-100] * one.reply_start + [*one.tokens[one.reply_start :]] + [-100] * pad
+                for one, pad in zip(examples, pads, strict=True)
+            ]
+        ),
+    }
