@@ -223,9 +223,9 @@ async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, stu
     removed = await store.delete_student(student)
 
     assert removed.versions == 1
-    # Weights, manifest, its commit's past, and a pointer that moved three times for the versions, twice for the
-    # retirement and once for the pin.
-    assert removed.objects == 3 + 6
+    # Weights and manifest, each with the mark of its deletion, their commit's past, and a pointer that moved thrice for
+    # the versions, twice for the retirement and once for the pin.
+    assert removed.objects == 4 + 1 + 6
     assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
     assert await store.list_versions(f"{student}-2") == [other]
     # Were a past version left under the student's folder or in a commit, erasing the tenant would count it.
