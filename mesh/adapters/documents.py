@@ -80,6 +80,16 @@ class Documents:
         except (ModelVersionNotFound, AdapterCorrupt):
             return None
 
+    async def is_gone(self, ref: AdapterRef) -> bool:
+        """Whether the version is not published, or not any more; one that does not parse is still there."""
+        try:
+            await self.read_manifest(ref)
+        except ModelVersionNotFound:
+            return True
+        except AdapterCorrupt:
+            return False
+        return False
+
     async def has_weights(self, ref: AdapterRef) -> bool:
         """Whether the version's weights are there."""
         return ref.weights_key in await self.blobs.keys(ref.weights_key)

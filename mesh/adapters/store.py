@@ -127,7 +127,9 @@ class AdapterStore:
             target = ActiveAdapter(ref=ref, sha256=(await self._whole(ref)).sha256)
             if version in pointer.retiring:
                 raise ModelVersionNotFound(student_id=student_id, version=version)
-            if only_forward and pointer.active is not None and pointer.active.ref.version > version:
+            later = pointer.active.ref if only_forward and pointer.active is not None else ref
+            # One that is gone, as after a deletion that was cut off, overtakes nobody.
+            if later.version > version and not await self._documents.is_gone(later):
                 return pointer
             return replace(pointer, active=target)
 

@@ -8,10 +8,12 @@ either the sweeper takes it, with a void document, before it removes the weights
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from mesh.adapters.blobs import Entry
 from mesh.adapters.documents import VOID, Documents, versions_in
+from mesh.adapters.pointer import Pointer
 from mesh.adapters.publication import Publication
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import AdapterCorrupt, ModelVersionNotFound
@@ -25,7 +27,7 @@ class Swept:
         removed: Folders of versions: weights that no commit names, and what was left of versions that were withdrawn.
         voided: Commits whose weights are gone, or that name another clone's version.
         finished: Committed versions whose manifest was missing, and is there now.
-        pointers: Pointers of students without versions.
+        pointers: Pointers that named versions that are gone.
         bytes: Size of what was removed.
     """
 
@@ -67,7 +69,9 @@ class Sweeper:
                 named = clones.pop(ref, []) if ref.weights_key in here else []
                 if not (len(named) == 1 and ref.manifest_key in here):
                     swept += await self._tend(ref, named, older_than_seconds=older_than_seconds)
-            if not refs and _all_old(entries, older_than_seconds):
+            if refs:
+                swept += Swept(pointers=int(await self._clear_pointer(student_id)))
+            elif _all_old(entries, older_than_seconds):
                 swept += Swept(pointers=int(await self._documents.drop_stray_pointer(student_id)))
         for ref, named in clones.items():
             for clone_id in named:
@@ -112,6 +116,23 @@ class Sweeper:
             return False  # for a person to look at
         # A version without any commit was put there by hand.
         return await self._documents.is_void(manifest.recipe.clone_id)
+
+    async def _clear_pointer(self, student_id: str) -> bool:
+        """Forgets active and pinned versions that are gone, as after a deletion that was cut off; tells whether any."""
+        cleared = False
+
+        async def clear(pointer: Pointer) -> Pointer:
+            nonlocal cleared
+            refs = [self._documents.ref(student_id, version) for version in pointer.held]
+            gone = {ref.version for ref in refs if await self._documents.is_gone(ref)}
+            cleared = bool(gone)
+            active = None if pointer.active is None or pointer.active.ref.version in gone else pointer.active
+            return replace(pointer, active=active, pinned=pointer.pinned - gone)
+
+        # One that does not parse is for a person to look at.
+        with suppress(AdapterCorrupt):
+            await self._documents.change_pointer(student_id, clear)
+        return cleared
 
     async def _void(self, ref: AdapterRef, clone_id: str, *, older_than_seconds: float) -> Swept:
         entries = [entry async for entry in self._blobs.entries(self._documents.keys.commit(clone_id))]

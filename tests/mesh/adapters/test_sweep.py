@@ -75,6 +75,35 @@ async def test_a_pointer_of_a_student_without_versions_goes(
     assert await blobs.keys(f"{tenant}/{student}/") == []
 
 
+async def test_a_pointer_forgets_versions_that_are_gone(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    for number in (1, 2):
+        await store.publish(student, weights(), recipe=recipe(f"clone_{number}"))
+    await store.pin(student, 2, pinned=True)
+    # As a deletion that was cut off, or a hand, leaves it.
+    await blobs.erase(f"{store.ref(student, 2)}/")
+
+    await store.sweep(older_than_seconds=0)
+
+    assert await store.resolve_active(student) is None
+    assert await store.pinned(student) == frozenset()
+    assert await leftovers(blobs, store, tenant) == set()
+    assert [manifest.ref.version for manifest in await store.list_versions(student)] == [1]
+
+
+async def test_a_later_version_that_is_gone_overtakes_nobody(store: AdapterStore, blobs: S3Blobs, student: str) -> None:
+    for number in (1, 2):
+        await store.publish(student, weights(), recipe=recipe(f"clone_{number}"))
+    await blobs.erase(f"{store.ref(student, 2)}/")
+
+    published = await store.publish(student, weights(), recipe=recipe("clone_3"))
+
+    active = await store.resolve_active(student)
+    assert active is not None
+    assert active.sha256 == published.sha256
+
+
 async def test_a_version_without_any_commit_stays(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
