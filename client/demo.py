@@ -25,7 +25,7 @@ from rich.text import Text
 from client.brain import BrainClient
 from client.cloning import CloningClient
 from client.display import author_of, show_progress
-from mesh.errors import AivoError, CloneAlreadyRunning
+from mesh.errors import AivoError, CloneAlreadyRunning, GateNotPassed
 from mesh.rpc.errors import error_from
 
 # A stack that runs answers at once; one that does not is told within this.
@@ -74,8 +74,15 @@ async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Co
         clone_id = str(error.facts["clone_id"])
         console.print(f"{clone_id} is already at it.")
     last = await show_progress(cloning.watch(clone_id), console)
-    if last is None or last.HasField("error"):
-        raise error_from(last.error) if last else RuntimeError("the watch ended without a message")
+    if last is None:
+        raise RuntimeError("the watch ended without a message")
+    if last.HasField("error"):
+        failure = error_from(last.error)
+        if not isinstance(failure, GateNotPassed):
+            raise failure
+        # A second demo learns nothing that the first did not.
+        console.print(f"{failure}; the model before stays.")
+        return
     loss = last.model.metrics
     console.print(
         f"Version {last.model.version}, sha256 {last.model.sha256[:12]}. Loss on held-out replies:"
