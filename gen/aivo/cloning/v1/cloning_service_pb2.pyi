@@ -1321,6 +1321,10 @@ class TrainingMetrics(_message.Message):
     TRAIN_STEPS_FIELD_NUMBER: _builtins.int
     SECONDS_PER_STEP_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    HELDOUT_LOSS_PREVIOUS_FIELD_NUMBER: _builtins.int
+    GATE_REPLIES_FIELD_NUMBER: _builtins.int
+    GATE_WELL_FORMED_FIELD_NUMBER: _builtins.int
+    GATE_WELL_FORMED_BASE_FIELD_NUMBER: _builtins.int
     heldout_loss_base: _builtins.float
     """Mean loss of the base model on the held-out replies, nats a token."""
     heldout_loss_adapter: _builtins.float
@@ -1331,6 +1335,14 @@ class TrainingMetrics(_message.Message):
     """Mean time of a step."""
     seconds: _builtins.float
     """From the start of the attempt to the finished weights."""
+    heldout_loss_previous: _builtins.float
+    """Mean loss on the same of the version that was active before. Unset: there was none to compare with."""
+    gate_replies: _builtins.int
+    """Greedy replies to held-out prompts that the gate looked at."""
+    gate_well_formed: _builtins.int
+    """How many of them keep the form rules of the student's profile."""
+    gate_well_formed_base: _builtins.int
+    """The same of the base model's replies to the same prompts."""
     def __init__(
         self,
         *,
@@ -1339,12 +1351,18 @@ class TrainingMetrics(_message.Message):
         train_steps: _builtins.int = ...,
         seconds_per_step: _builtins.float = ...,
         seconds: _builtins.float = ...,
+        heldout_loss_previous: _builtins.float | None = ...,
+        gate_replies: _builtins.int = ...,
+        gate_well_formed: _builtins.int = ...,
+        gate_well_formed_base: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "heldout_loss_previous", b"heldout_loss_previous"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_loss_adapter", b"heldout_loss_adapter", "heldout_loss_base", b"heldout_loss_base", "seconds", b"seconds", "seconds_per_step", b"seconds_per_step", "train_steps", b"train_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "gate_replies", b"gate_replies", "gate_well_formed", b"gate_well_formed", "gate_well_formed_base", b"gate_well_formed_base", "heldout_loss_adapter", b"heldout_loss_adapter", "heldout_loss_base", b"heldout_loss_base", "heldout_loss_previous", b"heldout_loss_previous", "seconds", b"seconds", "seconds_per_step", b"seconds_per_step", "train_steps", b"train_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__heldout_loss_previous: _TypeAlias = _typing.Literal["heldout_loss_previous"]  # noqa: Y015
+    _WhichOneofArgType__heldout_loss_previous: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heldout_loss_previous) -> _WhichOneofReturnType__heldout_loss_previous | None: ...
 
 Global___TrainingMetrics: _TypeAlias = TrainingMetrics  # noqa: Y015
 
