@@ -86,10 +86,17 @@ async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_v
     assert [model["version"] for model in models["models"]] == [models["active_version"]]
 
 
-async def test_versions_are_pinned_and_rolled_back_through_the_gateway(cloning: httpx.AsyncClient) -> None:
-    for _ in range(2):
-        await until(cloning, await start(cloning, "returner"), "completed")
-    newer, older = [model["version"] for model in (await cloning.get("/v1/students/returner/models")).json()["models"]]
+async def test_versions_are_gated_pinned_and_rolled_back_through_the_gateway(cloning: httpx.AsyncClient) -> None:
+    whole = start_body("returner")["baseline_data"]
+    few = whole | {"responses": whole["responses"][:5]}
+    for baseline in (few, whole):
+        await until(cloning, await start(cloning, "returner", baseline_data=baseline), "completed")
+    # The same again makes nothing that is better, and what is there stays.
+    kept_out = await until(cloning, await start(cloning, "returner", baseline_data=whole), "failed")
+    assert [detail["reason"] for detail in kept_out["error"]["details"]] == ["GATE_NOT_PASSED"]
+    models = (await cloning.get("/v1/students/returner/models")).json()
+    newer, older = [model["version"] for model in models["models"]]
+    assert models["active_version"] == newer
 
     rolled_back = await cloning.post(f"/v1/students/returner/models/{older}/activate")
     assert (rolled_back.json()["active_version"], rolled_back.json()["previous_version"]) == (older, newer)
