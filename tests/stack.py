@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-READY_SECONDS = 30
+READY_SECONDS = 60
 STOP_SECONDS = 10
 # Between tries of the readiness probe: short against any start, long against the cost of a probe.
 PROBE_SECONDS = 0.02
