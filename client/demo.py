@@ -60,9 +60,11 @@ async def _greet(cloning: CloningClient, brain: BrainClient) -> None:
             one, other = await asyncio.gather(cloning.health(), brain.health())
     except (AivoError, TimeoutError):
         raise NotUp("The stack does not answer: run `make up` in another terminal first.") from None
-    for name, status, reason in (("cloning", one.status, one.reason), ("brain", other.status, other.reason)):
-        if status not in {"healthy", "degraded"}:
-            raise NotUp(f"The {name} server is {status}: {reason}")
+    # A clone waits for a trainer that still loads.
+    if one.status not in {"healthy", "degraded", "loading"}:
+        raise NotUp(f"The cloning server is {one.status}: {one.reason}")
+    if other.status not in {"healthy", "degraded"}:
+        raise NotUp(f"The brain server is {other.status}: {other.reason}")
 
 
 async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Console) -> None:
