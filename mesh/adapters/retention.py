@@ -85,6 +85,8 @@ class Retention:
             entries = [entry async for entry in blobs.entries(keys.prefix)]
             if not entries:
                 erased += await blobs.forget(keys.prefix)
+                # A commit that was made void by somebody who was then cut off may still tell in its past what it was.
+                await blobs.forget(self._documents.keys.commits)
                 return Removed(versions=len(versions), objects=erased.objects, bytes=erased.bytes)
             found = {entry.key for entry in entries}
             refs = [self._documents.ref(student_id, version) for version in versions_in(keys, found)]

@@ -76,6 +76,8 @@ class Sweeper:
         for ref, named in clones.items():
             for clone_id in named:
                 swept += await self._void(ref, clone_id, older_than_seconds=older_than_seconds)
+        # What void commits were before, where whoever made them void was cut off.
+        await self._blobs.forget(self._documents.keys.commits)
         return swept
 
     async def _tend(self, ref: AdapterRef, clone_ids: list[str], *, older_than_seconds: float) -> Swept:
