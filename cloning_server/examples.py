@@ -6,11 +6,11 @@ the teacher's feedback where there is any; otherwise it is to be distilled, and 
 Knows nothing of how replies are distilled or how a model is trained.
 """
 
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from hashlib import sha256
 
 from transformers import PreTrainedTokenizerBase
 
@@ -156,18 +156,19 @@ def split_examples(
 ) -> ExampleSet:
     """Keeps a share of the items apart, at least one; all examples of an item are on one side.
 
+    Which ones depends on the items themselves, not on which others there are: what a student's next version is measured
+    by was, as far as may be, not learned by the one before.
+
     Raises:
         NoTrainableExamples: If there are not two different items.
     """
-    items = sorted({item for item, _ in made})
+    items = sorted({item for item, _ in made}, key=lambda item: sha256(f"{seed} {item}".encode()).digest())
     if len(items) < 2:
         raise NoTrainableExamples(
             "the baseline leaves fewer than two different items to learn from",
             given=counts.given,
             dropped=counts.dropped,
         )
-    # Repeatable by intent; nothing depends on its being hard to guess.
-    random.Random(seed).shuffle(items)  # noqa: S311
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
     train = tuple(example for item, example in made if item not in heldout_items)
     heldout = tuple(example for item, example in made if item in heldout_items)

@@ -129,6 +129,15 @@ def test_no_question_is_both_trained_on_and_held_out(base: BaseModel) -> None:
     assert split == split_examples(made, counts, heldout_share=0.3, seed=3)
 
 
+def test_what_one_version_is_measured_by_was_not_learned_by_one_of_fewer_answers(base: BaseModel) -> None:
+    _, counts = complete_examples([], {}, base.tokenizer)
+    whole = conversations(*[f"item{index}" for index in range(9)])
+    (measured_by,) = split_examples(whole, counts, heldout_share=0.15, seed=0).heldout
+    for few in range(2, 9):
+        for fewer in (whole[:few], whole[-few:]):
+            assert measured_by not in split_examples(fewer, counts, heldout_share=0.15, seed=0).train
+
+
 def test_case_and_spacing_make_no_other_question() -> None:
     response = graded(0)
     shouted = replace(response, question=f"  {response.question.upper()} ")
