@@ -134,6 +134,22 @@ class Registry:
             case "full":
                 raise QueueFull(limit=self._queue_limit, retry_seconds=_turn_seconds(backlog))
 
+    async def find_started(
+        self, student_id: str, baseline: Baseline, *, request_id: str, terms: Terms | None = None
+    ) -> Clone | None:
+        """Returns the clone that the same request made before, as it was accepted then; None if it made none.
+
+        Raises:
+            RequestIdReused: The request id belongs to another body.
+        """
+        found = await self._store.read_request(request_id) if request_id else None
+        if found is None:
+            return None
+        clone_id, made_of = found
+        if made_of != digest(student_id, baseline, terms):
+            raise RequestIdReused(request_id=request_id, clone_id=clone_id)
+        return (await self.read_changes(clone_id, after=0, limit=1))[0]
+
     async def find(self, clone_id: str) -> Clone:
         """Returns the clone as it is now.
 

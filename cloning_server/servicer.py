@@ -13,6 +13,7 @@ from cloning_server.clone import Clone
 from cloning_server.erasure import Erasure
 from cloning_server.feed import Feed
 from cloning_server.health import HealthCheck
+from cloning_server.order_wire import CloneOrder
 from cloning_server.registry import Registry
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
@@ -34,12 +35,11 @@ class CloningServicer(CloningServiceServicer):
     async def StartClone(self, request: pb.StartCloneRequest, context: Context) -> pb.StartCloneResponse:
         """Accepts a clone."""
         order = order_wire.order_from(request)
-        if order.terms.base_version:
-            await self._require_version(order.student_id, order.terms.base_version)
-        clone = await self._registry.start(
+        # First: what the request made is its answer, also once its consent has expired or its base version is gone.
+        clone = await self._registry.find_started(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
-        return wire.started_from(clone)
+        return wire.started_from(clone or await self._start(order))
 
     async def GetClone(self, request: pb.GetCloneRequest, context: Context) -> pb.GetCloneResponse:
         """Returns a clone."""
@@ -101,6 +101,13 @@ class CloningServicer(CloningServiceServicer):
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
         """Reports health."""
         return wire.health_from(await self._health.report())
+
+    async def _start(self, order: CloneOrder) -> Clone:
+        if order.terms.base_version:
+            await self._require_version(order.student_id, order.terms.base_version)
+        return await self._registry.start(
+            order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
+        )
 
     async def _active_version(self, student_id: str) -> int:
         active = await self._adapters.resolve_active(student_id)

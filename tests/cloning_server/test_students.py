@@ -154,6 +154,33 @@ async def test_a_consent_that_expires_while_the_clone_waits_ends_it_untrained(
     assert cloning.trainer.plans == []
 
 
+async def test_a_repeated_request_gets_its_clone_also_after_its_consent_has_expired(stub: CloningStub) -> None:
+    request = order(request_id="enrol")
+    expires = datetime.now(UTC) + timedelta(seconds=1)
+    request.consent.basis = "parental_consent"
+    request.consent.granted_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+    request.consent.expires_time.FromDatetime(expires)
+    first = await stub.StartClone(request)
+    await asyncio.sleep((expires - datetime.now(UTC)).total_seconds())
+    assert await stub.StartClone(request) == first
+    with raised() as told:
+        request.request_id = "another"
+        await stub.StartClone(request)
+    assert isinstance(told.error, ConsentRequired)
+
+
+async def test_a_repeated_request_gets_its_clone_also_after_its_base_version_is_gone(
+    cloning: Cloning, stub: CloningStub, adapters: AdapterStore
+) -> None:
+    await clone(stub)
+    request = order(request_id="again")
+    request.base_version = 1
+    first = await stub.StartClone(request)
+    await watch_all(stub, first.clone_id)
+    await adapters.delete_student(STUDENT)
+    assert await stub.StartClone(request) == first
+
+
 async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning, stub: CloningStub) -> None:
     ended = [await clone(stub, request_id=f"enrol-{n}") for n in range(2)]
     kept = await clone(stub, "another")
