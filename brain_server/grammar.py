@@ -9,6 +9,7 @@ Knows neither the model nor sampling.
 """
 
 import functools
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,11 @@ _MAX_ENDING_STEPS = 1024
 
 
 class Grammars:
-    """The compiled schemas of one tokenizer. Thread-safe."""
+    """The compiled schemas of one tokenizer. Thread-safe.
+
+    The tokenizer's whole vocabulary is read when the first schema comes, which takes a second: a server need not wait
+    for that before it serves.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, vocabulary: int, stop_tokens: frozenset[int]) -> None:
         """Takes what the masks are made for.
@@ -35,12 +40,9 @@ class Grammars:
             vocabulary: Width of the model's logits, which may be more than the tokenizer's tokens.
             stop_tokens: What may end a reply that is complete.
         """
-        info = xgrammar.TokenizerInfo.from_huggingface(
-            tokenizer, vocab_size=vocabulary, stop_token_ids=sorted(stop_tokens)
-        )
-        self._compiler = xgrammar.GrammarCompiler(info, cache_limit_bytes=_CACHE_BYTES)
-        self._spelling = _Spelling(info.decoded_vocab, excluded={*info.special_token_ids, *stop_tokens})
-        self._printable = _printable_bitmask(info.decoded_vocab, width=vocabulary)
+        self._read_lexicon = functools.partial(_Lexicon, tokenizer, vocabulary=vocabulary, stop_tokens=stop_tokens)
+        self._lexicon: _Lexicon | None = None
+        self._reading = threading.Lock()
 
     def constraint(self, json_schema: str) -> "Constraint":
         """A fresh constraint; the schema is compiled once, which takes seconds if it bounds the length of strings.
@@ -51,11 +53,27 @@ class Grammars:
         Raises:
             ValueError: If it is not a JSON schema that can be compiled.
         """
+        with self._reading:
+            lexicon = self._lexicon = self._lexicon or self._read_lexicon()
         try:
-            compiled = self._compiler.compile_json_schema(json_schema, any_whitespace=False)
+            compiled = lexicon.compiler.compile_json_schema(json_schema, any_whitespace=False)
         except (RuntimeError, xgrammar.exception.InvalidJSONError) as error:
             raise ValueError(f"the schema can't be compiled: {error}") from error
-        return Constraint(xgrammar.GrammarMatcher(compiled), spelling=self._spelling, printable=self._printable)
+        return Constraint(xgrammar.GrammarMatcher(compiled), spelling=lexicon.spelling, printable=lexicon.printable)
+
+
+class _Lexicon:
+    """What is made of a tokenizer's vocabulary, once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, vocabulary: int, stop_tokens: frozenset[int]) -> None:
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            tokenizer, vocab_size=vocabulary, stop_token_ids=sorted(stop_tokens)
+        )
+        # Read once: each reading makes all of it anew.
+        texts = info.decoded_vocab
+        self.compiler = xgrammar.GrammarCompiler(info, cache_limit_bytes=_CACHE_BYTES)
+        self.spelling = _Spelling(texts, excluded={*info.special_token_ids, *stop_tokens})
+        self.printable = _printable_bitmask(texts, width=vocabulary)
 
 
 class Constraint:
