@@ -1,28 +1,31 @@
 """Whether any reply ever holds a token decoded with another student's adapter, over very many short requests.
 
-    python -m benchmarks.churn [--requests 100000] [--students 100] [--base-model small] [--seed 7]
+    python -m benchmarks.churn [--requests 100000] [--students 100] [--base-model small] [--seed 7] [--out FILE]
 
 Requests come in bursts, with cancellations, short deadlines, new versions and evictions, to an engine with four rows
 and four slots on a real store. Every word that was heard is compared with what transformers and PEFT make of the
-request alone, in fp32. Prints one JSON line a stretch of requests, then one of all; ends with 1 on a mismatch.
+request alone, in fp32. Prints a JSON line that tells the machine, then one a stretch of requests, which counts all
+before it too; keeps the first and the last in the file. Ends with 1 on a mismatch.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from benchmarks.figures import Figure, Goal, Results
 from brain_server.engine import LoadedAdapter
 from brain_server.engine_settings import EngineSettings
 from brain_server.torch_engine import TorchEngine
+from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
@@ -33,6 +36,8 @@ from tests.brain_server.churn import Churn, Heard, publish_students
 from tests.brain_server.isolated import Isolated, mismatches
 from tests.brain_server.small_models import write_small_llama
 from tests.stack import seaweed
+
+Judge = Callable[[Sequence[Heard]], Sequence[str]]
 
 _STRETCH = 5_000
 _MOST_AT_ONCE = 24
@@ -46,6 +51,7 @@ def main() -> int:
     parser.add_argument("--students", type=int, default=100)
     parser.add_argument("--base-model", default="small", help="'small' has random weights and computes next to nothing")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/churn.jsonl"), help="file of the results")
     return asyncio.run(_measure(parser.parse_args()))
 
 
@@ -64,44 +70,59 @@ async def _measure(asked: argparse.Namespace) -> int:
             store, count=asked.students, versions=2, widths=widths, base_digest=base.digest
         )
         manifests = [manifest for versions in students.values() for manifest in versions]
-        adapters = {
-            LoadedAdapter(ref=one.ref, sha256=one.sha256): (await store.fetch(one.ref)).weights for one in manifests
-        }
-        isolated = Isolated(base, {identity.ref: weights for identity, weights in adapters.items()})
         settings = _settings(base, host_bytes=len(manifests) // 5 * manifests[0].size_bytes)
         engine = await stack.enter_async_context(TorchEngine.open(settings, store))
-        facts = await engine.wait_loaded()
-        assert facts.ready, facts.reason
+        loaded = await engine.wait_loaded()
+        assert loaded.ready, loaded.reason
+        results = Results(asked.out, asked={"base_model": asked.base_model, "dtype": "float32", "seed": asked.seed})
         churn = Churn(engine, store, students=students, seed=asked.seed)
-        wrong = 0
-        total = dict.fromkeys(("requests", "completed", "cancelled", "expired", "mismatches"), 0)
-        seconds = 0.0
-        while total["requests"] < asked.requests:
-            began_at = time.monotonic()
-            heard = await churn.run(min(_STRETCH, asked.requests - total["requests"]), most=_MOST_AT_ONCE)
-            seconds += time.monotonic() - began_at
-            found = await asyncio.to_thread(mismatches, heard, isolated, adapters=adapters)
-            for name, count in _counted(heard, found).items():
-                total[name] += count
-            counts = engine.counts
-            left = (counts.waiting, counts.running, sum(one.leases for one in engine.residencies()))
-            wrong += len(found) + sum(left)
-            line = {
-                "benchmark": "churn",
-                **total,
-                "left_waiting_running_leased": left,
-                "seconds": round(seconds, 1),
-                "adapters": len(manifests),
-                "slots": settings.adapter_slots,
-                "slot_evictions": counts.slot.evictions,
-                "host_evictions": counts.host.evictions,
-                "version_flips": churn.flips,
-                "seed": asked.seed,
-                "base_model": asked.base_model,
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, {facts.device}",
-            }
-            print(json.dumps(line), flush=True)
-    return 1 if wrong else 0
+        judge = await _judge(base, store, manifests)
+        facts: dict[str, int | float] = {"adapters": len(manifests), "slots": settings.adapter_slots}
+        async for counted in _stretches(asked.requests, engine, churn=churn, judge=judge):
+            facts |= counted
+            print(json.dumps(facts), flush=True)
+        figure = Figure(
+            figure="replies_that_hold_a_wrong_token",
+            value=facts["mismatches"],
+            unit="replies",
+            goal=Goal(of="value", at_most=0),
+            facts=facts,
+        )
+        results.add(figure)
+    return 0 if figure.met and not facts["left_behind"] else 1
+
+
+async def _judge(base: BaseModel, store: AdapterStore, manifests: Sequence[Manifest]) -> Judge:
+    """Tells the replies that are not what transformers and PEFT make of the request alone."""
+    adapters = {
+        LoadedAdapter(ref=one.ref, sha256=one.sha256): (await store.fetch(one.ref)).weights for one in manifests
+    }
+    isolated = Isolated(base, {identity.ref: weights for identity, weights in adapters.items()})
+    return lambda heard: mismatches(heard, isolated, adapters=adapters)
+
+
+async def _stretches(
+    requests: int, engine: TorchEngine, *, churn: Churn, judge: Judge
+) -> AsyncIterator[dict[str, int | float]]:
+    """What happened so far, after each stretch of requests."""
+    total: Counter[str] = Counter()
+    seconds = 0.0
+    while total["requests"] < requests:
+        began_at = time.monotonic()
+        heard = await churn.run(min(_STRETCH, requests - total["requests"]), most=_MOST_AT_ONCE)
+        seconds += time.monotonic() - began_at
+        total.update(_counted(heard))
+        total["mismatches"] += len(await asyncio.to_thread(judge, heard))
+        counts = engine.counts
+        # Waiting, running and leased; nobody is there between two stretches.
+        total["left_behind"] += counts.waiting + counts.running + sum(one.leases for one in engine.residencies())
+        yield {
+            **total,
+            "seconds": round(seconds, 1),
+            "slot_evictions": counts.slot.evictions,
+            "host_evictions": counts.host.evictions,
+            "version_flips": churn.flips,
+        }
 
 
 def _base(name: str, folder: Path) -> BaseModel:
@@ -131,7 +152,7 @@ def _settings(base: BaseModel, *, host_bytes: int) -> EngineSettings:
     )
 
 
-def _counted(heard: Sequence[Heard], found: Sequence[str]) -> dict[str, int]:
+def _counted(heard: Sequence[Heard]) -> dict[str, int]:
     completed = sum(one.reply is not None for one in heard)
     expired = sum(one.expired for one in heard)
     return {
@@ -139,7 +160,6 @@ def _counted(heard: Sequence[Heard], found: Sequence[str]) -> dict[str, int]:
         "completed": completed,
         "cancelled": len(heard) - completed - expired,
         "expired": expired,
-        "mismatches": len(found),
     }
 
 

@@ -46,11 +46,13 @@ async def switching(stage: Stage) -> AsyncIterator[Figure]:
 async def registered(stage: Stage) -> AsyncIterator[Figure]:
     """Throughput while the number of students in the store grows and slots and memory do not.
 
-    Of many students most are met for the first time, so that their adapters come from S3.
+    Of many students most are met for the first time, so that their adapters come from S3. The brain is saturated, as
+    where the target comes from (Sheng et al., "S-LoRA", 2023): for each row two callers ask one request after another,
+    so that a reply which ends leaves its row to one who waits.
     """
     counts = stage.pick(stage.options.registered, (5, 40))
-    rows, slots = stage.rows, 2 * stage.rows
-    repeats, requests = stage.pick(2, 1), stage.pick(2 * rows, rows)
+    rows, slots, callers = stage.rows, 2 * stage.rows, 2 * stage.rows
+    repeats, requests = stage.pick(2, 1), stage.pick(4 * rows, 2 * rows)
     chance = random.Random(stage.options.seed)
     rounds: dict[int, list[list[load.Sample]]] = {count: [] for count in counts}
     await stage.students.first(max(counts))
@@ -60,7 +62,7 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
         for _ in range(repeats):
             for count, found in rounds.items():
                 drawn = _drawn(await stage.students.first(count), requests, chance)
-                found.append(await load.together(brain.client, load.asks(drawn, tokens=stage.tokens), at_once=rows))
+                found.append(await load.together(brain.client, load.asks(drawn, tokens=stage.tokens), at_once=callers))
     few = statistics.median(map(load.rate_of, rounds[counts[0]]))
     for count, found in rounds.items():
         last = count == counts[-1]
@@ -74,7 +76,9 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
             facts={
                 "adapters": count,
                 "slots": slots,
+                "callers": callers,
                 "repeats": repeats,
+                "of_repeats": [round(load.rate_of(samples), 1) for samples in found],
                 **_first_token(found),
                 **load.facts(found[0]),
             },

@@ -24,6 +24,7 @@ from benchmarks.figures import Figure, Results
 from benchmarks.latency import cold, gateway, resident
 from benchmarks.mistral import mistral
 from benchmarks.stage import Options, Stage, open_stage
+from benchmarks.streams import streams
 from benchmarks.throughput import adapter_cost, single, students
 from mesh import log, settings
 from mesh.lm.weights import fetch
@@ -43,6 +44,7 @@ _SECTIONS: dict[str, Callable[[Stage], AsyncIterator[Figure]]] = {
         cold,
         gateway,
         arrivals,
+        streams,
         mistral,
     )
 }

@@ -58,12 +58,16 @@ class Brain:
     Attributes:
         address: Of its gRPC.
         client: Speaks to it there.
+        metrics_url: Where its figures are.
+        process_id: Of its process.
         start_seconds: From the start of the process until it was healthy.
         settings: The variables that it was given beside the stage's.
     """
 
     address: str
     client: BrainClient
+    metrics_url: str
+    process_id: int
     start_seconds: float
     settings: Mapping[str, str]
 
@@ -150,7 +154,14 @@ class Stage:
             client = await stack.enter_async_context(BrainClient(address))
             await _until_healthy(client, part)
             seconds = asyncio.get_running_loop().time() - began_at
-            yield Brain(address=address, client=client, start_seconds=seconds, settings=given)
+            yield Brain(
+                address=address,
+                client=client,
+                metrics_url=f"http://127.0.0.1:{metrics_port}/metrics",
+                process_id=part.process_id,
+                start_seconds=seconds,
+                settings=given,
+            )
 
 
 @asynccontextmanager

@@ -78,6 +78,12 @@ class Part:
             await self.kill()
             raise
 
+    @property
+    def process_id(self) -> int:
+        """Of the process, while it runs."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     async def stop(self) -> None:
         """Ends the process in its own way, or kills its group if that takes too long."""
         await self._end(signal.SIGTERM)
