@@ -1,7 +1,8 @@
 """What fine-tuning is compared with: a loop as one writes it with transformers and PEFT.
 
-bf16 base model with fp32 adapters, random batches padded on the right to their longest, labels of -100 outside the
-replies, transformers' own attention and loss. Optimizer, schedule and clipping are ours, so that both learn alike.
+The base model in the same dtype as ours, with fp32 adapters, random batches padded on the right to their longest,
+labels of -100 outside the replies, transformers' own attention and loss. Optimizer, schedule and clipping are ours, so
+that both learn alike.
 """
 
 import random

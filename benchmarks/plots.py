@@ -1,4 +1,4 @@
-"""Pictures of results: throughput and first-token time over adapters, past the slots, and over arrivals.
+"""Pictures of results: of serving over adapters, past the slots and over arrivals; of cloning beside plain loops.
 
 Two panels side by side rather than two axes on one: neither curve is drawn against the other's scale. Needs the `bench`
 extra.
@@ -6,6 +6,7 @@ extra.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,6 +52,51 @@ def draw_arrivals(lines: Lines, path: Path) -> None:
     _save(figure, path, title="Open loop, Poisson arrivals")
 
 
+def draw_fine_tuning(lines: Lines, path: Path) -> None:
+    """Fine-tuning's speed beside the plain loop's."""
+    figure = Figure(figsize=_INCHES, layout="tight")
+    panel = figure.subplots()
+    (line,) = lines
+    panel.barh(["AIVO", "plain PEFT loop"], [line["value"], line["baseline"]], color=[_BLUE, _GREY])
+    panel.set(xlabel="examples per second")
+    _plain(panel, axis="x")
+    _save(figure, path, title=f"Fine-tuning, {line['ratio']:g} times as fast")
+
+
+def draw_classes(lines: Lines, path: Path) -> None:
+    """How much faster a class is than its students one after another: steps of fine-tuning, and whole clones."""
+    figure = Figure(figsize=_INCHES, layout="tight")
+    panel = figure.subplots()
+    for name, title, color in (
+        ("class_steps_of_", "steps of fine-tuning", _GREY),
+        ("class_of_", "whole clones", _BLUE),
+    ):
+        points = [line for line in lines if str(line["figure"]).startswith(name)]
+        students, ratios = [line["students"] for line in points], [line["ratio"] for line in points]
+        panel.plot(students, ratios, marker="o", color=color, label=title)
+    panel.axhline(1, color=_GREY, linewidth=1, linestyle="--")
+    panel.set(xlabel="students in the class", ylim=(0, None), xticks=sorted({line["students"] for line in lines}))
+    panel.legend(frameon=False)
+    _plain(panel)
+    _save(figure, path, title="A class, as many times as fast as one after another")
+
+
+def draw_first_replies(lines: Lines, path: Path) -> None:
+    """Seconds to the first personalised reply, half of the students' and 95 of a hundred's."""
+    figure = Figure(figsize=_INCHES, layout="tight")
+    panel = figure.subplots()
+    names = ["nothing distilled before", "a classmate with the same answers"]
+    for place, (quantile, color) in enumerate((("value", _BLUE), ("p95", _GREY))):
+        places = [row + 0.38 * (place - 0.5) for row in range(len(lines))]
+        label = {"value": "p50", "p95": "p95"}[quantile]
+        panel.barh(places, [line[quantile] for line in lines], height=0.36, color=color, label=label)
+    panel.set(xlabel="seconds", yticks=range(len(lines)), yticklabels=names[: len(lines)])
+    panel.invert_yaxis()
+    panel.legend(frameon=False)
+    _plain(panel, axis="x")
+    _save(figure, path, title="From StartClone to the first personalised reply")
+
+
 def _panels(label: str, slots: float) -> tuple[Figure, tuple[Axes, Axes]]:
     figure = Figure(figsize=_INCHES, layout="tight")
     left, right = figure.subplots(1, 2)
@@ -72,9 +118,10 @@ def _curve(panel: Axes, counts: Sequence[float], values: Sequence[float], *, tit
     _plain(panel)
 
 
-def _plain(panel: Axes) -> None:
+def _plain(panel: Axes, *, axis: Literal["x", "y"] = "y") -> None:
     panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color="#e5e7eb")
+    panel.grid(axis=axis, color="#e5e7eb")
+    panel.set_axisbelow(True)
 
 
 def _save(figure: Figure, path: Path, *, title: str) -> None:

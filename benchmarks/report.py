@@ -1,29 +1,48 @@
 """Makes of a folder of results what people read: a table, and pictures where the `bench` extra is installed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.figures import Line, Machine
 
+# Each benchmark's sections, in the order of the targets.
+_SECTIONS: Mapping[str, Sequence[str]] = {
+    "serving": (
+        "students", "single", "adapter_cost", "switching", "registered", "working_set", "resident", "cold", "gateway",
+        "arrivals", "mistral",
+    ),
+    "cloning": ("fine_tune", "steps", "clones", "first_reply"),
+}  # fmt: skip
+# Each picture's drawing, by what the names of its figures begin with.
 _DRAWN = {
     "registered_adapters": "draw_registered",
     "working_set_first_token": "draw_working_set",
     "open_loop_first_token": "draw_arrivals",
+    "fine_tune_speed": "draw_fine_tuning",
+    "class_": "draw_classes",
+    "first_reply": "draw_first_replies",
 }
 
 
-def write(folder: Path, *, sections: Sequence[str]) -> None:
-    """Writes `README.md` and the pictures of what the folder holds of these sections, in their order."""
-    paths = [path for name in sections if (path := folder / f"serving-{name}.jsonl").exists()]
+def write(folder: Path) -> None:
+    """Writes `README.md` and the pictures of what the folder holds: a table for each benchmark."""
+    parts = [_part(folder, benchmark, sections) for benchmark, sections in _SECTIONS.items()]
+    (folder / "README.md").write_text("\n".join(line for part in parts for line in part).rstrip() + "\n")
+
+
+def _part(folder: Path, benchmark: str, sections: Sequence[str]) -> list[str]:
+    paths = [path for name in sections if (path := folder / f"{benchmark}-{name}.jsonl").exists()]
+    if not paths:
+        return []
     found = [figures.read(path) for path in paths]
     lines = [line for _, lines in found for line in lines]
-    pictures = _draw(folder, lines)
+    pictures = _draw(folder, benchmark, lines)
     machines = sorted({_told(first["machine"]) for first, _ in found})
     trial = any(first["asked"]["quick"] for first, _ in found)
-    text = [
-        "# Results of `python -m benchmarks.serving`",
+    return [
+        f"# Results of `python -m benchmarks.{benchmark}`",
         "",
         *(["**A trial (`--quick`): the figures mean nothing.**", ""] if trial else []),
         *machines,
@@ -33,11 +52,11 @@ def write(folder: Path, *, sections: Sequence[str]) -> None:
         *map(_row, lines),
         "",
         *(f"![{picture.stem}]({picture.name})" for picture in pictures),
+        "",
     ]
-    (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
 
 
-def _draw(folder: Path, lines: Sequence[Line]) -> list[Path]:
+def _draw(folder: Path, benchmark: str, lines: Sequence[Line]) -> list[Path]:
     if find_spec("matplotlib") is None:
         print("no pictures: they need the `bench` extra")
         return []
@@ -46,9 +65,9 @@ def _draw(folder: Path, lines: Sequence[Line]) -> list[Path]:
 
     pictures = []
     for figure, drawing in _DRAWN.items():
-        points = [line for line in lines if line["figure"] == figure]
+        points = [line for line in lines if line["figure"].startswith(figure)]
         if points:
-            pictures.append(folder / f"serving-{figure.replace('_', '-')}.png")
+            pictures.append(folder / f"{benchmark}-{figure.strip('_').replace('_', '-')}.png")
             getattr(plots, drawing)(points, pictures[-1])
     return pictures
 

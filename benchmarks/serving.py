@@ -66,7 +66,7 @@ def main() -> None:
         seed=asked.seed,
     )
     asyncio.run(_measure(names, options, out=asked.out))
-    report.write(asked.out, sections=tuple(_SECTIONS))
+    report.write(asked.out)
 
 
 async def _measure(names: Sequence[str], options: Options, *, out: Path) -> None:

@@ -53,7 +53,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         registry = Registry(
             clones,
             queue_limit=settings.clone_queue_limit,
-            parallel=settings.parallel_clones,
+            parallel=settings.clones_at_once,
             require_consent=settings.require_consent,
         )
         notices = await stack.enter_async_context(Notices(redis, clones.channel))
@@ -67,7 +67,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             registry,
             notices,
             runner,
-            parallel=settings.parallel_clones,
+            parallel=settings.clones_at_once,
             lease_seconds=settings.lease_seconds,
             may_claim=lambda: not server.draining,
         )

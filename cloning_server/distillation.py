@@ -14,13 +14,15 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cloning_server.examples import Band, Lesson, Verdict
 from cloning_server.framing import frame_reply
+from cloning_server.layers import layers_of
 from cloning_server.reply_cache import ReplyCache
-from cloning_server.sampling import Draw, Opening, continue_all
+from cloning_server.sampling import MOST_ROWS, Continuation, Decoding, Draw, Opening
 from cloning_server.substance import MAX_LONGER, faults_of, faults_off_topic
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
@@ -91,8 +93,12 @@ class _Task:
     said: list[str] = field(default_factory=list)
 
 
-def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Iterator[Step]:
-    """Distils a reply for each lesson, all of them as one batch; yields as replies are kept, and at least once.
+# Distillation as it is stepped: it is sent what each decoding gave, and nothing otherwise.
+Distilling: TypeAlias = Generator[Step | Decoding, Sequence[Continuation] | None, None]
+
+
+def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Distilling:
+    """Distils a reply for each lesson, asking for what is to be decoded; yields a step whenever replies may be kept.
 
     Args:
         lessons: Repeated ones are distilled once.
@@ -104,13 +110,30 @@ def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, see
     keys = {lesson: key_of(lesson, base.digest) for lesson in wanted if not lesson.is_private}
     known = cache.get_many(list(keys.values()))
     replies = {lesson: known[key] for lesson, key in keys.items() if key in known}
-    missing = [lesson for lesson in wanted if lesson not in replies]
-    yield Step(replies=_kept(replies), settled=len(replies), total=len(wanted))
-    settled = len(replies)
-    for found in _teach(missing, base, seed=seed):
-        settled += len(found)
+    left = {lesson: [_Task(lesson, one) for one in _sentences_of(lesson)] for lesson in wanted if lesson not in replies}
+
+    def keep(found: Mapping[Lesson, str]) -> Step:
+        for lesson in found:
+            del left[lesson]
         cache.put_many({keys[lesson]: reply for lesson, reply in found.items() if lesson in keys})
-        yield Step(replies=_kept(found), settled=settled, total=len(wanted))
+        kept = {lesson: reply for lesson, reply in found.items() if reply}
+        return Step(replies=kept, settled=len(wanted) - len(left), total=len(wanted))
+
+    yield Step(
+        replies={lesson: reply for lesson, reply in replies.items() if reply}, settled=len(replies), total=len(wanted)
+    )
+    layers = layers_of(base.model)
+    for attempt, temperature in enumerate(TEMPERATURES):
+        draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed + attempt)
+        for batch in _batches([task for some in left.values() for task in some if not task.said], base, draw=draw):
+            said = yield Decoding(layers=layers, openings=[opening for _, opening in batch])
+            assert said is not None
+            for (task, _), continuation in zip(batch, said, strict=True):
+                task.said = _shortest_sound(task, _text_of(continuation.tokens, base))
+            done = {lesson: some for lesson, some in left.items() if some and all(task.said for task in some)}
+            yield keep({lesson: _assemble(lesson, some) for lesson, some in done.items()})
+    if left:
+        yield keep(dict.fromkeys(left, ""))
 
 
 def key_of(lesson: Lesson, base_digest: str) -> str:
@@ -144,50 +167,36 @@ def faults_of_reply(lesson: Lesson, reply: str) -> list[str]:
     return rules_of(lesson.profile).violations(reply)
 
 
-def _kept(replies: Mapping[Lesson, str]) -> dict[Lesson, str]:
-    return {lesson: reply for lesson, reply in replies.items() if reply}
+def _batches(tasks: Sequence[_Task], base: BaseModel, *, draw: Draw) -> Iterator[Sequence[tuple[_Task, Opening]]]:
+    """The tasks with what the teacher is asked for each, those that begin alike in one batch."""
+    asked = sorted(((task, _opening(task, base, draw=draw)) for task in tasks), key=lambda one: one[1].tokens)
+    return (asked[start : start + MOST_ROWS] for start in range(0, len(asked), MOST_ROWS))
 
 
-def _teach(lessons: Sequence[Lesson], base: BaseModel, *, seed: int) -> Iterator[dict[Lesson, str]]:
-    """Yields each lesson once, with its reply as soon as all its sentences passed, with an empty one at the end."""
-    tasks = {lesson: [_Task(lesson, sentence) for sentence in _sentences_of(lesson)] for lesson in lessons}
-    left = dict(tasks)
-    for attempt, temperature in enumerate(TEMPERATURES):
-        open_tasks = [task for some in left.values() for task in some if not task.said]
-        if not open_tasks:
-            break
-        for _ in _say(open_tasks, base, temperature=temperature, seed=seed + attempt):
-            said = {lesson: some for lesson, some in left.items() if some and all(task.said for task in some)}
-            done = {lesson: _assemble(lesson, some) for lesson, some in said.items()}
-            left = {lesson: some for lesson, some in left.items() if lesson not in done}
-            if done:
-                yield done
-    if left:
-        yield dict.fromkeys(left, "")
-
-
-def _say(tasks: Sequence[_Task], base: BaseModel, *, temperature: float, seed: int) -> Iterator[None]:
-    """Has the teacher say every sentence once, and notes what passes; yields after every batch."""
-    openings = [_opening(task, base) for task in tasks]
-    draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed)
-    for found in continue_all(base.model, openings, end_token=end_of_turn(base.tokenizer), draw=draw):
-        for index, continuation in found.items():
-            text = str(base.tokenizer.decode(list(continuation.tokens))).strip()
-            tasks[index].said = _shortest_sound(tasks[index], text)
-        yield
-
-
-def _opening(task: _Task, base: BaseModel) -> Opening:
+def _opening(task: _Task, base: BaseModel, *, draw: Draw) -> Opening:
     prompt = encode_prompt(base.tokenizer, teacher_prompt(task.lesson, task.sentence))
     # With and without a space before: a tokenizer has one token for each.
     forms = (task.sentence, f" {task.sentence}")
     own = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+
+    def is_enough(tokens: Sequence[int]) -> bool:
+        # A small teacher talks on where it has said all: most of what it would say is not even decoded.
+        ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
+        return ends and bool(_shortest_sound(task, _text_of(tokens, base)))
+
     return Opening(
         tokens=tuple(prompt),
         # What is longer by more would not pass as no longer than the sentence.
         max_tokens=math.ceil(MAX_LONGER * len(own[0])) + MAX_MORE_TOKENS,
+        end_token=end_of_turn(base.tokenizer),
+        draw=draw,
         favoured=frozenset({*itertools.chain(*own), end_of_turn(base.tokenizer)}),
+        is_enough=is_enough,
     )
+
+
+def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
+    return str(base.tokenizer.decode(list(tokens))).strip()
 
 
 def _shortest_sound(task: _Task, text: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from cloning_server.factors import Factors
-from cloning_server.sampling import Continuation, Draw, Opening, adapted, continue_all
+from cloning_server.sampling import Continuation, Draw, Opening
 from mesh.errors import GateNotPassed
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, end_of_turn
@@ -25,7 +25,6 @@ MOST_TOKENS = 96
 _PHRASE_TOKENS, _MOST_REPEATS = 4, 4
 # Of the mean length of the taught replies and of the base model's, whichever is less: shorter ones say too little.
 _SHORTEST = 0.2
-_GREEDY = Draw(temperature=0.0, top_p=1.0, favour=0.0, seed=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,23 +101,30 @@ def require_passed(figures: Figures) -> None:
     raise GateNotPassed(f"the new version is not better: {', '.join(faults)}", faults=",".join(faults), **told)
 
 
-def measure_replies(
-    base: BaseModel, factors: Factors | None, examples: Sequence[Example], *, rules: FormRules
-) -> Replies:
-    """Decodes replies to the prompts of some examples, with an adapter or without any, and measures them."""
-    openings = [
-        Opening(tokens=one.tokens[: one.reply_start], max_tokens=MOST_TOKENS) for one in examples[:MOST_REPLIES]
+def openings_of(base: BaseModel, factors: Factors | None, examples: Sequence[Example]) -> list[Opening]:
+    """What is decoded to measure an adapter, or the base model: the prompts of some examples."""
+    end_token = end_of_turn(base.tokenizer)
+    return [
+        Opening(
+            tokens=one.tokens[: one.reply_start],
+            max_tokens=MOST_TOKENS,
+            end_token=end_token,
+            draw=Draw(temperature=0.0),
+            factors=factors,
+        )
+        for one in examples[:MOST_REPLIES]
     ]
-    with adapted(base.model, factors):
-        decoded = continue_all(base.model, openings, end_token=end_of_turn(base.tokenizer), draw=_GREEDY)
-        found = [continuation for some in decoded for continuation in some.values()]
-    texts = [str(base.tokenizer.decode(list(one.tokens), skip_special_tokens=True)).strip() for one in found]
+
+
+def measure_replies(base: BaseModel, replies: Sequence[Continuation], *, rules: FormRules) -> Replies:
+    """Measures decoded replies."""
+    texts = [str(base.tokenizer.decode(list(one.tokens), skip_special_tokens=True)).strip() for one in replies]
     return Replies(
-        count=len(found),
+        count=len(replies),
         empty=sum(not text for text in texts),
-        looping=sum(map(_loops, found)),
+        looping=sum(map(_loops, replies)),
         well_formed=sum(not rules.violations(text) for text in texts),
-        mean_tokens=sum(len(one.tokens) for one in found) / len(found),
+        mean_tokens=sum(len(one.tokens) for one in replies) / len(replies),
     )
 
 

@@ -36,11 +36,25 @@ class Trial:
     heldout_loss: float
 
 
-def try_scales(forward: Forward, factors: Factors, heldout: Sequence[Pack], *, scaling: float) -> Iterator[Trial]:
-    """Measures the adapter at every scale; leaves it at the last one."""
-    for scale in SCALES:
-        factors.scaling = scale * scaling
-        yield Trial(scale=scale, heldout_loss=heldout_loss(forward, heldout, factors))
+def try_scales(
+    forward: Forward, factors: Factors, heldout: Sequence[Pack], *, start: Trial, scaling: float
+) -> Iterator[Trial]:
+    """Goes from a scale up or down as long as the held-out loss falls; leaves the adapter at the last one tried.
+
+    The loss has one valley along the scale, so that what lies beyond a rise need not be tried.
+    """
+    for direction in (1, -1):
+        best = start
+        beyond = [scale for scale in SCALES[::direction] if direction * (scale - start.scale) > 0]
+        for scale in beyond:
+            factors.scaling = scale * scaling
+            trial = Trial(scale=scale, heldout_loss=heldout_loss(forward, heldout, factors))
+            yield trial
+            if not trial.heldout_loss < best.heldout_loss:
+                break
+            best = trial
+        if best is not start:
+            return
 
 
 def choose_serving(

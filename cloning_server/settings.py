@@ -22,7 +22,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     trainer_gpus: float = Field(default=0, ge=0)
 
     clone_queue_limit: int = Field(default=64, ge=1)
-    parallel_clones: int = Field(default=1, ge=1, le=64)
+    # None: see `clones_at_once`.
+    parallel_clones: int | None = Field(default=None, ge=1, le=64)
     clone_epochs: int = Field(default=3, ge=1, le=100)
     class_size: int = Field(default=8, ge=1, le=64)
     # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
@@ -41,3 +42,12 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     deploy_timeout_seconds: float = Field(default=600, ge=0)
     # Before a clone is tried again whose trainer died; doubles with each time.
     trainer_pause_seconds: float = Field(default=5, ge=0)
+
+    @property
+    def clones_at_once(self) -> int:
+        """Clones that run at once on a server: as it is set, else a class where that helps.
+
+        A student's step leaves most of a GPU idle, so a class ends sooner than its students one after another. CPUs are
+        full with one: a class would end hardly sooner, and none of its students before all of them.
+        """
+        return self.parallel_clones or (self.class_size if self.trainer_gpus else 1)

@@ -13,22 +13,22 @@ import random
 import struct
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 
+from cloning_server.asking import Answer, Study, run_alone
 from cloning_server.clone import CloneState
 from cloning_server.distillation import distil
 from cloning_server.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
 from cloning_server.factors import Factors
 from cloning_server.forward import Forward
-from cloning_server.gate import Figures, measure_replies, require_passed
-from cloning_server.learning import Learning, Turn, heldout_loss, order_of, require_finite, take_turns
+from cloning_server.gate import Figures, measure_replies, openings_of, require_passed
+from cloning_server.learning import Learning, Turn, heldout_loss, order_of, require_finite
 from cloning_server.optimization import Trial, choose_serving, try_scales
 from cloning_server.packing import Pack, packs_of
 from cloning_server.reply_cache import ReplyCache
+from cloning_server.sampling import Decoding
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.lm.base import BaseModel
@@ -36,15 +36,13 @@ from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.lm.teaching import rules_of
 
-# A training as it is stepped: it is sent the loss of each turn that it asks for, and nothing otherwise.
-Study: TypeAlias = Generator[Progress | Turn | Trained, float | None, None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuned:
     """What fine-tuning came to: the factors after the epoch with the lowest held-out loss, and what it took."""
 
     state: dict[str, Tensor]
+    heldout_loss: float
     steps: int
     seconds: float
 
@@ -65,22 +63,7 @@ def train_adapter(
     plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
 ) -> Generator[Progress | Trained, None, None]:
     """Trains one adapter by itself; see `study`."""
-    return _by_itself(study(plan, base, cache=cache))
-
-
-def _by_itself(steps: Study) -> Generator[Progress | Trained, None, None]:
-    loss = None
-    with closing(steps):
-        while True:
-            try:
-                step = steps.send(loss)
-            except StopIteration:
-                return
-            loss = None
-            if isinstance(step, Turn):
-                (loss,) = take_turns([step])
-            else:
-                yield step
+    return run_alone(study(plan, base, cache=cache))
 
 
 def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> FineTuned:
@@ -95,7 +78,7 @@ def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> Fine
     def steps() -> Study:
         tuned.append((yield from _fine_tune(_course(plan, base, examples))))
 
-    for _ in _by_itself(steps()):
+    for _ in run_alone(steps()):
         pass
     return tuned[0]
 
@@ -132,16 +115,27 @@ def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
     yield Trained(weights=to_safetensors(tuned.state), recipe=recipe)
 
 
-def _open(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Generator[Progress, None, _Course]:
+def _open(
+    plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
+) -> Generator[Progress | Decoding, Answer | None, _Course]:
     """Distils what no teacher has commented on, tokenises and splits, and makes the adapter."""
     drafts = draft_examples(plan.baseline)
     replies: dict[Lesson, str] = {}
-    for step in distil((draft.lesson for draft in drafts if not draft.feedback), base, cache=cache, seed=plan.seed):
+    lessons = (draft.lesson for draft in drafts if not draft.feedback)
+    distilling = distil(lessons, base, cache=cache, seed=plan.seed)
+    step = next(distilling, None)
+    while step is not None:
+        if isinstance(step, Decoding):
+            said = yield step
+            assert isinstance(said, Sequence)
+            step = distilling.send(said)
+            continue
         replies.update(step.replies)
         share = step.settled / max(step.total, 1)
         message = f"{len(replies)} of {step.total} replies distilled"
         # The last tenth is for making the adapter.
         yield Progress(state=CloneState.CREATING_ADAPTER, fraction=0.9 * share, message=message)
+        step = next(distilling, None)
     made, counts = complete_examples(drafts, replies, base.tokenizer)
     examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
     return _course(plan, base, examples)
@@ -159,7 +153,7 @@ def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Cours
     )
 
 
-def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, FineTuned]:
+def _fine_tune(course: _Course) -> Generator[Progress | Turn, Answer | None, FineTuned]:
     """Takes the steps of all epochs, or fewer: when the held-out loss turns, more would only learn by heart."""
     plan, forward, factors = course.plan, course.forward, course.factors
     packs, heldout = _packs(course, course.examples.train), _packs(course, course.examples.heldout)
@@ -176,7 +170,7 @@ def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, Fine
         for pack in order_of(packs, draws=draws):
             began = time.monotonic()
             loss = yield Turn(forward=forward, pack=pack, factors=factors)
-            assert loss is not None
+            assert isinstance(loss, float)
             learning.step(loss)
             seconds += time.monotonic() - began
             done = learning.steps_done
@@ -190,7 +184,7 @@ def _fine_tune(course: _Course) -> Generator[Progress | Turn, float | None, Fine
                 yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
             break
         lowest, best = measured, factors.state()
-    return FineTuned(state=best, steps=learning.steps_done, seconds=seconds)
+    return FineTuned(state=best, heldout_loss=lowest, steps=learning.steps_done, seconds=seconds)
 
 
 def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
@@ -200,12 +194,11 @@ def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tu
     scaling = plan.alpha / plan.rank
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Trying the adapter's strength")
     factors.load(tuned.state, scaling=factors.scaling)
-    trials: list[Trial] = []
-    for trial in try_scales(forward, factors, heldout, scaling=scaling):
-        trials.append(trial)
+    best = Trial(scale=1.0, heldout_loss=tuned.heldout_loss)
+    for count, trial in enumerate(try_scales(forward, factors, heldout, start=best, scaling=scaling), start=1):
+        best = min(best, trial, key=lambda one: one.heldout_loss)
         message = f"Strength {trial.scale:g}: held-out loss {trial.heldout_loss:.3f}"
-        yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * len(trials), message=message)
-    best = min(trials, key=lambda trial: trial.heldout_loss)
+        yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * count, message=message)
     factors.scaling = best.scale * scaling
     examples = [*course.examples.train, *course.examples.heldout]
     serving = choose_serving(forward, factors, heldout, examples=examples)
@@ -214,14 +207,19 @@ def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tu
     return best, serving
 
 
-def _pass_gate(course: _Course, best: Trial) -> Generator[Progress, None, Figures]:
+def _pass_gate(course: _Course, best: Trial) -> Generator[Progress | Decoding, Answer | None, Figures]:
     """Measures what the gate judges by, and raises if the adapter does not pass."""
     plan, base, forward = course.plan, course.base, course.forward
     held, heldout = course.examples.heldout, _packs(course, course.examples.heldout)
     rules = rules_of(plan.baseline.profile)
-    replies = measure_replies(base, course.factors, held, rules=rules)
+    # With the adapter and without it in one batch: a step of few rows takes as long as one of twice as many.
+    openings = [*openings_of(base, course.factors, held), *openings_of(base, None, held)]
+    said = yield Decoding(layers=forward.layers, openings=openings)
+    assert isinstance(said, Sequence)
+    replies, base_replies = (
+        measure_replies(base, some, rules=rules) for some in (said[: len(said) // 2], said[len(said) // 2 :])
+    )
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies judged")
-    base_replies = measure_replies(base, None, held, rules=rules)
     previous_loss = None
     if course.previous and plan.previous:
         previous = Factors.of(base.model, course.previous, scaling=plan.previous.scaling)

@@ -1,9 +1,14 @@
 """Baselines and plans that the tests of learning share; the questions are made up for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.distillation import Step, distil
+from cloning_server.examples import Lesson
+from cloning_server.reply_cache import ReplyCache
+from cloning_server.sampling import Decoding, decode_all
 from cloning_server.training import TrainingPlan
+from mesh.lm.base import BaseModel
 from mesh.lm.profile import Disability, LearningStyle, StudentProfile
 
 PROFILE = StudentProfile(grade="5", subject="Science", learning_style=LearningStyle.VISUAL, disability=Disability.ADHD)
@@ -50,3 +55,15 @@ class DictReplyCache(dict[str, str]):
 
     def put_many(self, replies: Mapping[str, str]) -> None:
         self.update(replies)
+
+
+def distil_alone(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Iterator[Step]:
+    """Distils with nobody beside; its steps."""
+    steps = distil(lessons, base, cache=cache, seed=seed)
+    step = next(steps, None)
+    while step is not None:
+        if isinstance(step, Decoding):
+            step = steps.send(*decode_all([step]))
+        else:
+            yield step
+            step = next(steps, None)

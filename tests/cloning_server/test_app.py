@@ -34,6 +34,13 @@ def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyP
     assert read.ray_address is None
 
 
+def test_a_class_forms_by_default_where_a_gpu_has_room_for_it_and_wherever_it_is_asked_for() -> None:
+    assert CloningSettings().clones_at_once == 1
+    assert CloningSettings(trainer_gpus=1, class_size=6).clones_at_once == 6
+    assert CloningSettings(parallel_clones=3).clones_at_once == 3
+    assert CloningSettings(trainer_gpus=1, parallel_clones=1).clones_at_once == 1
+
+
 def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "CLONING_PORT": "99999",

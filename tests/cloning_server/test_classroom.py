@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from cloning_server import classroom
+from cloning_server.asking import Answer, Ask, answers_to
 from cloning_server.classroom import Classroom
 from cloning_server.clone import CloneState
-from cloning_server.learning import Turn, take_turns
+from cloning_server.learning import Turn
+from cloning_server.sampling import Decoding
 from cloning_server.trainer import study, train_adapter
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainingDiverged
@@ -34,11 +36,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many turns each pass took together."""
     sizes: list[int] = []
 
-    def counted(turns: list[Turn]) -> list[float]:
-        sizes.append(len(turns))
-        return take_turns(turns)
+    def counted(asks: Sequence[Ask]) -> list[Answer]:
+        sizes.append(sum(isinstance(ask, Turn) for ask in asks))
+        return answers_to(asks)
 
-    monkeypatch.setattr(classroom, "take_turns", counted)
+    monkeypatch.setattr(classroom, "answers_to", counted)
     return sizes
 
 
@@ -101,15 +103,33 @@ async def test_more_than_a_class_take_turns(base: BaseModel, passes: list[int]) 
 async def test_a_pass_that_fails_for_one_is_taken_again_without_the_others(
     room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def picky(turns: list[Turn]) -> list[float]:
-        if any(turn.pack.rows == 1 for turn in turns):
+    def picky(asks: Sequence[Ask]) -> list[Answer]:
+        if any(isinstance(ask, Turn) and ask.pack.rows == 1 for ask in asks):
             raise MemoryError
-        return take_turns(turns)
+        return answers_to(asks)
 
-    monkeypatch.setattr(classroom, "take_turns", picky)
+    monkeypatch.setattr(classroom, "answers_to", picky)
     # Two responses leave one to train on, four leave three.
     fails, passes = await asyncio.gather(
         attend(room, PLANS[0], base), attend(room, plan_of(commented(3)), base), return_exceptions=True
     )
     assert isinstance(fails, MemoryError)
     assert isinstance(passes, Trained)
+
+
+async def test_replies_of_several_students_are_decoded_in_one_batch(
+    room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def counted(asks: Sequence[Ask]) -> list[Answer]:
+        batches.append(sum(isinstance(ask, Decoding) for ask in asks))
+        return answers_to(asks)
+
+    monkeypatch.setattr(classroom, "answers_to", counted)
+    # Of one size, so that both come to the gate at once; the seeds give them other adapters.
+    plans = [plan_of(commented(2), seed=seed) for seed in (1, 2)]
+    together = await asyncio.gather(*(attend(room, plan, base) for plan in plans))
+    assert max(batches) == 2
+    for plan, trained in zip(plans, together, strict=True):
+        assert_alike(trained, alone(plan, base))

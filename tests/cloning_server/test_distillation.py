@@ -1,23 +1,22 @@
 """Distillation: the real base model as teacher, what is kept of what it says, and what is paid for once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from cloning_server import distillation
-from cloning_server.distillation import distil, faults_of_reply, key_of, teacher_prompt
+from cloning_server.distillation import faults_of_reply, key_of, teacher_prompt
 from cloning_server.examples import Band, Lesson, Verdict, draft_examples
 from cloning_server.framing import frame_reply
 from cloning_server.reply_cache import ReplyCache, ValkeyReplyCache
-from cloning_server.sampling import Continuation, Draw, Opening, continue_all
+from cloning_server.sampling import Continuation, Decoding, decode_all
 from cloning_server.substance import faults_of
 from mesh.lm.base import BaseModel
-from mesh.lm.chat import encode_prompt, end_of_turn
 from mesh.lm.form import split_sentences
 from mesh.lm.profile import Disability, LearningStyle, StudentProfile
 from mesh.lm.teaching import rules_of
-from tests.cloning_server.learning import ITEMS, PROFILE, DictReplyCache, baseline_of, graded
+from tests.cloning_server import learning
+from tests.cloning_server.learning import PROFILE, DictReplyCache, baseline_of, distil_alone, graded
 from tests.stack import RedisEndpoint
 
 LESSONS = tuple(draft.lesson for draft in draft_examples(baseline_of([graded(index) for index in range(4)])))
@@ -36,7 +35,7 @@ def replies(base: BaseModel, cache: DictReplyCache) -> dict[Lesson, str]:
 
 
 def distilled(lessons: Sequence[Lesson], base: BaseModel, cache: ReplyCache) -> dict[Lesson, str]:
-    steps = list(distil(lessons, base, cache=cache, seed=5))
+    steps = list(distil_alone(lessons, base, cache=cache, seed=5))
     assert steps[-1].settled == steps[-1].total == len(set(lessons))
     return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
 
@@ -46,13 +45,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts each call of the decoder had."""
     calls: list[int] = []
 
-    def counting(*args: object, **kwargs: object) -> Iterator[dict[int, Continuation]]:
-        openings = args[1]
-        assert isinstance(openings, list)
-        calls.append(len(openings))
-        return continue_all(*args, **kwargs)  # type: ignore[arg-type] # passed on as they came
+    def counted(decodings: Sequence[Decoding]) -> list[list[Continuation]]:
+        calls.extend(len(one.openings) for one in decodings)
+        return decode_all(decodings)
 
-    monkeypatch.setattr(distillation, "continue_all", counting)
+    monkeypatch.setattr(learning, "decode_all", counted)
     return calls
 
 
@@ -155,23 +152,6 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
         for band in Band:
             lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band)
             assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
-
-
-def test_decoding_in_a_batch_gives_what_decoding_alone_gives(base: BaseModel) -> None:
-    texts = (("A root takes up water.", 8), ("Gravity pulls the ball down to the ground.", 5), (ITEMS[0][1], 2))
-    openings = [
-        Opening(tokens=tuple(encode_prompt(base.tokenizer, teacher_prompt(LESSONS[0], text))), max_tokens=limit)
-        for text, limit in texts
-    ]
-    draw = Draw(temperature=0.0, top_p=1.0, favour=0.0, seed=0)
-
-    def tokens_of(some: Sequence[Opening]) -> list[tuple[int, ...]]:
-        found: dict[int, Continuation] = {}
-        for batch in continue_all(base.model, some, end_token=end_of_turn(base.tokenizer), draw=draw):
-            found |= batch
-        return [found[index].tokens for index in range(len(some))]
-
-    assert tokens_of(openings) == [tokens_of([opening])[0] for opening in openings]
 
 
 def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(base: BaseModel) -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cloning_server.factors import Factors
-from cloning_server.gate import Figures, Replies, faults_of, measure_replies, require_passed
+from cloning_server.gate import Figures, Replies, faults_of, measure_replies, openings_of, require_passed
+from cloning_server.layers import Layers
+from cloning_server.sampling import Decoding, decode_all
 from mesh.errors import GateNotPassed
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_example
@@ -51,9 +53,11 @@ def test_a_model_that_says_one_thing_only_is_seen_to_go_round_in_circles(base: B
     examples = [encode_example(base.tokenizer, prompt, "Look again.") for prompt in prompts]
     broken = Factors(base.model, LoraSpec(), seed=1)
     broken.vector.data.fill_(0.05)
-    replies = measure_replies(base, broken, examples, rules=FormRules(ends_with_question=True))
+    openings = [*openings_of(base, broken, examples), *openings_of(base, None, examples)]
+    (said,) = decode_all([Decoding(layers=Layers(base.model), openings=openings)])
+    replies = measure_replies(base, said[:2], rules=FormRules(ends_with_question=True))
     assert replies.count == replies.looping == 2
     assert replies.well_formed == 0
-    sound = measure_replies(base, None, examples, rules=FormRules())
+    sound = measure_replies(base, said[2:], rules=FormRules())
     assert sound.looping == 0
     assert sound.well_formed == 2

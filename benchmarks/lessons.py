@@ -1,0 +1,88 @@
+"""Students to train, as the cloning benchmarks need them: from StartClone requests in files, or made up."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from google.protobuf import json_format
+
+from cloning_server import order_wire
+from cloning_server.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
+from cloning_server.training import TrainingPlan
+from mesh.lm.base import BaseModel
+from tests.cloning_server.learning import DictReplyCache, commented, distil_alone
+
+# As a clone is trained.
+PLAN = TrainingPlan(clone_id="benchmark", baseline=commented(2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a run stands on.
+
+    Attributes:
+        base: The base model.
+        requests: A StartClone for each student, in turn for as many as are asked for.
+        quick: Whether to show that it works rather than to measure.
+        dtype: What the base model computes in, as settings name it.
+        classes: Sizes of the classes that are tried.
+        cache: Replies that were distilled in this run.
+    """
+
+    base: BaseModel
+    requests: Sequence[pb.StartCloneRequest]
+    quick: bool
+    dtype: str
+    classes: Sequence[int]
+    cache: DictReplyCache = field(default_factory=DictReplyCache)
+
+    def request(self, number: int, *, responses: int) -> pb.StartCloneRequest:
+        """The StartClone of a student, of the baseline's first responses."""
+        whole = self.requests[number % len(self.requests)]
+        request = pb.StartCloneRequest()
+        request.CopyFrom(whole)
+        del request.baseline_data.responses[responses:]
+        return request
+
+    def plan(self, number: int, *, responses: int) -> TrainingPlan:
+        """The plan of a student's clone; each has another seed, so that no two are the same."""
+        baseline = order_wire.order_from(self.request(number, responses=responses)).baseline
+        return dataclasses.replace(PLAN, baseline=baseline, seed=number // len(self.requests))
+
+    def examples(self, number: int, *, responses: int) -> ExampleSet:
+        """A student's examples, distilled and split as a clone would."""
+        plan = self.plan(number, responses=responses)
+        drafts = draft_examples(plan.baseline)
+        replies: dict[Lesson, str] = {}
+        lessons = (one.lesson for one in drafts if not one.feedback)
+        for step in distil_alone(lessons, self.base, cache=self.cache, seed=plan.seed):
+            replies.update(step.replies)
+        made, counts = complete_examples(drafts, replies, self.base.tokenizer)
+        return split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+
+
+def read_requests(paths: Sequence[Path]) -> list[pb.StartCloneRequest]:
+    """The requests in files; without any, one of six questions that were made up for the tests."""
+    if paths:
+        return [json_format.Parse(path.read_text(), pb.StartCloneRequest()) for path in paths]
+    made_up = [
+        pb.BaselineResponse(
+            question=one.question,
+            student_answer=one.student_answer,
+            reference_answer=one.reference_answer,
+            teacher_feedback=one.teacher_feedback,
+            skill=one.skill,
+            is_correct=one.is_correct,
+        )
+        for one in commented(6).responses
+    ]
+    profile = pb.StudentProfile(name="Ada", grade="5", disability="adhd", learning_style="visual")
+    return [
+        pb.StartCloneRequest(
+            student_id="student00001",
+            student_profile=profile,
+            baseline_data=pb.BaselineData(assessment_id="made_up", responses=made_up),
+        )
+    ]

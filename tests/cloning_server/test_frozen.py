@@ -1,0 +1,35 @@
+"""Linear maps with weights in blocks: what they compute, their gradients, and which models they are for."""
+
+import pytest
+import torch
+from torch import nn
+
+from cloning_server.frozen import MOST_BYTES, BlockedMap, are_kept_in_blocks
+
+
+def linear_of(inputs: int, outputs: int, *, bias: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs, bias=bias, dtype=dtype).requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 7, 600])
+def test_products_and_gradients_are_those_of_the_plain_matrix(rows: int, bias: bool) -> None:  # noqa: FBT001 - a case
+    plain = linear_of(40, 72, bias=bias)
+    blocked = BlockedMap(plain)
+    first, second = (torch.linspace(-1, 1, rows * 40).view(rows, 40).requires_grad_() for _ in range(2))
+    weights = torch.linspace(0, 1, rows * 72).view(rows, 72)
+    torch.testing.assert_close(blocked(first), plain(second))
+    torch.autograd.backward([(blocked(first) * weights).sum(), (plain(second) * weights).sum()])
+    torch.testing.assert_close(first.grad, second.grad)
+    assert plain.weight.grad is None
+
+
+def test_a_model_whose_copies_would_fill_the_memory_or_whose_weights_are_no_matrices_stays_as_it_is() -> None:
+    small = linear_of(8, 8)
+    assert are_kept_in_blocks([small])
+    assert not are_kept_in_blocks([small, linear_of(8, 8, dtype=torch.float64)])
+    assert not are_kept_in_blocks([small, nn.Identity()])
+    # On the meta device weights have a size and no memory.
+    large = nn.Linear(2**15, MOST_BYTES // 2**16, device="meta")
+    assert not are_kept_in_blocks([large])
