@@ -33,6 +33,8 @@ def write(folder: Path, *, sections: Sequence[str]) -> None:
         *map(_row, lines),
         "",
         *(f"![{picture.stem}]({picture.name})" for picture in pictures),
+        "",
+        *(f"More: [{path.stem}]({path.name})." for path in sorted(folder.glob("*.md")) if path.name != "README.md"),
     ]
     (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
 
