@@ -10,7 +10,7 @@ off and gone on with.
 
 import argparse
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,15 +49,15 @@ def main() -> None:
         students = sorted(alike, key=lambda one: (repr(one.baseline.profile), one.student_id))
     students = students[: asked.students]
     comparisons = compare_all(students, seed=asked.seed)
-    scores = {
-        student_id: score(comparison, comparisons, workshop, responses=asked.responses)
-        for student_id, comparison in comparisons.items()
-    }
     told = {"base_model": base.name, "students": len(students), "responses": asked.responses}
     told |= {"epochs": asked.epochs, "seed": asked.seed, "dtype": str(base.dtype).removeprefix("torch.")}
     path = asked.out / "personalization.jsonl"
     results = Results(path, asked=told)
-    for figure in figures_of(scores, seed=asked.seed):
+    scored = (
+        (comparison, score(comparison, comparisons, workshop, responses=asked.responses))
+        for comparison in comparisons.values()
+    )
+    for figure in figures_of(scored, seed=asked.seed):
         results.add(figure)
     personalization_report.write(path)
 
@@ -122,18 +122,28 @@ def score(
     }
 
 
-def figures_of(scores: Mapping[str, Mapping[str, Scores]], *, seed: int) -> Iterator[Figure]:
-    """A figure a student, then of all: how much better the own adapter is than each other, and for how many."""
-    for number, (student_id, found) in enumerate(scores.items()):
-        yield _of_student(student_id, found, seed=seed + number)
-    for rival, what in RIVALS.items():
-        pairs = [(found[OWN], found[rival]) for found in scores.values() if rival in found]
-        if pairs:
-            yield from _of_all(rival, what, pairs, seed=seed)
+def figures_of(scored: Iterable[tuple[Comparison, Mapping[str, Scores]]], *, seed: int) -> Iterator[Figure]:
+    """A figure a student as they are scored, then of all: how much better the own adapters are, and for how many."""
+    pairs: dict[str, list[tuple[Scores, Scores]]] = {}
+    for number, (comparison, found) in enumerate(scored):
+        yield _of_student(comparison, found, seed=seed + number)
+        for rival in RIVALS:
+            if rival in found:
+                pairs.setdefault(rival, []).append((found[OWN], found[rival]))
+    for rival, some in pairs.items():
+        yield from _of_all(rival, some, seed=seed)
 
 
-def _of_student(student_id: str, found: Mapping[str, Scores], *, seed: int) -> Figure:
-    facts: dict[str, object] = {"student": student_id, "items": len(found[OWN].nats)}
+def _of_student(comparison: Comparison, found: Mapping[str, Scores], *, seed: int) -> Figure:
+    student, items = comparison.student, len(found[OWN].nats)
+    facts: dict[str, object] = {
+        "student": student.student_id,
+        "classmate_is": comparison.classmate.student_id,
+        "classmate_has_the_profile": comparison.classmate.baseline.profile == student.baseline.profile,
+        "items": items,
+        # Those for which no reply could be distilled that fits the student.
+        "items_without_reply": len(student.heldout) - items,
+    }
     for rival in RIVALS:
         if rival in found:
             ahead = advantage(found[OWN], found[rival], seed=seed)
@@ -149,14 +159,14 @@ def _of_student(student_id: str, found: Mapping[str, Scores], *, seed: int) -> F
     )
 
 
-def _of_all(rival: str, what: str, pairs: Sequence[tuple[Scores, Scores]], *, seed: int) -> Iterator[Figure]:
+def _of_all(rival: str, pairs: Sequence[tuple[Scores, Scores]], *, seed: int) -> Iterator[Figure]:
     ahead = [advantage(own, other, seed=seed + number) for number, (own, other) in enumerate(pairs)]
     overall = interval_of_mean([one.value for one in ahead], seed=seed)
     yield Figure(
         figure=f"own_ahead_of_{rival}",
         value=overall.value,
         unit="nats/token",
-        baseline_of=what,
+        baseline_of=RIVALS[rival],
         facts={"low": overall.low, "high": overall.high, "students": len(pairs)},
     )
     yield Figure(

@@ -152,16 +152,16 @@ def test_a_warm_start_continues_from_the_version_before(training: Training, base
     assert metrics.heldout_loss_adapter < before
 
 
-def test_a_cohorts_adapter_is_gone_on_from_and_need_not_be_beaten(training: Training, base: BaseModel) -> None:
+def test_a_cohorts_adapter_is_gone_on_from_and_told_but_not_measured_against(
+    training: Training, base: BaseModel
+) -> None:
     identity = Start(student_id="cohort-5-adhd-visual", version=3, sha256="2" * 64)
     cohort = replace(previous_of(training, warm=True), to_beat=False, identity=identity, base_digest=base.digest)
-    # Steps too small to beat it by: as the version before, it would refuse them.
+    # Steps too small to come as far from a fresh adapter.
     recipe = trained_by(replace(PLAN, epochs=1, learning_rate=1e-9, previous=cohort), base).trained.recipe
     assert recipe.start == identity
     assert recipe.metrics.heldout_loss_previous is None
-    assert recipe.metrics.heldout_loss_adapter == pytest.approx(
-        training.trained.recipe.metrics.heldout_loss_adapter, rel=0.02
-    )
+    assert recipe.metrics.heldout_loss_adapter < 1.02 * training.trained.recipe.metrics.heldout_loss_adapter
 
 
 def test_a_version_of_other_base_weights_is_not_gone_on_from(training: Training, base: BaseModel) -> None:
