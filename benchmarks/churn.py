@@ -51,7 +51,8 @@ def main() -> int:
     parser.add_argument("--students", type=int, default=100)
     parser.add_argument("--base-model", default="small", help="'small' has random weights and computes next to nothing")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/churn.jsonl"), help="file of the results")
+    out = Path("benchmarks/results/serving-churn.jsonl")
+    parser.add_argument("--out", type=Path, default=out, help="file of the results")
     return asyncio.run(_measure(parser.parse_args()))
 
 

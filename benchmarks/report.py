@@ -11,7 +11,7 @@ from benchmarks.figures import Line, Machine
 _SECTIONS: Mapping[str, Sequence[str]] = {
     "serving": (
         "students", "single", "adapter_cost", "switching", "registered", "working_set", "resident", "cold", "gateway",
-        "arrivals", "mistral",
+        "arrivals", "churn", "streams", "mistral",
     ),
     "cloning": ("fine_tune", "steps", "clones", "first_reply"),
 }  # fmt: skip
@@ -29,7 +29,9 @@ _DRAWN = {
 def write(folder: Path) -> None:
     """Writes `README.md` and the pictures of what the folder holds: a table for each benchmark."""
     parts = [_part(folder, benchmark, sections) for benchmark, sections in _SECTIONS.items()]
-    (folder / "README.md").write_text("\n".join(line for part in parts for line in part).rstrip() + "\n")
+    others = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    text = [line for part in parts for line in part] + [f"More: [{path.stem}]({path.name})." for path in others]
+    (folder / "README.md").write_text("\n".join(text).rstrip() + "\n")
 
 
 def _part(folder: Path, benchmark: str, sections: Sequence[str]) -> list[str]:
@@ -40,7 +42,7 @@ def _part(folder: Path, benchmark: str, sections: Sequence[str]) -> list[str]:
     lines = [line for _, lines in found for line in lines]
     pictures = _draw(folder, benchmark, lines)
     machines = sorted({_told(first["machine"]) for first, _ in found})
-    trial = any(first["asked"]["quick"] for first, _ in found)
+    trial = any(first["asked"].get("quick") for first, _ in found)
     return [
         f"# Results of `python -m benchmarks.{benchmark}`",
         "",

@@ -97,6 +97,7 @@ def _policy(settings: CloningSettings) -> RunPolicy:
         deploy_seconds=settings.deploy_timeout_seconds,
         pause_seconds=settings.trainer_pause_seconds,
         keep_versions=settings.keep_versions,
+        cohort_prefix=settings.cohort_prefix,
     )
 
 

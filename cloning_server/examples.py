@@ -93,10 +93,18 @@ class ExampleSet:
     counts: Examples
 
 
-def draft_examples(baseline: Baseline) -> tuple[Draft, ...]:
-    """A draft a response, in their order."""
-    bands = _bands_of(baseline.responses)
-    return tuple(_draft(baseline.profile, response, band=bands[_skill_of(response)]) for response in baseline.responses)
+def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | None = None) -> tuple[Draft, ...]:
+    """A draft a response, in their order.
+
+    Args:
+        baseline: The responses.
+        record: What the bands of the skills are judged by, where it is not the baseline's own responses.
+    """
+    bands = _bands_of(baseline.responses if record is None else record)
+    return tuple(
+        _draft(baseline.profile, response, band=bands.get(_skill_of(response), Band.DEVELOPING))
+        for response in baseline.responses
+    )
 
 
 def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:

@@ -13,11 +13,12 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from cloning_server.ancestry import Ancestry
 from cloning_server.clone import Baseline, Clone, CloneState, Failure, Outcome
 from cloning_server.journal import Journal
 from cloning_server.patience import Patience
 from cloning_server.registry import CloneOvertaken, Registry
-from cloning_server.training import Previous, Trained, Trainer, TrainingPlan
+from cloning_server.training import Trained, Trainer, TrainingPlan
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import (
@@ -28,7 +29,6 @@ from mesh.errors import (
     BrainUnavailable,
     CloneStoreUnavailable,
     ModelNotLoaded,
-    ModelVersionNotFound,
     PublishConflict,
     TrainerUnavailable,
 )
@@ -80,6 +80,7 @@ class RunPolicy:
         most_losses: Attempts whose server may be lost, likewise: whatever kills its server every time must end too.
         pause_seconds: Before a clone is tried again after the first such fault; doubles with each.
         keep_versions: Versions of a student that stay, besides the pinned ones and the active one.
+        cohort_prefix: How the ids of cohorts begin, whose adapters new students start from; empty if there are none.
     """
 
     epochs: int = 3
@@ -89,6 +90,7 @@ class RunPolicy:
     most_losses: int = 10
     pause_seconds: float = 5.0
     keep_versions: int = 5
+    cohort_prefix: str = ""
 
 
 class CloneRunner:
@@ -111,6 +113,7 @@ class CloneRunner:
         self._brain = brain
         self._policy = policy
         self._saving = Patience(seconds=policy.save_seconds)
+        self._ancestry = Ancestry(adapters, trainer=trainer, cohort_prefix=policy.cohort_prefix)
 
     async def run(self, journal: Journal) -> None:
         """Returns when the clone is final, waits in the queue again, or is somebody else's. Never fails."""
@@ -185,14 +188,14 @@ class CloneRunner:
             clone_id=clone.clone_id,
             baseline=baseline,
             epochs=self._policy.epochs,
-            previous=await self._find_previous(clone),
+            previous=await self._saving.insist(lambda: self._ancestry.find(clone, baseline.profile)),
         )
         try:
             return await self._follow(journal, plan)
         except (AdapterCorrupt, AdapterIncompatible) as error:
-            if plan.previous is None or plan.previous.warm:
+            if plan.previous is None or clone.terms.base_version:
                 raise
-            # Of another base model or shape: there is nothing to compare with.
+            # Of another base model or shape: there is nothing to compare with or to start from.
             _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
             return await self._follow(journal, replace(plan, previous=None))
 
@@ -203,31 +206,6 @@ class CloneRunner:
                     return step
                 await journal.reach(step.state, step.message, fraction=step.fraction)
         raise TrainerUnavailable("the trainer ended without an adapter")
-
-    async def _find_previous(self, clone: Clone) -> Previous | None:
-        """The version to train on from, or the one that answers now; None if there is none to compare with."""
-        warm = clone.terms.base_version > 0
-        try:
-            return await self._saving.insist(lambda: self._fetch_previous(clone))
-        except (AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound) as error:
-            if warm:
-                raise
-            _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
-            return None
-
-    async def _fetch_previous(self, clone: Clone) -> Previous | None:
-        version, sha256 = clone.terms.base_version, None
-        if not version:
-            active = await self._adapters.resolve_active(clone.student_id)
-            if active is None:
-                return None
-            version, sha256 = active.ref.version, active.sha256
-        stored = await self._adapters.fetch(self._adapters.ref(clone.student_id, version), sha256=sha256)
-        recipe = stored.manifest.recipe
-        facts = self._trainer.facts
-        if facts.ready and recipe.base_model != facts.model:
-            raise AdapterIncompatible(f"version {version} belongs to another base model", version=version)
-        return Previous(weights=stored.weights, scaling=recipe.scaling, warm=bool(clone.terms.base_version))
 
     async def _save(self, journal: Journal, trained: Trained) -> Manifest:
         await journal.reach(CloneState.SAVING, "Saving the model")

@@ -29,6 +29,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
     lease_seconds: float = Field(default=15, ge=1, le=600)
 
+    # Empty: nobody starts from a cohort's adapter. Short, as the profile's words have to fit in an id behind it.
+    cohort_prefix: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,23})?$")
     require_consent: bool = False
     keep_versions: int = Field(default=5, ge=1)
     # None: for ever.

@@ -89,6 +89,7 @@ def model_from(manifest: Manifest, *, active_version: int, pinned: bool = False)
         pinned=pinned,
         data_digest=recipe.data_digest,
         seed=recipe.seed,
+        started_from=pb.StartingVersion(**asdict(recipe.start)) if recipe.start else None,
     )
 
 

@@ -31,6 +31,7 @@ from cloning_server.reply_cache import ReplyCache
 from cloning_server.sampling import Decoding
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
+from mesh.errors import AdapterIncompatible
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
@@ -143,6 +144,8 @@ def _open(
 
 def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Course:
     spec = LoraSpec(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules)
+    if plan.previous and plan.previous.base_digest not in {"", base.digest}:
+        raise AdapterIncompatible("the version to train on from or to beat belongs to another base model")
     return _Course(
         plan=plan,
         base=base,
@@ -221,7 +224,7 @@ def _pass_gate(course: _Course, best: Trial) -> Generator[Progress | Decoding, A
     )
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies judged")
     previous_loss = None
-    if course.previous and plan.previous:
+    if course.previous and plan.previous and plan.previous.to_beat:
         previous = Factors.of(base.model, course.previous, scaling=plan.previous.scaling)
         previous_loss = heldout_loss(forward, heldout, previous)
     figures = Figures(
@@ -261,6 +264,7 @@ def _recipe(course: _Course, *, scale: float, serving: Serving, metrics: Metrics
             learning_style=str(profile.learning_style or ""),
         ),
         data_digest=_digest(examples),
+        start=plan.start,
     )
 
 

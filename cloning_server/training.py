@@ -8,22 +8,28 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloning_server.clone import Baseline, CloneState
-from mesh.adapters.manifest import Recipe
+from mesh.adapters.manifest import Recipe, Start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previous:
-    """The version that a new one has to beat.
+    """A version that was there before: to beat, to go on from, or both.
 
     Attributes:
         weights: Its safetensors file.
         scaling: What the product of its factors is multiplied with when serving.
         warm: Whether training continues from it rather than starts fresh.
+        to_beat: Whether the new version would answer in its place, and so has to be better; not so of a cohort's.
+        identity: Which version it is, for the recipe of one that continues from it; None if that is not known.
+        base_digest: sha256 of the base model that it fits, lower-case hex; empty if that is not known.
     """
 
     weights: bytes
     scaling: float
     warm: bool = False
+    to_beat: bool = True
+    identity: Start | None = None
+    base_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +50,7 @@ class TrainingPlan:
         learning_rate: Peak of the schedule.
         batch_examples: Examples of one optimiser step.
         heldout_share: Share of the items kept apart to measure, 0 to 1; at least one item is.
-        previous: The version that the new one has to beat; None if the base model is all there is to beat.
+        previous: What training goes on from or has to beat; None if the base model is all there is to beat.
     """
 
     clone_id: str
@@ -60,6 +66,11 @@ class TrainingPlan:
     batch_examples: int = 4
     heldout_share: float = 0.15
     previous: Previous | None = None
+
+    @property
+    def start(self) -> Start | None:
+        """The version that training goes on from, as the recipe tells it; None for a fresh adapter."""
+        return self.previous.identity if self.previous and self.previous.warm else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,24 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Start:
+    """The version that a training went on from: an earlier one of the student's own, or a cohort's.
+
+    Attributes:
+        student_id: Whose version it is.
+        version: Its number.
+        sha256: Of its weights, lower-case hex.
+    """
+
+    student_id: str
+    version: Annotated[int, Field(ge=1)]
+    sha256: Digest
+
+    def __post_init__(self) -> None:
+        validate_student_id(self.student_id, field="student_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Recipe:
     """How a version was trained and how to serve it: what the trainer knows before the store names the version.
 
@@ -126,6 +144,7 @@ class Recipe:
         seed: Of data order, split and initial factors.
         profile: The student's learning profile.
         data_digest: sha256 of the tokenised examples, lower-case hex.
+        start: What training went on from; None for a fresh adapter.
 
     Raises:
         pydantic.ValidationError: A value has the wrong type or is out of range.
@@ -143,6 +162,7 @@ class Recipe:
     seed: int
     profile: Profile
     data_digest: Digest
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         validate_student_id(self.clone_id, field="clone_id")

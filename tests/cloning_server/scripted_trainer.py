@@ -106,4 +106,5 @@ def recipe_for(plan: TrainingPlan) -> Recipe:
         seed=plan.seed,
         profile=Profile(grade="5"),
         data_digest="1" * 64,
+        start=plan.start,
     )

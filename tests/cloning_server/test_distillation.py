@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloning_server.distillation import faults_of_reply, key_of, teacher_prompt
+from cloning_server.distillation import faults_of_reply, key_of, substance_of, teacher_prompt
 from cloning_server.examples import Band, Lesson, Verdict, draft_examples
 from cloning_server.framing import frame_reply
 from cloning_server.reply_cache import ReplyCache, ValkeyReplyCache
@@ -20,6 +20,7 @@ from tests.cloning_server.learning import PROFILE, DictReplyCache, baseline_of, 
 from tests.stack import RedisEndpoint
 
 LESSONS = tuple(draft.lesson for draft in draft_examples(baseline_of([graded(index) for index in range(4)])))
+SUBSTANCE = substance_of(LESSONS[0])
 # One sentence, too long for the student and without a place to cut it.
 HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
@@ -90,7 +91,7 @@ def test_a_lesson_made_of_the_students_words_is_not_shared(base: BaseModel) -> N
 
 async def test_valkey_keeps_replies_for_other_trainers(redis_endpoint: RedisEndpoint) -> None:
     writer, reader = ValkeyReplyCache(redis_endpoint.url), ValkeyReplyCache(redis_endpoint.url)
-    key = key_of(LESSONS[0], "digest of this test")
+    key = key_of(SUBSTANCE, "digest of this test")
     writer.put_many({key: "", "another": "reply"})
     assert reader.get_many([key, "missing", "another"]) == {key: "", "another": "reply"}
     writer.close()
@@ -107,25 +108,43 @@ def test_a_cache_that_is_down_costs_no_more_than_time(base: BaseModel) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(LESSONS[0], verdict=Verdict.CORRECT),
-        replace(LESSONS[0], band=Band.SECURE),
+        replace(LESSONS[0], question="Other?"),
         replace(LESSONS[0], reference="Other."),
-        replace(LESSONS[0], skill="other"),
+        replace(LESSONS[0], profile=replace(PROFILE, subject="Other")),
         replace(LESSONS[0], profile=replace(PROFILE, grade="6")),
         replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
+    ],
+)
+def test_whatever_shapes_what_the_teacher_says_is_in_its_key(other: Lesson) -> None:
+    assert key_of(substance_of(other), "base") != key_of(SUBSTANCE, "base")
+    assert key_of(SUBSTANCE, "other base") != key_of(SUBSTANCE, "base")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(LESSONS[0], verdict=Verdict.CORRECT),
+        replace(LESSONS[0], band=Band.SECURE),
         replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
-def test_whatever_shapes_a_reply_is_in_its_key(other: Lesson) -> None:
-    assert key_of(other, "base") != key_of(LESSONS[0], "base")
-    assert key_of(LESSONS[0], "other base") != key_of(LESSONS[0], "base")
+def test_whatever_else_shapes_a_reply_shapes_its_frame_and_what_was_said_is_shared(
+    other: Lesson, base: BaseModel, cache: DictReplyCache, replies: dict[Lesson, str], decoded: list[int]
+) -> None:
+    shared = distilled([other], base, cache)
+    assert decoded == []
+    assert shared[other] != replies[LESSONS[0]]
+    assert shared == distilled([other], base, DictReplyCache())
 
 
-def test_the_teacher_is_told_all_that_is_known() -> None:
+def test_the_teacher_is_told_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
     lesson = replace(LESSONS[0], verdict=Verdict.INCORRECT, band=Band.STRUGGLING)
-    told = teacher_prompt(lesson, "The heart pumps blood.")
+    told = teacher_prompt(substance_of(lesson), "The heart pumps blood.")
+    assert told == teacher_prompt(
+        substance_of(replace(lesson, verdict=Verdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
+    )
     assert told.instruction is not None
-    for part in ("grade 5", "short numbered steps", "was wrong", "finds this skill hard"):
+    for part in ("grade 5", "Science", "short numbered steps"):
         assert part in told.instruction
     assert told.turns[-1].text == "The heart pumps blood."
 

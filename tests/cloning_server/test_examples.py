@@ -99,6 +99,13 @@ def test_a_skill_is_judged_by_all_its_answers_and_no_others() -> None:
     assert bands == [Band.STRUGGLING] * 3 + [Band.SECURE] * 3
 
 
+def test_a_skill_is_judged_by_another_record_where_one_is_given_and_is_in_the_middle_where_that_says_nothing() -> None:
+    baseline = baseline_of([graded(0, skill="known", is_correct=True), graded(1, skill="new", is_correct=True)])
+    record = [graded(index, skill="known") for index in range(3)]
+    bands = [draft.lesson.band for draft in draft_examples(baseline, record=record)]
+    assert bands == [Band.STRUGGLING, Band.DEVELOPING]
+
+
 def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> None:
     right, wrong, known = draft_examples(
         baseline_of([graded(0, reference_answer="", is_correct=True), graded(1, reference_answer=""), graded(2)])

@@ -17,7 +17,8 @@ from cloning_server.packing import packs_of
 from cloning_server.trainer import fine_tune, train_adapter
 from cloning_server.training import Previous, Progress, Trained, TrainingPlan
 from mesh.adapters.inspection import AdapterLimits, inspect
-from mesh.errors import AdapterCorrupt, GateNotPassed, NoTrainableExamples, TrainingDiverged
+from mesh.adapters.manifest import Start
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, GateNotPassed, NoTrainableExamples, TrainingDiverged
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import from_safetensors
 from tests.cloning_server.learning import (
@@ -149,6 +150,24 @@ def test_a_warm_start_continues_from_the_version_before(training: Training, base
     before = training.trained.recipe.metrics.heldout_loss_adapter
     assert metrics.heldout_loss_previous == pytest.approx(before, rel=0.02)
     assert metrics.heldout_loss_adapter < before
+
+
+def test_a_cohorts_adapter_is_gone_on_from_and_told_but_not_measured_against(
+    training: Training, base: BaseModel
+) -> None:
+    identity = Start(student_id="cohort-5-adhd-visual", version=3, sha256="2" * 64)
+    cohort = replace(previous_of(training, warm=True), to_beat=False, identity=identity, base_digest=base.digest)
+    # Steps too small to come as far from a fresh adapter.
+    recipe = trained_by(replace(PLAN, epochs=1, learning_rate=1e-9, previous=cohort), base).trained.recipe
+    assert recipe.start == identity
+    assert recipe.metrics.heldout_loss_previous is None
+    assert recipe.metrics.heldout_loss_adapter < 1.02 * training.trained.recipe.metrics.heldout_loss_adapter
+
+
+def test_a_version_of_other_base_weights_is_not_gone_on_from(training: Training, base: BaseModel) -> None:
+    foreign = replace(previous_of(training, warm=True), base_digest="0" * 64)
+    with pytest.raises(AdapterIncompatible):
+        trained_by(replace(PLAN, previous=foreign), base)
 
 
 def test_a_version_before_that_can_not_be_read_is_told(base: BaseModel) -> None:

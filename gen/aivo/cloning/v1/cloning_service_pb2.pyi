@@ -293,7 +293,9 @@ class StartCloneRequest(_message.Message):
     queue_behind: _builtins.bool
     """Waits behind the student's earlier clone, instead of failing with `ABORTED`, unless another waits there already."""
     base_version: _builtins.int
-    """Version of the student's model to train on from, with these responses alone. 0: a fresh adapter."""
+    """Version of the student's model to train on from, with these responses alone. 0: a fresh adapter, or, for a student
+    without an active version, the one of their cohort (same grade, disability and learning style) if there is one.
+    """
     @_builtins.property
     def student_profile(self) -> Global___StudentProfile:
         """For whom the model is."""
@@ -894,6 +896,7 @@ class StudentModel(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    STARTED_FROM_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version, from 1."""
     active: _builtins.bool
@@ -930,6 +933,12 @@ class StudentModel(_message.Message):
     def metrics(self) -> Global___TrainingMetrics:
         """How the training went."""
 
+    @_builtins.property
+    def started_from(self) -> Global___StartingVersion:
+        """Version that training went on from: an earlier one of the student's own, or one of their cohort's. Unset: a fresh
+        adapter.
+        """
+
     def __init__(
         self,
         *,
@@ -947,14 +956,45 @@ class StudentModel(_message.Message):
         pinned: _builtins.bool = ...,
         data_digest: _builtins.str = ...,
         seed: _builtins.int = ...,
+        started_from: Global___StartingVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "started_from", b"started_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "created_time", b"created_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "created_time", b"created_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "started_from", b"started_from", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StudentModel: _TypeAlias = StudentModel  # noqa: Y015
+
+@_typing.final
+class StartingVersion(_message.Message):
+    """A version that another was trained on from. It may be gone since."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student whose version it is; of a cohort, where the server has cohorts configured."""
+    version: _builtins.int
+    """Version, from 1."""
+    sha256: _builtins.str
+    """SHA-256 of its weights, lower-case hex."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartingVersion: _TypeAlias = StartingVersion  # noqa: Y015
 
 @_typing.final
 class ActivateStudentModelRequest(_message.Message):

@@ -1,0 +1,71 @@
+"""Makes of the results of `benchmarks.personalization` what people read: a table and a picture."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks import figures
+from benchmarks.figures import Head
+
+# In the picture, with what the own adapter is compared.
+_DRAWN = ("classmate", "stranger", "base_profile")
+_COLUMNS = ("base_bare", "base_profile", "stranger", "classmate")
+
+
+def write(results: Path) -> None:
+    """Writes `personalization.md` and a picture beside the file of results."""
+    head, lines = figures.read(results)
+    told = [cast("Mapping[str, Any]", line) for line in lines]
+    students = [line for line in told if line["figure"] == "heldout_loss_own"]
+    picture = _draw(results, students)
+    text = [
+        "# Results of `python -m benchmarks.personalization`",
+        "",
+        _told(head),
+        "",
+        "| student | base, bare prompt | base, profile | stranger's | classmate's | own | own ahead of classmate's |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *map(_row, students),
+        "",
+        *(_sentence(line) for line in told if line["figure"].startswith(("own_ahead", "students_whose"))),
+        *(["", f"![{picture.stem}]({picture.name})"] if picture else []),
+    ]
+    results.with_suffix(".md").write_text("\n".join(text) + "\n")
+
+
+def _told(head: Head) -> str:
+    asked = head["asked"]
+    return (
+        f"{head['machine']['cpu']}, {asked['dtype']}, {asked['base_model']}; {asked['students']} students, up to "
+        f"{asked['responses']} answers each, at most {asked['epochs']} epochs. Nats a token on held-out replies."
+    )
+
+
+def _row(line: Mapping[str, Any]) -> str:
+    losses = [f"{line[name]:.3f}" if name in line else "" for name in _COLUMNS]
+    return f"| {line['student']} | {' | '.join(losses)} | {line['value']:.3f} | {_ahead(line, 'classmate')} |"
+
+
+def _ahead(line: Mapping[str, Any], rival: str) -> str:
+    return f"{line[f'{rival}_ahead']:+.3f} ({line[f'{rival}_low']:+.3f} to {line[f'{rival}_high']:+.3f})"
+
+
+def _sentence(line: Mapping[str, Any]) -> str:
+    name = str(line["figure"]).replace("_", " ")
+    if "low" in line:
+        return f"- {name}: {line['value']:+.3f} nats a token ({line['low']:+.3f} to {line['high']:+.3f})"
+    clearly = f"clearly {line['clearly']}, clearly not {line['clearly_not']}"
+    return f"- {name}: {line['value']:g} of {line['baseline']:g} ({clearly})"
+
+
+def _draw(results: Path, students: Sequence[Mapping[str, Any]]) -> Path | None:
+    if find_spec("matplotlib") is None:
+        print("no picture: it needs the `bench` extra")
+        return None
+    # Only here, as it is an extra.
+    from benchmarks import plots  # noqa: PLC0415
+
+    picture = results.with_suffix(".png")
+    plots.draw_advantages(students, picture, rivals=_DRAWN)
+    return picture

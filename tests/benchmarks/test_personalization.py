@@ -1,0 +1,91 @@
+"""What the benchmark of personalization compares, and its intervals."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.adapted import Scores
+from benchmarks.bootstrap import interval_of_mean
+from benchmarks.personalization import advantage, compare_all
+from benchmarks.students import BenchmarkStudent, read_students
+
+QUESTIONS = [f"What is {n} + {n}?" for n in range(9)]
+
+
+def write_student(folder: Path, name: str, *, grade: str, questions: Sequence[str]) -> None:
+    """A student who answers some questions; the others are held out."""
+    answers = {
+        question: {"question": question, "student_answer": f"{name} on {question}", "is_correct": True}
+        for question in QUESTIONS
+    }
+    body = {
+        "student_id": name,
+        "student_profile": {"name": "Somebody", "grade": grade},
+        "baseline_data": {"responses": [answers[question] for question in questions]},
+    }
+    heldout = {
+        "student_id": name,
+        "mastered_skills": ["adding"],
+        "responses": [answer for question, answer in answers.items() if question not in questions],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(body))
+    (folder / f"{name}.heldout.json").write_text(json.dumps(heldout))
+
+
+@pytest.fixture
+def students(tmp_path: Path) -> list[BenchmarkStudent]:
+    write_student(tmp_path, "ada", grade="5", questions=QUESTIONS[:6])
+    write_student(tmp_path, "bo", grade="6", questions=QUESTIONS[1:7])
+    write_student(tmp_path, "cleo", grade="5", questions=QUESTIONS[2:7])
+    (tmp_path / "without.json").write_text((tmp_path / "ada.json").read_text())
+    return read_students(tmp_path)
+
+
+def test_students_with_held_out_answers_are_read(students: list[BenchmarkStudent]) -> None:
+    assert [student.student_id for student in students] == ["ada", "bo", "cleo"]
+    assert [len(student.heldout) for student in students] == [3, 3, 4]
+
+
+def test_own_and_classmates_adapter_learn_the_same_questions_and_none_that_is_held_out(
+    students: list[BenchmarkStudent],
+) -> None:
+    for comparison in compare_all(students, seed=3).values():
+        own, swapped = comparison.own(4), comparison.swapped(4)
+        asked = [response.question for response in own.responses]
+        assert asked == [response.question for response in swapped.responses]
+        assert len(asked) >= 3
+        assert not set(asked) & {response.question for response in comparison.student.heldout}
+        assert own.profile == swapped.profile == comparison.student.baseline.profile
+        assert all(response.student_answer.startswith(comparison.student.student_id) for response in own.responses)
+        assert all(
+            response.student_answer.startswith(comparison.classmate.student_id) for response in swapped.responses
+        )
+
+
+def test_a_classmate_of_the_same_profile_comes_first_and_a_stranger_has_another(
+    students: list[BenchmarkStudent],
+) -> None:
+    found = compare_all(students, seed=3)
+    assert (found["ada"].classmate.student_id, found["cleo"].classmate.student_id) == ("cleo", "ada")
+    # One adapter of each serves as its own and as the other's rival.
+    assert found["ada"].swapped(4) == found["cleo"].own(4)
+    for comparison in found.values():
+        assert comparison.stranger is not None
+        assert comparison.stranger.baseline.profile != comparison.student.baseline.profile
+
+
+def test_who_is_compared_is_the_same_for_the_same_seed(students: list[BenchmarkStudent]) -> None:
+    assert compare_all(students, seed=5) == compare_all(students, seed=5)
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_more_pairs() -> None:
+    few, many = (interval_of_mean([0.1, 0.3] * count, seed=1) for count in (5, 500))
+    assert [few.value, many.value] == pytest.approx([0.2, 0.2])
+    assert few.low < many.low < 0.2 < many.high < few.high
+
+
+def test_an_advantage_counts_tokens_not_items() -> None:
+    own, other = Scores(nats=(1.0, 10.0), tokens=(1, 9)), Scores(nats=(2.0, 10.0), tokens=(1, 9))
+    assert advantage(own, other, seed=0).value == pytest.approx(0.1)
