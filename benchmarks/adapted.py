@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.replies import FileReplyCache
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.distillation import distil
 from cloning_server.examples import Draft, Lesson, complete_examples, draft_examples, split_examples
 from cloning_server.factors import Factors
 from cloning_server.forward import Forward
@@ -22,6 +21,7 @@ from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.lm.profile import StudentProfile
+from tests.cloning_server.learning import distil_alone
 
 # Examples of one pass.
 _ROWS = 6
@@ -108,7 +108,7 @@ def replies_to(drafts: Sequence[Draft], workshop: Workshop) -> dict[Lesson, str]
     """What is distilled where no teacher has commented."""
     replies: dict[Lesson, str] = {}
     lessons = (draft.lesson for draft in drafts if not draft.feedback)
-    for step in distil(lessons, workshop.base, cache=workshop.replies, seed=0):
+    for step in distil_alone(lessons, workshop.base, cache=workshop.replies, seed=0):
         replies.update(step.replies)
     return replies
 
