@@ -132,8 +132,9 @@ class CloneStore:
     async def read_request(self, request_id: str) -> tuple[str, str] | None:
         """Returns the id of the clone that a request made and the digest of its body; None if it made none."""
         async with answered():
-            clone_id, digest = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
-        return (clone_id, digest) if clone_id else None
+            found = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
+        clone_id, digest = cast("list[str | None]", found)
+        return (clone_id, digest or "") if clone_id else None
 
     async def read_latest(self, clone_ids: Sequence[str]) -> list[str]:
         """Returns each clone as it is now; those that are not there are left out."""
