@@ -15,9 +15,10 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     redis_url: str = Field(default="redis://127.0.0.1:6390/0", pattern=r"^(rediss?|unix)://.+")
     brain_address: str = Field(default="127.0.0.1:50051", min_length=1)
 
-    # None: Ray runs in this process's own cluster.
-    ray_address: str | None = None
-    # None: as many as this machine has.
+    # None: Ray runs in this process's own cluster. Ray's client (`ray://`) can't stream a training's progress.
+    ray_address: str | None = Field(default=None, pattern=r"^[^/\s]+$")
+    trainers: int = Field(default=1, ge=1, le=256)
+    # None: as many as this machine has; without a cluster, the trainers' share of them.
     trainer_cpus: float | None = Field(default=None, gt=0)
     trainer_gpus: float = Field(default=0, ge=0)
 

@@ -39,6 +39,8 @@ def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.Monk
         "CLONING_PORT": "99999",
         "REDIS_URL": "localhost",
         "PARALLEL_CLONES": "0",
+        # Ray's client, which can't stream.
+        "RAY_ADDRESS": "ray://head:10001",
         "HEARTBEAT_SECONDS": "30",
         "DEVICE": "gpu",
     }
