@@ -10,6 +10,7 @@ import threading
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from cloning_server.settings import CloningSettings
 
@@ -28,7 +29,7 @@ def join(settings: CloningSettings) -> bool:
     """Joins Ray, which takes seconds; returns whether that was to be done, and so is for the caller to undo.
 
     Raises:
-        OSError, RuntimeError: Ray does not start, can't be reached, or is of another version.
+        OSError, RuntimeError, RayError: Ray does not start, can't be reached, or is of another version.
     """
     # Ray reads these when it starts: nothing is reported to its makers, and its workers leave CUDA's choice alone.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,15 +53,18 @@ def join(settings: CloningSettings) -> bool:
 
 
 def is_lost() -> bool:
-    """Whether Ray's node on this machine has died; takes a call to Ray's head, which notices within some seconds.
+    """Whether Ray's node on this machine has died, or somebody in this process has left it.
 
-    Without an answer of the head it says no: Ray itself ends this process when its head is away for a minute.
+    Asks Ray's head, which notices a death within some seconds. Without an answer it says no: Ray itself ends this
+    process when its head is away for a minute.
     """
+    if not ray.is_initialized():
+        return True
     try:
         nodes = ray.nodes()  # type: ignore[no-untyped-call] # Ray types few of its functions
         alive = {node["NodeID"] for node in nodes if node["Alive"]}
         return ray.get_runtime_context().get_node_id() not in alive
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, RayError):
         return False
 
 
