@@ -7,7 +7,6 @@ from functools import partial
 
 from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
 
-from cloning_server.actor import RayTrainer
 from cloning_server.brain import GrpcBrain
 from cloning_server.clone_store import CloneStore
 from cloning_server.connection import open_redis
@@ -16,6 +15,7 @@ from cloning_server.feed import Feed
 from cloning_server.health import HealthCheck
 from cloning_server.housekeeping import Housekeeping
 from cloning_server.notices import Notices
+from cloning_server.ray_trainer import RayTrainer
 from cloning_server.registry import Registry
 from cloning_server.runner import CloneRunner, RunPolicy
 from cloning_server.servicer import CloningServicer
@@ -69,7 +69,8 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             runner,
             parallel=settings.clones_at_once,
             lease_seconds=settings.lease_seconds,
-            may_claim=lambda: not server.draining,
+            # Clones that could not be trained now stay in the queue, for whichever server can.
+            seats=lambda: 0 if server.draining else trainer.seats,
         )
         await stack.enter_async_context(worker)
         erasure = Erasure(registry, clones, adapters=adapters, brain=brain)

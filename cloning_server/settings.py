@@ -15,15 +15,16 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     redis_url: str = Field(default="redis://127.0.0.1:6390/0", pattern=r"^(rediss?|unix)://.+")
     brain_address: str = Field(default="127.0.0.1:50051", min_length=1)
 
-    # None: Ray runs in this process's own cluster.
-    ray_address: str | None = None
-    # None: as many as this machine has.
+    # None: Ray runs in this process's own cluster. Ray's client (`ray://`) can't stream a training's progress.
+    ray_address: str | None = Field(default=None, pattern=r"^[^/\s]+$")
+    trainers: int = Field(default=1, ge=1, le=256)
+    # None: as many as this machine has; without a cluster, the trainers' share of them.
     trainer_cpus: float | None = Field(default=None, gt=0)
     trainer_gpus: float = Field(default=0, ge=0)
 
     clone_queue_limit: int = Field(default=64, ge=1)
     # None: see `clones_at_once`.
-    parallel_clones: int | None = Field(default=None, ge=1, le=64)
+    parallel_clones: int | None = Field(default=None, ge=1, le=1024)
     clone_epochs: int = Field(default=3, ge=1, le=100)
     class_size: int = Field(default=8, ge=1, le=64)
     # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
@@ -47,9 +48,9 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
 
     @property
     def clones_at_once(self) -> int:
-        """Clones that run at once on a server: as it is set, else a class where that helps.
+        """Clones that run at once on a server: as it is set, else a class a trainer where that helps.
 
         A student's step leaves most of a GPU idle, so a class ends sooner than its students one after another. CPUs are
         full with one: a class would end hardly sooner, and none of its students before all of them.
         """
-        return self.parallel_clones or (self.class_size if self.trainer_gpus else 1)
+        return self.parallel_clones or self.trainers * (self.class_size if self.trainer_gpus else 1)

@@ -133,6 +133,11 @@ class Trainer(Protocol):
         """What health says."""
         ...
 
+    @property
+    def seats(self) -> int:
+        """How many trainings can be taken together now; 0 while none can start at once."""
+        ...
+
     def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
         """Trains: zero or more steps of progress, then the adapter. Closing the generator stops the work at a step.
 
@@ -143,7 +148,6 @@ class Trainer(Protocol):
             TrainingDiverged: If a loss or the weights are not finite.
             GateNotPassed: If the adapter is not better than what it would replace.
             AdapterCorrupt, AdapterIncompatible: If the previous version can't be read, or is not of the plan's shape.
-            BaseModelUnavailable: If the base model can't be loaded.
-            TrainerUnavailable: If the trainer died; the next call starts another.
+            TrainerUnavailable: If the trainer died, or can't start a training now; it is made anew by itself.
         """
         ...

@@ -20,6 +20,8 @@ from mesh.log import get_logger
 
 # A notice wakes the worker at once; this is for one that was lost.
 LOOK_SECONDS = 5.0
+# How often to look whether a trainer is ready; it is a question within the process.
+SEAT_SECONDS = 0.5
 # Between tries while the store does not answer: it is back before anybody's lease has been looked at.
 STORE_PAUSE_SECONDS = 0.5
 # A lease is renewed this many times while it lasts, so that two lost renewals cost nothing.
@@ -40,7 +42,7 @@ class Worker:
         runner: Runs them.
         parallel: How many at once.
         lease_seconds: How long a clone waits for another server when this one is lost.
-        may_claim: Whether it may take a clone now; a server that drains may not.
+        seats: How many clones may run now: 0 while the server drains, or while none of its trainers is ready.
     """
 
     def __init__(
@@ -49,16 +51,18 @@ class Worker:
         notices: Notices,
         runner: CloneRunner,
         *,
+        seats: Callable[[], int],
         parallel: int = 1,
         lease_seconds: float = 15.0,
-        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         self._registry = registry
         self._notices = notices
         self._runner = runner
         self._parallel = parallel
         self._lease_seconds = lease_seconds
-        self._may_claim = may_claim
+        self._seats = seats
+        # Clones that run or are being claimed.
+        self._taken = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -89,9 +93,16 @@ class Worker:
                     await waiter.wait(pause_seconds)
 
     async def _run_next(self) -> float:
-        """Runs the next clone; returns how long to wait for one, 0 if there was one."""
-        if not self._may_claim():
-            return LOOK_SECONDS
+        """Runs the next clone if there is a seat; returns how long to wait for one, 0 if there was one."""
+        if self._taken >= self._seats():
+            return SEAT_SECONDS
+        self._taken += 1
+        try:
+            return await self._claim_and_run()
+        finally:
+            self._taken -= 1
+
+    async def _claim_and_run(self) -> float:
         try:
             claimed = await self._registry.claim(seconds=self._lease_seconds)
         except CloneStoreUnavailable:

@@ -11,12 +11,13 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -84,13 +85,27 @@ class Part:
         assert self._process is not None, "not started"
         return self._process.pid
 
-    async def stop(self) -> None:
-        """Ends the process in its own way, or kills its group if that takes too long."""
-        await self._end(signal.SIGTERM)
+    async def stop(self) -> int:
+        """Ends the process in its own way, or kills its group if that takes too long; returns its exit status."""
+        return await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
         """Ends the process as a crash would."""
         await self._end(signal.SIGKILL)
+
+    async def lose(self) -> None:
+        """Ends the process and all that it started, as the loss of its machine would."""
+        lost = self._descendants()
+        await self.kill()
+        _kill(lost)
+
+    def kill_child(self, name: str) -> bool:
+        """Ends what the process, or one that it started, runs under this name, as a crash would; False if nothing."""
+        return _kill(process for process in self._descendants() if _name(process).startswith(name))
+
+    def runs(self, name: str) -> bool:
+        """Whether the process, or one that it started, runs something under this name."""
+        return any(_name(process).startswith(name) for process in self._descendants())
 
     def pause(self) -> None:
         """Stops the process in its tracks, as a machine that swaps or hangs does; its connections stay open."""
@@ -118,10 +133,18 @@ class Part:
         except OSError:
             return False
 
-    async def _end(self, first: signal.Signals) -> None:
+    def _descendants(self) -> list[psutil.Process]:
+        if self._process is None:
+            return []
+        try:
+            return list(psutil.Process(self._process.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
+
+    async def _end(self, first: signal.Signals) -> int:
         process, self._process = self._process, None
         if process is None:
-            return
+            return 0
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, first)
         try:
@@ -133,6 +156,7 @@ class Part:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+        return process.returncode or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +269,22 @@ async def _running(part: Part) -> AsyncIterator[Part]:
         yield part
     finally:
         await part.stop()
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _kill(processes: Iterable[psutil.Process]) -> bool:
+    killed = False
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            killed = True
+    return killed
 
 
 def _s3_client(url: str, credentials: Mapping[str, str]) -> "S3Client":

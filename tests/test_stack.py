@@ -2,6 +2,7 @@
 
 import os
 import select
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,24 @@ async def test_a_part_that_ignores_the_signal_is_ended_with_its_children(
     assert select.select([alive], [], [], 10)[0]
     assert os.read(alive, 2) == b""
     os.close(alive)
+
+
+async def test_a_part_that_is_lost_takes_with_it_what_left_its_group(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    child = 'import time; file = open("alive", "w"); print("up", file=file, flush=True); time.sleep(600)'
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+
+    async def child_is_up() -> bool:
+        return bool(select.select([alive], [], [], 0)[0])
+
+    part = Part([sys.executable, "-c", parent], folder=tmp_path, probe=child_is_up)
+    try:
+        await part.start()
+        assert os.read(alive, 8) == b"up\n"
+        await part.lose()
+        # The other end is closed once the child is gone.
+        assert select.select([alive], [], [], 10)[0]
+        assert os.read(alive, 8) == b""
+    finally:
+        os.close(alive)

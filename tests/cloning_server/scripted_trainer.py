@@ -45,6 +45,7 @@ class ScriptedTrainer:
 
     Attributes:
         facts: What health says.
+        seats: How many trainings it has room for; as many as anybody wants unless a test says otherwise.
         gates: Before the first step of each state.
         faults: Each training takes the first, if there is one, and fails with it in the middle of fine-tuning.
         plans: What was asked for, oldest first.
@@ -54,6 +55,7 @@ class ScriptedTrainer:
 
     def __init__(self) -> None:
         self.facts = FACTS
+        self.seats = 1_000
         self.gates = {state: Gate() for state in STATES}
         self.faults: deque[Exception] = deque()
         self.plans: list[TrainingPlan] = []

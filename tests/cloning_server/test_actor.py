@@ -1,23 +1,25 @@
-"""The Ray actor: real trainings in a process of its own, its faults, and its death."""
+"""Trainers on Ray: real trainings in processes of their own, their faults, and their death."""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
 import ray
 
-from cloning_server.actor import RayTrainer
 from cloning_server.clone import CloneState
+from cloning_server.ray_trainer import RayTrainer
 from cloning_server.settings import CloningSettings
 from cloning_server.training import Progress, Trained, TrainingPlan
-from mesh.errors import BaseModelUnavailable, NoTrainableExamples, TrainerUnavailable, TrainingDiverged
+from mesh.errors import NoTrainableExamples, TrainerUnavailable, TrainingDiverged
 from tests.cloning_server.learning import commented, plan_of
 from tests.stack import RedisEndpoint
 
 PLAN = plan_of(commented(2))
+# Of one trainer.
+SEATS = CloningSettings.model_fields["class_size"].default
 
 
 def settings_of(redis: RedisEndpoint, cache_dir: Path, **facts: object) -> CloningSettings:
@@ -30,8 +32,14 @@ def settings_of(redis: RedisEndpoint, cache_dir: Path, **facts: object) -> Cloni
 async def trainer(redis_endpoint: RedisEndpoint, cache_dir: Path) -> AsyncIterator[RayTrainer]:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir)) as opened:
         assert not opened.facts.ready
+        await until_ready(opened)
         yield opened
     assert not ray.is_initialized()
+
+
+async def until_ready(trainer: RayTrainer, *, trainers: int = 1) -> None:
+    while trainer.seats < trainers * SEATS:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0.01)
 
 
 async def train(trainer: RayTrainer, plan: TrainingPlan) -> list[Progress | Trained]:
@@ -49,7 +57,9 @@ async def reach(trainer: RayTrainer, state: CloneState) -> None:
 async def train_and_kill(trainer: RayTrainer) -> None:
     async for step in trainer.train(PLAN):
         if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING:
-            ray.kill(await trainer._actor)
+            actor = trainer._keepers[0]._actor
+            assert actor is not None
+            ray.kill(actor)
 
 
 async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
@@ -90,20 +100,46 @@ async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> No
 async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> None:
     with pytest.raises(TrainerUnavailable):
         await train_and_kill(trainer)
+    # Until another is there, nothing is begun.
+    with pytest.raises(TrainerUnavailable):
+        await train(trainer, PLAN)
+    await until_ready(trainer)
     assert isinstance((await train(trainer, PLAN))[-1], Trained)
 
 
-async def test_a_base_model_that_is_not_there_is_told_in_health_and_to_every_training(
+async def test_trainings_go_to_the_trainer_that_has_the_fewest(
     trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
 ) -> None:
-    await reach(trainer, CloneState.CREATING_ADAPTER)
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.25, trainers=2)) as two:
+        await until_ready(two, trainers=2)
+        assert two.seats == 2 * SEATS
+        async with AsyncExitStack() as trainings:
+            for _ in range(4):
+                steps = await trainings.enter_async_context(aclosing(two.train(PLAN)))
+                await anext(steps)
+            assert [keeper.trainings for keeper in two._keepers] == [2, 2]
+        assert [keeper.trainings for keeper in two._keepers] == [0, 0]
+
+
+async def test_a_trainer_that_ray_has_no_room_for_stays_pending_and_the_others_train(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.4, trainers=2)) as two:
+        await until_ready(two)
+        assert isinstance((await train(two, PLAN))[-1], Trained)
+        assert two.facts.ready
+        assert two.seats == SEATS
+
+
+async def test_a_base_model_that_is_not_there_is_told_in_health_and_nothing_is_trained(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as other:
-        with pytest.raises(BaseModelUnavailable):
-            await train(other, PLAN)
-        # Health hears of it from a call of its own, which may come back a moment after the training's.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "nowhere" not in other.facts.reason:  # noqa: ASYNC110 - health has no event
                 await asyncio.sleep(0.01)
-        assert not other.facts.ready
-        assert other.facts.device == "cpu"
+        assert (other.facts.ready, other.facts.device, other.seats) == (False, "cpu", 0)
+        # Its clones wait for a base model rather than fail for the want of one.
+        with pytest.raises(TrainerUnavailable, match="nowhere"):
+            await train(other, PLAN)
     assert ray.is_initialized()

@@ -37,6 +37,7 @@ def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyP
 def test_a_class_forms_by_default_where_a_gpu_has_room_for_it_and_wherever_it_is_asked_for() -> None:
     assert CloningSettings().clones_at_once == 1
     assert CloningSettings(trainer_gpus=1, class_size=6).clones_at_once == 6
+    assert CloningSettings(trainers=2).clones_at_once == 2
     assert CloningSettings(parallel_clones=3).clones_at_once == 3
     assert CloningSettings(trainer_gpus=1, parallel_clones=1).clones_at_once == 1
 
@@ -46,6 +47,8 @@ def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.Monk
         "CLONING_PORT": "99999",
         "REDIS_URL": "localhost",
         "PARALLEL_CLONES": "0",
+        # Ray's client, which can't stream.
+        "RAY_ADDRESS": "ray://head:10001",
         "HEARTBEAT_SECONDS": "30",
         "DEVICE": "gpu",
     }

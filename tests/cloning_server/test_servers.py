@@ -1,6 +1,7 @@
 """Several cloning servers on one store, and what becomes of a clone when one of them hangs, dies or shuts down."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
@@ -10,7 +11,7 @@ from cloning_server.clone_store import CloneStore
 from cloning_server.journal import Journal
 from cloning_server.registry import CloneOvertaken, Lease, Registry
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, order, until, watch_all
-from tests.cloning_server.scripted_trainer import recipe_for, weights_for
+from tests.cloning_server.scripted_trainer import ScriptedTrainer, recipe_for, weights_for
 
 # Long enough that nobody waits for one to expire within a test.
 LONG_LEASE_SECONDS = 600.0
@@ -33,6 +34,36 @@ async def test_two_servers_share_the_clones_and_run_each_once(cloning: Cloning) 
         ended = await asyncio.gather(*(watch_all(other, clone_id) for clone_id in accepted))
     assert {changes[-1].status for changes in ended} == {"completed"}
     assert sorted(plan.clone_id for plan in cloning.trainer.plans) == sorted(accepted)
+
+
+async def test_a_server_whose_trainers_are_not_ready_leaves_the_clones_to_another(cloning: Cloning) -> None:
+    cloning.trainer.seats = 0
+    ready = dataclasses.replace(cloning, trainer=ScriptedTrainer())
+    async with cloning.serve() as stub:
+        clone_id = (await stub.StartClone(order())).clone_id
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert (health.queued_clones, health.running_clones) == (1, 0)
+        async with ready.serve():
+            assert (await watch_all(stub, clone_id))[-1].status == "completed"
+    assert (len(cloning.trainer.plans), len(ready.trainer.plans)) == (0, 1)
+
+
+async def test_a_server_claims_no_more_clones_than_its_trainers_have_seats_for(cloning: Cloning) -> None:
+    cloning.set(parallel_clones=4)
+    cloning.trainer.seats = 2
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    async with cloning.serve() as stub:
+        accepted = [(await stub.StartClone(order(f"student-{n}"))).clone_id for n in range(4)]
+        await asyncio.gather(*(until(stub, clone_id, "creating_adapter") for clone_id in accepted[:2]))
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert (health.queued_clones, health.running_clones) == (2, 2)
+        # Another trainer is ready: the rest need not wait for the first two.
+        cloning.trainer.seats = 4
+        await asyncio.gather(*(until(stub, clone_id, "creating_adapter") for clone_id in accepted[2:]))
+        gate.open()
+        ended = await asyncio.gather(*(watch_all(stub, clone_id) for clone_id in accepted))
+    assert {changes[-1].status for changes in ended} == {"completed"}
 
 
 async def test_a_server_that_shuts_down_hands_its_clone_to_the_other_at_once(cloning: Cloning) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import httpx
 
 from tests.stack import Part, RedisEndpoint, S3Endpoint, free_ports
 from tests.stack_envoy import Edge, envoy
+from tests.stack_servers import cloning_server, server
 
 # Loading the base model, on a machine that is busy with other tests.
 HEALTHY_SECONDS = 120
@@ -64,10 +64,16 @@ async def until_status(url: str, status: str) -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def stack(
-    folder: Path, *, s3: S3Endpoint, redis: RedisEndpoint, bucket: str, models: Path
+    folder: Path,
+    *,
+    s3: S3Endpoint,
+    redis: RedisEndpoint,
+    bucket: str,
+    models: Path,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
-    """Runs everything; both servers are healthy when it is entered."""
-    brain_port, cloning_port, brain_metrics, cloning_metrics = free_ports(4)
+    """Runs everything, the servers with this environment besides; both are healthy when it is entered."""
+    brain_port, brain_metrics = free_ports(2)
     shared = {
         **s3.env,
         "S3_ENDPOINT_URL": s3.url,
@@ -75,70 +81,43 @@ async def stack(
         "REDIS_URL": redis.url,
         "MODEL_CACHE_DIR": str(models),
         "DEVICE": "cpu",
+        # Short, so that a test need not wait long for a server that is lost.
+        "LEASE_SECONDS": "6",
+        # Short, so that a test can fill it.
+        "QUEUE_LIMIT": "32",
+        **(env or {}),
     }
-    brain = _server(
+    brain = server(
         "brain_server",
         folder / "brain",
         port=brain_port,
-        env={
-            **shared,
-            "BRAIN_PORT": str(brain_port),
-            "BRAIN_METRICS_PORT": str(brain_metrics),
-            # Short, so that a test can fill it.
-            "QUEUE_LIMIT": "32",
-        },
+        env={**shared, "BRAIN_PORT": str(brain_port), "BRAIN_METRICS_PORT": str(brain_metrics)},
     )
-    # Short, so that a test need not wait long for a server that is lost.
-    cloning_env = {**shared, "BRAIN_ADDRESS": f"127.0.0.1:{brain_port}", "LEASE_SECONDS": "6"}
-    cloning = _cloning_server(folder / "cloning", port=cloning_port, metrics_port=cloning_metrics, env=cloning_env)
-    addresses = {"brain_address": f"127.0.0.1:{brain_port}", "cloning_address": f"127.0.0.1:{cloning_port}"}
+    brain_address = f"127.0.0.1:{brain_port}"
+    cloning_env = {**shared, "BRAIN_ADDRESS": brain_address}
     edge_folder = folder / "edge"
     edge_folder.mkdir()
     async with contextlib.AsyncExitStack() as running:
-        edge = await running.enter_async_context(envoy(edge_folder, **addresses))
-        for part in (brain, cloning):
-            await part.start()
-            running.push_async_callback(part.stop)
+        await brain.start()
+        running.push_async_callback(brain.stop)
+        cloning, cloning_address = await running.enter_async_context(
+            cloning_server(folder / "cloning", env=cloning_env)
+        )
+        edge = await running.enter_async_context(
+            envoy(edge_folder, brain_address=brain_address, cloning_address=cloning_address)
+        )
         whole = Stack(
             brain=brain,
             cloning=cloning,
             edge=edge,
+            brain_address=brain_address,
+            cloning_address=cloning_address,
             brain_metrics_url=f"http://127.0.0.1:{brain_metrics}/metrics",
             cloning_env=cloning_env,
             s3=s3,
             bucket=bucket,
             redis=redis,
             folder=folder,
-            **addresses,
         )
         await whole.healthy()
         yield whole
-
-
-@contextlib.asynccontextmanager
-async def another_cloning_server(aivo: Stack, folder: Path) -> AsyncIterator[str]:
-    """Runs one more cloning server on the same stores; yields its gRPC address."""
-    port, metrics_port = free_ports(2)
-    part = _cloning_server(folder / "another", port=port, metrics_port=metrics_port, env=aivo.cloning_env)
-    await part.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await part.stop()
-
-
-def _cloning_server(folder: Path, *, port: int, metrics_port: int, env: Mapping[str, str]) -> Part:
-    ports = {"CLONING_PORT": str(port), "CLONING_METRICS_PORT": str(metrics_port)}
-    return _server("cloning_server", folder, port=port, env={**env, **ports})
-
-
-def _server(module: str, folder: Path, *, port: int, env: Mapping[str, str]) -> Part:
-    folder.mkdir()
-
-    async def listens() -> bool:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.close()
-        await writer.wait_closed()
-        return True
-
-    return Part([sys.executable, "-m", module], folder=folder, probe=listens, env=env)

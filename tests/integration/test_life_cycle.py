@@ -11,7 +11,8 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 
 from tests.integration.baseline import start_body
-from tests.integration.stack import Stack, another_cloning_server
+from tests.integration.stack import Stack
+from tests.stack_servers import cloning_server
 
 
 async def frames_of(cloning: httpx.AsyncClient, clone_id: str) -> AsyncIterator[dict[str, Any]]:
@@ -69,7 +70,8 @@ async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_v
     await until(cloning, clone_id, "creating_adapter")
     aivo.cloning.pause()
     try:
-        async with another_cloning_server(aivo, tmp_path) as address, grpc.aio.insecure_channel(address) as channel:
+        another = cloning_server(tmp_path / "another", env=aivo.cloning_env)
+        async with another as (_, address), grpc.aio.insecure_channel(address) as channel:
             stub: pb_grpc.CloningServiceAsyncStub = pb_grpc.CloningServiceStub(channel)
             watching = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id))
             async for change in watching:

@@ -1,0 +1,34 @@
+"""Every part of a whole AIVO is killed while clones run; each clone ends once, and nothing is left over."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from mesh.settings import BaseModelSettings, load
+from tests.chaos.chaos import run
+from tests.stack import S3Endpoint
+
+# A restart of everything, some of it twice, on two busy cores; it takes a third of this.
+CHAOS_SECONDS = 600
+# Long enough that a clone that is to be saved finds S3 away.
+S3_SECONDS = 3.0
+
+
+@pytest.mark.timeout(CHAOS_SECONDS)
+@pytest.mark.parametrize("seed", random.Random().sample(range(2**32), 1))
+async def test_whatever_is_killed_every_clone_ends_and_has_one_version_or_none(
+    tmp_path: Path, s3_endpoint: S3Endpoint, seed: int
+) -> None:
+    struck = random.Random(seed)
+    models = load(BaseModelSettings).model_cache_dir.absolute()
+    report = await run(
+        tmp_path,
+        models=models,
+        seed=seed,
+        s3_seconds=S3_SECONDS,
+        plan=lambda kinds: struck.sample(kinds, len(kinds)),
+    )
+    assert report.violated == []
+    assert set(report.strikes.values()) == {1}
+    assert report.completed > 0
