@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
@@ -31,6 +32,9 @@ from tests.chaos.invariants import Remains, violations
 from tests.integration.stack import Stack, stack
 from tests.stack import seaweed, valkey
 from tests.stack_servers import cloning_server
+
+if TYPE_CHECKING:
+    from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceAsyncStub
 
 AT_ONCE = 4
 LEASE_SECONDS = 4.0
@@ -96,7 +100,8 @@ async def run(
     async with _running(folder, models=models, s3_seconds=s3_seconds) as (aivo, parts, addresses):
         async with contextlib.AsyncExitStack() as channels:
             opened = [await channels.enter_async_context(grpc.aio.insecure_channel(one)) for one in addresses]
-            crowd = Crowd([CloningServiceStub(channel) for channel in opened], chance=chance)
+            servers = [CloningServiceStub(channel) for channel in opened]
+            crowd = Crowd(servers, chance=chance)
             faults = Faults(parts, chance=chance)
             async with asyncio.TaskGroup() as going:
                 cloning = going.create_task(crowd.clone(at_once=AT_ONCE))
@@ -107,6 +112,7 @@ async def run(
                 await asyncio.wait((cloning,), timeout=QUIET_SECONDS)
                 if not cloning.done():
                     raise AssertionError(f"did not end: {crowd.under_way}")
+            await asyncio.wait_for(asyncio.gather(*map(_train_again, servers)), QUIET_SECONDS)
         return await _report(aivo, crowd, faults)
 
 
@@ -114,6 +120,12 @@ async def _moment(crowd: Crowd, chance: random.Random) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(crowd.reach(chance.choice(STATES)), STATE_SECONDS)
     await asyncio.sleep(chance.uniform(0, MOMENT_SECONDS))
+
+
+async def _train_again(server: "CloningServiceAsyncStub") -> None:
+    """Returns when a server has a trainer, also one that no clone needed since its last was struck."""
+    while not (await server.GetHealth(pb.GetHealthRequest())).model_loaded:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0.2)
 
 
 @contextlib.asynccontextmanager

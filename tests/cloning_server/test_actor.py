@@ -2,10 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -54,12 +56,22 @@ async def reach(trainer: RayTrainer, state: CloneState) -> None:
                 return
 
 
-async def train_and_kill(trainer: RayTrainer) -> None:
+async def train_and_strike(trainer: RayTrainer, strike: Callable[[], None]) -> None:
     async for step in trainer.train(PLAN):
         if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING:
-            actor = trainer._keepers[0]._actor
-            assert actor is not None
-            ray.kill(actor)
+            strike()
+
+
+def kill_actor(trainer: RayTrainer) -> None:
+    actor = trainer._keepers[0]._actor
+    assert actor is not None
+    ray.kill(actor)
+
+
+def kill_node() -> None:
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "raylet":
+            process.kill()
 
 
 async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
@@ -99,10 +111,19 @@ async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> No
 
 async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> None:
     with pytest.raises(TrainerUnavailable):
-        await train_and_kill(trainer)
+        await train_and_strike(trainer, partial(kill_actor, trainer))
     # Until another is there, nothing is begun.
     with pytest.raises(TrainerUnavailable):
         await train(trainer, PLAN)
+    await until_ready(trainer)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: RayTrainer) -> None:
+    with pytest.raises(TrainerUnavailable):
+        await train_and_strike(trainer, kill_node)
+    while trainer.seats:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0.01)
     await until_ready(trainer)
     assert isinstance((await train(trainer, PLAN))[-1], Trained)
 
