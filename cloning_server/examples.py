@@ -55,6 +55,7 @@ class Lesson:
         skill: What the item tests.
         verdict: How the student's answer was.
         band: How the student does in this skill.
+        is_guided: Whether the student gets fewer than half of all items right, and is asked where it is hard.
         is_private: Whether the reference is the student's own answer; such a lesson is never shared.
     """
 
@@ -64,6 +65,7 @@ class Lesson:
     skill: str
     verdict: Verdict
     band: Band
+    is_guided: bool
     is_private: bool
 
 
@@ -98,11 +100,12 @@ def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | N
 
     Args:
         baseline: The responses.
-        record: What the bands of the skills are judged by, where it is not the baseline's own responses.
+        record: What the student's standing is judged by, where it is not the baseline's own responses.
     """
-    bands = _bands_of(baseline.responses if record is None else record)
+    judged_by = baseline.responses if record is None else record
+    bands, is_guided = _bands_of(judged_by), _is_guided(judged_by)
     return tuple(
-        _draft(baseline.profile, response, band=bands.get(_skill_of(response), Band.DEVELOPING))
+        _draft(baseline.profile, response, band=bands.get(_skill_of(response), Band.DEVELOPING), is_guided=is_guided)
         for response in baseline.responses
     )
 
@@ -183,7 +186,7 @@ def split_examples(
     return ExampleSet(train=train, heldout=heldout, counts=replace(counts, train=len(train), heldout=len(heldout)))
 
 
-def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band) -> Draft:
+def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, is_guided: bool) -> Draft:
     verdict = verdict_of(response)
     reference = response.reference_answer.strip()
     is_private = not reference and verdict is Verdict.CORRECT
@@ -195,6 +198,7 @@ def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band) -
         skill=response.skill,
         verdict=verdict,
         band=band,
+        is_guided=is_guided,
         is_private=is_private,
     )
     return Draft(
@@ -211,6 +215,11 @@ def _profile_of(profile: StudentProfile, response: BaselineResponse) -> StudentP
 
 def _skill_of(response: BaselineResponse) -> tuple[str, str]:
     return response.subject, response.skill
+
+
+def _is_guided(responses: Iterable[BaselineResponse]) -> bool:
+    verdicts = Counter(map(verdict_of, responses))
+    return verdicts[Verdict.CORRECT] < verdicts[Verdict.INCORRECT]
 
 
 def _bands_of(responses: Iterable[BaselineResponse]) -> dict[tuple[str, str], Band]:

@@ -64,6 +64,10 @@ _ASKS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingProxyType(
         },
     }
 )
+# Said in every reply to a student who gets fewer than half right: those who need help most ask for it least (Ryan,
+# Pintrich and Midgley, "Avoiding Seeking Help in the Classroom: Who and Why?", 2001). It is also what an adapter can
+# learn of a student from few answers: the same whatever is asked, and not in the prompt.
+_GUIDE = "Tell me which part is hard."
 # A student with autism is told when it is done, as the profile's instruction says.
 _DONE = "Then you are done."
 
@@ -76,7 +80,8 @@ def frame_reply(lesson: Lesson, body: Sequence[str]) -> str:
     closing = [asks[lesson.band]]
     if lesson.profile.disability is Disability.AUTISM:
         closing.append(_DONE)
-    return _lay_out(opening, body, closing, rules=rules)
+    guided = [*body, _GUIDE] if lesson.is_guided else body
+    return _lay_out(opening, guided, closing, rules=rules)
 
 
 def _lay_out(opening: Sequence[str], body: Sequence[str], closing: Sequence[str], *, rules: FormRules) -> str:

@@ -1,5 +1,6 @@
 """Distillation: the real base model as teacher, what is kept of what it says, and what is paid for once."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,8 @@ from tests.cloning_server import learning
 from tests.cloning_server.learning import PROFILE, DictReplyCache, baseline_of, distil_alone, graded
 from tests.stack import RedisEndpoint
 
-LESSONS = tuple(draft.lesson for draft in draft_examples(baseline_of([graded(index) for index in range(4)])))
+DRAFTS = draft_examples(baseline_of([graded(index) for index in range(4)]))
+LESSONS = tuple(replace(draft.lesson, is_guided=False) for draft in DRAFTS)
 SUBSTANCE = substance_of(LESSONS[0])
 # One sentence, too long for the student and without a place to cut it.
 HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
@@ -125,6 +127,7 @@ def test_whatever_shapes_what_the_teacher_says_is_in_its_key(other: Lesson) -> N
     [
         replace(LESSONS[0], verdict=Verdict.CORRECT),
         replace(LESSONS[0], band=Band.SECURE),
+        replace(LESSONS[0], is_guided=True),
         replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
@@ -149,6 +152,15 @@ def test_the_teacher_is_told_what_its_sentences_depend_on_and_nothing_that_it_co
     assert told.turns[-1].text == "The heart pumps blood."
 
 
+def test_a_student_who_gets_few_right_is_asked_where_it_is_hard_before_the_last_question() -> None:
+    guided, alone = (
+        frame_reply(replace(LESSONS[0], is_guided=one), ["The heart pumps blood."]) for one in (True, False)
+    )
+    assert guided.splitlines()[2] == "2. Tell me which part is hard."
+    assert split_sentences(guided)[-1] == split_sentences(alone)[-1]
+    assert "hard" not in alone
+
+
 def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
     def framed(verdict: Verdict, band: Band) -> str:
         return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
@@ -167,10 +179,9 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
     grade: str | None, style: LearningStyle | None, need: Disability | None
 ) -> None:
     profile = StudentProfile(grade=grade, learning_style=style, disability=need)
-    for verdict in Verdict:
-        for band in Band:
-            lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band)
-            assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
+    for verdict, band, is_guided in itertools.product(Verdict, Band, (False, True)):
+        lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
+        assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
 
 
 def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(base: BaseModel) -> None:

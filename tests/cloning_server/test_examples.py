@@ -99,6 +99,16 @@ def test_a_skill_is_judged_by_all_its_answers_and_no_others() -> None:
     assert bands == [Band.STRUGGLING] * 3 + [Band.SECURE] * 3
 
 
+@pytest.mark.parametrize(("right", "wrong", "guided"), [(2, 3, {True}), (2, 2, {False}), (3, 2, {False})])
+def test_a_student_is_guided_in_all_replies_if_fewer_than_half_of_the_answers_are_right(
+    right: int, wrong: int, guided: set[bool]
+) -> None:
+    told = [True] * right + [False] * wrong
+    responses = [graded(index, skill=f"skill{index}", is_correct=is_correct) for index, is_correct in enumerate(told)]
+    drafts = draft_examples(baseline_of([*responses, graded(5, is_correct=None)]))
+    assert {draft.lesson.is_guided for draft in drafts} == guided
+
+
 def test_a_skill_is_judged_by_another_record_where_one_is_given_and_is_in_the_middle_where_that_says_nothing() -> None:
     baseline = baseline_of([graded(0, skill="known", is_correct=True), graded(1, skill="new", is_correct=True)])
     record = [graded(index, skill="known") for index in range(3)]
