@@ -124,7 +124,8 @@ async def _moment(crowd: Crowd, chance: random.Random) -> None:
 
 async def _train_again(server: "CloningServiceAsyncStub") -> None:
     """Returns when a server has a trainer, also one that no clone needed since its last was struck."""
-    while not (await server.GetHealth(pb.GetHealthRequest())).model_loaded:  # noqa: ASYNC110 - health has no event
+    # One that is just back may still be taken for away: a channel does not try again at once.
+    while not (await server.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)).model_loaded:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
 
 
