@@ -7,13 +7,14 @@ from pathlib import Path
 from benchmarks import figures
 from benchmarks.figures import Line, Machine
 
-# Each benchmark's sections, in the order of the targets.
+# Each benchmark's sections, in the order of the targets; one without a name has the benchmark's own.
 _SECTIONS: Mapping[str, Sequence[str]] = {
     "serving": (
         "students", "single", "adapter_cost", "switching", "registered", "working_set", "resident", "cold", "gateway",
         "arrivals", "churn", "streams", "mistral",
     ),
     "cloning": ("fine_tune", "steps", "clones", "first_reply"),
+    "chaos": ("",),
 }  # fmt: skip
 # Each picture's drawing, by what the names of its figures begin with.
 _DRAWN = {
@@ -35,23 +36,24 @@ def write(folder: Path) -> None:
 
 
 def _part(folder: Path, benchmark: str, sections: Sequence[str]) -> list[str]:
-    paths = [path for name in sections if (path := folder / f"{benchmark}-{name}.jsonl").exists()]
+    paths = [path for name in sections if (path := folder / f"{benchmark}-{name}.jsonl".replace("-.", ".")).exists()]
     if not paths:
         return []
     found = [figures.read(path) for path in paths]
     lines = [line for _, lines in found for line in lines]
     pictures = _draw(folder, benchmark, lines)
     machines = sorted({_told(first["machine"]) for first, _ in found})
+    rows = [_row(line, machines.index(_told(first["machine"])) + 1) for first, some in found for line in some]
     trial = any(first["asked"].get("quick") for first, _ in found)
     return [
         f"# Results of `python -m benchmarks.{benchmark}`",
         "",
         *(["**A trial (`--quick`): the figures mean nothing.**", ""] if trial else []),
-        *machines,
+        *(f"{number}. {machine}" for number, machine in enumerate(machines, start=1)),
         "",
-        "| figure | value | baseline | ratio | target | met |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *map(_row, lines),
+        "| figure | value | baseline | ratio | target | met | machine |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
         "",
         *(f"![{picture.stem}]({picture.name})" for picture in pictures),
         "",
@@ -82,7 +84,7 @@ def _told(machine: Machine) -> str:
     return f"{cpu}{gpu}; Python {machine['python']}, {versions}."
 
 
-def _row(line: Line) -> str:
+def _row(line: Line, machine: int) -> str:
     met = {True: "yes", False: "no", None: ""}[line["met"]]
     name = line["figure"].replace("_", " ")
     if "adapters" in line:
@@ -91,4 +93,5 @@ def _row(line: Line) -> str:
         name += f", {line['arrivals_per_second']:g} arrivals/s"
     baseline = line["baseline_of"] if line["baseline"] is None else f"{line['baseline']:g} ({line['baseline_of']})"
     ratio = "" if line["ratio"] is None else f"{line['ratio']:g}"
-    return f"| {name} | {line['value']:g} {line['unit']} | {baseline} | {ratio} | {line['target']} | {met} |"
+    value = f"{line['value']:g} {line['unit']}"
+    return f"| {name} | {value} | {baseline} | {ratio} | {line['target']} | {met} | {machine} |"
