@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.replies import FileReplyCache
+from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.examples import Draft, Lesson, complete_examples, draft_examples, split_examples
+from cloning_server.examples import Draft, complete_examples, draft_examples, split_examples
 from cloning_server.factors import Factors
 from cloning_server.forward import Forward
 from cloning_server.packing import pack
@@ -21,7 +21,6 @@ from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.lm.profile import StudentProfile
-from tests.cloning_server.learning import distil_alone
 
 # Examples of one pass.
 _ROWS = 6
@@ -84,7 +83,9 @@ class Workshop:
     def _make(self, baseline: Baseline) -> bytes:
         plan = TrainingPlan(clone_id="benchmark", baseline=baseline, epochs=self._epochs, seed=self._seed)
         drafts = draft_examples(baseline)
-        made, counts = complete_examples(drafts, replies_to(drafts, self), self.base.tokenizer)
+        made, counts = complete_examples(
+            drafts, replies_to(drafts, self.base, cache=self.replies, seed=0), self.base.tokenizer
+        )
         examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
         return to_safetensors(fine_tune(plan, self.base, examples).state)
 
@@ -99,18 +100,9 @@ def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], worksho
 
 def taught_of(drafts: Sequence[Draft], workshop: Workshop) -> list[Target]:
     """The prompts and replies that drafts come to."""
-    replies = replies_to(drafts, workshop)
+    replies = replies_to(drafts, workshop.base, cache=workshop.replies, seed=0)
     told = [(draft.prompt, draft.feedback or replies.get(draft.lesson, "")) for draft in drafts]
     return [Target(prompt=prompt, reply=reply) for prompt, reply in told if reply]
-
-
-def replies_to(drafts: Sequence[Draft], workshop: Workshop) -> dict[Lesson, str]:
-    """What is distilled where no teacher has commented."""
-    replies: dict[Lesson, str] = {}
-    lessons = (draft.lesson for draft in drafts if not draft.feedback)
-    for step in distil_alone(lessons, workshop.base, cache=workshop.replies, seed=0):
-        replies.update(step.replies)
-    return replies
 
 
 def bare(targets: Sequence[Target]) -> list[Target]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from google.protobuf import json_format
 
+from benchmarks.replies import replies_to
 from cloning_server import order_wire
-from cloning_server.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
+from cloning_server.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
-from tests.cloning_server.learning import DictReplyCache, commented, distil_alone
+from tests.cloning_server.learning import DictReplyCache, commented
 
 # As a clone is trained.
 PLAN = TrainingPlan(clone_id="benchmark", baseline=commented(2))
@@ -55,10 +56,7 @@ class Ground:
         """A student's examples, distilled and split as a clone would."""
         plan = self.plan(number, responses=responses)
         drafts = draft_examples(plan.baseline)
-        replies: dict[Lesson, str] = {}
-        lessons = (one.lesson for one in drafts if not one.feedback)
-        for step in distil_alone(lessons, self.base, cache=self.cache, seed=plan.seed):
-            replies.update(step.replies)
+        replies = replies_to(drafts, self.base, cache=self.cache, seed=plan.seed)
         made, counts = complete_examples(drafts, replies, self.base.tokenizer)
         return split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
 

@@ -1,8 +1,20 @@
-"""A reply cache in a file, for benchmarks that are broken off and gone on with."""
+"""Distilled replies as the benchmarks need them, and a cache of them in a file, to go on with a run that broke off."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from cloning_server.examples import Draft, Lesson
+from cloning_server.reply_cache import ReplyCache
+from mesh.lm.base import BaseModel
+from tests.cloning_server.learning import distil_alone
+
+
+def replies_to(drafts: Sequence[Draft], base: BaseModel, *, cache: ReplyCache, seed: int) -> dict[Lesson, str]:
+    """What is distilled where no teacher has commented, as a clone would."""
+    lessons = (draft.lesson for draft in drafts if not draft.feedback)
+    steps = distil_alone(lessons, base, cache=cache, seed=seed)
+    return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
 
 
 class FileReplyCache:
