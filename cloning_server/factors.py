@@ -32,7 +32,7 @@ class Factors:
     Steps of training are below bf16's resolution. Two with the same seed are equal on any device.
 
     Attributes:
-        vector: All factors one after another; requires gradients.
+        vector: All factors one after another; its gradient is where a pass leaves it.
         scaling: What every update is multiplied by.
     """
 
@@ -58,9 +58,14 @@ class Factors:
         self.vector = torch.cat([one.flatten() for one in fresh]).to(model.device).requires_grad_()
 
     def pairs(self, dtype: torch.dtype) -> Mapping[str, Pair]:
-        """The factors by the modules' names, as views of one copy in a dtype; gradients reach the vector."""
-        pieces = self._split(self.vector.to(dtype))
-        return {name: Pair(a_RI=next(pieces), b_OR=next(pieces)) for name in self._modules}
+        """The factors by the modules' names, as views of one copy in a dtype."""
+        return self._pairs(self.vector.detach().to(dtype))
+
+    def gradients(self) -> Mapping[str, Pair]:
+        """Where the gradients of the factors are added up, in fp32, by the modules' names."""
+        if self.vector.grad is None:
+            self.vector.grad = torch.zeros_like(self.vector)
+        return self._pairs(self.vector.grad)
 
     def state(self) -> dict[str, Tensor]:
         """A copy on the CPU, by PEFT's names."""
@@ -101,6 +106,10 @@ class Factors:
             filled = torch.nn.functional.pad(given.float(), (0, right, 0, down)).flatten()
             whole.append(filled * (scaling / self.scaling) if is_b else filled)
         self.vector.data.copy_(torch.cat(whole))
+
+    def _pairs(self, vector: Tensor) -> Mapping[str, Pair]:
+        pieces = self._split(vector)
+        return {name: Pair(a_RI=next(pieces), b_OR=next(pieces)) for name in self._modules}
 
     def _split(self, vector: Tensor) -> Iterator[Tensor]:
         pieces = vector.split([rows * columns for rows, columns in self._shapes.values()])

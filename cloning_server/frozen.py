@@ -6,14 +6,17 @@ So small models are kept in it, once for the products and once, transposed, for 
 Knows nothing of layers or adapters.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 
-Map: TypeAlias = Callable[[Tensor], Tensor]
+from cloning_server.kernels import Back
+
+# Maps [N, in] to [N, out], and tells the way back.
+Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Back]]
 
 # Of a model's linear weights that are kept in blocks, as that takes twice their memory beside themselves: enough for
 # the default base model in fp32 (425 MB), far from what a machine without a GPU should spend on one of some billions.
@@ -21,6 +24,13 @@ MOST_BYTES = 1024**3
 # What the layout is made for; it serves any number of rows.
 _USUAL_ROWS = 512
 _DTYPES = frozenset({torch.bfloat16, torch.float32})
+
+
+def maps_of(modules: Sequence[nn.Linear]) -> list[Map]:
+    """A model's linear maps, each as its weights are best trained through."""
+    if are_kept_in_blocks(modules):
+        return [BlockedMap(module) for module in modules]
+    return [PlainMap(module) if type(module) is nn.Linear else RecordedMap(module) for module in modules]
 
 
 def are_kept_in_blocks(modules: Iterable[nn.Module]) -> bool:
@@ -35,26 +45,50 @@ class BlockedMap:
 
     def __init__(self, module: nn.Linear) -> None:
         weight_OI = module.weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _USUAL_ROWS)
-        self.transposed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.t().contiguous(), _USUAL_ROWS)
-        self.bias = module.bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _USUAL_ROWS)
+        self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.t().contiguous(), _USUAL_ROWS)
+        self._bias = module.bias
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        """Maps [N, in] to [N, out]."""
-        mapped_NO: Tensor = _BlockedProduct.apply(x_NI, self)  # type: ignore[no-untyped-call] # torch's
-        return mapped_NO
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`."""
+        return _product(x_NI, self._weight, self._bias), self._back
+
+    def _back(self, grad_NO: Tensor) -> Tensor:
+        return _product(grad_NO.contiguous(), self._transposed, None)
 
 
-class _BlockedProduct(Function):
-    @staticmethod
-    def forward(ctx: Function, x_NI: Tensor, blocked: BlockedMap) -> Tensor:
-        ctx.blocked = blocked  # type: ignore[attr-defined] # a context takes any attribute
-        return _product(x_NI, blocked.weight, blocked.bias)
+class PlainMap:
+    """One linear map with its weights as they are."""
 
-    @staticmethod
-    def backward(ctx: Function, *grads: Tensor) -> tuple[Tensor, None]:
-        blocked: BlockedMap = ctx.blocked  # type: ignore[attr-defined]
-        return _product(grads[0].contiguous(), blocked.transposed, None), None
+    def __init__(self, module: nn.Linear) -> None:
+        self._weight_OI = module.weight.detach()
+        self._bias = module.bias
+
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`."""
+        return F.linear(x_NI, self._weight_OI, self._bias), self._back
+
+    def _back(self, grad_NO: Tensor) -> Tensor:
+        return grad_NO @ self._weight_OI
+
+
+class RecordedMap:
+    """A module that maps in a way of its own, as a quantised one does: its way back is what autograd records of it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`; there is no way back where nothing is recorded, as in torch's inference mode."""
+        with torch.enable_grad():
+            taken_NI = x_NI.detach().requires_grad_()
+            given_NO = self._module(taken_NI)
+
+        def back(grad_NO: Tensor) -> Tensor:
+            (grad_NI,) = torch.autograd.grad(given_NO, taken_NI, grad_NO)
+            return grad_NI
+
+        return given_NO.detach(), back
 
 
 def _product(x_NI: Tensor, weight: Tensor, bias_O: Tensor | None) -> Tensor:

@@ -32,7 +32,9 @@ class BeginningAttention:
     def __init__(self, beginnings: Sequence[Beginning]) -> None:
         self._beginnings = beginnings
 
-    def __call__(self, _layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /) -> Tensor:
+    def __call__(
+        self, _layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /
+    ) -> tuple[Tensor, None]:
         """See `Attention`; called once a layer, in their order."""
         sizes = [one.tokens for one in self._beginnings]
         parts = (one.split(sizes) for one in (queries_NXD, keys_NXD, values_NXD))
@@ -49,7 +51,7 @@ class BeginningAttention:
                 is_causal=True,
             )
             attended.append(attended_KGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * depth))
-        return torch.cat(attended)
+        return torch.cat(attended), None
 
 
 class Rows:
@@ -96,7 +98,7 @@ class Rows:
         self._beginnings = [one for one in self._beginnings if one.rows]
         self.lengths = [self.lengths[row] for row in kept]
 
-    def __call__(self, layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /) -> Tensor:
+    def __call__(self, layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /) -> tuple[Tensor, None]:
         """See `Attention`; of the tokens that were expected."""
         places = (self._rows_N, self._columns_N)
         for table_RKTD, numbers_NKD in zip(self._own[layer], (keys_NXD, values_NXD), strict=True):
@@ -109,7 +111,7 @@ class Rows:
             own = (keys_RKTD[rows], values_RKTD[rows], self._bias_R1QT[rows])
             attended.append(_attend(queries_RKQD[rows], one.layers[layer], own))
             start += one.rows
-        return self._by_token(torch.cat(attended))
+        return self._by_token(torch.cat(attended)), None
 
     def _by_row(self, queries_NXD: Tensor) -> Tensor:
         """[rows, kv heads, Q, D]: the query heads of a key head one after another, each with all of a row's tokens."""

@@ -19,8 +19,8 @@ from mesh.errors import TrainingDiverged
 # Share of the steps over which the learning rate rises: Adam's first moments are noise.
 WARMUP_SHARE = 0.1
 MAX_GRADIENT_NORM = 1.0
-# Of one pass. From some hundred tokens on the products are no faster, while what is kept for the gradients grows: by
-# about a megabyte a token at 135M.
+# Of one pass. From some hundred tokens on the products are no faster, while what is kept for the way back grows: by
+# about a megabyte a token of a reply at 135M.
 MOST_TOKENS = 4096
 
 
@@ -58,10 +58,7 @@ def take_turns(turns: Sequence[Turn]) -> list[float]:
 
 
 def _pass(turns: Sequence[Turn]) -> list[float]:
-    nats = turns[0].forward.nats([turn.pack for turn in turns], [turn.factors for turn in turns])
-    means_S = torch.stack([nats_M.mean() for nats_M in nats])
-    torch.autograd.backward(means_S.sum())
-    return [float(mean) for mean in means_S.detach()]
+    return turns[0].forward.learn([turn.pack for turn in turns], [turn.factors for turn in turns])
 
 
 class Learning:

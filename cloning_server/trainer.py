@@ -12,7 +12,7 @@ import math
 import random
 import struct
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -67,20 +67,30 @@ def train_adapter(
     return run_alone(study(plan, base, cache=cache))
 
 
-def fine_tune(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> FineTuned:
+def fine_tune(
+    plan: TrainingPlan, base: BaseModel, examples: ExampleSet, *, watch: Callable[[Factors], None] | None = None
+) -> FineTuned:
     """Fine-tunes a fresh adapter by itself, on examples that are there already.
+
+    Args:
+        plan: How.
+        base: The base model.
+        examples: What is learned, and what it is measured by.
+        watch: Is shown the adapter whenever there is progress; what it takes is not counted.
 
     Raises:
         TrainingDiverged: If a loss or the weights are not finite.
         AdapterIncompatible: If the base model lacks the target modules.
     """
+    course = _course(plan, base, examples)
     tuned: list[FineTuned] = []
 
     def steps() -> Study:
-        tuned.append((yield from _fine_tune(_course(plan, base, examples))))
+        tuned.append((yield from _fine_tune(course)))
 
     for _ in run_alone(steps()):
-        pass
+        if watch is not None:
+            watch(course.factors)
     return tuned[0]
 
 

@@ -104,7 +104,7 @@ async def test_a_pass_that_fails_for_one_is_taken_again_without_the_others(
     room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def picky(asks: Sequence[Ask]) -> list[Answer]:
-        if any(isinstance(ask, Turn) and ask.pack.rows == 1 for ask in asks):
+        if any(isinstance(ask, Turn) and len(ask.pack.reply_lengths) == 1 for ask in asks):
             raise MemoryError
         return answers_to(asks)
 

@@ -1,4 +1,4 @@
-"""The pass that trains: a plain PEFT step is its measure, alone, in a class, and on quantised bases."""
+"""The pass that trains: PEFT that has read the prompt is its measure, alone, in a class, and on quantised bases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,21 +50,29 @@ def gradient_of(factors: Factors) -> Tensor:
 
 
 def plain_step(base: BaseModel, factors: Factors, examples: Sequence[Example]) -> tuple[float, Tensor]:
-    """Loss and gradient as a plain loop with PEFT has them, one example after another and without any padding."""
+    """Loss and gradient as transformers and PEFT have them, one example after another and without any padding.
+
+    The prompt but for its last token is in the cache already, as where a reply is generated, and no gradient goes
+    through it from one layer to the one below.
+    """
     config = LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC.target_modules))
     model = get_peft_model(base.model, config)
     assert isinstance(model, PeftModel)
     weights = {name.replace(".default", ""): one for name, one in model.named_parameters() if one.requires_grad}
     for name, tensor in factors.state().items():
         weights[name].data.copy_(tensor)
-    nats = [
-        functional.cross_entropy(
-            model(torch.tensor([one.tokens])).logits[0, one.reply_start - 1 : -1].float(),
-            torch.tensor(one.tokens[one.reply_start :]),
-            reduction="none",
-        )
-        for one in examples
-    ]
+    nats = []
+    for one in examples:
+        prompt, rest = one.tokens[: one.reply_start - 1], one.tokens[one.reply_start - 1 : -1]
+        hooks = [
+            layer.register_forward_hook(lambda _, __, out_TH: out_TH.detach()) for layer in base.model.model.layers
+        ]
+        cache = model(torch.tensor([prompt]), use_cache=True).past_key_values
+        for hook in hooks:
+            hook.remove()
+        logits_MV = model(torch.tensor([rest]), past_key_values=cache).logits[0].float()
+        reply = torch.tensor(one.tokens[one.reply_start :])
+        nats.append(functional.cross_entropy(logits_MV, reply, reduction="none"))
     loss = torch.cat(nats).mean()
     torch.autograd.backward(loss)
     gradients = [weights[name].grad for name in factors.state()]
@@ -79,7 +87,7 @@ def precise(cache_dir: Path) -> BaseModel:
 
 
 @pytest.mark.parametrize("shared", [1, 20])
-def test_loss_and_gradient_are_those_of_a_plain_peft_step(precise: BaseModel, shared: int) -> None:
+def test_loss_and_gradient_are_those_of_plain_peft_that_has_read_the_prompt(precise: BaseModel, shared: int) -> None:
     examples, factors = examples_of(1, shared=shared), trained(precise, seed=2)
     forward = Forward(precise.model)
     (loss,) = take_turns([Turn(forward=forward, pack=pack(examples, device=precise.device), factors=factors)])
@@ -133,17 +141,27 @@ def test_the_loss_is_over_the_replys_tokens_alone_and_without_an_adapter_the_bas
 def test_what_is_shared_is_computed_once_and_each_keeps_what_predicts_its_reply(base: BaseModel) -> None:
     examples = examples_of(6, shared=20, lengths=(30, 44))
     packed = pack(examples, device=base.device)
-    assert (packed.shared, packed.rows, packed.width, packed.size) == (20, 2, 44, 20 + 2 * 44)
-    assert packed.targets_M.tolist() == [token for one in examples for token in one.tokens[one.reply_start :]]
-    tokens, predicting = packed.tokens_N.tolist(), packed.predicting_M.tolist()
-    assert [tokens[place] for place in predicting] == [
-        token for one in examples for token in one.tokens[one.reply_start - 1 : -1]
-    ]
-    assert packed.size < MOST_TOKENS
+    replies = [one.tokens[one.reply_start :] for one in examples]
+    assert (packed.shared, packed.prompt_lengths) == (20, [one.reply_start - 1 - 20 for one in examples])
+    assert packed.size == 20 + sum(len(one.tokens) - 1 - 20 for one in examples) < MOST_TOKENS
+    assert packed.targets_M.tolist() == [token for reply in replies for token in reply]
+    assert packed.replies_M.tolist() == [token for one in examples for token in one.tokens[one.reply_start - 1 : -1]]
 
 
-def test_examples_that_are_all_prompt_in_common_keep_the_token_that_predicts(base: BaseModel) -> None:
+def test_examples_that_are_all_prompt_in_common_keep_the_token_that_predicts(precise: BaseModel) -> None:
     one = examples_of(7, lengths=(30,))[0]
     other = Example(tokens=(*one.tokens[: one.reply_start], 7, 8), reply_start=one.reply_start)
-    packed = pack([one, other], device=base.device)
-    assert packed.shared == one.reply_start - 1
+    packed = pack([one, other], device=precise.device)
+    assert (packed.shared, packed.prompt_lengths) == (one.reply_start - 1, [0, 0])
+    assert loss_of(precise, [one, other]) == pytest.approx(loss_of(precise, [one], [other]), rel=1e-5)
+
+
+def test_examples_that_share_no_beginning_are_read_all_the_same(precise: BaseModel) -> None:
+    examples = [*examples_of(8, shared=1, lengths=(30,)), *examples_of(9, shared=1, lengths=(40,))]
+    assert pack(examples, device=precise.device).shared == 0
+    assert loss_of(precise, examples) == pytest.approx(loss_of(precise, *([one] for one in examples)), rel=1e-5)
+
+
+def loss_of(base: BaseModel, *groups: Sequence[Example]) -> float:
+    packs = [pack(group, device=base.device) for group in groups]
+    return heldout_loss(Forward(base.model), packs, trained(base, seed=10))

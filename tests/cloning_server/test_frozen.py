@@ -1,10 +1,12 @@
-"""Linear maps with weights in blocks: what they compute, their gradients, and which models they are for."""
+"""Frozen linear maps: what they compute, their way back, and which models are kept in blocks."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from cloning_server.frozen import MOST_BYTES, BlockedMap, are_kept_in_blocks
+from cloning_server.frozen import MOST_BYTES, BlockedMap, Map, PlainMap, RecordedMap, are_kept_in_blocks
 
 
 def linear_of(inputs: int, outputs: int, *, bias: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:
@@ -12,16 +14,23 @@ def linear_of(inputs: int, outputs: int, *, bias: bool = False, dtype: torch.dty
     return nn.Linear(inputs, outputs, bias=bias, dtype=dtype).requires_grad_(requires_grad=False)
 
 
+@pytest.mark.parametrize("make", [BlockedMap, PlainMap, RecordedMap])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 7, 600])
-def test_products_and_gradients_are_those_of_the_plain_matrix(rows: int, bias: bool) -> None:  # noqa: FBT001 - a case
+def test_products_and_gradients_are_those_that_autograd_finds(
+    make: Callable[[nn.Linear], Map],
+    rows: int,
+    bias: bool,  # noqa: FBT001 - a case
+) -> None:
     plain = linear_of(40, 72, bias=bias)
-    blocked = BlockedMap(plain)
-    first, second = (torch.linspace(-1, 1, rows * 40).view(rows, 40).requires_grad_() for _ in range(2))
-    weights = torch.linspace(0, 1, rows * 72).view(rows, 72)
-    torch.testing.assert_close(blocked(first), plain(second))
-    torch.autograd.backward([(blocked(first) * weights).sum(), (plain(second) * weights).sum()])
-    torch.testing.assert_close(first.grad, second.grad)
+    x_NI = torch.linspace(-1, 1, rows * 40).view(rows, 40).requires_grad_()
+    grad_NO = torch.linspace(0, 1, rows * 72).view(rows, 72)
+    expected_NO = plain(x_NI)
+    (expected_NI,) = torch.autograd.grad(expected_NO, x_NI, grad_NO)
+    with torch.no_grad():
+        mapped_NO, back = make(plain)(x_NI)
+        torch.testing.assert_close(mapped_NO, expected_NO)
+        torch.testing.assert_close(back(grad_NO), expected_NI)
     assert plain.weight.grad is None
 
 
