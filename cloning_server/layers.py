@@ -8,7 +8,7 @@ the transformers model's own modules and changes nothing in them.
 Knows nothing of examples, replies, losses or students.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -151,28 +151,28 @@ class Layers:
 
     def read(self, now: Pass) -> Tensor:
         """What the head reads at the wanted places, [M, hidden]."""
-        x_NH, turns = self._embed(now.tokens_N), self._turns(now)
-        for index in range(self.shape.layers):
-            x_NH, _ = self._layer(index, x_NH, now, turns)
-        return rms_norm(x_NH, self._norm_H, self._eps)[0]
+        for x_NH, _ in self._through(now):
+            last_NH = x_NH
+        return rms_norm(last_NH, self._norm_H, self._eps)[0]
 
     def read_to_learn(self, now: Pass) -> tuple[Tensor, Back, list[Back]]:
         """The same of all places; and the ways back: from the head, and through each layer, with what they need."""
-        x_NH, turns = self._embed(now.tokens_N), self._turns(now)
         backs = []
-        for index in range(self.shape.layers):
-            x_NH, way = self._layer(index, x_NH, now, turns)
+        for x_NH, way in self._through(now):
+            last_NH = x_NH
             backs.append(way.back)
-        return *rms_norm(x_NH, self._norm_H, self._eps), backs
+        return *rms_norm(last_NH, self._norm_H, self._eps), backs
 
     def read_to_be_seen(self, now: Pass) -> list[Seen]:
         """Reads what others will see, and nothing is wanted of for itself; the ways back from that, by layer."""
+        return [way.seen for _, way in self._through(now)]
+
+    def _through(self, now: Pass) -> Iterator[tuple[Tensor, Way]]:
+        """After each layer the hidden states, and the ways back through it."""
         x_NH, turns = self._embed(now.tokens_N), self._turns(now)
-        seen = []
         for index in range(self.shape.layers):
             x_NH, way = self._layer(index, x_NH, now, turns)
-            seen.append(way.seen)
-        return seen
+            yield x_NH, way
 
     def _turns(self, now: Pass) -> tuple[Tensor, Tensor]:
         cos_1ND, sin_1ND = self._rotary(self._norm_H, now.positions_N.unsqueeze(0))
@@ -205,8 +205,7 @@ class Layers:
         def seen(to_keys_NXD: Tensor, to_values_NXD: Tensor) -> None:
             if of_keys.is_changed:
                 of_keys.learn(rotate(to_keys_NXD, cos_N1D, -sin_N1D).flatten(1))
-            if of_values.is_changed:
-                of_values.learn(to_values_NXD.flatten(1))
+            of_values.learn(to_values_NXD.flatten(1))
 
         if index == self.shape.layers - 1 and now.wanted_M is not None:
             # No later layer attends to anything: from here on the head's own tokens are enough.

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -86,6 +87,14 @@ async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer)
     ]
     assert trainer.facts.ready
     assert (trainer.facts.model, trainer.facts.device) == (trained.recipe.base_model, "cpu")
+
+
+async def test_what_trains_gives_way_to_all_else_and_the_actor_goes_on_answering(trainer: RayTrainer) -> None:
+    await train(trainer, PLAN)
+    (actor,) = (one for one in psutil.Process().children(recursive=True) if "TrainingActor" in " ".join(one.cmdline()))
+    busiest = max(actor.threads(), key=lambda thread: thread.user_time)
+    assert os.sched_getscheduler(busiest.id) == os.SCHED_IDLE
+    assert os.sched_getscheduler(actor.pid) == os.SCHED_OTHER
 
 
 async def test_faults_keep_their_class_across_the_process_border(trainer: RayTrainer) -> None:

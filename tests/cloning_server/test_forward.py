@@ -13,6 +13,7 @@ from cloning_server.factors import Factors
 from cloning_server.forward import Forward
 from cloning_server.learning import MOST_TOKENS, Turn, heldout_loss, take_turns
 from cloning_server.packing import pack, packs_of
+from mesh.lm.architecture import GROUPS
 from mesh.lm.base import BaseModel, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
@@ -35,9 +36,9 @@ def examples_of(seed: int, *, shared: int = 20, lengths: Sequence[int] = (30, 44
     ]
 
 
-def trained(base: BaseModel, seed: int) -> Factors:
+def trained(base: BaseModel, seed: int, *, spec: LoraSpec = SPEC) -> Factors:
     """An adapter whose factors are all at work."""
-    factors = Factors(base.model, SPEC, seed=seed)
+    factors = Factors(base.model, spec, seed=seed)
     noise = torch.randn(factors.vector.shape, generator=torch.Generator().manual_seed(seed))
     factors.vector.data += 0.02 * noise
     return factors
@@ -49,13 +50,15 @@ def gradient_of(factors: Factors) -> Tensor:
     return gradient
 
 
-def plain_step(base: BaseModel, factors: Factors, examples: Sequence[Example]) -> tuple[float, Tensor]:
+def plain_step(
+    base: BaseModel, factors: Factors, examples: Sequence[Example], *, spec: LoraSpec = SPEC
+) -> tuple[float, Tensor]:
     """Loss and gradient as transformers and PEFT have them, one example after another and without any padding.
 
     The prompt but for its last token is in the cache already, as where a reply is generated, and no gradient goes
     through it from one layer to the one below.
     """
-    config = LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC.target_modules))
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.target_modules))
     model = get_peft_model(base.model, config)
     assert isinstance(model, PeftModel)
     weights = {name.replace(".default", ""): one for name, one in model.named_parameters() if one.requires_grad}
@@ -96,6 +99,17 @@ def test_loss_and_gradient_are_those_of_plain_peft_that_has_read_the_prompt(prec
     torch.testing.assert_close(gradient_of(factors), plain_gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseModel) -> None:
+    spec = LoraSpec(target_modules=tuple(sorted(module for group in GROUPS.values() for module in group)))
+    examples, factors = examples_of(11), trained(precise, seed=12, spec=spec)
+    (loss,) = take_turns(
+        [Turn(forward=Forward(precise.model), pack=pack(examples, device=precise.device), factors=factors)]
+    )
+    plain_loss, plain_gradient = plain_step(precise, factors, examples, spec=spec)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    torch.testing.assert_close(gradient_of(factors), plain_gradient, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
 def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantization: Quantization) -> None:
     base = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16", quantization=quantization)
@@ -103,6 +117,8 @@ def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantizat
     (loss,) = take_turns([Turn(forward=Forward(base.model), pack=pack(examples, device=base.device), factors=factors)])
     plain_loss, plain_gradient = plain_step(base, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=0.02)
+    measured = heldout_loss(Forward(base.model), [pack(examples, device=base.device)], factors)
+    assert measured == pytest.approx(loss, rel=0.02)
     # 8-bit rounds what is multiplied too, differently in rows of other company.
     assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > 0.95
 

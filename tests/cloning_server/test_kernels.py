@@ -68,6 +68,10 @@ def test_attention(attend: Attend) -> None:
         found = attended, back(grad)
     weights = (queries @ keys.transpose(-1, -2) / WIDTH**0.5 + bias).softmax(dim=-1)
     expect(weights @ values, [queries, keys, values], grad, found)
+    with torch.inference_mode():
+        # Tensors that inference made, as where an adapter is measured.
+        measured, _ = attend(queries.clone(), keys.clone(), values.clone(), bias)
+    torch.testing.assert_close(measured.clone(), attended)
 
 
 def test_the_nats_of_tokens_and_the_gradient_of_their_weighted_sum() -> None:
