@@ -70,7 +70,7 @@ test: $(INSTALLED) ## Run all tests; those of vLLM are skipped where its venv is
 	@python -m pytest
 
 test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM engine against a real vLLM on the CPU
-	@python -m pytest tests/vllm
+	@python -m pytest tests/brain_server/vllm_engine
 
 vllm: $(VLLM_INSTALLED) ## Make the venv of vLLM's CPU build (3.4 GB)
 

@@ -10,17 +10,17 @@ import torch
 
 from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.examples import Draft, complete_examples, draft_examples, split_examples
-from cloning_server.factors import Factors
-from cloning_server.forward import Forward
-from cloning_server.packing import pack
-from cloning_server.registry import digest
-from cloning_server.trainer import fine_tune
+from cloning_server.clones.registry import digest
+from cloning_server.compute.lora_factors import Factors
+from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
+from cloning_server.learning.packing import pack
+from cloning_server.learning.passes import Forward
+from cloning_server.learning.trainer import fine_tune
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
-from mesh.lm.profile import StudentProfile
+from mesh.tutoring.profile import StudentProfile
 
 # Examples of one pass.
 _ROWS = 6

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mesh.adapters.manifest import Manifest, Serving
 from mesh.adapters.store import AdapterStore
-from tests.brain_server.adapters_at_rest import Widths, random_state, random_weights, recipe
+from testing.models.random_adapters import Widths, random_state, random_weights, recipe
 
 # Of the update's numbers against those of the base model's map.
 _STRENGTH = 0.003

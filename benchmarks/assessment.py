@@ -20,14 +20,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from brain_server import grading
-from brain_server.engine import Engine
-from brain_server.grading import LABELS, Criteria, Probabilities
+from brain_server.assess import grading
+from brain_server.assess.grading import LABELS, Criteria, Probabilities
+from brain_server.engine.contract import Engine
 from brain_server.settings import BrainSettings
-from brain_server.torch_engine import TorchEngine
-from mesh import settings
+from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.settings import load_settings
 
 _EVEN = dict.fromkeys(LABELS, 1 / len(LABELS))
 
@@ -77,7 +77,7 @@ def area_under_curve(scores: Sequence[float], truths: Sequence[bool]) -> float:
 
 
 async def _measure(items: Sequence[Item], *, seed: int) -> None:
-    read = settings.load(BrainSettings)
+    read = load_settings(BrainSettings)
     async with AsyncExitStack() as stack:
         blobs = await stack.enter_async_context(S3Blobs(bucket=read.s3_bucket, endpoint_url=read.s3_endpoint_url))
         engine = await stack.enter_async_context(TorchEngine.open(read, AdapterStore(blobs)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import load
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
-from tests.brain_server.adapters_at_rest import SPEC
+from testing.models.random_adapters import SPEC
 
 
 class PeftGenerate:
@@ -54,7 +54,7 @@ class PeftGenerate:
         prompt_BT = torch.tensor([prompt], device=self._base.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            out_BT = self._model.generate(
+            out_BT = self._model.generate(  # type: ignore[no-untyped-call] # PEFT types few of its methods
                 input_ids=prompt_BT,
                 attention_mask=torch.ones_like(prompt_BT),
                 max_new_tokens=tokens,

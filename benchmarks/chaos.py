@@ -4,7 +4,7 @@
 
 A whole AIVO with two cloning servers and a real but small and random base model; students keep four clones going while
 parts are killed at moments that are drawn: a cloning server, a training actor, a Ray node, Valkey, S3, the brain; or a
-server is paused for longer than its lease. Then it looks for what `tests/chaos/invariants.py` says must not be there.
+server is paused for longer than its lease. Then it looks for what `testing/chaos/invariants.py` says must not be there.
 Prints one JSON line a figure, and ends with 1 if any invariant does not hold.
 """
 
@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import Figure, Goal, Results
-from mesh.settings import BaseModelSettings, load
-from tests.chaos.chaos import Report, run
+from mesh.settings import BaseModelSettings, load_settings
+from testing.chaos.chaos import Report, run
 
 RESULTS = Path(__file__).parent / "results" / "chaos.jsonl"
 _NONE = Goal(of="value", at_most=0)
@@ -56,7 +56,7 @@ async def _measure(folder: Path, asked: argparse.Namespace) -> Report:
                     return
                 yield kind
 
-    models = load(BaseModelSettings).model_cache_dir.absolute()
+    models = load_settings(BaseModelSettings).model_cache_dir.absolute()
     return await run(folder, models=models, seed=asked.seed, s3_seconds=asked.s3_seconds, plan=plan)
 
 

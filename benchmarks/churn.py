@@ -22,20 +22,20 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from benchmarks.figures import Figure, Goal, Results
-from brain_server.engine import LoadedAdapter
-from brain_server.engine_settings import EngineSettings
-from brain_server.torch_engine import TorchEngine
+from brain_server.engine.contract import LoadedAdapter
+from brain_server.engine.settings import EngineSettings
+from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import fetch
-from tests.brain_server.adapters_at_rest import Widths
-from tests.brain_server.churn import Churn, Heard, publish_students
-from tests.brain_server.isolated import Isolated, mismatches
-from tests.brain_server.small_models import write_small_llama
-from tests.stack import seaweed
+from testing.load.churn import Churn, Heard, publish_students
+from testing.models.random_adapters import Widths
+from testing.models.reference_replies import Isolated, mismatches
+from testing.models.small_models import write_small_llama
+from testing.parts.parts import seaweed
 
 Judge = Callable[[Sequence[Heard]], Sequence[str]]
 

@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.figures import Figure, Goal
 from benchmarks.lessons import PLAN, Ground
-from cloning_server.classroom import Classroom
-from cloning_server.factors import Factors
-from cloning_server.forward import Forward
-from cloning_server.learning import Turn, take_turns
-from cloning_server.packing import packs_of
-from cloning_server.trainer import study
+from cloning_server.compute.lora_factors import Factors
+from cloning_server.fleet.classroom import Classroom
+from cloning_server.learning.optimizer import Turn, take_turns
+from cloning_server.learning.packing import packs_of
+from cloning_server.learning.passes import Forward
+from cloning_server.learning.trainer import study
 from cloning_server.training import TrainingPlan
 from mesh.errors import GateNotPassed
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import LoraSpec
-from tests.cloning_server.learning import DictReplyCache
+from testing.lessons import DictReplyCache
 
 # Of each student, for a step of fine-tuning; and for a whole clone, of which a class of eight is to end in minutes.
 STEP_RESPONSES, CLONE_RESPONSES = 8, 8

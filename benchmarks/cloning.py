@@ -20,15 +20,15 @@ from benchmarks.classes import clones, steps
 from benchmarks.figures import Figure, Goal, Results
 from benchmarks.first_reply import first_reply
 from benchmarks.lessons import PLAN, Ground, read_requests
-from cloning_server.factors import Factors
-from cloning_server.forward import Forward
-from cloning_server.learning import heldout_loss
-from cloning_server.packing import packs_of
-from cloning_server.trainer import fine_tune
-from mesh import log, settings
+from cloning_server.compute.lora_factors import Factors
+from cloning_server.learning.optimizer import heldout_loss
+from cloning_server.learning.packing import packs_of
+from cloning_server.learning.passes import Forward
+from cloning_server.learning.trainer import fine_tune
+from mesh import log
 from mesh.lm.base import load_base
 from mesh.lm.lora import LoraSpec
-from mesh.settings import BaseModelSettings
+from mesh.settings import BaseModelSettings, load_settings
 
 
 def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
@@ -99,8 +99,8 @@ def main() -> None:
     """Measures and prints."""
     asked = _parser().parse_args()
     # Standard output is for figures.
-    log.configure(level="warning", form="console", service="benchmark")
-    read = settings.load(BaseModelSettings)
+    log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
+    read = load_settings(BaseModelSettings)
     base = load_base(read.base_model, cache_dir=read.model_cache_dir, device=asked.device, dtype=asked.dtype)
     dtype = str(base.dtype).removeprefix("torch.")
     ground = Ground(

@@ -15,10 +15,9 @@ from benchmarks.figures import Figure, Goal, percentiles
 from benchmarks.lessons import Ground
 from client.brain import BrainClient
 from client.cloning import CloningClient
-from mesh import settings
-from mesh.settings import BaseModelSettings
-from tests.integration.stack import Stack, stack
-from tests.stack import seaweed, valkey
+from mesh.settings import BaseModelSettings, load_settings
+from testing.parts.parts import seaweed, valkey
+from testing.parts.stack import Stack, stack
 
 PROMPT = "Why does ice float on water?"
 
@@ -42,8 +41,9 @@ def first_reply(ground: Ground, *, responses: int) -> Iterator[Figure]:
 
 
 async def _measure(ground: Ground, *, responses: int) -> tuple[list[float], list[float]]:
-    cold, warm = [], []
-    models = settings.load(BaseModelSettings).model_cache_dir.resolve()
+    cold: list[float] = []
+    warm: list[float] = []
+    models = load_settings(BaseModelSettings).model_cache_dir.resolve()
     async with AsyncExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="aivo-benchmark-")))
         for name in ("s3", "redis"):

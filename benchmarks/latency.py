@@ -14,13 +14,13 @@ from benchmarks import load
 from benchmarks.baselines import PeftGenerate
 from benchmarks.figures import Figure, Goal, percentiles
 from benchmarks.stage import Stage
-from brain_server.engine_settings import EngineSettings
-from brain_server.health import HealthCheck
-from brain_server.slot_weights import SlotTables, SlotWeights
-from brain_server.torch_engine import TorchEngine
-from mesh.lm.architecture import Shape
+from brain_server.edge.health import HealthCheck
+from brain_server.engine.settings import EngineSettings
+from brain_server.torch_engine.compute.slot_tables import SlotTables, SlotWeights
+from brain_server.torch_engine.engine import TorchEngine
+from mesh.lm.llama_shape import Shape
 from mesh.lm.lora import LoraSpec
-from tests.stack_envoy import envoy
+from testing.parts.envoy import envoy
 
 _MB = 1024 * 1024
 

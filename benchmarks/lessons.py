@@ -9,11 +9,11 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from google.protobuf import json_format
 
 from benchmarks.replies import replies_to
-from cloning_server import order_wire
-from cloning_server.examples import ExampleSet, complete_examples, draft_examples, split_examples
+from cloning_server.edge import order_wire
+from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
-from tests.cloning_server.learning import DictReplyCache, commented
+from testing.lessons import DictReplyCache, commented
 
 # As a clone is trained.
 PLAN = TrainingPlan(clone_id="benchmark", baseline=commented(2))

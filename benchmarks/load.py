@@ -20,7 +20,7 @@ from aivo.brain.v1.brain_service_pb2 import (
 from client.brain import BrainClient
 from mesh.errors import QueueFull
 from mesh.lm.chat import Prompt, Role, Turn
-from mesh.lm.profile import StudentProfile
+from mesh.tutoring.profile import StudentProfile
 
 # What a reply is about; each makes a prompt of about the same length, and replies that outlast what is measured.
 _THINGS = ("river", "forest", "mountain", "lighthouse", "garden", "harbor", "castle", "farm")

@@ -20,7 +20,7 @@ from benchmarks.figures import Figure, Goal
 from benchmarks.stage import Stage
 from benchmarks.throughput import cost_of_adapters
 from mesh.lm.weights import fetch
-from tests.brain_server.adapters_at_rest import Widths
+from testing.models.random_adapters import Widths
 
 CLASS = 64
 _COPY_BYTES = 2 * 1024**3

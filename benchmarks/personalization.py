@@ -20,9 +20,9 @@ from benchmarks.bootstrap import Interval, interval_of_mean
 from benchmarks.figures import Figure, Goal, Results
 from benchmarks.students import BenchmarkStudent, common_questions, read_students
 from cloning_server.clone import Baseline
-from mesh import log, settings
+from mesh import log
 from mesh.lm.base import load_base
-from mesh.settings import BaseModelSettings
+from mesh.settings import BaseModelSettings, load_settings
 
 OWN = "own"
 # What the own adapter is compared with, and what each shows.
@@ -38,8 +38,8 @@ def main() -> None:
     """Measures, prints, and writes the report."""
     asked = _parser().parse_args()
     # Standard output is for figures.
-    log.configure(level="warning", form="console", service="benchmark")
-    read = settings.load(BaseModelSettings)
+    log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
+    read = load_settings(BaseModelSettings)
     base = load_base(read.base_model, cache_dir=read.model_cache_dir, device=asked.device, dtype=asked.dtype)
     workshop = Workshop(base, folder=asked.work, epochs=asked.epochs, seed=asked.seed)
     students = read_students(asked.folder)

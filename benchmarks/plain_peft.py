@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from cloning_server.learning import MAX_GRADIENT_NORM, rate
+from cloning_server.learning.optimizer import MAX_GRADIENT_NORM, rate
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cloning_server.examples import Draft, Lesson
-from cloning_server.reply_cache import ReplyCache
+from cloning_server.examples.examples import Draft, Lesson
+from cloning_server.examples.reply_cache import ReplyCache
 from mesh.lm.base import BaseModel
-from tests.cloning_server.learning import distil_alone
+from testing.lessons import distil_alone
 
 
 def replies_to(drafts: Sequence[Draft], base: BaseModel, *, cache: ReplyCache, seed: int) -> dict[Lesson, str]:

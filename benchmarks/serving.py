@@ -26,9 +26,9 @@ from benchmarks.mistral import mistral
 from benchmarks.stage import Options, Stage, open_stage
 from benchmarks.streams import streams
 from benchmarks.throughput import adapter_cost, single, students
-from mesh import log, settings
+from mesh import log
 from mesh.lm.weights import fetch
-from mesh.settings import BaseModelSettings
+from mesh.settings import BaseModelSettings, load_settings
 
 _ROOT = Path(__file__).parents[1]
 _SECTIONS: dict[str, Callable[[Stage], AsyncIterator[Figure]]] = {
@@ -54,7 +54,7 @@ def main() -> None:
     """Measures and prints."""
     asked = _parser().parse_args()
     # Standard output is for figures.
-    log.configure(level="warning", form="console", service="benchmark")
+    log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
     names = asked.only or [name for name in _SECTIONS if name != "mistral" or asked.device == "cuda"]
     options = Options(
         quick=asked.quick,
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 async def _measure(names: Sequence[str], options: Options, *, out: Path) -> None:
-    read = settings.load(BaseModelSettings)
+    read = load_settings(BaseModelSettings)
     files = fetch(read.base_model, read.model_cache_dir)
     # Whether vLLM is there, not where.
     told = dataclasses.asdict(options) | {"vllm": options.vllm.exists()}

@@ -18,8 +18,8 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.weights import BaseModelFiles
-from tests.brain_server.adapters_at_rest import Widths
-from tests.stack import Part, S3Endpoint, free_ports, seaweed
+from testing.models.random_adapters import Widths
+from testing.parts.parts import Part, S3Endpoint, free_ports, seaweed
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 from benchmarks.figures import Figure, Goal
 from benchmarks.stage import Stage
 from mesh.lm.base import load_base
-from tests.brain_server.adapters_at_rest import Widths
-from tests.brain_server.churn import publish_students
-from tests.brain_server.small_models import write_small_llama
-from tests.brain_server.streams import STREAMS, BrainUnderLoad, round_of_streams
+from testing.load.churn import publish_students
+from testing.load.streams import STREAMS, BrainUnderLoad, round_of_streams
+from testing.models.random_adapters import Widths
+from testing.models.small_models import write_small_llama
 
 _STUDENTS = 20
 # What a stream may keep, as measured over the last rounds; its request, reply and log lines take more than this.

@@ -12,7 +12,7 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from google.protobuf import json_format
 
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.order_wire import order_from
+from cloning_server.edge.order_wire import order_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

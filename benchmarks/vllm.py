@@ -18,8 +18,8 @@ from benchmarks import load
 from benchmarks.stage import Stage
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import to_peft_config, to_safetensors
-from tests.brain_server.adapters_at_rest import SPEC
-from tests.stack import Part, free_ports
+from testing.models.random_adapters import SPEC
+from testing.parts.parts import Part, free_ports
 
 # It compiles its kernels on the first start.
 READY_SECONDS = 300

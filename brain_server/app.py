@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from aivo.brain.v1.adapter_service_pb2_grpc import add_AdapterServiceServicer_to_server
 from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_server
 
-from brain_server.assessment import Assessor
-from brain_server.health import HealthCheck
-from brain_server.metrics import EngineCollector, ReplyMetrics
-from brain_server.servicer import AdapterServicer, BrainServicer
+from brain_server.assess.assessor import Assessor
+from brain_server.edge.health import HealthCheck
+from brain_server.edge.metrics import EngineCollector, ReplyMetrics
+from brain_server.edge.servicer import AdapterServicer, BrainServicer
 from brain_server.settings import BrainSettings
-from brain_server.torch_engine import TorchEngine
-from brain_server.vllm_engine import VllmEngine
+from brain_server.torch_engine.engine import TorchEngine
+from brain_server.vllm_engine.engine import VllmEngine
 from mesh.adapters.notices import Listener
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from brain_server.engine_settings import EngineSettings
+from brain_server.engine.settings import EngineSettings
 from mesh.settings import AdapterStoreSettings, ServingSettings
 
 

@@ -4,23 +4,31 @@ import asyncio
 import sys
 
 from cloning_server.settings import CloningSettings
-from mesh import log, settings
+from mesh import log, process
+from mesh.settings import InvalidSettings, load_settings
 
 
 def main() -> int:
     """Returns the exit status: 0 after an orderly end, 2 for an environment that can't be used, 1 for a port taken."""
     try:
-        read = settings.load(CloningSettings)
-    except settings.InvalidSettings as error:
+        settings = load_settings(CloningSettings)
+    except InvalidSettings as error:
         sys.stderr.write(f"the environment can't be used:\n{error}\n")
         return 2
-    log.configure(level=read.log_level, form=read.log_format, service="cloning_server")
-    # Only now: torch and Ray take seconds, which a wrong setting should not wait for, and what they have to say while
-    # they are imported belongs into the log.
+    process.share_cores()
+    process.silence_grpc_forks()
+    log.configure(
+        level=settings.log_level,
+        form=settings.log_format,
+        service="cloning_server",
+        packages=("cloning_server", "mesh"),
+    )
+    # Imported only now: torch and grpc read the environment when they are loaded, they take seconds that a wrong
+    # setting should not wait for, and what they print while they are imported belongs in the log.
     from cloning_server.app import run  # noqa: PLC0415
 
     try:
-        asyncio.run(run(read))
+        asyncio.run(run(settings))
     except OSError as error:
         log.get_logger("cloning_server").error("cannot_listen", why=str(error))
         return 1

@@ -7,21 +7,21 @@ from functools import partial
 
 from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
 
-from cloning_server.brain import GrpcBrain
-from cloning_server.clone_store import CloneStore
-from cloning_server.connection import open_redis
-from cloning_server.erasure import Erasure
-from cloning_server.feed import Feed
-from cloning_server.health import HealthCheck
-from cloning_server.housekeeping import Housekeeping
-from cloning_server.notices import Notices
-from cloning_server.ray_trainer import RayTrainer
-from cloning_server.registry import Registry
-from cloning_server.runner import CloneRunner, RunPolicy
-from cloning_server.servicer import CloningServicer
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.feed import Feed
+from cloning_server.clones.redis import open_redis
+from cloning_server.clones.registry import Registry
+from cloning_server.clones.wakeups import Notices
+from cloning_server.edge.health import HealthCheck
+from cloning_server.edge.servicer import CloningServicer
+from cloning_server.fleet.ray_trainer import RayTrainer
+from cloning_server.running.brain import GrpcBrain
+from cloning_server.running.runner import CloneRunner, RunPolicy
+from cloning_server.running.worker import Worker
 from cloning_server.settings import CloningSettings
+from cloning_server.students.erasure import Erasure
+from cloning_server.students.housekeeping import Housekeeping
 from cloning_server.training import Trainer
-from cloning_server.worker import Worker
 from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore

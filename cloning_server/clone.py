@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from mesh.adapters.manifest import Manifest
-from mesh.lm.profile import StudentProfile
+from mesh.tutoring.profile import StudentProfile
 
 
 class CloneState(StrEnum):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from gateway.settings import GatewaySettings
 from gateway.template import render
-from mesh.settings import InvalidSettings, load
+from mesh.settings import InvalidSettings, load_settings
 
 
 def main() -> None:
     """Does not return: the process becomes Envoy, so that signals and the exit status are Envoy's own."""
     try:
-        settings = load(GatewaySettings)
+        settings = load_settings(GatewaySettings)
     except InvalidSettings as error:
         sys.exit(f"the gateway's settings are wrong:\n{error}")
     # The wheel's program, beside this interpreter whether or not its environment is activated.

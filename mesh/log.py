@@ -8,7 +8,7 @@ logged as its type and its frames. `call_id` and what else is bound to the conte
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -19,8 +19,15 @@ from mesh.errors import AivoError
 Logger = structlog.stdlib.BoundLogger
 
 
-def configure(*, level: str, form: Literal["json", "console"], service: str) -> None:
-    """Sets up logging of this process, the standard library's loggers included."""
+def configure(*, level: str, form: Literal["json", "console"], service: str, packages: Sequence[str]) -> None:
+    """Sets up logging of this process, the standard library's loggers included.
+
+    Args:
+        level: Lowest level of our own events.
+        form: How a line is written.
+        service: Name of the process on every line.
+        packages: Our own packages. All other loggers speak from WARNING on.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -52,8 +59,10 @@ def configure(*, level: str, form: Literal["json", "console"], service: str) -> 
     logging.captureWarnings(capture=True)
     # Libraries speak only when something is wrong; our own loggers have the level that was asked for.
     root.setLevel(logging.WARNING)
-    for package in ("mesh", "brain_server", "cloning_server"):
+    for package in packages:
         logging.getLogger(package).setLevel(level.upper())
+    # It warns about its own build at import, which no operator can act on.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def get_logger(name: str) -> Logger:

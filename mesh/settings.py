@@ -70,7 +70,7 @@ class AdapterStoreSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-def load(kind: type[S]) -> S:
+def load_settings(kind: type[S]) -> S:
     """Reads settings from the environment.
 
     Raises:

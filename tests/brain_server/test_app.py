@@ -27,9 +27,9 @@ from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.weights import BaseModelFiles
-from mesh.settings import InvalidSettings, load
-from tests.brain_server.adapters_at_rest import random_weights, recipe
-from tests.stack import RedisEndpoint, S3Endpoint
+from mesh.settings import InvalidSettings, load_settings
+from testing.models.random_adapters import random_weights, recipe
+from testing.parts.parts import RedisEndpoint, S3Endpoint
 
 if TYPE_CHECKING:
     # The generated code has it for type checkers alone.
@@ -122,7 +122,7 @@ async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: B
 def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BrainSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    read = load(BrainSettings)
+    read = load_settings(BrainSettings)
     assert (read.brain_host, read.brain_port, read.brain_metrics_port) == ("127.0.0.1", 50051, 9801)
     assert (read.base_model, read.device, read.quantization) == ("SmolLM2-135M-Instruct", "auto", "none")
 
@@ -133,7 +133,7 @@ def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.Monk
     for name, value in wrong.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings) as caught:
-        load(BrainSettings)
+        load_settings(BrainSettings)
     assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
 
 

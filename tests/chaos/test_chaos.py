@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh.settings import BaseModelSettings, load
-from tests.chaos.chaos import run
-from tests.stack import S3Endpoint
+from mesh.settings import BaseModelSettings, load_settings
+from testing.chaos.chaos import run
+from testing.parts.parts import S3Endpoint
 
 # A restart of everything, some of it twice, on two busy cores; it takes a third of this.
 CHAOS_SECONDS = 600
@@ -21,7 +21,7 @@ async def test_whatever_is_killed_every_clone_ends_and_has_one_version_or_none(
     tmp_path: Path, s3_endpoint: S3Endpoint, seed: int
 ) -> None:
     struck = random.Random(seed)
-    models = load(BaseModelSettings).model_cache_dir.absolute()
+    models = load_settings(BaseModelSettings).model_cache_dir.absolute()
     report = await run(
         tmp_path,
         models=models,

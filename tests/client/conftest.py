@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.scripted import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
+from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 
+from testing.scripted.servers import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 from tests.client.conftest import Aivo
-from tests.scripted import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 
 CLONE = {"student_id": "student123", "baseline_data": {"responses": [{"question": "Why?", "student_answer": "Light"}]}}
 

@@ -16,19 +16,19 @@ from redis.asyncio import Redis
 
 from cloning_server.app import open_server
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.clone_store import CloneStore
-from cloning_server.connection import open_redis
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.redis import open_redis
 from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AivoError
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.profile import StudentProfile
 from mesh.rpc.errors import error_of
-from tests.cloning_server.scripted_brain import ScriptedBrain
-from tests.cloning_server.scripted_trainer import ScriptedTrainer
-from tests.stack import RedisEndpoint, S3Endpoint
+from mesh.tutoring.profile import StudentProfile
+from testing.parts.parts import RedisEndpoint, S3Endpoint
+from testing.scripted.brain import ScriptedBrain
+from testing.scripted.trainer import ScriptedTrainer
 
 # Quoted, as it is in the type stubs alone.
 CloningStub: TypeAlias = "pb_grpc.CloningServiceAsyncStub"

@@ -13,13 +13,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloning_server.app import SERVICE, open_server
 from cloning_server.clone import CloneState
-from cloning_server.connection import open_redis
+from cloning_server.clones.redis import open_redis
 from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
-from mesh.settings import InvalidSettings, load
+from mesh.settings import InvalidSettings, load_settings
+from testing.parts.parts import RedisEndpoint, valkey
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
-from tests.stack import RedisEndpoint, valkey
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -28,7 +28,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in CloningSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    read = load(CloningSettings)
+    read = load_settings(CloningSettings)
     assert (read.cloning_host, read.cloning_port, read.cloning_metrics_port) == ("127.0.0.1", 50052, 9802)
     assert (read.redis_url, read.brain_address) == ("redis://127.0.0.1:6390/0", "127.0.0.1:50051")
     assert read.ray_address is None
@@ -55,7 +55,7 @@ def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.Monk
     for name, value in wrong.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings) as caught:
-        load(CloningSettings)
+        load_settings(CloningSettings)
     assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
 
 

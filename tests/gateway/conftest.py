@@ -6,8 +6,8 @@ import grpc
 import httpx
 import pytest
 
-from tests.scripted import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
-from tests.stack_envoy import Edge, envoy
+from testing.parts.envoy import Edge, envoy
+from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
 
 ORIGIN = "https://school.example"
 

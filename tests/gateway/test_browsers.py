@@ -4,8 +4,8 @@ import grpc
 import httpx
 import pytest
 
+from testing.scripted.servers import Script, failure
 from tests.gateway.conftest import ORIGIN
-from tests.scripted import Script, failure
 
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
 

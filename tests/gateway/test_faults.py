@@ -9,10 +9,10 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from gateway.template import render
-from mesh.settings import InvalidSettings, load
-from tests.scripted import BASE_MODEL, Script, ScriptedBrain, failure, info, serving_brain
-from tests.stack import free_ports
-from tests.stack_envoy import envoy
+from mesh.settings import InvalidSettings, load_settings
+from testing.parts.envoy import envoy
+from testing.parts.parts import free_ports
+from testing.scripted.servers import BASE_MODEL, Script, ScriptedBrain, failure, info, serving_brain
 
 UNAVAILABLE = failure(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_LOADED")
 PROMPT = {"prompt": "Why is the sky blue?"}
@@ -129,7 +129,7 @@ def test_all_faults_of_the_settings_are_told_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CORS_ALLOW_ORIGINS", "https://school.example, school.example")
 
     with pytest.raises(InvalidSettings) as caught:
-        load(GatewaySettings)
+        load_settings(GatewaySettings)
 
     for name in ("BRAIN_REST_PORT", "GATEWAY_HOST", "CLONING_ADDRESS", "CORS_ALLOW_ORIGINS"):
         assert name in str(caught.value)
@@ -139,7 +139,7 @@ def test_ports_must_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVOY_ADMIN_PORT", "8001")
 
     with pytest.raises(InvalidSettings, match="BRAIN_REST_PORT and ENVOY_ADMIN_PORT"):
-        load(GatewaySettings)
+        load_settings(GatewaySettings)
 
 
 def test_no_web_page_may_call_unless_told() -> None:

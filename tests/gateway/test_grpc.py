@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from tests.scripted import BRAIN, CLONING, Script, failure
-from tests.stack_envoy import Edge
+from testing.parts.envoy import Edge
+from testing.scripted.servers import BRAIN, CLONING, Script, failure
 
 
 async def test_calls_pass_with_their_deadline_and_metadata(brain_channel: grpc.aio.Channel, brain: Script) -> None:

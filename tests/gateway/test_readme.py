@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripted import Script
-from tests.stack_envoy import Edge
+from testing.parts.envoy import Edge
+from testing.scripted.servers import Script
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [

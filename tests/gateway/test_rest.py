@@ -8,7 +8,7 @@ import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 
-from tests.scripted import BASE_MODEL, CLONE_ID, Script, failure, info
+from testing.scripted.servers import BASE_MODEL, CLONE_ID, Script, failure, info
 
 Code = grpc.StatusCode
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import httpx
 
-from tests.scripted import CLONE_ID, PIECES, STATES, Script, failure
+from testing.scripted.servers import CLONE_ID, PIECES, STATES, Script, failure
 
 
 async def frames(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:

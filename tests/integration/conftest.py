@@ -8,9 +8,9 @@ import pytest
 
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import fetch
-from mesh.settings import BaseModelSettings, load
-from tests.integration.stack import Stack, stack
-from tests.stack import RedisEndpoint, S3Endpoint
+from mesh.settings import BaseModelSettings, load_settings
+from testing.parts.parts import RedisEndpoint, S3Endpoint
+from testing.parts.stack import Stack, stack
 
 # An answer that waits behind a clone's training, on two busy cores.
 ANSWER_SECONDS = 120
@@ -19,7 +19,7 @@ ANSWER_SECONDS = 120
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The cache of base models, with the default one in it."""
-    cache = load(BaseModelSettings).model_cache_dir.resolve()
+    cache = load_settings(BaseModelSettings).model_cache_dir.resolve()
     fetch(DEFAULT_BASE_MODEL, cache)
     return cache
 

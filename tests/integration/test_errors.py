@@ -16,8 +16,8 @@ from google.protobuf.json_format import ParseDict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from tests.integration.baseline import start_body
-from tests.integration.stack import Stack, until_status
+from testing.baseline import start_body
+from testing.parts.stack import Stack, until_status
 
 ASK: dict[str, Any] = {"prompt": "What is rain?", "max_tokens": 4, "temperature": 0}
 

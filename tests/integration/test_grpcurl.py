@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import Stack
+from testing.parts.stack import Stack
 
 GRPCURL = Path(sys.executable).parent / "grpcurl"
 

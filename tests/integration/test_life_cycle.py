@@ -10,9 +10,9 @@ import httpx
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 
-from tests.integration.baseline import start_body
-from tests.integration.stack import Stack
-from tests.stack_servers import cloning_server
+from testing.baseline import start_body
+from testing.parts.servers import cloning_server
+from testing.parts.stack import Stack
 
 
 async def frames_of(cloning: httpx.AsyncClient, clone_id: str) -> AsyncIterator[dict[str, Any]]:

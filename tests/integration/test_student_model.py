@@ -11,8 +11,8 @@ import pytest
 import redis.asyncio as redis
 from safetensors import safe_open
 
-from tests.integration.baseline import NAME, STUDENT_WORD, start_body
-from tests.integration.stack import Stack
+from testing.baseline import NAME, STUDENT_WORD, start_body
+from testing.parts.stack import Stack
 
 if TYPE_CHECKING:
     # Types alone; boto3 makes its clients at run time.

@@ -28,7 +28,8 @@ class Lines:
     def configure(self, **options: Any) -> None:
         with self._patch.context() as patch:
             patch.setattr(sys, "stderr", self._stream)
-            log.configure(**{"level": "info", "form": "json", "service": "brain"} | options)
+            defaults = {"level": "info", "form": "json", "service": "brain", "packages": ("mesh", "brain_server")}
+            log.configure(**defaults | options)
 
     @property
     def text(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.settings import AdapterStoreSettings, BaseModelSettings, InvalidSettings, ServingSettings, load
+from mesh.settings import AdapterStoreSettings, BaseModelSettings, InvalidSettings, ServingSettings, load_settings
 
 
 class BothSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
@@ -31,7 +31,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_without_variables_the_defaults_hold() -> None:
-    settings = load(BothSettings)
+    settings = load_settings(BothSettings)
     assert settings.base_model == "SmolLM2-135M-Instruct"
     assert settings.quantization == "none"
     assert settings.model_cache_dir == Path(".aivo/models")
@@ -44,7 +44,7 @@ def test_a_variable_is_the_field_in_upper_case(environment: pytest.MonkeyPatch) 
     environment.setenv("USE_4BIT_QUANTIZATION", "true")
     environment.setenv("REFLECTION", "0")
     environment.setenv("DEVICE", "cuda:1")
-    settings = load(BothSettings)
+    settings = load_settings(BothSettings)
     assert settings.base_model == "mistralai/Mistral-7B-Instruct-v0.2"
     assert settings.quantization == "4bit"
     assert not settings.reflection
@@ -54,7 +54,7 @@ def test_a_variable_is_the_field_in_upper_case(environment: pytest.MonkeyPatch) 
 def test_an_empty_variable_counts_as_unset(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("PORT", "")
     environment.setenv("S3_ENDPOINT_URL", "")
-    settings = load(BothSettings)
+    settings = load_settings(BothSettings)
     assert settings.port == 50051
     assert settings.s3_endpoint_url is None
 
@@ -66,7 +66,7 @@ def test_all_faults_are_told_at_once_with_the_variables_names(environment: pytes
     environment.setenv("DEVICE", "tpu")
     environment.setenv("TENANT", "../other")
     with pytest.raises(InvalidSettings) as caught:
-        load(BothSettings)
+        load_settings(BothSettings)
     lines = str(caught.value).splitlines()
     assert sorted(line.partition(":")[0] for line in lines) == [
         "DEVICE",
@@ -80,17 +80,17 @@ def test_all_faults_are_told_at_once_with_the_variables_names(environment: pytes
 
 def test_a_missing_variable_is_named() -> None:
     with pytest.raises(InvalidSettings, match=r"^BRAIN_ADDRESS: Field required$"):
-        load(RequiredSettings)
+        load_settings(RequiredSettings)
 
 
 def test_two_kinds_of_quantization_are_refused(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("USE_4BIT_QUANTIZATION", "true")
     environment.setenv("USE_8BIT_QUANTIZATION", "true")
     with pytest.raises(InvalidSettings, match=r"^USE_4BIT_QUANTIZATION and USE_8BIT_QUANTIZATION: set at most one$"):
-        load(BothSettings)
+        load_settings(BothSettings)
 
 
 def test_settings_do_not_change() -> None:
-    settings = load(BothSettings)
+    settings = load_settings(BothSettings)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1

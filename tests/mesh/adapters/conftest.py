@@ -8,11 +8,10 @@ import pytest
 from boto3.session import Session
 from safetensors.numpy import save
 
-from mesh.adapters.documents import Documents
 from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from tests.stack import S3Endpoint
+from testing.parts.parts import S3Endpoint
 
 LORA = Lora(rank=4, alpha=8, target_modules=("q_proj", "v_proj"), dtype="F32")
 
@@ -85,27 +84,3 @@ def store(blobs: S3Blobs, tenant: str) -> AdapterStore:
 def student() -> str:
     """A student of this test alone."""
     return f"student-{uuid.uuid4().hex}"
-
-
-async def leftovers(blobs: S3Blobs, store: AdapterStore, tenant: str) -> set[str]:
-    """Keys of the tenant that belong to no whole version of a live commit, void commits aside.
-
-    Also proves what is there: every committed version can be fetched, and every pointer leads to one.
-    """
-    documents = Documents(blobs, tenant=tenant)
-    keys = set(await blobs.keys(documents.keys.prefix))
-    known = set()
-    async for manifest in documents.commits():
-        assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
-        known |= {manifest.ref.weights_key, manifest.ref.manifest_key}
-    for key in keys:
-        student_id = documents.keys.student_in(key)
-        if student_id is None:
-            known.add(key)
-        elif key == documents.keys_of(student_id).active:
-            active = await store.resolve_active(student_id)
-            if active is not None:
-                await store.fetch(active.ref, sha256=active.sha256)
-            if any(version.ref.student_id == student_id for version in await store.list_versions(student_id)):
-                known.add(key)
-    return keys - known

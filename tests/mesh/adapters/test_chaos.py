@@ -13,7 +13,8 @@ from mesh.adapters.blobs import Blobs
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import ModelVersionNotFound, PublishConflict
-from tests.mesh.adapters.conftest import leftovers, recipe, weights
+from testing.leftovers import leftovers
+from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, Watched
 
 WORKERS = 5

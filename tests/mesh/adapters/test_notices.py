@@ -16,8 +16,8 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from testing.parts.parts import RedisEndpoint, valkey
 from tests.mesh.adapters.conftest import recipe, weights
-from tests.stack import RedisEndpoint, valkey
 
 SHA256 = "ab" * 32
 WAIT_SECONDS = 20

@@ -8,7 +8,8 @@ import pytest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import ModelVersionNotFound, PublishConflict
-from tests.mesh.adapters.conftest import leftovers, recipe, weights
+from testing.leftovers import leftovers
+from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
 
 # One more than the first publication of a student makes: the last worker has ended when the others' turn comes.

@@ -8,7 +8,8 @@ from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided, Removed
 from mesh.errors import ModelVersionNotFound
-from tests.mesh.adapters.conftest import leftovers, recipe, weights
+from testing.leftovers import leftovers
+from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
 
 

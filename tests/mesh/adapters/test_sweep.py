@@ -6,7 +6,8 @@ import pytest
 
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided, Swept
-from tests.mesh.adapters.conftest import leftovers, recipe, weights
+from testing.leftovers import leftovers
+from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
 
 HOUR_SECONDS = 3600

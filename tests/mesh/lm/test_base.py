@@ -10,7 +10,7 @@ from mesh.errors import BaseModelUnavailable
 from mesh.lm.base import BaseModel, Quantization, load_base, pick_dtype, resident_bytes
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt
-from mesh.lm.profile import StudentProfile
+from mesh.tutoring.profile import StudentProfile
 
 QUESTION = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="What is the capital of France?"),))
 

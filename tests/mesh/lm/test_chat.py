@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mesh.lm.chat import Prompt, Role, Turn, encode_example, encode_prompt, end_of_turn, render
-from mesh.lm.profile import GRADES, Disability, LearningStyle, StudentProfile
+from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
 
 # The shapes of other base models' templates, written for these tests: tokens' place is taken by words in brackets.
 NO_SYSTEM_ROLE = (

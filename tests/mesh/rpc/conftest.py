@@ -91,7 +91,7 @@ def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Logs]:
     handlers, level = root.handlers[:], root.level
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        log.configure(level="info", form="json", service="test")
+        log.configure(level="info", form="json", service="test", packages=("mesh",))
     yield Logs(stream)
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -1,0 +1,1 @@
+"""Which adapter answers a request, and where its bytes are."""

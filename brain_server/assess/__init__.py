@@ -1,0 +1,1 @@
+"""Assessment: what an answer is worth, and what to tell the student."""

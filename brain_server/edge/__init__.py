@@ -1,0 +1,1 @@
+"""The brain's gRPC edge: parses requests, calls the engine, converts replies."""

@@ -1,0 +1,93 @@
+"""BrainService and AdapterService: parse, call, convert."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from aivo.brain.v1 import adapter_service_pb2 as adapter_pb
+from aivo.brain.v1 import brain_service_pb2 as pb
+from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceServicer
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceServicer
+
+from brain_server.assess.assessor import Assessor
+from brain_server.edge import adapter_wire, wire
+from brain_server.edge.health import HealthCheck
+from brain_server.engine.contract import Delta, Engine, Reply, complete
+from mesh.rpc.calls import Context, call_id, deadline_of
+from mesh.rpc.errors import status_of
+
+
+class BrainServicer(BrainServiceServicer):
+    """Answers for the engine, the assessor and the health check; raises what they raise."""
+
+    def __init__(
+        self, engine: Engine, *, assessor: Assessor, health: HealthCheck, observe: Callable[[Reply], None]
+    ) -> None:
+        """Takes who answers, and who is told of every reply that ended well."""
+        self._engine = engine
+        self._assessor = assessor
+        self._health = health
+        self._observe = observe
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Answers in one message."""
+        generation = wire.generation_from(request, deadline=deadline_of(context))
+        reply = await complete(self._engine, generation)
+        self._observe(reply)
+        return wire.response_from(reply)
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Context
+    ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        """Answers piece by piece."""
+        generation = wire.generation_from(request, deadline=deadline_of(context))
+        sent: list[str] = []
+        async with aclosing(self._engine.stream(generation)) as events:
+            try:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        sent.append(event.text)
+                        yield wire.piece_from(len(sent), event.text)
+                    else:
+                        self._observe(event)
+                        yield wire.finished_from(len(sent) + 1, event)
+            except Exception as error:
+                if sent:
+                    status = status_of(error, call_id())
+                    model = self._engine.facts.model
+                    yield wire.broken_off_from(len(sent) + 1, status, text="".join(sent), model=model)
+                raise
+
+    async def Assess(self, request: pb.AssessRequest, context: Context) -> pb.AssessResponse:
+        """Assesses an answer."""
+        verdict = await self._assessor.assess(wire.assessment_from(request), deadline=deadline_of(context))
+        return wire.verdict_from(verdict)
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
+        """Reports health."""
+        return wire.health_from(await self._health.report())
+
+
+class AdapterServicer(AdapterServiceServicer):
+    """Answers for the engine; raises what it raises."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def WarmAdapter(
+        self, request: adapter_pb.WarmAdapterRequest, context: Context
+    ) -> adapter_pb.WarmAdapterResponse:
+        """Loads an adapter."""
+        warmed = await self._engine.warm(adapter_wire.student_id_from(request), adapter_wire.version_from(request))
+        return adapter_wire.warmed_from(warmed)
+
+    async def ListAdapters(
+        self, request: adapter_pb.ListAdaptersRequest, context: Context
+    ) -> adapter_pb.ListAdaptersResponse:
+        """Lists the adapters in memory."""
+        return adapter_wire.residencies_from(self._engine.residencies())
+
+    async def EvictAdapter(
+        self, request: adapter_pb.EvictAdapterRequest, context: Context
+    ) -> adapter_pb.EvictAdapterResponse:
+        """Drops a student's adapters from memory."""
+        return adapter_wire.evicted_from(await self._engine.evict(adapter_wire.student_id_from(request)))

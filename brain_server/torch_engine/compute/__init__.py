@@ -1,0 +1,1 @@
+"""What the torch thread computes. Knows no asyncio, no store and no students."""

@@ -1,0 +1,1 @@
+"""The vLLM engine: a vLLM server beside the brain, called over HTTP."""

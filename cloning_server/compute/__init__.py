@@ -1,0 +1,1 @@
+"""The frozen base model's arithmetic for training and batch decoding."""

@@ -1,0 +1,96 @@
+"""Frozen linear maps as they are trained through: only inputs get gradients, from weights in the fastest layout.
+
+On a CPU oneDNN reads weights in blocks; those of a plain matrix it must first bring into that layout, in every product.
+So small models are kept in it, once for the products and once, transposed, for their gradients.
+
+Knows nothing of layers or adapters.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cloning_server.compute.kernels import Back
+
+# Maps [N, in] to [N, out], and tells the way back.
+Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Back]]
+
+# Of a model's linear weights that are kept in blocks, as that takes twice their memory beside themselves: enough for
+# the default base model in fp32 (425 MB), far from what a machine without a GPU should spend on one of some billions.
+MOST_BYTES = 1024**3
+# What the layout is made for; it serves any number of rows.
+_USUAL_ROWS = 512
+_DTYPES = frozenset({torch.bfloat16, torch.float32})
+
+
+def maps_of(modules: Sequence[nn.Linear]) -> list[Map]:
+    """A model's linear maps, each as its weights are best trained through."""
+    if are_kept_in_blocks(modules):
+        return [BlockedMap(module) for module in modules]
+    return [PlainMap(module) if type(module) is nn.Linear else RecordedMap(module) for module in modules]
+
+
+def are_kept_in_blocks(modules: Iterable[nn.Module]) -> bool:
+    """Whether a model's linear maps are plain matrices on a CPU, and few enough for another two copies."""
+    weights = [module.weight if type(module) is nn.Linear else None for module in modules]
+    plain = [one for one in weights if one is not None and one.device.type == "cpu" and one.dtype in _DTYPES]
+    return len(plain) == len(weights) and sum(one.nbytes for one in plain) <= MOST_BYTES
+
+
+class BlockedMap:
+    """One linear map with its weights in blocks; equal to the module's but for rounding."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        weight_OI = module.weight.detach()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _USUAL_ROWS)
+        self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.t().contiguous(), _USUAL_ROWS)
+        self._bias = module.bias
+
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`."""
+        return _product(x_NI, self._weight, self._bias), self._back
+
+    def _back(self, grad_NO: Tensor) -> Tensor:
+        return _product(grad_NO.contiguous(), self._transposed, None)
+
+
+class PlainMap:
+    """One linear map with its weights as they are."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self._weight_OI = module.weight.detach()
+        self._bias = module.bias
+
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`."""
+        return F.linear(x_NI, self._weight_OI, self._bias), self._back
+
+    def _back(self, grad_NO: Tensor) -> Tensor:
+        return grad_NO @ self._weight_OI
+
+
+class RecordedMap:
+    """A module that maps in a way of its own, as a quantised one does: its way back is what autograd records of it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+        """See `Map`; there is no way back where nothing is recorded, as in torch's inference mode."""
+        with torch.enable_grad():
+            taken_NI = x_NI.detach().requires_grad_()
+            given_NO = self._module(taken_NI)
+
+        def back(grad_NO: Tensor) -> Tensor:
+            (grad_NI,) = torch.autograd.grad(given_NO, taken_NI, grad_NO)
+            return grad_NI
+
+        return given_NO.detach(), back
+
+
+def _product(x_NI: Tensor, weight: Tensor, bias_O: Tensor | None) -> Tensor:
+    mapped_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight, bias_O, "none", [], "")
+    return mapped_NO

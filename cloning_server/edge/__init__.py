@@ -1,0 +1,1 @@
+"""The cloning server's gRPC edge: parses requests, calls the domain, converts replies."""

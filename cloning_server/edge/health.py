@@ -1,0 +1,96 @@
+"""Health for people: whether clones can be taken and run, and what is missing.
+
+Knows nothing of gRPC.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from cloning_server.clones.registry import Load, Registry
+from cloning_server.running.runner import Brain
+from cloning_server.training import Trainer, TrainerFacts
+from mesh.adapters.store import AdapterStore
+from mesh.dependencies import Dependency, DependencyCheck
+
+CLONE_STORE, ADAPTER_STORE, TRAINER, BRAIN = "clone_store", "adapter_store", "trainer", "brain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """The server's health, in the words of `GetHealthResponse`."""
+
+    status: str
+    trainer: TrainerFacts
+    load: Load
+    dependencies: tuple[Dependency, ...]
+
+    @property
+    def reason(self) -> str:
+        """What is missing; empty if nothing is."""
+        fallback = f"{self.trainer.model} trains in place of {self.trainer.fallback_for}"
+        parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
+        return "; ".join([*([fallback] if self.trainer.fallback_for else []), *parts])
+
+
+class HealthCheck:
+    """Asks every part, all at the same time. Open it with `async with`; it then owns the questions under way.
+
+    Args:
+        registry: The clone store's face.
+        adapters: The adapter store.
+        trainer: Trains.
+        brain: Answers.
+        is_draining: Whether the server was told to stop.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        adapters: AdapterStore,
+        trainer: Trainer,
+        brain: Brain,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._registry = registry
+        self._trainer = trainer
+        self._is_draining = is_draining
+        self._load = Load(queued=0, running=0)
+        self._clone_store = DependencyCheck(CLONE_STORE, self._count)
+        self._adapter_store = DependencyCheck(ADAPTER_STORE, adapters.check)
+        self._brain = DependencyCheck(BRAIN, brain.check)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for check in (self._clone_store, self._adapter_store, self._brain):
+            await check.aclose()
+
+    async def report(self) -> HealthReport:
+        """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
+        clone_store, adapter_store, brain = await asyncio.gather(
+            self._clone_store.ask(), self._adapter_store.ask(), self._brain.ask()
+        )
+        facts = self._trainer.facts
+        trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")
+        parts = (clone_store, adapter_store, trainer, brain)
+        load = self._load if clone_store.available else Load(queued=0, running=0)
+        return HealthReport(status=self._status(parts, facts), trainer=facts, load=load, dependencies=parts)
+
+    async def _count(self) -> None:
+        self._load = await self._registry.load()
+
+    def _status(self, parts: tuple[Dependency, ...], facts: TrainerFacts) -> str:
+        missing = {part.name for part in parts if not part.available}
+        if self._is_draining():
+            return "draining"
+        if CLONE_STORE in missing:
+            # Nothing can be accepted; without the other parts, clones are accepted and wait for them.
+            return "unhealthy"
+        # A trainer knows its device once it has loaded, or tried to.
+        if missing == {TRAINER} and not facts.device:
+            return "loading"
+        return "degraded" if missing or facts.fallback_for else "healthy"

@@ -1,0 +1,205 @@
+"""Between the contract's messages about clones and the domain, both ways.
+
+What StartClone asks for is in `order_wire`, what is about a student's models in `student_wire`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from google.rpc import status_pb2
+
+from cloning_server.clone import Attempt, Clone, CloneState, Consent, Failure, Priority
+from cloning_server.clones.feed import Change
+from cloning_server.clones.registry import Page
+from cloning_server.edge.health import HealthReport
+from cloning_server.edge.order_wire import check_id
+from cloning_server.edge.student_wire import model_from, timestamp_from
+from mesh.adapters.ref import validate_student_id
+from mesh.rpc.errors import revive, status_of
+from mesh.rpc.validation import Fields
+
+PAGE_SIZE_DEFAULT, PAGE_SIZE_HIGH = 20, 100
+_PRIORITIES: Mapping[Priority, pb.ClonePriority.ValueType] = {
+    Priority.LOW: pb.CLONE_PRIORITY_LOW,
+    Priority.NORMAL: pb.CLONE_PRIORITY_NORMAL,
+    Priority.HIGH: pb.CLONE_PRIORITY_HIGH,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """What ListClones asks for; an empty student id is every student, an empty token the first page."""
+
+    student_id: str
+    size: int
+    token: str
+
+
+def clone_id_from(request: pb.GetCloneRequest | pb.WatchCloneRequest | pb.CancelCloneRequest) -> str:
+    """Parses which clone is meant.
+
+    Raises:
+        InvalidField: The id is malformed.
+    """
+    return validate_student_id(request.clone_id, field="clone_id")
+
+
+def after_sequence_from(request: pb.WatchCloneRequest) -> int | None:
+    """Parses what the watcher has seen; None is nothing."""
+    return request.after_sequence if request.HasField("after_sequence") else None
+
+
+def query_from(request: pb.ListClonesRequest) -> ListQuery:
+    """Parses which clones to list.
+
+    Raises:
+        InvalidField: With every fault of the request.
+    """
+    fields = Fields()
+    if request.student_id:
+        check_id(fields, "student_id", request.student_id)
+    fields.between("page_size", request.page_size or PAGE_SIZE_DEFAULT, low=1, high=PAGE_SIZE_HIGH)
+    fields.raise_if_any()
+    size = request.page_size or PAGE_SIZE_DEFAULT
+    return ListQuery(student_id=request.student_id, size=size, token=request.page_token)
+
+
+def started_from(clone: Clone) -> pb.StartCloneResponse:
+    """Tells of a clone that was accepted."""
+    return pb.StartCloneResponse(
+        clone_id=clone.clone_id,
+        student_id=clone.student_id,
+        status="cloning_started",
+        estimated_time_seconds=clone.estimated_seconds,
+        state=_state_from(clone.state),
+        queue_position=clone.queue_position,
+    )
+
+
+def cancelled_from(clone: Clone) -> pb.CancelCloneResponse:
+    """Tells of a clone that was cancelled."""
+    return pb.CancelCloneResponse(
+        clone_id=clone.clone_id,
+        student_id=clone.student_id,
+        status=clone.state.value,
+        state=_state_from(clone.state),
+        sequence=clone.sequence,
+    )
+
+
+def clone_from(clone: Clone, *, active_version: int) -> pb.GetCloneResponse:
+    """Tells where a clone is; the active version tells whether its model still answers, 0 that none does."""
+    response = pb.GetCloneResponse(
+        clone_id=clone.clone_id,
+        student_id=clone.student_id,
+        status=clone.state.value,
+        progress=clone.progress,
+        message=clone.message,
+        state=_state_from(clone.state),
+        sequence=clone.sequence,
+        attempt=clone.attempt,
+        created_time=timestamp_from(clone.created_time),
+        updated_time=timestamp_from(clone.updated_time),
+        queue_position=clone.queue_position,
+        estimated_time_seconds=clone.seconds_left,
+        attempts=map(_attempt_from, clone.attempts),
+        priority=_PRIORITIES[clone.terms.priority],
+        base_version=clone.terms.base_version,
+        consent=None if clone.terms.consent is None else _consent_from(clone.terms.consent),
+    )
+    if clone.manifest is not None:
+        response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
+    if clone.failure is not None:
+        response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))
+    return response
+
+
+def change_from(change: Change) -> pb.WatchCloneResponse:
+    """Tells of a change of a clone. Its model becomes the active one just before the clone completes."""
+    clone = change.clone
+    response = pb.WatchCloneResponse(
+        sequence=clone.sequence,
+        heartbeat=change.heartbeat,
+        clone_id=clone.clone_id,
+        status=clone.state.value,
+        progress=clone.progress,
+        message=clone.message,
+        state=_state_from(clone.state),
+        attempt=clone.attempt,
+        time=timestamp_from(clone.updated_time),
+        queue_position=clone.queue_position,
+        estimated_time_seconds=clone.seconds_left,
+    )
+    if clone.manifest is not None:
+        active_version = clone.manifest.ref.version if clone.state is CloneState.COMPLETED else 0
+        response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
+    if clone.failure is not None:
+        response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))
+    return response
+
+
+def page_from(page: Page) -> pb.ListClonesResponse:
+    """Tells of a page of clones."""
+    return pb.ListClonesResponse(
+        clones=[
+            pb.CloneSummary(
+                clone_id=clone.clone_id,
+                student_id=clone.student_id,
+                status=clone.state.value,
+                progress=clone.progress,
+                state=_state_from(clone.state),
+                created_time=timestamp_from(clone.created_time),
+                updated_time=timestamp_from(clone.updated_time),
+                queue_position=clone.queue_position,
+                estimated_time_seconds=clone.seconds_left,
+                attempt=clone.attempt,
+            )
+            for clone in page.clones
+        ],
+        next_page_token=page.next_token,
+    )
+
+
+def health_from(report: HealthReport) -> pb.GetHealthResponse:
+    """Tells of the server's health."""
+    return pb.GetHealthResponse(
+        status=report.status,
+        model_loaded=report.trainer.ready,
+        device=report.trainer.device,
+        model_name=report.trainer.model,
+        gpu_available=report.trainer.gpu_available,
+        reason=report.reason,
+        queued_clones=report.load.queued,
+        running_clones=report.load.running,
+        dependencies=[
+            pb.Dependency(name=part.name, available=part.available, reason=part.reason) for part in report.dependencies
+        ],
+    )
+
+
+def _state_from(state: CloneState) -> pb.CloneState.ValueType:
+    return pb.CloneState.Value(f"CLONE_STATE_{state.name}")
+
+
+def _error_from(failure: Failure, clone_id: str) -> status_pb2.Status:
+    # A bug is told as in any call, with the id under which the log says more: here, the clone's.
+    return status_of(revive(failure.reason, failure.message, failure.facts), clone_id)
+
+
+def _attempt_from(attempt: Attempt) -> pb.CloneAttempt:
+    return pb.CloneAttempt(
+        number=attempt.number,
+        started_time=timestamp_from(attempt.started_time),
+        ended_time=None if attempt.ended_time is None else timestamp_from(attempt.ended_time),
+        outcome=attempt.outcome,
+    )
+
+
+def _consent_from(consent: Consent) -> pb.Consent:
+    expires = consent.expires_time
+    return pb.Consent(
+        basis=consent.basis,
+        granted_time=timestamp_from(consent.granted_time),
+        expires_time=None if expires is None else timestamp_from(expires),
+    )

@@ -1,0 +1,1 @@
+"""What a clone learns from: lessons, distilled replies and their checks."""

@@ -1,0 +1,1 @@
+"""Training on Ray: the actors, who keeps them alive, and the trainings that share one."""

@@ -1,0 +1,1 @@
+"""Fine-tuning one adapter: packing, passes, optimisation and the gate."""

@@ -1,0 +1,1 @@
+"""One clone from its claim to its final state."""

@@ -1,0 +1,1 @@
+"""A student's data as a whole: erasure and retention."""

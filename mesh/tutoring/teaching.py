@@ -1,0 +1,196 @@
+"""How AIVO speaks to a student: what each part of a profile asks of a reply, in words for the model and as form rules.
+
+Every accommodation is a row of a table: instructions that go into the prompt, and rules by which a reply is checked, so
+that what is promised can be measured. Instructions are few and short: the default base model is small, and what it
+reads in every request is paid for in every request.
+
+The rows follow CAST, "Universal Design for Learning Guidelines 3.0" (2024), checkpoints on clarifying vocabulary and
+syntax, on scaffolds and on emotional capacity; other sources stand at their row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from mesh.tutoring.form import FormRules
+from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accommodation:
+    """What one part of a profile asks of a reply.
+
+    Attributes:
+        name: What it is called in reports.
+        instructions: Sentences for the system prompt, in their order.
+        rules: What a reply's form must be for the accommodation to count as given.
+    """
+
+    name: str
+    instructions: tuple[str, ...]
+    rules: FormRules = field(default_factory=FormRules)
+
+
+# Phrases that say something other than their words do. Not a dictionary of idioms: those that tutors use.
+IDIOMS = (
+    "piece of cake", "break a leg", "hit the nail on the head", "in a nutshell", "rule of thumb", "ring a bell",
+    "get the hang of", "on the right track", "give it a shot", "think outside the box", "a no-brainer", "hang in there",
+    "back to square one", "the big picture", "at the end of the day", "under your belt", "keep an eye on",
+    "the tip of the iceberg", "easy as pie", "cut corners", "learn the ropes", "a walk in the park",
+)  # fmt: skip
+# What puts a worried student under pressure: time, comparison, and that it ought to be easy.
+PRESSURES = (
+    "hurry", "be quick", "as fast as you can", "time limit", "running out of time", "deadline", "you should know",
+    "should already know", "everyone else", "this is easy", "obviously", "you failed", "don't worry",
+)  # fmt: skip
+# One of these tells a student that there is time and that where they are is all right.
+REASSURANCES = (
+    "take your time", "it is okay", "it's okay", "that is okay", "that's okay", "no rush", "you can do this",
+    "good start", "good question", "well done", "one small step", "small step", "we can", "let's",
+)  # fmt: skip
+
+# Words in a sentence for each school stage, near what textbooks of the stage have; the last grade a row is for.
+_GRADE_ROWS = (
+    (
+        ("K", "1", "2"),
+        Accommodation(
+            name="grades K-2",
+            instructions=("Use easy words that a young child knows.",),
+            rules=FormRules(max_sentence_words=12, max_sentences=6, max_long_words=2),
+        ),
+    ),
+    (
+        ("3", "4", "5"),
+        Accommodation(
+            name="grades 3-5",
+            instructions=("Use common words and explain each new word.",),
+            rules=FormRules(max_sentence_words=18, max_sentences=9, max_long_words=6),
+        ),
+    ),
+    (
+        ("6", "7", "8"),
+        Accommodation(
+            name="grades 6-8",
+            instructions=("Use clear words and define the terms of the subject.",),
+            rules=FormRules(max_sentence_words=24, max_sentences=12),
+        ),
+    ),
+    (
+        ("9", "10", "11", "12"),
+        Accommodation(
+            name="grades 9-12",
+            instructions=("Use the exact terms of the subject.",),
+            rules=FormRules(max_sentence_words=30, max_sentences=15),
+        ),
+    ),
+)
+GRADE_BANDS: Mapping[str, Accommodation] = MappingProxyType(
+    {grade: row for grades, row in _GRADE_ROWS for grade in grades}
+)
+
+# A preference for presentation, no more: see `LearningStyle`.
+STYLES: Mapping[LearningStyle, Accommodation] = MappingProxyType(
+    {
+        LearningStyle.VISUAL: Accommodation(
+            name="visual", instructions=("Describe what it looks like, so the student can picture it.",)
+        ),
+        LearningStyle.AUDITORY: Accommodation(
+            name="auditory", instructions=("Explain as if you speak aloud, with words that sound good together.",)
+        ),
+        LearningStyle.READING: Accommodation(
+            name="reading", instructions=("Explain in writing and name the key terms.",)
+        ),
+        LearningStyle.KINESTHETIC: Accommodation(
+            name="kinesthetic", instructions=("Include something to do with the hands or to try.",)
+        ),
+        LearningStyle.STRUCTURED: Accommodation(
+            name="structured",
+            instructions=("Number the steps in order.",),
+            rules=FormRules(numbered_steps=True),
+        ),
+    }
+)
+
+DISABILITIES: Mapping[Disability, Accommodation] = MappingProxyType(
+    {
+        # Short segments, one thing at a time, checks of understanding: U.S. Department of Education, "Teaching Children
+        # with Attention Deficit Hyperactivity Disorder: Instructional Strategies and Practices" (2008).
+        Disability.ADHD: Accommodation(
+            name="adhd",
+            instructions=("Give short numbered steps, one idea in each.", "End with one short question."),
+            rules=FormRules(
+                max_sentence_words=16,
+                max_sentences=8,
+                max_paragraph_sentences=2,
+                numbered_steps=True,
+                ends_with_question=True,
+            ),
+        ),
+        # Task analysis and explicit instruction are among the practices of Steinbrenner et al., "Evidence-Based
+        # Practices for Children, Youth, and Young Adults with Autism" (2020). The same order each time is predictable.
+        Disability.AUTISM: Accommodation(
+            name="autism",
+            instructions=(
+                "Say exactly what you mean, with no idioms or jokes.",
+                "Number the steps in order and say when it is done.",
+            ),
+            rules=FormRules(max_sentence_words=18, max_paragraph_sentences=3, numbered_steps=True, avoids=IDIOMS),
+        ),
+        # Short simple sentences, lists rather than dense paragraphs: British Dyslexia Association, "Dyslexia Style
+        # Guide" (2023).
+        Disability.DYSLEXIA: Accommodation(
+            name="dyslexia",
+            instructions=("Write short sentences with short common words.", "Start a new line for each idea."),
+            rules=FormRules(max_sentence_words=14, max_sentences=8, max_paragraph_sentences=2, max_long_words=4),
+        ),
+        # Options for emotional capacity and for reducing threats: CAST, UDL Guidelines 3.0, Engagement.
+        Disability.ANXIETY: Accommodation(
+            name="anxiety",
+            instructions=("Be calm and kind, and say there is no rush.", "Give one small first step."),
+            rules=FormRules(max_sentence_words=18, max_sentences=7, avoids=PRESSURES, holds_one_of=REASSURANCES),
+        ),
+    }
+)
+
+# Where the grade is not known.
+_ANY_GRADE = Accommodation(
+    name="any grade",
+    instructions=("Use common words.",),
+    rules=FormRules(max_sentence_words=24, max_sentences=12),
+)
+
+
+def accommodations_of(profile: StudentProfile) -> tuple[Accommodation, ...]:
+    """What a profile asks of a reply: its grade's band, then its learning style, then its disability.
+
+    The disability comes last because a small model heeds best what it reads last, and that is what matters most.
+    """
+    rows = [GRADE_BANDS[profile.grade] if profile.grade else _ANY_GRADE]
+    if profile.learning_style:
+        rows.append(STYLES[profile.learning_style])
+    if profile.disability:
+        rows.append(DISABILITIES[profile.disability])
+    return tuple(rows)
+
+
+def rules_of(profile: StudentProfile) -> FormRules:
+    """The form that a reply to this student must have: all its accommodations' rules together, the tighter one wins."""
+    rules = FormRules()
+    for row in accommodations_of(profile):
+        rules = rules.combine(row.rules)
+    return rules
+
+
+def instruct(profile: StudentProfile) -> str:
+    """The system prompt for a student: who they are taught as, the longest sentence in words, and how."""
+    grade = {None: "a", "K": "a kindergarten"}.get(profile.grade, f"a grade {profile.grade}")
+    subject = f" in {profile.subject}" if profile.subject else ""
+    rows = accommodations_of(profile)
+    limit = rules_of(profile).max_sentence_words
+    return " ".join(
+        (
+            f"You are a tutor for {grade} student{subject}.",
+            f"Keep every sentence under {limit} words.",
+            *(sentence for row in rows for sentence in row.instructions),
+        )
+    )

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: real parts as processes, small models, scripted servers, load and chaos."""

@@ -1,0 +1,1 @@
+"""A whole AIVO under strikes, and what must hold afterwards."""

@@ -1,0 +1,72 @@
+"""Baselines and plans that the tests of learning share; the questions are made up for them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.compute.batch_decoding import Decoding, decode_all
+from cloning_server.examples.distillation import Step, distil
+from cloning_server.examples.examples import Lesson
+from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.training import TrainingPlan
+from mesh.lm.base import BaseModel
+from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
+
+PROFILE = StudentProfile(grade="5", subject="Science", learning_style=LearningStyle.VISUAL, disability=Disability.ADHD)
+FEEDBACK = "Almost! Look at the picture again.\n1. Name the part.\n2. Say what it does. What does it do?"
+ITEMS = (
+    ("What does the heart do?", "The heart pumps blood.", "It beats."),
+    ("Why do plants need light?", "Plants need light to make food.", "To grow."),
+    ("What is ice made of?", "Ice is made of frozen water.", "Cold."),
+    ("What do lungs take in?", "Lungs take in air.", "Air."),
+    ("Why does a ball fall?", "Gravity pulls the ball down.", "It is heavy."),
+    ("What does a root take up?", "A root takes up water.", "Soil."),
+)
+
+
+def graded(index: int, **facts: object) -> BaselineResponse:
+    """A response to one of the items, wrong unless the facts say otherwise."""
+    question, reference, answer = ITEMS[index]
+    told: dict[str, object] = {"reference_answer": reference, "skill": "life", "is_correct": False, **facts}
+    return BaselineResponse(question=question, student_answer=answer, **told)  # type: ignore[arg-type] # any field
+
+
+def commented(count: int, *, feedback: Mapping[int, str] | None = None) -> Baseline:
+    """A baseline whose first items a teacher has commented on, each in much the same way."""
+    told = {index: f"{ITEMS[index][1]} {FEEDBACK}" for index in range(count)} | dict(feedback or {})
+    return baseline_of([graded(index, teacher_feedback=told[index]) for index in range(count)])
+
+
+def baseline_of(responses: Sequence[BaselineResponse]) -> Baseline:
+    """A baseline of these responses, with the profile of the tests."""
+    return Baseline(profile=PROFILE, responses=tuple(responses))
+
+
+def plan_of(baseline: Baseline, *, epochs: int = 1, learning_rate: float = 1e-3, seed: int = 7) -> TrainingPlan:
+    """A plan of few small steps."""
+    return TrainingPlan(
+        clone_id="clone1", baseline=baseline, seed=seed, epochs=epochs, learning_rate=learning_rate, batch_examples=2
+    )
+
+
+class DictReplyCache(dict[str, str]):
+    """A reply cache that is a dictionary."""
+
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Returns the replies that are there, by key."""
+        return {key: self[key] for key in keys if key in self}
+
+    def put_many(self, replies: Mapping[str, str]) -> None:
+        """Adds replies."""
+        self.update(replies)
+
+
+def distil_alone(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Iterator[Step]:
+    """Distils with nobody beside; its steps."""
+    steps = distil(lessons, base, cache=cache, seed=seed)
+    step = next(steps, None)
+    while step is not None:
+        if isinstance(step, Decoding):
+            step = steps.send(*decode_all([step]))
+        else:
+            yield step
+            step = next(steps, None)

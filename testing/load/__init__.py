@@ -1,0 +1,1 @@
+"""Load on a brain: churn of many students and a thousand streams."""

@@ -1,0 +1,1 @@
+"""Small base models, random adapters, and reference replies to compare with."""

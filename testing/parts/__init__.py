@@ -1,0 +1,1 @@
+"""The real parts as processes on free loopback ports."""

@@ -1,0 +1,123 @@
+"""The whole of AIVO as processes on free ports: both servers, the gateway, and the stores under them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from testing.parts.envoy import Edge, envoy
+from testing.parts.parts import Part, RedisEndpoint, S3Endpoint, free_ports
+from testing.parts.servers import cloning_server, server
+
+# Loading the base model, on a machine that is busy with other tests.
+HEALTHY_SECONDS = 120
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A running AIVO.
+
+    Attributes:
+        brain: The brain server's process; its log is in `folder / "brain"`.
+        cloning: The cloning server's process, likewise.
+        edge: The gateway.
+        brain_address: gRPC of the brain, not through the gateway.
+        cloning_address: gRPC of the cloning server, likewise.
+        brain_metrics_url: The brain's figures.
+        cloning_env: What any cloning server of this AIVO reads, but for its ports.
+    """
+
+    brain: Part
+    cloning: Part
+    edge: Edge
+    brain_address: str
+    cloning_address: str
+    brain_metrics_url: str
+    cloning_env: Mapping[str, str]
+    s3: S3Endpoint
+    bucket: str
+    redis: RedisEndpoint
+    folder: Path
+
+    async def healthy(self) -> None:
+        """Returns when both servers say that they are."""
+        async with asyncio.timeout(HEALTHY_SECONDS):
+            await until_status(self.edge.brain_url, "healthy")
+            await until_status(self.edge.cloning_url, "healthy")
+
+
+async def until_status(url: str, status: str) -> dict[str, object]:
+    """Asks for health until it says this word, and returns what it says then."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError, ValueError):
+                health = (await client.get("/health")).json()
+                if health.get("status") == status:
+                    return dict(health)
+            # Between tries, as a load balancer would.
+            await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def stack(
+    folder: Path,
+    *,
+    s3: S3Endpoint,
+    redis: RedisEndpoint,
+    bucket: str,
+    models: Path,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Stack]:
+    """Runs everything, the servers with this environment besides; both are healthy when it is entered."""
+    brain_port, brain_metrics = free_ports(2)
+    shared = {
+        **s3.env,
+        "S3_ENDPOINT_URL": s3.url,
+        "S3_BUCKET": bucket,
+        "REDIS_URL": redis.url,
+        "MODEL_CACHE_DIR": str(models),
+        "DEVICE": "cpu",
+        # Short, so that a test need not wait long for a server that is lost.
+        "LEASE_SECONDS": "6",
+        # Short, so that a test can fill it.
+        "QUEUE_LIMIT": "32",
+        **(env or {}),
+    }
+    brain = server(
+        "brain_server",
+        folder / "brain",
+        port=brain_port,
+        env={**shared, "BRAIN_PORT": str(brain_port), "BRAIN_METRICS_PORT": str(brain_metrics)},
+    )
+    brain_address = f"127.0.0.1:{brain_port}"
+    cloning_env = {**shared, "BRAIN_ADDRESS": brain_address}
+    edge_folder = folder / "edge"
+    edge_folder.mkdir()
+    async with contextlib.AsyncExitStack() as running:
+        await brain.start()
+        running.push_async_callback(brain.stop)
+        cloning, cloning_address = await running.enter_async_context(
+            cloning_server(folder / "cloning", env=cloning_env)
+        )
+        edge = await running.enter_async_context(
+            envoy(edge_folder, brain_address=brain_address, cloning_address=cloning_address)
+        )
+        whole = Stack(
+            brain=brain,
+            cloning=cloning,
+            edge=edge,
+            brain_address=brain_address,
+            cloning_address=cloning_address,
+            brain_metrics_url=f"http://127.0.0.1:{brain_metrics}/metrics",
+            cloning_env=cloning_env,
+            s3=s3,
+            bucket=bucket,
+            redis=redis,
+            folder=folder,
+        )
+        await whole.healthy()
+        yield whole

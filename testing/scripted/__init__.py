@@ -1,0 +1,1 @@
+"""Servers, engine, brain and trainer that follow a script."""

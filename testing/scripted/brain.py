@@ -1,0 +1,72 @@
+"""A brain by script: a real gRPC server whose AdapterService loads nothing and tells whose bytes it would load."""
+
+import asyncio
+from collections import deque
+
+from aivo.brain.v1 import adapter_service_pb2 as pb
+from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceServicer, add_AdapterServiceServicer_to_server
+from aivo.brain.v1.brain_service_pb2 import Adapter
+
+from mesh.adapters.store import AdapterStore
+from mesh.rpc.calls import Context
+from mesh.rpc.server import Server
+from testing.parts.parts import free_ports
+
+SERVICE = "aivo.brain.v1.AdapterService"
+
+
+class ScriptedBrain(AdapterServiceServicer):
+    """Warms what is in the store.
+
+    Attributes:
+        address: Where it listens whenever it is up.
+        asked: Set by each call.
+        faults: Each call takes the first, if there is one, and fails with it.
+        warmed: The adapters that were warmed, oldest first.
+        evicted: The students whose adapters were dropped, oldest first.
+        hold: Calls wait for it.
+    """
+
+    def __init__(self, store: AdapterStore) -> None:
+        (self._port,) = free_ports(1)
+        self.address = f"127.0.0.1:{self._port}"
+        self.asked = asyncio.Event()
+        self.faults: deque[Exception] = deque()
+        self.warmed: list[tuple[str, int]] = []
+        self.evicted: list[str] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self._store = store
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        self._server = Server(host="127.0.0.1", port=self._port, metrics_port=None, drain_seconds=0)
+        self._server.add(add_AdapterServiceServicer_to_server, self, service=SERVICE, ready=lambda: True)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
+
+    async def WarmAdapter(self, request: pb.WarmAdapterRequest, context: Context) -> pb.WarmAdapterResponse:
+        self.asked.set()
+        await self.hold.wait()
+        if self.faults:
+            raise self.faults.popleft()
+        stored = await self._store.fetch(self._store.ref(request.student_id, request.version))
+        self.warmed.append((request.student_id, request.version))
+        return pb.WarmAdapterResponse(
+            adapter=Adapter(student_id=request.student_id, version=request.version, sha256=stored.manifest.sha256),
+            probe_tokens=8,
+        )
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
+        return pb.ListAdaptersResponse()
+
+    async def EvictAdapter(self, request: pb.EvictAdapterRequest, context: Context) -> pb.EvictAdapterResponse:
+        self.evicted.append(request.student_id)
+        held = {version for student_id, version in self.warmed if student_id == request.student_id}
+        return pb.EvictAdapterResponse(
+            adapters=[Adapter(student_id=request.student_id, version=version) for version in sorted(held)]
+        )

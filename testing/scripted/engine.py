@@ -1,0 +1,125 @@
+"""An engine by script: for what a real one does only when something goes wrong, or at no moment a test could name."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from brain_server.engine.contract import (
+    Delta,
+    EngineFacts,
+    Fallback,
+    FinishReason,
+    Generation,
+    LoadedAdapter,
+    Reply,
+    Residency,
+    Tier,
+    Timing,
+    Warmed,
+)
+from mesh.adapters.ref import AdapterRef
+from mesh.lm.chat import Prompt
+
+PIECES = ("Plants ", "make ", "food.")
+SHA256 = "ab" * 32
+FACTS = EngineFacts(
+    ready=True,
+    loading=False,
+    reason="",
+    model="scripted",
+    device="cpu",
+    gpu_available=False,
+    quantization="none",
+    dtype="float32",
+    fallback_for="",
+)
+TIMING = Timing(queue_ms=1.0, adapter_load_ms=2.0, first_token_ms=3.0, total_ms=4.0)
+
+
+class ScriptedEngine:
+    """Says that plants make food, as the student's own model if a student is named.
+
+    Attributes:
+        facts: What health is told.
+        error: What `stream`, `weigh` and `warm` fail with; None for not at all.
+        error_after: How many pieces `stream` sends before it fails.
+        hold: `stream` waits for it before each piece but the first.
+        text: What a reply under a schema says.
+        weights: What `weigh` answers, the probabilities by how the last turn ends; else all alike.
+        generations: What `stream` was asked.
+        weighed: The prompts that `weigh` was asked.
+        closed: Set when a stream ended before its reply.
+    """
+
+    def __init__(self) -> None:
+        self.facts = FACTS
+        self.error: Exception | None = None
+        self.error_after = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.text = ""
+        self.weights: dict[str, tuple[float, ...]] = {}
+        self.generations: list[Generation] = []
+        self.weighed: list[Prompt] = []
+        self.closed = asyncio.Event()
+
+    async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+        self.generations.append(generation)
+        pieces = (self.text,) if generation.json_schema else PIECES
+        try:
+            for index, piece in enumerate(pieces):
+                if self.error is not None and index == self.error_after:
+                    raise self.error
+                if index:
+                    await self.hold.wait()
+                yield Delta(piece)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.closed.set()
+            raise
+        yield _reply("".join(pieces), generation)
+
+    async def weigh(
+        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+    ) -> Mapping[str, float]:
+        if self.error is not None:
+            raise self.error
+        self.weighed.append(prompt)
+        asked = prompt.turns[-1].text
+        weights = next((w for end, w in self.weights.items() if asked.endswith(end)), (1 / len(labels),) * len(labels))
+        return dict(zip(labels, weights, strict=True))
+
+    async def warm(self, student_id: str, version: int | None = None) -> Warmed:
+        if self.error is not None:
+            raise self.error
+        return Warmed(adapter=_adapter(student_id, version or 1), bytes=1_800_000, load_ms=5.0, probe_tokens=4)
+
+    def residencies(self) -> Sequence[Residency]:
+        last_used = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
+        adapter = _adapter("student123", 2)
+        return [Residency(adapter=adapter, tier=Tier.SLOT, bytes=1_800_000, leases=1, last_used=last_used)]
+
+    async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
+        return [_adapter(student_id, 1)]
+
+    def not_ready(self, *, loading: bool, reason: str) -> None:
+        """Has no model from now on."""
+        self.facts = replace(FACTS, ready=False, loading=loading, reason=reason, dtype="")
+
+
+def _adapter(student_id: str, version: int) -> LoadedAdapter:
+    return LoadedAdapter(ref=AdapterRef(student_id=student_id, version=version), sha256=SHA256)
+
+
+def _reply(text: str, generation: Generation) -> Reply:
+    student_id = generation.student_id
+    return Reply(
+        text=text,
+        model="scripted",
+        adapter=_adapter(student_id, generation.version or 1) if student_id else None,
+        fallback=None if student_id else Fallback.NO_STUDENT,
+        finish_reason=FinishReason.STOP,
+        prompt_tokens=40,
+        completion_tokens=3,
+        timing=TIMING,
+    )

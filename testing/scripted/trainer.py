@@ -1,0 +1,113 @@
+"""A trainer by script: steps, faults and pauses as a test wrote them down, and a real small adapter at the end."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+
+import numpy as np
+from safetensors.numpy import save
+
+from cloning_server.clone import CloneState
+from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
+from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
+
+STATES = (
+    CloneState.LOADING_BASE_MODEL,
+    CloneState.CREATING_ADAPTER,
+    CloneState.FINE_TUNING,
+    CloneState.OPTIMIZING,
+)
+STEPS = 8
+FACTS = TrainerFacts(ready=True, reason="", model="SmolLM2-135M-Instruct", device="cpu", gpu_available=False)
+
+
+class Gate:
+    """A place where every training waits while it is shut."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self.reached = asyncio.Event()
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self._open.wait()
+
+
+class ScriptedTrainer:
+    """Trains nothing.
+
+    Attributes:
+        facts: What health says.
+        seats: How many trainings it has room for; as many as anybody wants unless a test says otherwise.
+        gates: Before the first step of each state.
+        faults: Each training takes the first, if there is one, and fails with it in the middle of fine-tuning.
+        plans: What was asked for, oldest first.
+        stopped: Clones whose training was cut off.
+        cut_off: Set by each of them.
+    """
+
+    def __init__(self) -> None:
+        self.facts = FACTS
+        self.seats = 1_000
+        self.gates = {state: Gate() for state in STATES}
+        self.faults: deque[Exception] = deque()
+        self.plans: list[TrainingPlan] = []
+        self.stopped: list[str] = []
+        self.cut_off = asyncio.Event()
+
+    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+        self.plans.append(plan)
+        ended = False
+        try:
+            fault = self.faults.popleft() if self.faults else None
+            for state in STATES:
+                await self.gates[state].wait()
+                for step in range(STEPS + 1):
+                    if fault and state is CloneState.FINE_TUNING and step > STEPS / 2:
+                        raise fault
+                    yield Progress(state=state, fraction=step / STEPS, message=f"step {step} of {STEPS}")
+            ended = True
+            yield Trained(weights=weights_for(plan), recipe=recipe_for(plan))
+        finally:
+            if not ended:
+                self.stopped.append(plan.clone_id)
+                self.cut_off.set()
+
+
+def weights_for(plan: TrainingPlan) -> bytes:
+    """A one-layer adapter in PEFT's names; each clone has values of its own."""
+    random = np.random.default_rng(list(plan.clone_id.encode()))
+    tensors = {}
+    for target in plan.target_modules:
+        module = f"base_model.model.model.layers.0.self_attn.{target}"
+        tensors[f"{module}.lora_A.weight"] = random.standard_normal((plan.rank, 4), dtype=np.float32)
+        tensors[f"{module}.lora_B.weight"] = random.standard_normal((4, plan.rank), dtype=np.float32)
+    return save(tensors)
+
+
+def recipe_for(plan: TrainingPlan) -> Recipe:
+    """The recipe of the small adapter that a plan gets."""
+    given = len(plan.baseline.responses)
+    return Recipe(
+        clone_id=plan.clone_id,
+        base_model=FACTS.model,
+        base_digest="0" * 64,
+        lora=Lora(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules, dtype="F32"),
+        scale=1.25,
+        serving=Serving(temperature=0.7, top_p=0.9, max_tokens=128),
+        examples=Examples(given=given, feedback=0, distilled=given, dropped=0, train=given - 1, heldout=1),
+        metrics=Metrics(
+            heldout_loss_base=2.5, heldout_loss_adapter=1.5, train_steps=9, seconds_per_step=0.1, seconds=1.0
+        ),
+        seed=plan.seed,
+        profile=Profile(grade="5"),
+        data_digest="1" * 64,
+        start=plan.start,
+    )

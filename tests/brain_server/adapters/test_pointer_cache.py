@@ -1,0 +1,180 @@
+"""Which version answers once a pointer has moved: through the real S3 and Valkey."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from brain_server.adapters.pointer_cache import ActivePointers
+from mesh.adapters.blobs import Blob
+from mesh.adapters.notices import Listener, announce
+from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.errors import AdapterStoreUnavailable
+from testing.parts.parts import RedisEndpoint, S3Endpoint, seaweed, valkey
+from tests.mesh.adapters.conftest import recipe, weights
+
+# Whatever is seen within a test is seen because of a notice.
+HOUR_SECONDS = 3600.0
+WAIT_SECONDS = 20
+
+
+class LateBlobs(S3Blobs):
+    """The real store behind a network on which what was read arrives late."""
+
+    def __init__(self, endpoint: S3Endpoint, *, bucket: str) -> None:
+        super().__init__(bucket=bucket, endpoint_url=endpoint.url)
+        self.has_read = asyncio.Event()
+        self.arrives = asyncio.Event()
+
+    async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
+        blob = await super().read(key, limit_bytes=limit_bytes)
+        self.has_read.set()
+        await self.arrives.wait()
+        return blob
+
+
+class Brain:
+    """The pointers of a brain that listens, and a way to wait until it has heard."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        self.pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
+        self._moved = asyncio.Event()
+        self._began = asyncio.Event()
+
+    @asynccontextmanager
+    async def listening(self, endpoint: RedisEndpoint, *, tenant: str) -> AsyncIterator[None]:
+        def on_moved(student_id: str) -> None:
+            self.pointers.doubt(student_id)
+            self._moved.set()
+
+        def on_gap() -> None:
+            self.pointers.doubt_all()
+            self._began.set()
+
+        async with Listener(endpoint.url, tenant=tenant, on_moved=on_moved, on_gap=on_gap):
+            await self.begins()
+            yield
+
+    async def hears(self) -> None:
+        await _next(self._moved)
+
+    async def begins(self) -> None:
+        await _next(self._began)
+
+    async def version_of(self, student: str) -> int | None:
+        active = await self.pointers.resolve(student)
+        return None if active is None else active.ref.version
+
+
+async def _next(event: asyncio.Event) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        await event.wait()
+    event.clear()
+
+
+@pytest.fixture
+async def blobs(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Blobs]:
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def silent(blobs: S3Blobs, tenant: str) -> AdapterStore:
+    """Where versions are published without a notice."""
+    return AdapterStore(blobs, tenant=tenant)
+
+
+async def publish(store: AdapterStore, student: str, version: int) -> ActiveAdapter:
+    manifest = await store.publish(student, weights(seed=version), recipe=recipe(f"clone_{student}_{version}"))
+    assert manifest.ref.version == version
+    return ActiveAdapter(ref=manifest.ref, sha256=manifest.sha256)
+
+
+async def test_a_notice_makes_a_new_version_visible_at_once(
+    blobs: S3Blobs, tenant: str, silent: AdapterStore, redis_endpoint: RedisEndpoint
+) -> None:
+    brain = Brain(silent)
+    async with Redis.from_url(redis_endpoint.url) as redis, brain.listening(redis_endpoint, tenant=tenant):
+        publisher = AdapterStore(blobs, tenant=tenant, announce=partial(announce, redis))
+        assert await brain.version_of("ada") is None
+
+        await publish(publisher, "ada", 1)
+        await brain.hears()
+        assert await brain.version_of("ada") == 1
+
+        await publish(silent, "ada", 2)
+        assert await brain.version_of("ada") == 1, "the time to live outlasts the test"
+        await publish(publisher, "bob", 1)
+        await brain.hears()
+        assert await brain.version_of("ada") == 1, "another student's notice is none of hers"
+
+        await publisher.activate("ada", 2)
+        await brain.hears()
+        assert await brain.version_of("ada") == 2
+
+
+async def test_what_moved_while_nobody_could_listen_is_seen_as_soon_as_one_can(
+    tmp_path: Path, tenant: str, silent: AdapterStore
+) -> None:
+    brain = Brain(silent)
+    async with valkey(tmp_path) as endpoint, brain.listening(endpoint, tenant=tenant):
+        await publish(silent, "ada", 1)
+        assert await brain.version_of("ada") == 1
+
+        await endpoint.part.stop()
+        await publish(silent, "ada", 2)
+        assert await brain.version_of("ada") == 1
+        await endpoint.part.start()
+        await brain.begins()
+
+        assert await brain.version_of("ada") == 2
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+async def test_a_read_that_was_under_way_when_the_pointer_moved_is_not_believed(
+    silent: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str, *, everyone: bool
+) -> None:
+    first = await publish(silent, "ada", 1)
+    async with LateBlobs(s3_endpoint, bucket=bucket) as late:
+        pointers = ActivePointers(AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS)
+        early = asyncio.create_task(pointers.resolve("ada"))
+        await _next(late.has_read)
+        second = await publish(silent, "ada", 2)
+        if everyone:
+            pointers.doubt_all()
+        else:
+            pointers.doubt("ada")
+        late.arrives.set()
+
+        assert await early == first, "it began before the pointer moved"
+        assert await pointers.resolve("ada") == second
+
+
+async def test_a_pointer_in_doubt_still_stands_while_the_store_is_down(tmp_path: Path, bucket: str) -> None:
+    async with (
+        seaweed(tmp_path) as endpoint,
+        S3Blobs(bucket=bucket, endpoint_url=endpoint.url, create_bucket=True) as blobs,
+    ):
+        store = AdapterStore(blobs)
+        pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
+        first = await publish(store, "ada", 1)
+        assert await pointers.resolve("ada") == first
+        await endpoint.part.stop()
+
+        pointers.doubt("ada")
+        pointers.doubt_all()
+        with pytest.raises(AdapterStoreUnavailable):
+            await pointers.resolve("ada")
+        assert pointers.last_known("ada") == first

@@ -1,0 +1,291 @@
+"""The brain's two services over gRPC: a real server and real stubs around an engine that follows a script."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from aivo.brain.v1 import adapter_service_pb2 as adapter_pb
+from aivo.brain.v1 import brain_service_pb2 as pb
+from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceStub, add_AdapterServiceServicer_to_server
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServiceServicer_to_server
+
+from brain_server.assess.assessor import Assessor
+from brain_server.edge.health import HealthCheck
+from brain_server.edge.servicer import AdapterServicer, BrainServicer
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.dependencies import CHECK_SECONDS
+from mesh.errors import AdapterCorrupt, InvalidField, ModelNotLoaded, QueueFull, StudentModelNotFound
+from mesh.rpc.channels import open_channel
+from mesh.rpc.errors import RemoteError, error_from, error_of
+from mesh.rpc.server import Server
+from testing.parts.parts import S3Endpoint
+from testing.scripted.engine import FACTS, PIECES, SHA256, ScriptedEngine
+
+if TYPE_CHECKING:
+    # The generated code has these for type checkers alone.
+    from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceAsyncStub
+    from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
+
+PROMPT = "How do plants eat?"
+ADA = pb.StudentContext(student_id="ada")
+FEEDBACK = {
+    "feedback": "Good work.",
+    "strengths": [],
+    "areas_for_improvement": ["Name light."],
+    "next_steps": "Read on.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A brain that runs, and what stands behind it."""
+
+    engine: ScriptedEngine
+    server: Server
+    brain: "BrainServiceAsyncStub"
+    adapters: "AdapterServiceAsyncStub"
+
+
+async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Served:
+    """A brain on a free port, its adapters in this S3."""
+    blobs = S3Blobs(bucket=bucket, endpoint_url=s3_url, create_bucket=True)
+    store = AdapterStore(await stack.enter_async_context(blobs))
+    engine = ScriptedEngine()
+    server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
+    health = HealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
+    await stack.enter_async_context(health)
+    server.add(
+        add_BrainServiceServicer_to_server,
+        BrainServicer(engine, assessor=Assessor(engine), health=health, observe=lambda _reply: None),
+        service="aivo.brain.v1.BrainService",
+        ready=lambda: engine.facts.ready,
+    )
+    server.add(
+        add_AdapterServiceServicer_to_server,
+        AdapterServicer(engine),
+        service="aivo.brain.v1.AdapterService",
+        ready=lambda: engine.facts.ready,
+    )
+    stack.push_async_callback(server.stop)
+    await server.start()
+    channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
+    return Served(engine, server, BrainServiceStub(channel), AdapterServiceStub(channel))
+
+
+@pytest.fixture
+async def served(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
+    async with AsyncExitStack() as stack:
+        yield await serve(stack, s3_url=s3_endpoint.url, bucket=bucket)
+
+
+async def read_stream(
+    served: Served, request: pb.GenerateStreamRequest
+) -> tuple[list[pb.GenerateStreamResponse], grpc.aio.AioRpcError | None]:
+    """All messages of a stream, and what it failed with."""
+    messages = []
+    try:
+        async for message in served.brain.GenerateStream(request, timeout=30):
+            messages.append(message)  # noqa: PERF401 - what came before the failure is what is asked for
+    except grpc.aio.AioRpcError as error:
+        return messages, error
+    return messages, None
+
+
+async def test_generate_answers_with_the_students_adapter(served: Served) -> None:
+    response = await served.brain.Generate(pb.GenerateRequest(prompt=PROMPT, context=ADA), timeout=30)
+
+    assert response.response == "Plants make food."
+    assert (response.adapter.student_id, response.adapter.version, response.adapter.sha256) == ("ada", 1, SHA256)
+    assert response.fallback == pb.FALLBACK_REASON_UNSPECIFIED
+    assert response.tokens_used == 43
+
+
+async def test_the_callers_deadline_reaches_the_engine(served: Served) -> None:
+    await served.brain.Generate(pb.GenerateRequest(prompt=PROMPT), timeout=30)
+    deadline = served.engine.generations[-1].deadline
+    assert deadline is not None
+    # gRPC rounds what is left on its way, up as well.
+    assert 0 < deadline - time.monotonic() < 31
+
+
+async def test_a_stream_numbers_its_messages_and_ends_with_the_whole_reply(served: Served) -> None:
+    messages, error = await read_stream(served, pb.GenerateStreamRequest(prompt=PROMPT, context=ADA))
+
+    assert error is None
+    assert [message.sequence for message in messages] == [1, 2, 3, 4]
+    assert [message.text for message in messages[:-1]] == list(PIECES)
+    finished = messages[-1].finished
+    assert finished.response == "".join(PIECES)
+    assert finished.adapter.sha256 == SHA256
+    assert not finished.HasField("error")
+
+
+async def test_a_failure_before_the_first_message_is_the_calls_status_alone(served: Served) -> None:
+    served.engine.error = StudentModelNotFound(student_id="ada")
+    messages, error = await read_stream(served, pb.GenerateStreamRequest(prompt=PROMPT, context=ADA))
+
+    assert messages == []
+    assert error is not None
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert isinstance(error_of(error), StudentModelNotFound)
+
+
+async def test_a_failure_after_the_first_message_is_told_in_the_stream_and_by_the_status(served: Served) -> None:
+    served.engine.error, served.engine.error_after = AdapterCorrupt("the weights are broken"), 2
+    messages, error = await read_stream(served, pb.GenerateStreamRequest(prompt=PROMPT, context=ADA))
+
+    assert [message.sequence for message in messages] == [1, 2, 3]
+    finished = messages[-1].finished
+    assert finished.response == "Plants make "
+    assert isinstance(error_from(finished.error), AdapterCorrupt)
+    assert error is not None
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    assert error.details() == finished.error.message
+
+
+async def test_a_bug_in_mid_stream_tells_a_call_id_and_no_words(served: Served) -> None:
+    served.engine.error, served.engine.error_after = RuntimeError("the student said: secret"), 1
+    messages, error = await read_stream(served, pb.GenerateStreamRequest(prompt=PROMPT))
+
+    assert error is not None
+    told, status = error_from(messages[-1].finished.error), error_of(error)
+    assert isinstance(told, RemoteError)
+    assert told.facts["call_id"] == status.facts["call_id"]
+    assert "secret" not in f"{messages}{error.debug_error_string()}"
+
+
+async def test_cancelling_the_stream_stops_the_engine(served: Served) -> None:
+    served.engine.hold.clear()
+    call = served.brain.GenerateStream(pb.GenerateStreamRequest(prompt=PROMPT))
+    assert (await anext(aiter(call))).text == PIECES[0]
+
+    call.cancel()
+
+    async with asyncio.timeout(10):
+        await served.engine.closed.wait()
+
+
+async def test_a_deadline_that_passes_in_mid_stream_stops_the_engine(served: Served) -> None:
+    served.engine.hold.clear()
+    call = served.brain.GenerateStream(pb.GenerateStreamRequest(prompt=PROMPT), timeout=0.5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(10):
+        await served.engine.closed.wait()
+
+
+async def test_invalid_fields_are_refused_before_the_engine_is_asked(served: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.brain.Generate(pb.GenerateRequest(context=pb.StudentContext(grade="13")), timeout=30)
+
+    error = error_of(caught.value)
+    assert isinstance(error, InvalidField)
+    assert {violation.field for violation in error.violations} == {"prompt", "context.grade"}
+    assert served.engine.generations == []
+
+
+async def test_a_full_queue_says_when_to_come_back(served: Served) -> None:
+    served.engine.error = QueueFull(limit=32, retry_seconds=7.5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.brain.Generate(pb.GenerateRequest(prompt=PROMPT), timeout=30)
+
+    error = error_of(caught.value)
+    assert isinstance(error, QueueFull)
+    assert error.retry_seconds == 7.5
+
+
+async def test_assess_judges_with_the_base_model_whoever_answered(served: Served) -> None:
+    served.engine.text = json.dumps(FEEDBACK)
+    request = pb.AssessRequest(
+        student_response="Plants make food", criteria=pb.AssessmentCriteria(question=PROMPT), context=ADA
+    )
+    response = await served.brain.Assess(request, timeout=30)
+
+    assert [generation.student_id for generation in served.engine.generations] == [None]
+    assert response.correctness == pytest.approx(50)
+    assert response.understanding_level == "developing"
+    assert list(response.areas_for_improvement) == ["Name light."]
+    likely = response.probabilities
+    assert likely.correct + likely.partially_correct + likely.incorrect == pytest.approx(1)
+
+
+async def test_health_tells_what_answers(served: Served) -> None:
+    health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
+
+    assert (health.status, health.reason) == ("healthy", "")
+    assert health.model_loaded
+    assert (health.device, health.model_name, health.dtype) == ("cpu", "scripted", "float32")
+    assert [(part.name, part.available) for part in health.dependencies] == [("adapter_store", True)]
+
+
+async def test_health_while_the_model_loads_says_so(served: Served) -> None:
+    served.engine.not_ready(loading=True, reason="loading scripted")
+    health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
+    assert (health.status, health.reason, health.model_loaded) == ("loading", "loading scripted", False)
+
+
+async def test_health_of_a_model_that_cannot_be_loaded_says_why(served: Served) -> None:
+    served.engine.not_ready(loading=False, reason="it does not fit the memory")
+    served.engine.error = ModelNotLoaded("it does not fit the memory")
+    health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
+    assert (health.status, health.reason) == ("unhealthy", "it does not fit the memory")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.brain.Assess(
+            pb.AssessRequest(student_response="x", criteria=pb.AssessmentCriteria(question="q")), timeout=30
+        )
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_health_with_the_fallback_model_is_degraded(served: Served) -> None:
+    served.engine.facts = replace(FACTS, fallback_for="a larger one", reason="a larger one was not found")
+    health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
+    assert (health.status, health.fallback_for) == ("degraded", "a larger one")
+
+
+async def test_health_without_the_adapter_store_is_degraded_and_quick(unused_tcp_port: int, bucket: str) -> None:
+    async with AsyncExitStack() as stack:
+        served = await serve(stack, s3_url=f"http://127.0.0.1:{unused_tcp_port}", bucket=bucket)
+        # A call's deadline, as a caller with little patience sets it.
+        health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=CHECK_SECONDS + 5)
+
+        assert health.status == "degraded"
+        assert health.reason.startswith("adapter_store: ")
+        assert not health.dependencies[0].available
+
+
+async def test_warming_names_the_adapter_and_what_it_took(served: Served) -> None:
+    request = adapter_pb.WarmAdapterRequest(student_id="ada", version=3)
+    warmed = await served.adapters.WarmAdapter(request, timeout=30)
+    assert (warmed.adapter.student_id, warmed.adapter.version, warmed.adapter.sha256) == ("ada", 3, SHA256)
+    assert (warmed.bytes, warmed.load_ms, warmed.probe_tokens) == (1_800_000, 5.0, 4)
+
+
+async def test_the_adapters_in_memory_are_listed(served: Served) -> None:
+    listed = await served.adapters.ListAdapters(adapter_pb.ListAdaptersRequest(), timeout=30)
+    (residency,) = listed.adapters
+    assert residency.adapter.student_id == "student123"
+    assert (residency.tier, residency.leases) == (adapter_pb.ADAPTER_TIER_SLOT, 1)
+    assert residency.last_used_time.ToJsonString() == "2025-01-15T10:30:00Z"
+
+
+async def test_evicting_names_what_left(served: Served) -> None:
+    evicted = await served.adapters.EvictAdapter(adapter_pb.EvictAdapterRequest(student_id="ada"), timeout=30)
+    assert [adapter.student_id for adapter in evicted.adapters] == ["ada"]
+
+
+@pytest.mark.parametrize("student_id", ["../x", "", "a/b"])
+async def test_an_adapter_of_a_malformed_id_is_refused(served: Served, student_id: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.adapters.WarmAdapter(adapter_pb.WarmAdapterRequest(student_id=student_id), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,87 @@
+"""A real vLLM with the real base model, an engine on it and on the real store; made once for the tests here."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from brain_server.engine.settings import EngineSettings
+from brain_server.vllm_engine.engine import VllmEngine
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.lm.base import BaseModel, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.weights import BaseModelFiles, fetch
+from testing.models.random_adapters import random_weights
+from testing.parts.parts import S3Endpoint
+from testing.parts.vllm_server import MAX_SEQS, PYTHON, VllmServer, vllm
+from testing.waiting import until_ready
+from tests.brain_server.vllm_engine.requests import BUCKET, recipe_of
+
+
+@pytest.fixture(scope="package")
+def files() -> BaseModelFiles:
+    return fetch(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
+
+
+@pytest.fixture(scope="package")
+async def server(tmp_path_factory: pytest.TempPathFactory, files: BaseModelFiles) -> AsyncIterator[VllmServer]:
+    if not PYTHON.exists():
+        pytest.skip("vLLM has a venv of its own, which is absent: `make test-vllm` makes it and runs these tests")
+    async with vllm(tmp_path_factory.mktemp("vllm"), files) as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def reference(files: BaseModelFiles) -> BaseModel:
+    """The base model for what plain transformers and PEFT make of the same weights."""
+    return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="package")
+async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
+    async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+def adapter_store(blobs: S3Blobs) -> AdapterStore:
+    return AdapterStore(blobs)
+
+
+@pytest.fixture(scope="package")
+def settings(server: VllmServer, files: BaseModelFiles, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
+    """Room for two calls beside those that vLLM decodes."""
+    return EngineSettings(
+        engine="vllm",
+        vllm_url=server.url,
+        vllm_adapter_dir=tmp_path_factory.mktemp("adapters"),
+        model_cache_dir=files.path.parent,
+        max_batch=MAX_SEQS,
+        queue_limit=2,
+        adapter_pointer_ttl_seconds=60,
+    )
+
+
+@pytest.fixture(scope="package")
+async def engine(settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[VllmEngine]:
+    async with VllmEngine.open(settings, adapter_store) as opened:
+        await until_ready(opened)
+        yield opened
+
+
+@pytest.fixture(scope="package")
+async def students(adapter_store: AdapterStore, reference: BaseModel) -> dict[str, bytes]:
+    """Three students and their adapters' weights: more than vLLM has slots."""
+    weights = {student: random_weights(seed, strength=0.1) for seed, student in enumerate(("ada", "ben", "cleo"))}
+    for student, data in weights.items():
+        await adapter_store.publish(student, data, recipe=recipe_of(reference))
+    return weights
+
+
+@pytest.fixture
+def student_id() -> str:
+    """A student of this test alone."""
+    return f"student-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,291 @@
+"""CloningService through a real server: every answer and every error of the contract."""
+
+from dataclasses import replace
+
+import grpc
+import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from cloning_server.clone import CloneState
+from mesh.adapters.store import AdapterStore
+from mesh.errors import (
+    AdapterStoreUnavailable,
+    CloneAlreadyRunning,
+    CloneNotFound,
+    CloneStoreUnavailable,
+    InvalidField,
+    QueueFull,
+    RequestIdReused,
+)
+from testing.parts.parts import free_ports
+from testing.scripted.trainer import FACTS
+from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until, watch_all
+
+
+async def test_the_seeds_request_gets_the_seeds_shape(stub: CloningStub) -> None:
+    request = ParseDict(
+        {
+            "student_id": "student123",
+            "student_profile": {"name": "Alex", "grade": "5", "disability": "adhd", "learning_style": "visual"},
+            "baseline_data": {
+                "assessment_id": "baseline_001",
+                "responses": [
+                    {"question": "What do plants eat?", "student_answer": "Sunlight", "is_correct": True},
+                    {"question": "What is 3 x 4?", "student_answer": "7", "is_correct": False, "score": 0},
+                ],
+                "overall_score": 75.5,
+            },
+        },
+        pb.StartCloneRequest(),
+    )
+    told = MessageToDict(await stub.StartClone(request), preserving_proto_field_name=True)
+    clone_id = told.pop("clone_id")
+    assert clone_id.startswith("clone_")
+    assert told == {
+        "student_id": "student123",
+        "status": "cloning_started",
+        "estimated_time_seconds": 45,
+        "state": "CLONE_STATE_QUEUED",
+        "queue_position": 1,
+    }
+    await until(stub, clone_id, "completed")
+    status = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
+    assert (status.clone_id, status.student_id, status.status) == (clone_id, "student123", "completed")
+    assert (status.progress, status.state) == (100, pb.CLONE_STATE_COMPLETED)
+    assert status.created_time.ToDatetime() < status.updated_time.ToDatetime()
+
+
+async def test_the_same_request_id_and_body_get_the_first_answer(stub: CloningStub) -> None:
+    request = order(request_id="enrol-17")
+    first = await stub.StartClone(request)
+    await watch_all(stub, first.clone_id)
+    assert await stub.StartClone(request) == first
+
+
+async def test_the_name_is_no_part_of_the_body_that_a_request_id_stands_for(stub: CloningStub) -> None:
+    first = await stub.StartClone(order(request_id="enrol-17"))
+    renamed = order(request_id="enrol-17")
+    renamed.student_profile.name = "Another"
+    assert await stub.StartClone(renamed) == first
+
+
+async def test_the_same_request_id_with_another_body_is_refused(stub: CloningStub) -> None:
+    first = await stub.StartClone(order(request_id="enrol-17"))
+    with raised() as told:
+        await stub.StartClone(order(request_id="enrol-17", responses=5))
+    assert told.code is grpc.StatusCode.ALREADY_EXISTS
+    assert isinstance(told.error, RequestIdReused)
+    assert told.error.facts == {"request_id": "enrol-17", "clone_id": first.clone_id}
+
+
+async def test_a_second_clone_of_a_student_is_refused_while_the_first_runs(cloning: Cloning, stub: CloningStub) -> None:
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    first = await stub.StartClone(order())
+    await gate.reached.wait()
+    with raised() as told:
+        await stub.StartClone(order())
+    assert told.code is grpc.StatusCode.ABORTED
+    assert isinstance(told.error, CloneAlreadyRunning)
+    assert told.error.facts == {"student_id": STUDENT, "clone_id": first.clone_id}
+    gate.open()
+    await watch_all(stub, first.clone_id)
+    await stub.StartClone(order())
+
+
+async def test_a_full_queue_refuses_and_says_when_to_try_again(cloning: Cloning) -> None:
+    cloning.set(clone_queue_limit=2)
+    gate = cloning.trainer.gates[CloneState.LOADING_BASE_MODEL]
+    gate.shut()
+    async with cloning.serve() as stub:
+        await stub.StartClone(order("student-0"))
+        await gate.reached.wait()
+        for n in (1, 2):
+            await stub.StartClone(order(f"student-{n}"))
+        with raised() as told:
+            await stub.StartClone(order("student-3"))
+    assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert isinstance(told.error, QueueFull)
+    assert told.error.facts == {"limit": "2"}
+    assert told.error.retry_seconds > 0
+
+
+async def test_all_faults_of_a_request_are_told_at_once(stub: CloningStub) -> None:
+    request = order("../x")
+    request.student_profile.grade = "13"
+    request.baseline_data.responses[3].question = " "
+    request.baseline_data.overall_score = float("nan")
+    with raised() as told:
+        await stub.StartClone(request)
+    assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(told.error, InvalidField)
+    assert [violation.field for violation in told.error.violations] == [
+        "student_id",
+        "student_profile.grade",
+        "baseline_data.overall_score",
+        "baseline_data.responses[3].question",
+    ]
+
+
+@pytest.mark.parametrize("clone_id", ["", "../x", "a" * 65, "clone\n"])
+async def test_a_malformed_clone_id_is_refused(stub: CloningStub, clone_id: str) -> None:
+    for call in (
+        lambda: stub.GetClone(pb.GetCloneRequest(clone_id=clone_id)),
+        lambda: anext(aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id)))),
+    ):
+        with raised() as told:
+            await call()
+        assert isinstance(told.error, InvalidField)
+        assert [violation.field for violation in told.error.violations] == ["clone_id"]
+
+
+async def test_an_unknown_clone_is_not_found(stub: CloningStub) -> None:
+    with raised() as told:
+        await stub.GetClone(pb.GetCloneRequest(clone_id="clone_abc123xyz"))
+    assert told.code is grpc.StatusCode.NOT_FOUND
+    assert isinstance(told.error, CloneNotFound)
+    assert told.error.facts == {"clone_id": "clone_abc123xyz"}
+
+
+async def test_clones_are_listed_page_by_page(stub: CloningStub) -> None:
+    started = [(await stub.StartClone(order(f"student-{n}"))).clone_id for n in range(5)]
+    listed, token = [], ""
+    while True:
+        page = await stub.ListClones(pb.ListClonesRequest(page_size=2, page_token=token))
+        assert len(page.clones) <= 2
+        listed += [clone.clone_id for clone in page.clones]
+        if not (token := page.next_page_token):
+            break
+    assert listed == started[::-1]
+    mine = await stub.ListClones(pb.ListClonesRequest(student_id="student-3"))
+    assert [(clone.clone_id, clone.student_id) for clone in mine.clones] == [(started[3], "student-3")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ListClonesRequest(page_size=101), "page_size"),
+        (pb.ListClonesRequest(page_token="junk"), "page_token"),
+        (pb.ListClonesRequest(student_id="../x"), "student_id"),
+    ],
+)
+async def test_a_list_that_cannot_be_is_refused(stub: CloningStub, request_: pb.ListClonesRequest, field: str) -> None:
+    with raised() as told:
+        await stub.ListClones(request_)
+    assert isinstance(told.error, InvalidField)
+    assert [violation.field for violation in told.error.violations] == [field]
+
+
+async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStub, adapters: AdapterStore) -> None:
+    started = await stub.StartClone(order(responses=6))
+    await watch_all(stub, started.clone_id)
+    (model,) = (await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))).models
+    (manifest,) = await adapters.list_versions(STUDENT)
+    assert (model.version, model.active, model.sha256) == (1, True, manifest.sha256)
+    assert (model.bytes, model.clone_id) == (manifest.size_bytes, started.clone_id)
+    assert (model.base_model, model.base_digest) == (FACTS.model, "0" * 64)
+    assert (model.lora.rank, model.lora.alpha, model.lora.scale) == (16, 32, 1.25)
+    assert list(model.lora.target_modules) == ["q_proj", "v_proj"]
+    assert (model.examples.given, model.examples.train, model.examples.heldout) == (6, 5, 1)
+    assert (model.metrics.heldout_loss_base, model.metrics.heldout_loss_adapter) == (2.5, 1.5)
+    assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
+
+
+async def test_a_student_without_a_model_gets_an_empty_list(stub: CloningStub) -> None:
+    told = await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id="nobody"))
+    assert told == pb.ListStudentModelsResponse(student_id="nobody")
+
+
+async def test_models_of_a_malformed_student_id_are_refused(stub: CloningStub) -> None:
+    with raised() as told:
+        await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id="../x"))
+    assert isinstance(told.error, InvalidField)
+
+
+def nowhere() -> str:
+    """An address where nothing listens."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
+
+
+async def test_without_the_adapter_store_models_cannot_be_listed_and_clones_can_be_told(cloning: Cloning) -> None:
+    async with cloning.serve() as stub:
+        started = await stub.StartClone(order())
+        await watch_all(stub, started.clone_id)
+    cloning.set(s3_endpoint_url=f"http://{nowhere()}", s3_connect_timeout_seconds=0.2)
+    async with cloning.serve() as stub:
+        with raised() as told:
+            await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))
+        assert told.code is grpc.StatusCode.UNAVAILABLE
+        assert isinstance(told.error, AdapterStoreUnavailable)
+        clone = await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))
+        assert (clone.status, clone.model.version) == ("completed", 1)
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert health.status == "degraded"
+        assert [part.name for part in health.dependencies if not part.available] == ["adapter_store"]
+
+
+async def test_without_the_clone_store_every_call_says_so(cloning: Cloning) -> None:
+    cloning.set(redis_url=f"redis://{nowhere()}/0")
+    async with cloning.serve() as stub:
+        for call in (
+            lambda: stub.StartClone(order(), timeout=20),
+            lambda: stub.GetClone(pb.GetCloneRequest(clone_id="clone_1"), timeout=20),
+            lambda: anext(aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id="clone_1"), timeout=20))),
+            lambda: stub.ListClones(pb.ListClonesRequest(), timeout=20),
+        ):
+            with raised() as told:
+                await call()
+            assert told.code is grpc.StatusCode.UNAVAILABLE
+            assert isinstance(told.error, CloneStoreUnavailable)
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert health.status == "unhealthy"
+        assert "clone_store" in health.reason
+
+
+async def test_health_names_every_part_and_counts_the_clones(cloning: Cloning, stub: CloningStub) -> None:
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    for n in range(3):
+        await stub.StartClone(order(f"student-{n}"))
+    await gate.reached.wait()
+    health = await stub.GetHealth(pb.GetHealthRequest())
+    assert (health.status, health.reason, health.model_loaded) == ("healthy", "", True)
+    assert (health.device, health.model_name, health.gpu_available) == ("cpu", FACTS.model, False)
+    assert (health.running_clones, health.queued_clones) == (1, 2)
+    assert [(part.name, part.available) for part in health.dependencies] == [
+        ("clone_store", True),
+        ("adapter_store", True),
+        ("trainer", True),
+        ("brain", True),
+    ]
+
+
+async def test_health_says_that_the_brain_is_down_while_clones_are_taken(cloning: Cloning, stub: CloningStub) -> None:
+    await cloning.brain.stop()
+    health = await stub.GetHealth(pb.GetHealthRequest())
+    assert health.status == "degraded"
+    assert health.reason.startswith("brain: ")
+    await stub.StartClone(order())
+    await cloning.brain.start()
+    await until_health(stub, "healthy")
+
+
+async def until_health(stub: CloningStub, status: str) -> pb.GetHealthResponse:
+    """Asks until health says this word; the test's own timeout is the limit."""
+    while True:
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        if health.status == status:
+            return health
+
+
+@pytest.mark.parametrize(("device", "status"), [("", "loading"), ("cpu", "degraded")])
+async def test_health_tells_a_trainer_that_loads_from_one_that_cannot(
+    cloning: Cloning, stub: CloningStub, device: str, status: str
+) -> None:
+    cloning.trainer.facts = replace(FACTS, ready=False, reason="the base model is not there", device=device)
+    health = await stub.GetHealth(pb.GetHealthRequest())
+    assert (health.status, health.model_loaded) == (status, False)
+    assert health.reason == "trainer: the base model is not there"
+    # Clones are taken all the same, and wait.
+    await stub.StartClone(order())

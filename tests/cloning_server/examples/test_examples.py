@@ -1,0 +1,174 @@
+"""Examples: what is learned from a baseline, and what is kept apart."""
+
+from dataclasses import replace
+
+import pytest
+
+from cloning_server.clone import BaselineResponse
+from cloning_server.examples.examples import (
+    MAX_EXAMPLE_TOKENS,
+    Band,
+    Verdict,
+    band_of,
+    complete_examples,
+    draft_examples,
+    split_examples,
+    verdict_of,
+)
+from mesh.errors import NoTrainableExamples
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import Example, Prompt, Role, Turn, encode_prompt
+from mesh.tutoring.profile import StudentProfile
+from testing.lessons import ITEMS, PROFILE, baseline_of, commented, graded
+
+
+def answer(**facts: object) -> BaselineResponse:
+    return BaselineResponse(question="q", student_answer="a", **facts)  # type: ignore[arg-type] # any field
+
+
+def test_the_training_prompt_is_the_serving_prompt(base: BaseModel) -> None:
+    drafts = draft_examples(commented(2))
+    made, _ = complete_examples(drafts, {}, base.tokenizer)
+    question, _, student_answer = ITEMS[0]
+    # As the brain renders it, had the student sent this text.
+    turn = Turn(role=Role.STUDENT, text=f"{question}\n\nMy answer: {student_answer}")
+    served = encode_prompt(base.tokenizer, Prompt(profile=replace(PROFILE, subject="Science"), turns=(turn,)))
+    _, example = made[0]
+    assert list(example.tokens[: example.reply_start]) == served
+
+
+def test_the_teachers_feedback_wins_over_a_distilled_reply(base: BaseModel) -> None:
+    drafts = draft_examples(baseline_of([graded(0, teacher_feedback="Well seen."), graded(1)]))
+    replies = {draft.lesson: "Distilled." for draft in drafts}
+    made, counts = complete_examples(drafts, replies, base.tokenizer)
+    told = [base.tokenizer.decode(list(example.tokens[example.reply_start : -1])) for _, example in made]
+    assert told == ["Well seen.", "Distilled."]
+    assert (counts.given, counts.feedback, counts.distilled, counts.dropped) == (2, 1, 1, 0)
+
+
+def test_a_response_without_a_reply_is_dropped_and_counted(base: BaseModel) -> None:
+    drafts = draft_examples(baseline_of([graded(0, teacher_feedback="Well seen."), graded(1)]))
+    made, counts = complete_examples(drafts, {}, base.tokenizer)
+    assert len(made) == counts.feedback == counts.dropped == 1
+
+
+def test_a_conversation_that_is_too_long_is_dropped_and_counted(base: BaseModel) -> None:
+    long = graded(0, teacher_feedback="word " * MAX_EXAMPLE_TOKENS)
+    made, counts = complete_examples(draft_examples(baseline_of([long])), {}, base.tokenizer)
+    assert (made, counts.dropped) == ([], 1)
+
+
+def test_the_subject_of_an_item_is_the_subject_of_its_prompt() -> None:
+    drafts = draft_examples(baseline_of([graded(0, subject="Math"), graded(1)]))
+    assert [draft.prompt.profile.subject for draft in drafts] == ["Math", "Science"]
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        (answer(is_correct=True, score=0.0), Verdict.CORRECT),
+        (answer(is_correct=False, score=100.0), Verdict.INCORRECT),
+        (answer(score=50.0), Verdict.CORRECT),
+        (answer(score=49.9), Verdict.INCORRECT),
+        (answer(), Verdict.UNKNOWN),
+    ],
+)
+def test_the_verdict_is_told_or_follows_from_the_score(response: BaselineResponse, verdict: Verdict) -> None:
+    assert verdict_of(response) is verdict
+
+
+@pytest.mark.parametrize(
+    ("correct", "judged", "band"),
+    [
+        (2, 9, Band.STRUGGLING),
+        (0, 2, Band.STRUGGLING),
+        (0, 1, Band.DEVELOPING),
+        (0, 0, Band.DEVELOPING),
+        (1, 1, Band.DEVELOPING),
+        (9, 9, Band.SECURE),
+    ],
+)
+def test_a_record_has_a_band_and_few_answers_say_little(correct: int, judged: int, band: Band) -> None:
+    assert band_of(correct=correct, judged=judged) is band
+
+
+def test_a_skill_is_judged_by_all_its_answers_and_no_others() -> None:
+    weak = [graded(index, skill="weak") for index in range(3)]
+    strong = [graded(index, skill="strong", is_correct=True) for index in range(3, 6)]
+    bands = [draft.lesson.band for draft in draft_examples(baseline_of([*weak, *strong]))]
+    assert bands == [Band.STRUGGLING] * 3 + [Band.SECURE] * 3
+
+
+@pytest.mark.parametrize(("right", "wrong", "guided"), [(2, 3, {True}), (2, 2, {False}), (3, 2, {False})])
+def test_a_student_is_guided_in_all_replies_if_fewer_than_half_of_the_answers_are_right(
+    right: int, wrong: int, guided: set[bool]
+) -> None:
+    told = [True] * right + [False] * wrong
+    responses = [graded(index, skill=f"skill{index}", is_correct=is_correct) for index, is_correct in enumerate(told)]
+    drafts = draft_examples(baseline_of([*responses, graded(5, is_correct=None)]))
+    assert {draft.lesson.is_guided for draft in drafts} == guided
+
+
+def test_a_skill_is_judged_by_another_record_where_one_is_given_and_is_in_the_middle_where_that_says_nothing() -> None:
+    baseline = baseline_of([graded(0, skill="known", is_correct=True), graded(1, skill="new", is_correct=True)])
+    record = [graded(index, skill="known") for index in range(3)]
+    bands = [draft.lesson.band for draft in draft_examples(baseline, record=record)]
+    assert bands == [Band.STRUGGLING, Band.DEVELOPING]
+
+
+def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> None:
+    right, wrong, known = draft_examples(
+        baseline_of([graded(0, reference_answer="", is_correct=True), graded(1, reference_answer=""), graded(2)])
+    )
+    assert (right.lesson.reference, right.lesson.is_private) == ("It beats.", True)
+    assert (wrong.lesson.reference, wrong.lesson.is_private) == ("", False)
+    assert (known.lesson.reference, known.lesson.is_private) == (ITEMS[2][1], False)
+
+
+def test_a_lesson_holds_no_word_of_the_student() -> None:
+    answered = replace(graded(0), student_answer="xylophone")
+    assert "xylophone" not in repr(draft_examples(baseline_of([answered]))[0].lesson)
+
+
+def conversations(*items: str) -> list[tuple[str, Example]]:
+    return [(item, Example(tokens=(index, 0), reply_start=1)) for index, item in enumerate(items)]
+
+
+def test_no_question_is_both_trained_on_and_held_out(base: BaseModel) -> None:
+    made = conversations(*[f"item{index % 7}" for index in range(40)])
+    _, counts = complete_examples([], {}, base.tokenizer)
+    split = split_examples(made, counts, heldout_share=0.3, seed=3)
+    item_of = {example: item for item, example in made}
+    assert {item_of[one] for one in split.train}.isdisjoint(item_of[one] for one in split.heldout)
+    assert (split.counts.train, split.counts.heldout) == (len(split.train), len(split.heldout))
+    assert len(split.train) + len(split.heldout) == len(made)
+    assert len({item_of[one] for one in split.heldout}) == 2
+    assert split == split_examples(made, counts, heldout_share=0.3, seed=3)
+
+
+def test_what_one_version_is_measured_by_was_not_learned_by_one_of_fewer_answers(base: BaseModel) -> None:
+    _, counts = complete_examples([], {}, base.tokenizer)
+    whole = conversations(*[f"item{index}" for index in range(9)])
+    (measured_by,) = split_examples(whole, counts, heldout_share=0.15, seed=0).heldout
+    for few in range(2, 9):
+        for fewer in (whole[:few], whole[-few:]):
+            assert measured_by not in split_examples(fewer, counts, heldout_share=0.15, seed=0).train
+
+
+def test_case_and_spacing_make_no_other_question() -> None:
+    response = graded(0)
+    shouted = replace(response, question=f"  {response.question.upper()} ")
+    one, other = draft_examples(baseline_of([response, shouted]))
+    assert one.item == other.item
+
+
+@pytest.mark.parametrize("items", [(), ("one",), ("one", "one")])
+def test_fewer_than_two_items_cannot_be_trained_on(base: BaseModel, items: tuple[str, ...]) -> None:
+    _, counts = complete_examples([], {}, base.tokenizer)
+    with pytest.raises(NoTrainableExamples):
+        split_examples(conversations(*items), counts, heldout_share=0.15, seed=0)
+
+
+def test_a_profile_of_nothing_makes_a_prompt() -> None:
+    baseline = replace(commented(1), profile=StudentProfile())
+    assert draft_examples(baseline)[0].prompt.profile == StudentProfile()

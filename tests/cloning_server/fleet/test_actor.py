@@ -1,0 +1,175 @@
+"""Trainers on Ray: real trainings in processes of their own, their faults, and their death."""
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from cloning_server.clone import CloneState
+from cloning_server.fleet.ray_trainer import RayTrainer
+from cloning_server.settings import CloningSettings
+from cloning_server.training import Progress, Trained, TrainingPlan
+from mesh.errors import NoTrainableExamples, TrainerUnavailable, TrainingDiverged
+from testing.lessons import commented, plan_of
+from testing.parts.parts import RedisEndpoint
+
+PLAN = plan_of(commented(2))
+# Of one trainer.
+SEATS = CloningSettings.model_fields["class_size"].default
+
+
+def settings_of(redis: RedisEndpoint, cache_dir: Path, **facts: object) -> CloningSettings:
+    # Half a core each, so that two actors fit beside each other.
+    told = {"redis_url": redis.url, "model_cache_dir": cache_dir.resolve(), "device": "cpu", "trainer_cpus": 0.5}
+    return CloningSettings(**(told | facts))  # type: ignore[arg-type] # the fields' own types are checked at run time
+
+
+@pytest.fixture(scope="module")
+async def trainer(redis_endpoint: RedisEndpoint, cache_dir: Path) -> AsyncIterator[RayTrainer]:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir)) as opened:
+        assert not opened.facts.ready
+        await until_ready(opened)
+        yield opened
+    assert not ray.is_initialized()
+
+
+async def until_ready(trainer: RayTrainer, *, trainers: int = 1) -> None:
+    while trainer.seats < trainers * SEATS:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0.01)
+
+
+async def train(trainer: RayTrainer, plan: TrainingPlan) -> list[Progress | Trained]:
+    return [step async for step in trainer.train(plan)]
+
+
+async def reach(trainer: RayTrainer, state: CloneState) -> None:
+    """Trains until a state is reached, and then no more."""
+    async with aclosing(trainer.train(PLAN)) as steps:
+        async for step in steps:
+            if isinstance(step, Progress) and step.state is state:
+                return
+
+
+async def train_and_strike(trainer: RayTrainer, strike: Callable[[], None]) -> None:
+    async for step in trainer.train(PLAN):
+        if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING:
+            strike()
+
+
+def kill_actor(trainer: RayTrainer) -> None:
+    actor = trainer._keepers[0]._actor
+    assert actor is not None
+    ray.kill(actor)
+
+
+def kill_node() -> None:
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "raylet":
+            process.kill()
+
+
+async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
+    *progress, trained = await train(trainer, PLAN)
+    assert isinstance(trained, Trained)
+    states = [step.state for step in progress if isinstance(step, Progress)]
+    assert list(dict.fromkeys(states)) == [
+        CloneState.LOADING_BASE_MODEL,
+        CloneState.CREATING_ADAPTER,
+        CloneState.FINE_TUNING,
+        CloneState.OPTIMIZING,
+    ]
+    assert trainer.facts.ready
+    assert (trainer.facts.model, trainer.facts.device) == (trained.recipe.base_model, "cpu")
+
+
+async def test_what_trains_gives_way_to_all_else_and_the_actor_goes_on_answering(trainer: RayTrainer) -> None:
+    await train(trainer, PLAN)
+    (actor,) = (one for one in psutil.Process().children(recursive=True) if "TrainingActor" in " ".join(one.cmdline()))
+    busiest = max(actor.threads(), key=lambda thread: thread.user_time)
+    assert os.sched_getscheduler(busiest.id) == os.SCHED_IDLE
+    assert os.sched_getscheduler(actor.pid) == os.SCHED_OTHER
+
+
+async def test_faults_keep_their_class_across_the_process_border(trainer: RayTrainer) -> None:
+    with pytest.raises(NoTrainableExamples) as few:
+        await train(trainer, plan_of(commented(1)))
+    assert few.value.facts["given"] == 1
+    with pytest.raises(TrainingDiverged):
+        await train(trainer, plan_of(commented(2), epochs=3, learning_rate=math.inf))
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_a_training_that_is_closed_makes_way_for_the_next(trainer: RayTrainer) -> None:
+    await reach(trainer, CloneState.FINE_TUNING)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> None:
+    one, other = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
+    assert isinstance(one[-1], Trained)
+    assert isinstance(other[-1], Trained)
+    assert one[-1].weights == other[-1].weights
+
+
+async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> None:
+    with pytest.raises(TrainerUnavailable):
+        await train_and_strike(trainer, partial(kill_actor, trainer))
+    # Until another is there, nothing is begun.
+    with pytest.raises(TrainerUnavailable):
+        await train(trainer, PLAN)
+    await until_ready(trainer)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: RayTrainer) -> None:
+    with pytest.raises(TrainerUnavailable):
+        await train_and_strike(trainer, kill_node)
+    while trainer.seats:  # noqa: ASYNC110 - health has no event
+        await asyncio.sleep(0.01)
+    await until_ready(trainer)
+    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+
+
+async def test_trainings_go_to_the_trainer_that_has_the_fewest(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.25, trainers=2)) as two:
+        await until_ready(two, trainers=2)
+        assert two.seats == 2 * SEATS
+        async with AsyncExitStack() as trainings:
+            for _ in range(4):
+                steps = await trainings.enter_async_context(aclosing(two.train(PLAN)))
+                await anext(steps)
+            assert [keeper.trainings for keeper in two._keepers] == [2, 2]
+        assert [keeper.trainings for keeper in two._keepers] == [0, 0]
+
+
+async def test_a_trainer_that_ray_has_no_room_for_stays_pending_and_the_others_train(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.4, trainers=2)) as two:
+        await until_ready(two)
+        assert isinstance((await train(two, PLAN))[-1], Trained)
+        assert two.facts.ready
+        assert two.seats == SEATS
+
+
+async def test_a_base_model_that_is_not_there_is_told_in_health_and_nothing_is_trained(
+    trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
+) -> None:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as other:
+        async with asyncio.timeout(60):
+            while "nowhere" not in other.facts.reason:  # noqa: ASYNC110 - health has no event
+                await asyncio.sleep(0.01)
+        assert (other.facts.ready, other.facts.device, other.seats) == (False, "cpu", 0)
+        # Its clones wait for a base model rather than fail for the want of one.
+        with pytest.raises(TrainerUnavailable, match="nowhere"):
+            await train(other, PLAN)
+    assert ray.is_initialized()

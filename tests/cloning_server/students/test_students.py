@@ -1,0 +1,275 @@
+"""A student's models, and the end of all that is held of a student, through a real server."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+
+from cloning_server.clone import CloneState, Consent, Terms
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.registry import Registry
+from cloning_server.running.brain import GrpcBrain
+from cloning_server.students.erasure import Erasure
+from cloning_server.students.housekeeping import Housekeeping
+from mesh.adapters.store import AdapterStore, CloneVoided
+from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
+from mesh.rpc.channels import open_channel
+from mesh.rpc.errors import error_from, error_of
+from testing.scripted.trainer import recipe_for, weights_for
+from tests.cloning_server.conftest import (
+    STUDENT,
+    Cloning,
+    CloningStub,
+    baseline,
+    order,
+    raised,
+    watch_all,
+)
+
+
+async def clone(stub: CloningStub, student_id: str = STUDENT, *, base_version: int = 0, request_id: str = "") -> str:
+    """Clones a student until the end."""
+    request = order(student_id, request_id=request_id)
+    request.base_version = base_version
+    clone_id = (await stub.StartClone(request)).clone_id
+    assert (await watch_all(stub, clone_id))[-1].status == "completed"
+    return clone_id
+
+
+async def models_of(stub: CloningStub, student_id: str = STUDENT) -> pb.ListStudentModelsResponse:
+    return await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=student_id))
+
+
+async def delete(stub: CloningStub, student_id: str = STUDENT) -> pb.DeleteStudentResponse:
+    return await stub.DeleteStudent(pb.DeleteStudentRequest(student_id=student_id))
+
+
+async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: CloningStub) -> None:
+    for _ in range(2):
+        await clone(stub)
+    for version, before in ((1, 2), (1, 1), (2, 1)):
+        told = await stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id=STUDENT, version=version))
+        models = await models_of(stub)
+        assert (told.student_id, told.active_version, told.previous_version) == (STUDENT, version, before)
+        assert models.active_version == version
+        assert told.sha256 == next(model.sha256 for model in models.models if model.active)
+
+
+async def test_a_version_that_is_not_there_is_neither_activated_nor_pinned(stub: CloningStub) -> None:
+    for call in (
+        lambda: stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id=STUDENT, version=7)),
+        lambda: stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=7)),
+    ):
+        with raised() as told:
+            await call()
+        assert isinstance(told.error, ModelVersionNotFound)
+        assert told.error.facts == {"student_id": STUDENT, "version": "7"}
+    with raised() as malformed:
+        await stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id="../x"))
+    assert isinstance(malformed.error, InvalidField)
+    assert [violation.field for violation in malformed.error.violations] == ["student_id", "version"]
+
+
+async def test_the_last_versions_stay_and_the_pinned_ones_and_the_active_one(cloning: Cloning) -> None:
+    cloning.set(keep_versions=2)
+    async with cloning.serve() as stub:
+        await clone(stub)
+        pinned = await stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=1))
+        assert pinned == pb.PinStudentModelResponse(student_id=STUDENT, version=1, pinned=True)
+        for _ in range(3):
+            await clone(stub)
+        told = [(model.version, model.pinned, model.active) for model in (await models_of(stub)).models]
+        assert told == [(4, False, True), (3, False, False), (1, True, False)]
+        await stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=1, pinned=False))
+        await clone(stub)
+        assert [model.version for model in (await models_of(stub)).models] == [5, 4]
+
+
+async def test_models_tell_what_they_were_made_of(stub: CloningStub) -> None:
+    await clone(stub)
+    (model,) = (await models_of(stub)).models
+    assert (model.data_digest, model.seed, model.metrics.seconds) == ("1" * 64, 0, 1.0)
+
+
+async def test_a_clone_is_measured_against_the_version_that_answers(cloning: Cloning, stub: CloningStub) -> None:
+    await clone(stub)
+    await clone(stub)
+    first, second = cloning.trainer.plans
+    assert first.previous is None
+    assert second.previous is not None
+    assert (second.previous.weights, second.previous.warm) == (weights_for(first), False)
+    assert second.previous.scaling == recipe_for(first).scaling
+
+
+async def test_an_earlier_version_that_the_trainer_cannot_compare_with_is_left_out_and_ends_no_clone(
+    cloning: Cloning, stub: CloningStub
+) -> None:
+    await clone(stub)
+    cloning.trainer.faults.append(AdapterIncompatible("its rank is another", version=1))
+    await clone(stub)
+    _, compared, alone = cloning.trainer.plans
+    assert (compared.previous is None, alone.previous is None) == (False, True)
+
+
+async def test_a_clone_goes_on_from_the_version_that_was_asked_for(cloning: Cloning, stub: CloningStub) -> None:
+    for base_version in (0, 0, 1):
+        last = await clone(stub, base_version=base_version)
+    first, _, third = cloning.trainer.plans
+    assert third.previous is not None
+    assert (third.previous.weights, third.previous.warm) == (weights_for(first), True)
+    assert (await stub.GetClone(pb.GetCloneRequest(clone_id=last))).base_version == 1
+    missing = order()
+    missing.base_version = 9
+    with raised() as told:
+        await stub.StartClone(missing)
+    assert isinstance(told.error, ModelVersionNotFound)
+
+
+async def test_a_consent_is_kept_with_the_clone_and_wanted_where_the_server_wants_it(cloning: Cloning) -> None:
+    cloning.set(require_consent=True)
+    async with cloning.serve() as stub:
+        with raised() as told:
+            await stub.StartClone(order())
+        assert isinstance(told.error, ConsentRequired)
+        request = order()
+        request.consent.basis = "parental_consent"
+        request.consent.granted_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+        clone_id = (await stub.StartClone(request)).clone_id
+        await watch_all(stub, clone_id)
+        assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).consent == request.consent
+
+
+async def test_a_consent_that_expires_while_the_clone_waits_ends_it_untrained(
+    cloning: Cloning, clones: CloneStore
+) -> None:
+    now = datetime.now(UTC)
+    consent = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(seconds=0.3))
+    accepted = await Registry(clones).start(STUDENT, baseline(), terms=Terms(consent=consent))
+    await asyncio.sleep((now + timedelta(seconds=0.3) - datetime.now(UTC)).total_seconds())
+    async with cloning.serve() as stub:
+        last = (await watch_all(stub, accepted.clone_id))[-1]
+    assert isinstance(error_from(last.error), ConsentRequired)
+    assert cloning.trainer.plans == []
+
+
+async def test_a_repeated_request_gets_its_clone_also_after_its_consent_has_expired(stub: CloningStub) -> None:
+    request = order(request_id="enrol")
+    expires = datetime.now(UTC) + timedelta(seconds=1)
+    request.consent.basis = "parental_consent"
+    request.consent.granted_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+    request.consent.expires_time.FromDatetime(expires)
+    first = await stub.StartClone(request)
+    await asyncio.sleep((expires - datetime.now(UTC)).total_seconds())
+    assert await stub.StartClone(request) == first
+    with raised() as told:
+        request.request_id = "another"
+        await stub.StartClone(request)
+    assert isinstance(told.error, ConsentRequired)
+
+
+async def test_a_repeated_request_gets_its_clone_also_after_its_base_version_is_gone(
+    cloning: Cloning, stub: CloningStub, adapters: AdapterStore
+) -> None:
+    await clone(stub)
+    request = order(request_id="again")
+    request.base_version = 1
+    first = await stub.StartClone(request)
+    await watch_all(stub, first.clone_id)
+    await adapters.delete_student(STUDENT)
+    assert await stub.StartClone(request) == first
+
+
+async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning, stub: CloningStub) -> None:
+    ended = [await clone(stub, request_id=f"enrol-{n}") for n in range(2)]
+    kept = await clone(stub, "another")
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    gate.reached.clear()
+    runs = (await stub.StartClone(order(request_id="enrol-2"))).clone_id
+    await gate.reached.wait()
+    behind = order()
+    behind.queue_behind = True
+    waits = (await stub.StartClone(behind)).clone_id
+
+    receipt = await delete(stub)
+    assert (receipt.student_id, receipt.deleted_time.seconds > 0) == (STUDENT, True)
+    assert receipt.clones == pb.ErasedClones(clones=4, cancelled=2, request_ids=3)
+    assert receipt.models.versions == 2
+    assert receipt.models.objects >= 2 * 2 + 1, "weights and manifests of both, and the pointer"
+    assert receipt.models.bytes > 0
+    assert receipt.brain == pb.EvictedAdapters(reached=True, adapters=2)
+    assert cloning.brain.evicted == [STUDENT]
+
+    await cloning.trainer.cut_off.wait()
+    for clone_id in (*ended, runs, waits):
+        with raised() as told:
+            await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
+        assert isinstance(told.error, CloneNotFound)
+    assert await models_of(stub) == pb.ListStudentModelsResponse(student_id=STUDENT)
+    assert [one.clone_id for one in (await stub.ListClones(pb.ListClonesRequest())).clones] == [kept]
+    stored = await cloning.stored()
+    traces = (STUDENT, "enrol-", runs, waits, *ended)
+    assert [key for key, value in stored.items() for trace in traces if trace in key or trace.encode() in value] == []
+    assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
+
+    again = await delete(stub)
+    assert (again.clones, again.models) == (pb.ErasedClones(), pb.ErasedModels())
+    # Whoever was paused in the middle of it all and wakes up now.
+    plan = next(plan for plan in cloning.trainer.plans if plan.clone_id == runs)
+    with pytest.raises(CloneVoided):
+        await cloning.adapters.stage(STUDENT, weights_for(plan), recipe=recipe_for(plan))
+    gate.open()
+    assert (await stub.StartClone(order(request_id="enrol-0"))).clone_id not in ended, "and the student may come again"
+
+
+async def test_watchers_of_a_deleted_clone_are_told_its_end(cloning: Cloning, stub: CloningStub) -> None:
+    cloning.trainer.gates[CloneState.FINE_TUNING].shut()
+    clone_id = (await stub.StartClone(order())).clone_id
+    await cloning.trainer.gates[CloneState.FINE_TUNING].reached.wait()
+    watching = asyncio.create_task(watch_all(stub, clone_id))
+    await delete(stub)
+    (seen,) = await asyncio.gather(watching, return_exceptions=True)
+    if isinstance(seen, grpc.aio.AioRpcError):
+        # It looked after all was gone.
+        assert isinstance(error_of(seen), CloneNotFound)
+    else:
+        assert isinstance(seen, list)
+        assert seen[-1].status == "cancelled"
+
+
+async def test_a_brain_that_is_away_is_told_in_the_receipt(cloning: Cloning, stub: CloningStub) -> None:
+    await clone(stub)
+    await cloning.brain.stop()
+    receipt = await delete(stub)
+    assert (receipt.models.versions, receipt.brain.reached) == (1, False)
+    await cloning.brain.start()
+    assert (await delete(stub)).brain.reached
+
+
+async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_not(
+    cloning: Cloning, clones: CloneStore, adapters: AdapterStore
+) -> None:
+    async with cloning.serve() as stub:
+        old = await clone(stub, "old")
+        await clone(stub, "new")
+        registry = Registry(clones)
+        long_ago = datetime.now(UTC) - timedelta(days=31)
+        students = f"{{aivo:{cloning.settings.tenant}}}:students"
+        await cloning.redis.zadd(students, {"old": long_ago.timestamp() * 1000})
+        async with open_channel(cloning.brain.address) as channel:
+            erasure = Erasure(registry, clones, adapters=adapters, brain=GrpcBrain(channel))
+            await Housekeeping(
+                clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
+            ).keep_house()
+        with raised() as told:
+            await stub.GetClone(pb.GetCloneRequest(clone_id=old))
+        assert isinstance(told.error, CloneNotFound)
+        assert (await models_of(stub, "old")).active_version == 0
+        assert (await models_of(stub, "new")).active_version == 1
+
+
+async def test_of_many_servers_one_keeps_house_at_a_time(clones: CloneStore) -> None:
+    turns = await asyncio.gather(*(clones.take_turn(seconds=60) for _ in range(8)))
+    assert sum(turns) == 1
