@@ -10,6 +10,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 DATA ?= $(CURDIR)/.aivo
 GEN ?= gen
+DOCS ?= docs
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # The stack's ports and addresses; a variable of the environment wins.
@@ -39,7 +40,7 @@ UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN
 	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
-.PHONY: help up demo test test-vllm vllm check protos model clean
+.PHONY: help up demo test test-vllm vllm check protos docs model clean
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -85,8 +86,10 @@ $(VLLM_INSTALLED):
 	@touch $@
 
 check: $(INSTALLED) ## Check contracts, generated code, style, types and imports
-	@$(MAKE) --no-print-directory protos GEN=build/gen
+	@$(MAKE) --no-print-directory -o $(INSTALLED) docs GEN=build/gen DOCS=build/docs
 	@diff -r -x __pycache__ build/gen gen || { echo "gen/ is stale: run make protos"; exit 1; }
+	@cd build/docs && find . -type f | while read -r page; do diff $$page ../../docs/$$page > /dev/null \
+		|| { echo "docs/$$page is stale: run make docs"; exit 1; }; done
 	@buf lint protos
 	@buf format --diff --exit-code protos
 	@$(BREAKING)
@@ -115,6 +118,13 @@ protos: $(INSTALLED) ## Generate gen/ from protos/
 	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
 	@# `aivo` is a namespace: the marker of typed packages belongs into each package below it.
 	@find $(GEN)/aivo -name '*_pb2.py' -exec dirname {} + | sort -u | while read -r folder; do touch $$folder/py.typed; done
+
+docs: protos ## Generate docs/api.md from protos/, and the pictures from their text
+	@mkdir -p build $(DOCS)/pictures
+	@buf build -o build/documented.binpb
+	@python docs/api.py build/documented.binpb $(DOCS)/api.md
+	@for source in docs/pictures/*.txt; do \
+		python docs/draw.py $$source $(DOCS)/pictures/$$(basename $$source .txt).svg; done
 
 clean: ## Remove the environment, the caches, and the local stack's data with its students' models
 	@rm -rf $(VENV) $(VLLM_VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
