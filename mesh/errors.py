@@ -1,13 +1,14 @@
-"""The exception tree: every fault a caller can act on, as a reason and its facts.
+"""The exception tree: every fault that a caller can act on, as a reason and its facts.
 
-A class here answers "what went wrong"; which wire code that is, `mesh.rpc.errors` says. A reason is the name of a
-value of `aivo.error.v1.Reason` without its prefix; a test holds the two equal. Messages and facts never hold a
-student's words.
+A class says what went wrong; `mesh.rpc.errors` says which gRPC code that is. A reason is the name of a value of
+`aivo.error.v1.Reason` without its prefix, and the facts are those of its example there; tests hold both equal. A class
+with facts takes them as keyword arguments. Messages and facts never hold a student's words.
 
 Knows nothing of gRPC.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,12 +25,13 @@ class AivoError(Exception):
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str, **facts: Fact) -> None:
+    def __init__(self, message: str, facts: Mapping[str, Fact | None] | None = None) -> None:
+        """Takes what is wrong and what to do, and the facts; a fact that is None is not known and left out."""
         super().__init__(message)
-        self.facts: dict[str, Fact] = facts
+        self.facts: dict[str, Fact] = {name: fact for name, fact in (facts or {}).items() if fact is not None}
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions with keyword arguments do not pickle by default, and these cross Ray's process border.
+        # By default, exceptions with keyword arguments do not pickle; these cross process borders in Ray.
         return _rebuild, (type(self), str(self), self.__dict__.copy())
 
 
@@ -61,7 +63,7 @@ class InvalidArgument(AivoError):
 
 
 class InvalidField(InvalidArgument):
-    """One or more fields are missing, malformed or out of range; all faults are told at once."""
+    """One or more fields are missing, malformed or out of range; the error names all of them."""
 
     reason = "INVALID_FIELD"
 
@@ -77,12 +79,12 @@ class MalformedRequest(InvalidArgument):
 
 
 class RequestTooLarge(InvalidArgument):
-    """The gateway does not let in as much."""
+    """The body or the headers are larger than the gateway accepts."""
 
     reason = "REQUEST_TOO_LARGE"
 
 
-# What is not there.
+# What does not exist.
 
 
 class NotFound(AivoError):
@@ -95,7 +97,7 @@ class CloneNotFound(NotFound):
     reason = "CLONE_NOT_FOUND"
 
     def __init__(self, *, clone_id: str) -> None:
-        super().__init__(f"no clone has the id {clone_id}", clone_id=clone_id)
+        super().__init__(f"no clone has the id {clone_id}", {"clone_id": clone_id})
 
 
 class RouteNotFound(NotFound):
@@ -110,7 +112,7 @@ class StudentModelNotFound(NotFound):
     reason = "STUDENT_MODEL_NOT_FOUND"
 
     def __init__(self, *, student_id: str) -> None:
-        super().__init__(f"student {student_id} has no active model", student_id=student_id)
+        super().__init__(f"student {student_id} has no active model", {"student_id": student_id})
 
 
 class ModelVersionNotFound(NotFound):
@@ -119,14 +121,15 @@ class ModelVersionNotFound(NotFound):
     reason = "MODEL_VERSION_NOT_FOUND"
 
     def __init__(self, *, student_id: str, version: int) -> None:
-        super().__init__(f"student {student_id} has no model version {version}", student_id=student_id, version=version)
+        message = f"student {student_id} has no model version {version}"
+        super().__init__(message, {"student_id": student_id, "version": version})
 
 
 # What stands in the way.
 
 
 class AlreadyExists(AivoError):
-    """The name asked for is taken by something else."""
+    """The name in the request belongs to something else."""
 
 
 class RequestIdReused(AlreadyExists):
@@ -135,13 +138,12 @@ class RequestIdReused(AlreadyExists):
     reason = "REQUEST_ID_REUSED"
 
     def __init__(self, *, request_id: str, clone_id: str) -> None:
-        super().__init__(
-            f"request_id {request_id} was used with another body", request_id=request_id, clone_id=clone_id
-        )
+        facts = {"request_id": request_id, "clone_id": clone_id}
+        super().__init__(f"request_id {request_id} was used with another body; use a new one", facts)
 
 
 class Aborted(AivoError):
-    """Another run holds what this one needs; try again once it ended."""
+    """Another run holds what this one needs; try again when it has ended."""
 
 
 class CloneAlreadyRunning(Aborted):
@@ -150,15 +152,17 @@ class CloneAlreadyRunning(Aborted):
     reason = "CLONE_ALREADY_RUNNING"
 
     def __init__(self, *, student_id: str, clone_id: str) -> None:
-        super().__init__(
-            f"clone {clone_id} of student {student_id} is still running", student_id=student_id, clone_id=clone_id
-        )
+        facts = {"student_id": student_id, "clone_id": clone_id}
+        super().__init__(f"clone {clone_id} of student {student_id} is still running", facts)
 
 
 class PublishConflict(Aborted):
     """Another publisher took the version or moved the pointer first."""
 
     reason = "PUBLISH_CONFLICT"
+
+    def __init__(self, message: str, *, student_id: str | None = None) -> None:
+        super().__init__(message, {"student_id": student_id})
 
 
 class FailedPrecondition(AivoError):
@@ -170,11 +174,23 @@ class AdapterIncompatible(FailedPrecondition):
 
     reason = "ADAPTER_INCOMPATIBLE"
 
+    def __init__(self, message: str, *, student_id: str | None = None, version: int | None = None) -> None:
+        """Takes whose adapter it is where that is known; `adapter_errors_name` adds it further up."""
+        super().__init__(message, {"student_id": student_id, "version": version})
+
 
 class NoTrainableExamples(FailedPrecondition):
     """The baseline leaves too few examples to train and to hold out."""
 
     reason = "NO_TRAINABLE_EXAMPLES"
+
+    def __init__(self, *, given: int, usable: int) -> None:
+        """Takes how many responses the baseline has, and how many different items of them can be learned from."""
+        needed = "training needs at least 2, to train on one and to hold one out"
+        super().__init__(
+            f"the baseline's {given} responses leave {usable} different items to learn from; {needed}",
+            {"given": given, "usable": usable},
+        )
 
 
 class TrainingDiverged(FailedPrecondition):
@@ -182,30 +198,65 @@ class TrainingDiverged(FailedPrecondition):
 
     reason = "TRAINING_DIVERGED"
 
+    def __init__(self, *, step: int) -> None:
+        super().__init__(f"the loss or the weights were not finite at step {step}", {"step": step})
+
 
 class GateNotPassed(FailedPrecondition):
-    """The new version is not better than what it would replace, which stays; the facts are what was measured."""
+    """The new version is not better than the one it would replace, which stays active."""
 
     reason = "GATE_NOT_PASSED"
 
+    def __init__(
+        self,
+        *,
+        faults: Sequence[str],
+        heldout_loss: float,
+        heldout_loss_base: float,
+        heldout_loss_previous: float | None,
+        replies: Mapping[str, float],
+        base_replies: Mapping[str, float],
+    ) -> None:
+        """Takes what the version fails in, and what was measured.
+
+        Args:
+            faults: A word for each test that failed.
+            heldout_loss: Of the version on the held-out examples, nats per token.
+            heldout_loss_base: Of the base model on the same.
+            heldout_loss_previous: Of the active version on the same; None if there is none.
+            replies: Figures of the version's greedy replies to held-out prompts.
+            base_replies: The same of the base model's replies.
+        """
+        facts: dict[str, Fact | None] = {
+            "faults": ",".join(faults),
+            "heldout_loss": round(heldout_loss, 4),
+            "heldout_loss_base": round(heldout_loss_base, 4),
+            "heldout_loss_previous": None if heldout_loss_previous is None else round(heldout_loss_previous, 4),
+            **{f"replies_{name}": round(figure, 1) for name, figure in replies.items()},
+            **{f"base_replies_{name}": round(figure, 1) for name, figure in base_replies.items()},
+        }
+        super().__init__(f"the new version is not better: {', '.join(faults)}", facts)
+
 
 class CloneFinal(FailedPrecondition):
-    """The clone has ended, or its version is committed, so it can't be cancelled any more."""
+    """The clone has ended, or its version is committed, so it can no longer be cancelled."""
 
     reason = "CLONE_FINAL"
 
     def __init__(self, *, clone_id: str, state: str) -> None:
-        super().__init__(f"clone {clone_id} is {state} and can't be cancelled any more", clone_id=clone_id, state=state)
+        facts = {"clone_id": clone_id, "state": state}
+        super().__init__(f"clone {clone_id} is {state} and can no longer be cancelled", facts)
 
 
 class ConsentRequired(FailedPrecondition):
-    """No consent was given where one is wanted, or the one given has expired."""
+    """The server requires a consent, and the request has none or an expired one."""
 
     reason = "CONSENT_REQUIRED"
 
     def __init__(self, *, student_id: str) -> None:
         super().__init__(
-            f"the data of student {student_id} wants a consent that has not expired", student_id=student_id
+            f"using the data of student {student_id} requires a consent that has not expired; set `consent`",
+            {"student_id": student_id},
         )
 
 
@@ -218,8 +269,12 @@ class AdapterCorrupt(DataLoss):
 
     reason = "ADAPTER_CORRUPT"
 
+    def __init__(self, message: str, *, student_id: str | None = None, version: int | None = None) -> None:
+        """Takes whose adapter it is where that is known; `adapter_errors_name` adds it further up."""
+        super().__init__(message, {"student_id": student_id, "version": version})
 
-# What may pass by itself.
+
+# What may pass without the caller's doing.
 
 
 class ResourceExhausted(AivoError):
@@ -227,19 +282,19 @@ class ResourceExhausted(AivoError):
 
 
 class QueueFull(ResourceExhausted):
-    """The queue holds all it may, or all it may of the one who asks."""
+    """The queue is full, or the student has as many calls in it as one student may have."""
 
     reason = "QUEUE_FULL"
 
     def __init__(self, *, limit: int, retry_seconds: float, of_one_student: bool = False) -> None:
         full = f"the queue holds {limit} and is full"
         many = f"one student may have {limit} calls at a time"
-        super().__init__(many if of_one_student else full, limit=limit)
+        super().__init__(many if of_one_student else full, {"limit": limit})
         self.retry_seconds = retry_seconds
 
 
 class Unavailable(AivoError):
-    """A part is not there at the moment; the same call may succeed later."""
+    """A part does not answer at the moment; the same call may succeed later."""
 
 
 class ModelNotLoaded(Unavailable):
@@ -249,7 +304,7 @@ class ModelNotLoaded(Unavailable):
 
 
 class BaseModelUnavailable(ModelNotLoaded):
-    """The base model's files can't be had or can't be read; the message says why."""
+    """The base model's files can't be fetched or read; the message says why."""
 
 
 class BaseModelOutOfMemory(BaseModelUnavailable):
@@ -285,9 +340,13 @@ class BrainUnavailable(Unavailable):
 
     reason = "BRAIN_UNAVAILABLE"
 
+    def __init__(self, message: str, *, waited_seconds: int | None = None) -> None:
+        """Takes how long a clone waited for the brain; None if it did not wait."""
+        super().__init__(message, {"waited_seconds": waited_seconds})
+
 
 class TrainerUnavailable(Unavailable):
-    """The training actor is not there or died."""
+    """The training actor is missing or died."""
 
     reason = "TRAINER_UNAVAILABLE"
 
@@ -299,3 +358,21 @@ class DeadlineExceeded(AivoError):
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the work was done")
+
+
+@contextmanager
+def adapter_errors_name(student_id: str, version: int | None = None) -> Iterator[None]:
+    """Adds the student and the version to errors about an adapter that are raised inside.
+
+    The code that checks bytes and keys does not know whose they are; its caller does, and so should the caller's.
+    """
+    try:
+        yield
+    except (AdapterCorrupt, AdapterIncompatible) as error:
+        error.facts.setdefault("student_id", student_id)
+        if version is not None:
+            error.facts.setdefault("version", version)
+        raise
+    except PublishConflict as error:
+        error.facts.setdefault("student_id", student_id)
+        raise

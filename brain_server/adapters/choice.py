@@ -21,6 +21,7 @@ from mesh.errors import (
     AdapterStoreUnavailable,
     ModelVersionNotFound,
     StudentModelNotFound,
+    adapter_errors_name,
 )
 
 C = TypeVar("C")
@@ -142,11 +143,10 @@ class StudentAdapters(Generic[C]):
     async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
         started = time.monotonic()
         stored = await self._store.fetch(ref, sha256=sha256)
-        trained_on = stored.manifest.recipe.base_digest
-        if trained_on != self._base_digest:
-            raise AdapterIncompatible(
-                f"{ref} was trained on another base model", base_digest=trained_on, loaded_digest=self._base_digest
-            )
-        adapter = HostAdapter(manifest=stored.manifest, content=await self._prepare(stored))
+        with adapter_errors_name(ref.student_id, ref.version):
+            trained_on = stored.manifest.recipe.base_digest
+            if trained_on != self._base_digest:
+                raise AdapterIncompatible(f"{ref} was trained on another base model, with the digest {trained_on}")
+            adapter = HostAdapter(manifest=stored.manifest, content=await self._prepare(stored))
         self.host.counts.load_seconds += time.monotonic() - started
         return adapter

@@ -280,5 +280,8 @@ def _refusal(allowance: Allowance) -> AivoError | None:
 
 def _explained(error: Exception, ticket: Ticket) -> Exception:
     if isinstance(error, NotFinite) and ticket.adapter is not None:
-        return AdapterCorrupt(f"{ticket.adapter.manifest.ref} makes numbers that are not finite")
+        ref = ticket.adapter.manifest.ref
+        return AdapterCorrupt(
+            f"{ref} makes numbers that are not finite", student_id=ref.student_id, version=ref.version
+        )
     return error

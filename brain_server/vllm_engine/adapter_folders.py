@@ -87,7 +87,7 @@ class AdapterFolders:
                 await self._client.ask()
                 _log.warning("adapter_refused_by_vllm", ref=str(stored.manifest.ref), status=error.status)
                 why = f"vLLM refuses {stored.manifest.ref}; its log says why"
-                raise AdapterIncompatible(why, rank=stored.manifest.recipe.lora.rank) from error
+                raise AdapterIncompatible(why) from error
             raise
         return adapter
 

@@ -47,9 +47,9 @@ class VllmModel:
             stop_tokens = _stop_tokens(files, tokenizer)
             shapes = weight_shapes(files.path)
         except (OSError, ValueError) as error:
-            raise BaseModelUnavailable(f"{files.name} could not be read: {error}", base_model=files.name) from error
+            raise BaseModelUnavailable(f"{files.name} could not be read: {error}") from error
         if not tokenizer.chat_template:
-            raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template", base_model=files.name)
+            raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template")
         return cls(files=files, tokenizer=tokenizer, stop_tokens=stop_tokens, shapes=shapes)
 
     def encode(self, prompt: Prompt, *, room: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ Knows nothing of training.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from cloning_server.compute.batch_decoding import Continuation, Draw, Opening
 from cloning_server.compute.lora_factors import Factors
@@ -91,14 +91,14 @@ def require_passed(figures: Figures) -> None:
     """
     if not (faults := faults_of(figures)):
         return
-    told = {
-        "heldout_loss": round(figures.loss, 4),
-        "heldout_loss_base": round(figures.base_loss, 4),
-        **({} if figures.previous_loss is None else {"heldout_loss_previous": round(figures.previous_loss, 4)}),
-        **{f"replies_{one.name}": round(getattr(figures.replies, one.name), 1) for one in fields(Replies)},
-        **{f"base_replies_{one.name}": round(getattr(figures.base_replies, one.name), 1) for one in fields(Replies)},
-    }
-    raise GateNotPassed(f"the new version is not better: {', '.join(faults)}", faults=",".join(faults), **told)
+    raise GateNotPassed(
+        faults=faults,
+        heldout_loss=figures.loss,
+        heldout_loss_base=figures.base_loss,
+        heldout_loss_previous=figures.previous_loss,
+        replies=asdict(figures.replies),
+        base_replies=asdict(figures.base_replies),
+    )
 
 
 def openings_of(base: BaseModel, factors: Factors | None, examples: Sequence[Example]) -> list[Opening]:

@@ -112,7 +112,7 @@ def require_finite(*values: float, step: int) -> None:
         TrainingDiverged: If one is not.
     """
     if not all(map(math.isfinite, values)):
-        raise TrainingDiverged(f"training diverged at step {step}", step=step)
+        raise TrainingDiverged(step=step)
 
 
 def order_of(packs: Sequence[Pack], *, draws: random.Random) -> list[Pack]:

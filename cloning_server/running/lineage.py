@@ -71,7 +71,8 @@ class Ancestry:
         recipe = stored.manifest.recipe
         facts = self._trainer.facts
         if facts.ready and recipe.base_model != facts.model:
-            raise AdapterIncompatible(f"version {version} belongs to another base model", version=version)
+            message = f"version {version} belongs to another base model; train on from a version of this one"
+            raise AdapterIncompatible(message, student_id=student_id, version=version)
         return Previous(
             weights=stored.weights,
             scaling=recipe.scaling,

@@ -31,6 +31,7 @@ from mesh.errors import (
     ModelNotLoaded,
     PublishConflict,
     TrainerUnavailable,
+    adapter_errors_name,
 )
 from mesh.log import get_logger
 
@@ -200,11 +201,14 @@ class CloneRunner:
             return await self._follow(journal, replace(plan, previous=None))
 
     async def _follow(self, journal: Journal, plan: TrainingPlan) -> Trained:
-        async with contextlib.aclosing(self._trainer.train(plan)) as steps:
-            async for step in steps:
-                if isinstance(step, Trained):
-                    return step
-                await journal.reach(step.state, step.message, fraction=step.fraction)
+        start = None if plan.previous is None else plan.previous.identity
+        whose = (journal.clone.student_id, None) if start is None else (start.student_id, start.version)
+        with adapter_errors_name(*whose):
+            async with contextlib.aclosing(self._trainer.train(plan)) as steps:
+                async for step in steps:
+                    if isinstance(step, Trained):
+                        return step
+                    await journal.reach(step.state, step.message, fraction=step.fraction)
         raise TrainerUnavailable("the trainer ended without an adapter")
 
     async def _save(self, journal: Journal, trained: Trained) -> Manifest:
@@ -225,7 +229,8 @@ class CloneRunner:
         except BrainUnavailable as error:
             raise BrainUnavailable(str(error), waited_seconds=round(patience.seconds)) from error
         if sha256 != manifest.sha256:
-            raise AdapterCorrupt("the brain loaded other weights than were committed", version=ref.version)
+            message = "the brain loaded other weights than were committed"
+            raise AdapterCorrupt(message, student_id=ref.student_id, version=ref.version)
         await self._saving.insist(lambda: self._adapters.activate(ref.student_id, ref.version, only_forward=True))
         # Once more, for the pointer: whoever is told that the clone completed may ask the next moment. The probe was
         # passed, and a brain that is away just now reads the pointer when it comes back.

@@ -54,11 +54,9 @@ def inspect(weights: bytes, *, lora: Lora, limits: AdapterLimits) -> None:
         AdapterCorrupt: Anything else is wrong; the message names the tensor.
     """
     if lora.rank > limits.rank:
-        raise AdapterIncompatible(f"rank {lora.rank} is above the limit of {limits.rank}", limit=limits.rank)
+        raise AdapterIncompatible(f"rank {lora.rank} is above the limit of {limits.rank}")
     if len(weights) > limits.size_bytes:
-        raise AdapterIncompatible(
-            f"{len(weights)} bytes are above the limit of {limits.size_bytes}", limit=limits.size_bytes
-        )
+        raise AdapterIncompatible(f"{len(weights)} bytes are above the limit of {limits.size_bytes}")
     tensors = _parse(weights)
     _require_factors(tensors, lora=lora)
     for name, tensor in tensors.items():

@@ -21,7 +21,7 @@ from mesh.adapters.publication import CloneVoided, Publication
 from mesh.adapters.ref import DEFAULT_TENANT, AdapterRef
 from mesh.adapters.retention import Removed, Retention
 from mesh.adapters.sweep import Sweeper, Swept
-from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound, adapter_errors_name
 from mesh.log import get_logger
 
 __all__ = ["AdapterStore", "Announce", "CloneVoided", "Removed", "StoredAdapter", "Swept"]
@@ -96,7 +96,8 @@ class AdapterStore:
             CloneVoided: The clone may publish nothing any more, and what this call had written is gone.
             PublishConflict: Other publishers took one number after the other, or the clone is another student's.
         """
-        return await self._publication.stage(student_id, weights, recipe=recipe)
+        with adapter_errors_name(student_id):
+            return await self._publication.stage(student_id, weights, recipe=recipe)
 
     async def void(self, clone_id: str) -> Manifest | None:
         """From now on the clone publishes nothing, ever, whoever wakes up late; repeatable.
@@ -133,12 +134,13 @@ class AdapterStore:
                 return pointer
             return replace(pointer, active=target)
 
-        active = (await self._documents.change_pointer(student_id, aim)).active
-        assert active is not None, "neither branch above leaves the pointer empty"
-        if active.ref == ref:
-            # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
-            await self._announce(active)
-        return active
+        with adapter_errors_name(student_id, version):
+            active = (await self._documents.change_pointer(student_id, aim)).active
+            assert active is not None, "neither branch above leaves the pointer empty"
+            if active.ref == ref:
+                # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
+                await self._announce(active)
+            return active
 
     async def resolve_active(self, student_id: str) -> ActiveAdapter | None:
         """The student's active version, or None if the student has none.
@@ -146,7 +148,8 @@ class AdapterStore:
         Raises:
             AdapterCorrupt: The pointer does not parse.
         """
-        return (await self._documents.read_pointer(student_id)).active
+        with adapter_errors_name(student_id):
+            return (await self._documents.read_pointer(student_id)).active
 
     async def fetch(self, ref: AdapterRef, *, sha256: str | None = None) -> StoredAdapter:
         """Reads a version and checks it: manifest, size, sha256, then every tensor.
@@ -160,22 +163,22 @@ class AdapterStore:
             AdapterCorrupt: What is stored is not what was published.
             AdapterIncompatible: It is above this store's limits.
         """
-        manifest = await self._documents.read_manifest(ref)
-        if sha256 not in (None, manifest.sha256):
-            raise AdapterCorrupt(f"the manifest of {ref} tells another sha256 than the pointer")
-        if manifest.size_bytes > self._limits.size_bytes:
-            raise AdapterIncompatible(
-                f"{ref} has {manifest.size_bytes} bytes, above the limit of {self._limits.size_bytes}",
-                limit=self._limits.size_bytes,
-            )
-        blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
-        if blob is None:
-            if await self._documents.is_void(manifest.recipe.clone_id):
-                # It was removed between the two reads.
-                raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
-            raise AdapterCorrupt(f"the weights of {ref} are missing")
-        await asyncio.to_thread(self._verify, blob.data, manifest)
-        return StoredAdapter(manifest=manifest, weights=blob.data)
+        with adapter_errors_name(ref.student_id, ref.version):
+            manifest = await self._documents.read_manifest(ref)
+            if sha256 not in (None, manifest.sha256):
+                raise AdapterCorrupt(f"the manifest of {ref} tells another sha256 than the pointer")
+            if manifest.size_bytes > self._limits.size_bytes:
+                raise AdapterIncompatible(
+                    f"{ref} has {manifest.size_bytes} bytes, above the limit of {self._limits.size_bytes}"
+                )
+            blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
+            if blob is None:
+                if await self._documents.is_void(manifest.recipe.clone_id):
+                    # It was removed between the two reads.
+                    raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
+                raise AdapterCorrupt(f"the weights of {ref} are missing")
+            await asyncio.to_thread(self._verify, blob.data, manifest)
+            return StoredAdapter(manifest=manifest, weights=blob.data)
 
     async def list_versions(self, student_id: str) -> list[Manifest]:
         """The manifests of all versions, oldest first; one that does not parse is left out and logged."""
@@ -194,11 +197,13 @@ class AdapterStore:
             ModelVersionNotFound: The student has no such version, or it is being retired.
             PublishConflict: Others moved the pointer again and again.
         """
-        await self._retention.pin(student_id, version, pinned=pinned)
+        with adapter_errors_name(student_id, version):
+            await self._retention.pin(student_id, version, pinned=pinned)
 
     async def pinned(self, student_id: str) -> frozenset[int]:
         """The versions that are pinned."""
-        return (await self._documents.read_pointer(student_id)).pinned
+        with adapter_errors_name(student_id):
+            return (await self._documents.read_pointer(student_id)).pinned
 
     async def retire(self, student_id: str, *, keep: int) -> list[int]:
         """Removes all but the newest versions, the active and the pinned ones; returns the numbers of the removed.
@@ -213,7 +218,8 @@ class AdapterStore:
         Raises:
             PublishConflict: Others moved the pointer again and again.
         """
-        return await self._retention.retire(student_id, keep=keep)
+        with adapter_errors_name(student_id):
+            return await self._retention.retire(student_id, keep=keep)
 
     async def delete_student(self, student_id: str) -> Removed:
         """Removes every object of the student, past versions included, and makes the commits of its clones void.
@@ -227,7 +233,8 @@ class AdapterStore:
         Raises:
             PublishConflict: Others kept writing for this student.
         """
-        return await self._retention.delete_student(student_id)
+        with adapter_errors_name(student_id):
+            return await self._retention.delete_student(student_id)
 
     async def sweep(self, *, older_than_seconds: float) -> Swept:
         """Removes what dead workers left behind in the whole tenant; repeatable, also while others work.

@@ -146,7 +146,7 @@ def _read_tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
     with _typed_faults(files.name):
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True)
     if not tokenizer.chat_template:
-        raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template", base_model=files.name)
+        raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template")
     if tokenizer.pad_token_id is None:
         # Llama's and Mistral's have none; what is padded is masked, so that any token will do.
         tokenizer.pad_token = tokenizer.eos_token
@@ -174,15 +174,15 @@ def _typed_faults(name: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise BaseModelOutOfMemory(f"{name} does not fit the memory of the device", base_model=name) from error
+        raise BaseModelOutOfMemory(f"{name} does not fit the memory of the device") from error
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if any(sign in str(error) for sign in _CPU_MEMORY_SIGNS):
-            raise BaseModelOutOfMemory(f"{name} does not fit the memory of the machine", base_model=name) from error
-        raise BaseModelUnavailable(f"{name} could not be read: {error}", base_model=name) from error
+            raise BaseModelOutOfMemory(f"{name} does not fit the memory of the machine") from error
+        raise BaseModelUnavailable(f"{name} could not be read: {error}") from error
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _CPU_MEMORY_SIGNS):
             raise
-        raise BaseModelOutOfMemory(f"{name} does not fit the memory of the machine", base_model=name) from error
+        raise BaseModelOutOfMemory(f"{name} does not fit the memory of the machine") from error
 
 
 @contextmanager

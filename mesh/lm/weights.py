@@ -79,7 +79,7 @@ def fetch(name: str, cache_dir: Path, *, console: Console | None = None) -> Base
         case FolderSource():
             folder = entry.source.path
     if not (folder / "config.json").is_file() or not weight_files(folder):
-        raise BaseModelUnavailable(f"{name}: no config.json and safetensors files there", base_model=name)
+        raise BaseModelUnavailable(f"{name}: no config.json and safetensors files there")
     return BaseModelFiles(path=folder, name=name, digest=digest_folder(folder, cache_dir / ".digests"))
 
 
@@ -135,12 +135,12 @@ def _fetch_snapshot(repository: str) -> Path:
         return _snapshot(repository, local_files_only=False)
     except GatedRepoError as error:
         why = "its owner asks for its licence to be accepted first, and for HF_TOKEN to be set"
-        raise BaseModelUnavailable(f"{repository}: {why}", base_model=repository) from error
+        raise BaseModelUnavailable(f"{repository}: {why}") from error
     except RepositoryNotFoundError as error:
-        raise BaseModelUnavailable(f"{repository}: the hub has no such model", base_model=repository) from error
+        raise BaseModelUnavailable(f"{repository}: the hub has no such model") from error
     except (EntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
         why = f"neither in the cache nor to be had from the hub ({type(error).__name__})"
-        raise BaseModelUnavailable(f"{repository}: {why}", base_model=repository) from error
+        raise BaseModelUnavailable(f"{repository}: {why}") from error
 
 
 def _snapshot(repository: str, *, local_files_only: bool) -> Path:

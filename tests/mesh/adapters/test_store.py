@@ -163,8 +163,9 @@ async def test_weights_that_grew_or_vanished_are_refused(store: AdapterStore, st
     manifest = await store.publish(student, weights(), recipe=recipe())
 
     await overwrite(blobs, manifest.ref.weights_key, weights() + b"\0")
-    with pytest.raises(AdapterCorrupt, match="bytes"):
+    with pytest.raises(AdapterCorrupt, match="bytes") as grown:
         await store.fetch(manifest.ref)
+    assert grown.value.facts == {"student_id": student, "version": 1}
 
     await blobs.erase(manifest.ref.weights_key)
     with pytest.raises(AdapterCorrupt, match="missing"):
@@ -189,8 +190,9 @@ async def test_one_students_folder_copied_to_another_is_refused(
 
     with pytest.raises(AdapterCorrupt):
         await store.fetch(theirs)
-    with pytest.raises(AdapterCorrupt):
+    with pytest.raises(AdapterCorrupt) as pointer:
         await store.resolve_active(f"{student}-2")
+    assert pointer.value.facts == {"student_id": f"{student}-2"}
 
 
 async def test_a_corrupt_manifest_hides_no_other_version(store: AdapterStore, student: str, blobs: Blobs) -> None:
@@ -231,8 +233,9 @@ async def test_an_adapter_above_the_limits_is_not_downloaded(
     small = AdapterStore(blobs, tenant=tenant, limits=AdapterLimits(size_bytes=len(weights()) - 1))
     await blobs.erase(manifest.ref.weights_key)
 
-    with pytest.raises(AdapterIncompatible, match="limit"):
+    with pytest.raises(AdapterIncompatible, match="limit") as large:
         await small.fetch(manifest.ref)
+    assert large.value.facts == {"student_id": student, "version": 1}
 
 
 async def test_a_student_without_a_version_has_none(store: AdapterStore) -> None:

@@ -1,6 +1,9 @@
 """Errors cross the wire and come back as what they were."""
 
 import asyncio
+import json
+import re
+from pathlib import Path
 
 import grpc
 import pytest
@@ -53,6 +56,44 @@ CODES = {
     "TRAINER_UNAVAILABLE": "UNAVAILABLE",
     "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
 }
+# Every reason as it is raised, with all the facts that it may have.
+RAISED: list[Exception] = [
+    InvalidField([Violation("context.grade", "must be one of K, 1, 2")]),
+    errors.MalformedRequest("the body is not JSON"),
+    errors.RequestTooLarge("the body is too large"),
+    errors.RouteNotFound("there is no such method and path"),
+    errors.ServerUnreachable("nobody answers"),
+    errors.CloneNotFound(clone_id="clone_abc123xyz"),
+    StudentModelNotFound(student_id="student123"),
+    errors.ModelVersionNotFound(student_id="student123", version=7),
+    errors.RequestIdReused(request_id="enrol-17", clone_id="clone_abc123xyz"),
+    errors.CloneAlreadyRunning(student_id="student123", clone_id="clone_abc123xyz"),
+    errors.PublishConflict("the pointer kept moving", student_id="student123"),
+    errors.AdapterIncompatible("its rank is too high", student_id="student123", version=2),
+    errors.CloneFinal(clone_id="clone_abc123xyz", state="completed"),
+    errors.ConsentRequired(student_id="student123"),
+    errors.NoTrainableExamples(given=3, usable=1),
+    errors.TrainingDiverged(step=12),
+    errors.GateNotPassed(
+        faults=["loss_above_previous"],
+        heldout_loss=1.71,
+        heldout_loss_base=2.5,
+        heldout_loss_previous=1.64,
+        replies={"count": 8, "empty": 0, "looping": 0, "well_formed": 7, "mean_tokens": 41.5},
+        base_replies={"count": 8, "empty": 0, "looping": 0, "well_formed": 5, "mean_tokens": 63.2},
+    ),
+    errors.AdapterCorrupt("its sha256 is another", student_id="student123", version=2),
+    QueueFull(limit=64, retry_seconds=1.5),
+    errors.ModelNotLoaded("the base model is loading"),
+    errors.ServerDraining("the server is shutting down"),
+    errors.AdapterStoreUnavailable("S3 does not answer"),
+    errors.CloneStoreUnavailable("Redis does not answer"),
+    BrainUnavailable("the brain does not answer", waited_seconds=600),
+    errors.TrainerUnavailable("the training actor died"),
+    errors.DeadlineExceeded(),
+    ValueError("a bug"),
+]
+PROTOS = Path(__file__).parents[3] / "protos"
 REASONS = {name.removeprefix("REASON_") for name, _ in reason_pb2.Reason.items()} - {"UNSPECIFIED"}
 
 
@@ -98,6 +139,31 @@ async def test_a_reason_arrives_with_its_code_and_facts(reason: str, brain: Scri
         assert (status.code, status.message) == (error.code().value[0], error.details())
         assert (info.reason, info.domain) == (reason, "aivo")
         assert info.metadata == {"student_id": "student123"}
+
+
+def examples() -> dict[str, dict[str, str]]:
+    """The metadata of each reason's example in the contract."""
+    proto = (PROTOS / "aivo/error/v1/reason.proto").read_text()
+    told: dict[str, dict[str, str]] = {}
+    for comment, name in re.findall(r"((?: +//.*\n)+) +REASON_(\w+) = [1-9]", proto):
+        example = json.loads("".join(re.findall(r"// {4,}(.*)", comment)))
+        info = example["details"][0] if "details" in example else example
+        assert (info["reason"], info["domain"]) == (name, "aivo")
+        told[name] = info.get("metadata", {})
+    return told
+
+
+async def test_every_reason_is_raised_with_the_facts_of_its_example(brain: ScriptedBrain, stub: BrainStub) -> None:
+    expected = examples()
+    metadata = {}
+    for error in RAISED:
+        brain.raises(error)
+        info = error_details_pb2.ErrorInfo()
+        assert status_in(await failure_of(stub)).details[0].Unpack(info)
+        metadata[info.reason] = {name: info.metadata[name] for name in info.metadata}
+    assert metadata.keys() == expected.keys() == REASONS
+    del metadata["INTERNAL"]["call_id"], expected["INTERNAL"]["call_id"]
+    assert metadata == expected
 
 
 async def test_an_error_is_its_own_class_again_at_the_caller(brain: ScriptedBrain, stub: BrainStub) -> None:

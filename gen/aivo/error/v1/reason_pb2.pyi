@@ -25,7 +25,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_UNSPECIFIED: _Reason.ValueType  # 0
     """Never sent."""
     REASON_INVALID_FIELD: _Reason.ValueType  # 1
-    """One or more fields are missing, malformed or out of range (`INVALID_ARGUMENT`, 400). All faults are told at once.
+    """One or more fields are missing, malformed or out of range (`INVALID_ARGUMENT`, 400). The error names all of them.
 
         {"code": 3, "message": "context.grade: must be one of K, 1, 2, …, 12", "details": [
           {"@type": "…/google.rpc.ErrorInfo", "reason": "INVALID_FIELD", "domain": "aivo"},
@@ -65,12 +65,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "PUBLISH_CONFLICT", "domain": "aivo", "metadata": {"student_id": "student123"}}
     """
     REASON_ADAPTER_INCOMPATIBLE: _Reason.ValueType  # 8
-    """The adapter is sound but does not fit this base model or this server's limits (`FAILED_PRECONDITION`, 400).
+    """The adapter is sound but does not fit this base model or this server's limits (`FAILED_PRECONDITION`, 400). A clone
+    that trains a first version has no `version` yet.
 
         {"reason": "ADAPTER_INCOMPATIBLE", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
     """
     REASON_NO_TRAINABLE_EXAMPLES: _Reason.ValueType  # 9
-    """The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone.
+    """The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone. `given`
+    counts the responses, `usable` the different items among them that can be learned from.
 
         {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"given": "3", "usable": "1"}}
     """
@@ -80,7 +82,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "TRAINING_DIVERGED", "domain": "aivo", "metadata": {"step": "12"}}
     """
     REASON_ADAPTER_CORRUPT: _Reason.ValueType  # 11
-    """The stored adapter is not what was written: its hash, header, shapes or values are wrong (`DATA_LOSS`, 500).
+    """The stored adapter is not what was written: its hash, header, shapes or values are wrong (`DATA_LOSS`, 500). Without
+    `version`, the student's pointer to the active version is at fault.
 
         {"reason": "ADAPTER_CORRUPT", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
     """
@@ -110,12 +113,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "CLONE_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
     REASON_BRAIN_UNAVAILABLE: _Reason.ValueType  # 17
-    """The brain server does not answer (`UNAVAILABLE`, 503). Ends a clone that waited for it too long.
+    """The brain server does not answer (`UNAVAILABLE`, 503). Ends a clone that waited for it too long, and tells how long.
 
         {"reason": "BRAIN_UNAVAILABLE", "domain": "aivo", "metadata": {"waited_seconds": "600"}}
     """
     REASON_TRAINER_UNAVAILABLE: _Reason.ValueType  # 18
-    """The training actor is not there or died (`UNAVAILABLE`, 503). Ends a clone.
+    """The training actor is missing or died (`UNAVAILABLE`, 503). Ends a clone.
 
         {"reason": "TRAINER_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
@@ -136,7 +139,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
     """
     REASON_REQUEST_TOO_LARGE: _Reason.ValueType  # 22
-    """The body or the headers are larger than the gateway lets in (`INVALID_ARGUMENT`, 413 or 431).
+    """The body or the headers are larger than the gateway accepts (`INVALID_ARGUMENT`, 413 or 431).
 
         {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
     """
@@ -152,21 +155,27 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """
     REASON_GATE_NOT_PASSED: _Reason.ValueType  # 25
     """The version that a clone trained is not better than what it would replace, which therefore stays active
-    (`FAILED_PRECONDITION`, 400). The metadata says what it fails in and what was measured: losses in nats a token on
-    held-out examples, and counts of greedy replies to them.
+    (`FAILED_PRECONDITION`, 400). Ends a clone. The metadata says which tests failed and what was measured: losses on
+    the held-out examples in nats per token, and counts of the version's and the base model's greedy replies to them.
+    Without an active version there is no `heldout_loss_previous`.
 
         {"reason": "GATE_NOT_PASSED", "domain": "aivo",
-         "metadata": {"faults": "loss_above_previous", "heldout_loss": "1.71", "heldout_loss_previous": "1.64"}}
+         "metadata": {"faults": "loss_above_previous",
+                      "heldout_loss": "1.71", "heldout_loss_base": "2.5", "heldout_loss_previous": "1.64",
+                      "replies_count": "8", "replies_empty": "0", "replies_looping": "0", "replies_well_formed": "7",
+                      "replies_mean_tokens": "41.5",
+                      "base_replies_count": "8", "base_replies_empty": "0", "base_replies_looping": "0",
+                      "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2"}}
     """
     REASON_CLONE_FINAL: _Reason.ValueType  # 26
-    """The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more
-    (`FAILED_PRECONDITION`, 400).
+    """The clone can no longer be cancelled (`FAILED_PRECONDITION`, 400): it has completed or failed, or has committed its
+    version and will complete.
 
         {"reason": "CLONE_FINAL", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz", "state": "completed"}}
     """
     REASON_CONSENT_REQUIRED: _Reason.ValueType  # 27
-    """No consent was given where one is wanted, or the one given has expired (`FAILED_PRECONDITION`, 400). Also ends a
-    clone whose consent expired while it waited.
+    """The server requires a consent, and the request has none or one that has expired (`FAILED_PRECONDITION`, 400). Also
+    ends a clone whose consent expired while it waited.
 
         {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
     """
@@ -182,7 +191,7 @@ class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
 REASON_UNSPECIFIED: Reason.ValueType  # 0
 """Never sent."""
 REASON_INVALID_FIELD: Reason.ValueType  # 1
-"""One or more fields are missing, malformed or out of range (`INVALID_ARGUMENT`, 400). All faults are told at once.
+"""One or more fields are missing, malformed or out of range (`INVALID_ARGUMENT`, 400). The error names all of them.
 
     {"code": 3, "message": "context.grade: must be one of K, 1, 2, …, 12", "details": [
       {"@type": "…/google.rpc.ErrorInfo", "reason": "INVALID_FIELD", "domain": "aivo"},
@@ -222,12 +231,14 @@ REASON_PUBLISH_CONFLICT: Reason.ValueType  # 7
     {"reason": "PUBLISH_CONFLICT", "domain": "aivo", "metadata": {"student_id": "student123"}}
 """
 REASON_ADAPTER_INCOMPATIBLE: Reason.ValueType  # 8
-"""The adapter is sound but does not fit this base model or this server's limits (`FAILED_PRECONDITION`, 400).
+"""The adapter is sound but does not fit this base model or this server's limits (`FAILED_PRECONDITION`, 400). A clone
+that trains a first version has no `version` yet.
 
     {"reason": "ADAPTER_INCOMPATIBLE", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
 """
 REASON_NO_TRAINABLE_EXAMPLES: Reason.ValueType  # 9
-"""The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone.
+"""The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone. `given`
+counts the responses, `usable` the different items among them that can be learned from.
 
     {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"given": "3", "usable": "1"}}
 """
@@ -237,7 +248,8 @@ REASON_TRAINING_DIVERGED: Reason.ValueType  # 10
     {"reason": "TRAINING_DIVERGED", "domain": "aivo", "metadata": {"step": "12"}}
 """
 REASON_ADAPTER_CORRUPT: Reason.ValueType  # 11
-"""The stored adapter is not what was written: its hash, header, shapes or values are wrong (`DATA_LOSS`, 500).
+"""The stored adapter is not what was written: its hash, header, shapes or values are wrong (`DATA_LOSS`, 500). Without
+`version`, the student's pointer to the active version is at fault.
 
     {"reason": "ADAPTER_CORRUPT", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
 """
@@ -267,12 +279,12 @@ REASON_CLONE_STORE_UNAVAILABLE: Reason.ValueType  # 16
     {"reason": "CLONE_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
 REASON_BRAIN_UNAVAILABLE: Reason.ValueType  # 17
-"""The brain server does not answer (`UNAVAILABLE`, 503). Ends a clone that waited for it too long.
+"""The brain server does not answer (`UNAVAILABLE`, 503). Ends a clone that waited for it too long, and tells how long.
 
     {"reason": "BRAIN_UNAVAILABLE", "domain": "aivo", "metadata": {"waited_seconds": "600"}}
 """
 REASON_TRAINER_UNAVAILABLE: Reason.ValueType  # 18
-"""The training actor is not there or died (`UNAVAILABLE`, 503). Ends a clone.
+"""The training actor is missing or died (`UNAVAILABLE`, 503). Ends a clone.
 
     {"reason": "TRAINER_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
@@ -293,7 +305,7 @@ REASON_MALFORMED_REQUEST: Reason.ValueType  # 21
     {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
 """
 REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 22
-"""The body or the headers are larger than the gateway lets in (`INVALID_ARGUMENT`, 413 or 431).
+"""The body or the headers are larger than the gateway accepts (`INVALID_ARGUMENT`, 413 or 431).
 
     {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
 """
@@ -309,21 +321,27 @@ REASON_SERVER_UNREACHABLE: Reason.ValueType  # 24
 """
 REASON_GATE_NOT_PASSED: Reason.ValueType  # 25
 """The version that a clone trained is not better than what it would replace, which therefore stays active
-(`FAILED_PRECONDITION`, 400). The metadata says what it fails in and what was measured: losses in nats a token on
-held-out examples, and counts of greedy replies to them.
+(`FAILED_PRECONDITION`, 400). Ends a clone. The metadata says which tests failed and what was measured: losses on
+the held-out examples in nats per token, and counts of the version's and the base model's greedy replies to them.
+Without an active version there is no `heldout_loss_previous`.
 
     {"reason": "GATE_NOT_PASSED", "domain": "aivo",
-     "metadata": {"faults": "loss_above_previous", "heldout_loss": "1.71", "heldout_loss_previous": "1.64"}}
+     "metadata": {"faults": "loss_above_previous",
+                  "heldout_loss": "1.71", "heldout_loss_base": "2.5", "heldout_loss_previous": "1.64",
+                  "replies_count": "8", "replies_empty": "0", "replies_looping": "0", "replies_well_formed": "7",
+                  "replies_mean_tokens": "41.5",
+                  "base_replies_count": "8", "base_replies_empty": "0", "base_replies_looping": "0",
+                  "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2"}}
 """
 REASON_CLONE_FINAL: Reason.ValueType  # 26
-"""The clone has completed or failed, or has committed its version and will complete: it can't be cancelled any more
-(`FAILED_PRECONDITION`, 400).
+"""The clone can no longer be cancelled (`FAILED_PRECONDITION`, 400): it has completed or failed, or has committed its
+version and will complete.
 
     {"reason": "CLONE_FINAL", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz", "state": "completed"}}
 """
 REASON_CONSENT_REQUIRED: Reason.ValueType  # 27
-"""No consent was given where one is wanted, or the one given has expired (`FAILED_PRECONDITION`, 400). Also ends a
-clone whose consent expired while it waited.
+"""The server requires a consent, and the request has none or one that has expired (`FAILED_PRECONDITION`, 400). Also
+ends a clone whose consent expired while it waited.
 
     {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
 """
