@@ -7,7 +7,7 @@ Knows nothing of layers or adapters.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +73,14 @@ class PlainMap:
 
 
 class RecordedMap:
-    """A module that maps in a way of its own, as a quantised one does: its way back is what autograd records of it."""
+    """A module that maps in a way of its own, as a quantised one does: its way back is what autograd records of it.
+
+    Raises:
+        ValueError: The weights of a 4-bit module are repacked for inference, so that they have no gradient.
+    """
 
     def __init__(self, module: nn.Module) -> None:
+        _prevent_repacking(module)
         self._module = module
 
     def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
@@ -89,6 +94,19 @@ class RecordedMap:
             return grad_NI
 
         return given_NO.detach(), back
+
+
+def _prevent_repacking(module: nn.Module) -> None:
+    """Keeps the weights of a 4-bit module in the layout that autograd can go back through.
+
+    On a CPU with AVX512-BF16, a bitsandbytes module in eval mode repacks its weights for good when it first maps an
+    input that needs no gradient. From then on it maps with `gemv_4bit`, of which autograd records nothing.
+    """
+    quant_state = getattr(getattr(module, "weight", None), "quant_state", None)
+    if getattr(quant_state, "packing_format_for_cpu", False):
+        raise ValueError("a 4-bit module was used for inference before training: load the base model again to train")
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        cast("Any", module).support_avx512bf16_for_cpu = False
 
 
 def _product(x_NI: Tensor, weight: Tensor, bias_O: Tensor | None) -> Tensor:

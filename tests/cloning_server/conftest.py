@@ -228,3 +228,9 @@ def cache_dir() -> Path:
 def base(cache_dir: Path) -> BaseModel:
     """The real default base model; whoever trains in it leaves it as it was."""
     return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu")
+
+
+@pytest.fixture
+def repacking_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has bitsandbytes repack 4-bit weights for inference, as it does on a CPU with AVX512-BF16, on any machine."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)

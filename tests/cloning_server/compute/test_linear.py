@@ -1,9 +1,12 @@
 """Frozen linear maps: what they compute, their way back, and which models are kept in blocks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
 from cloning_server.compute.linear import MOST_BYTES, BlockedMap, Map, PlainMap, RecordedMap, are_kept_in_blocks
@@ -42,3 +45,36 @@ def test_a_model_whose_copies_would_fill_the_memory_or_whose_weights_are_no_matr
     # On the meta device weights have a size and no memory.
     large = nn.Linear(2**15, MOST_BYTES // 2**16, device="meta")
     assert not are_kept_in_blocks([large])
+
+
+def four_bit_linear_of(inputs: int, outputs: int, *, dtype: torch.dtype) -> Any:
+    """A bitsandbytes module in eval mode, as a base model in 4 bits has them."""
+    new: Callable[..., nn.Module] = Linear4bit
+    module = new(inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4")
+    module.load_state_dict(linear_of(inputs, outputs, dtype=dtype).state_dict())
+    return module.to("cpu").eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.usefixtures("repacking_cpu")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_4bit_map_has_its_gradient_though_the_module_is_also_used_for_inference(
+    rows: int, dtype: torch.dtype
+) -> None:
+    module = four_bit_linear_of(128, 64, dtype=dtype)
+    weight_OI = dequantize_4bit(module.weight, module.weight.quant_state).to(dtype)
+    x_NI = torch.linspace(-1, 1, rows * 128, dtype=dtype).view(rows, 128)
+    grad_NO = torch.linspace(0, 1, rows * 64, dtype=dtype).view(rows, 64)
+    with torch.no_grad():
+        mapping = RecordedMap(module)
+        module(x_NI)
+        mapped_NO, back = mapping(x_NI)
+        torch.testing.assert_close(mapped_NO, x_NI @ weight_OI.t())
+        torch.testing.assert_close(back(grad_NO), grad_NO @ weight_OI)
+
+
+def test_a_4bit_module_that_was_repacked_for_inference_is_refused() -> None:
+    module = four_bit_linear_of(128, 64, dtype=torch.bfloat16)
+    module.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ValueError, match="load the base model again"):
+        RecordedMap(module)
