@@ -80,3 +80,12 @@ def test_the_operations_page_names_events_that_are_logged() -> None:
 
     assert events
     assert [event for event in events if f'"{event}"' not in source] == []
+
+
+@pytest.mark.parametrize("package", ["mesh", "brain_server", "cloning_server"])
+def test_the_architecture_page_shows_every_room(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = re.split(r"^##", text.split(f"### {package}\n")[1], flags=re.MULTILINE)[0]
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+
+    assert rooms - set(re.findall(r"`(\w+)`", section)) == set()
