@@ -1,4 +1,4 @@
-"""The parts that a server leans on: whether each answers, as its health tells people.
+"""The parts that a server depends on, and whether each answers. Health reports them.
 
 Knows nothing of what the parts are.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from mesh.errors import AivoError
 from mesh.log import get_logger
 
-# A part that takes longer is as good as gone, and whoever asks has a timeout of their own.
+# A part that takes longer counts as down; callers of health have timeouts of their own.
 CHECK_SECONDS = 1.5
-# Health is asked by people and browsers, by many at once; the parts are asked once in their stead.
+# Many people and browsers ask for health at once; each part is checked once for all of them.
 FRESH_SECONDS = 1.0
 
 _log = get_logger(__name__)
@@ -21,7 +21,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    """A part the server leans on; the reason is empty if it is available."""
+    """A part that the server depends on; `reason` is empty if the part is available."""
 
     name: str
     reason: str
@@ -33,45 +33,47 @@ class Dependency:
 
 
 class DependencyCheck:
-    """Whether a part answers: asked one at a time, and once for all who want to know within `FRESH_SECONDS`.
+    """Checks whether a part answers: one check at a time, whose result everybody shares for `FRESH_SECONDS`.
 
-    A question outlives who asked it: those to a part that is down take long, and would otherwise pile up and hold the
-    connections and threads that the work needs.
+    A check goes on when its caller gives up. Checks of a part that is down take long; without sharing they would pile
+    up and hold the connections and threads that the work needs.
 
     Args:
-        name: Of the part.
-        check: Returns if the part answers; what it raises is why not.
+        name: Name of the part.
+        check: Returns if the part answers, and raises the reason if it does not.
     """
 
     def __init__(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
         self._name = name
         self._check = check
-        self._asking: asyncio.Task[str] | None = None
-        self._answered = -FRESH_SECONDS
+        self._check_task: asyncio.Task[str] | None = None
+        self._checked_at = -FRESH_SECONDS
 
-    async def ask(self) -> Dependency:
-        """Never fails, and takes no longer than `CHECK_SECONDS`."""
-        if self._asking is None or (self._asking.done() and time.monotonic() - self._answered > FRESH_SECONDS):
-            self._asking = asyncio.create_task(self._why_missing(), name=f"{self._name} check")
-        done, _ = await asyncio.wait([self._asking], timeout=CHECK_SECONDS)
-        reason = self._asking.result() if done else f"no answer within {CHECK_SECONDS} s"
+    async def probe(self) -> Dependency:
+        """Returns the part's availability. Never fails, and takes no longer than `CHECK_SECONDS`."""
+        if self._check_task is None or (
+            self._check_task.done() and time.monotonic() - self._checked_at > FRESH_SECONDS
+        ):
+            self._check_task = asyncio.create_task(self._find_reason(), name=f"{self._name} check")
+        done, _ = await asyncio.wait([self._check_task], timeout=CHECK_SECONDS)
+        reason = self._check_task.result() if done else f"no answer within {CHECK_SECONDS} s"
         return Dependency(name=self._name, reason=reason)
 
     async def aclose(self) -> None:
-        """Ends the question that is under way."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
+        """Cancels the running check."""
+        if self._check_task is not None:
+            self._check_task.cancel()
+            await asyncio.wait([self._check_task])
 
-    async def _why_missing(self) -> str:
+    async def _find_reason(self) -> str:
         try:
             await self._check()
         except AivoError as error:
             return str(error) or error.reason
-        except Exception as error:  # noqa: BLE001 - health never fails; what is not a typed fault is a bug, and logged
+        except Exception as error:  # noqa: BLE001 - health never fails; an untyped exception is a bug and is logged
             _log.exception("check_failed", of=self._name)
             return type(error).__name__
         else:
             return ""
         finally:
-            self._answered = time.monotonic()
+            self._checked_at = time.monotonic()

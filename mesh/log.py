@@ -1,8 +1,8 @@
 """Structured logs: events with facts, one line each, to standard error.
 
-Events are constant words and facts are ids, counts, durations and states: a student's words are never passed to a
-logger, so there is nothing to redact. What others put into an exception's message nobody knows, so that an exception is
-logged as its type and its frames. `call_id` and what else is bound to the context is on every line of a call.
+Events are constant words; facts are ids, counts, durations and states. No student's words are ever passed to a logger,
+so there is nothing to redact. An exception's message may hold anything, so an exception is logged as its type and its
+frames. `call_id`, and whatever else is bound to the context, is on every line of a call.
 """
 
 import logging
@@ -55,9 +55,9 @@ def configure(*, level: str, form: Literal["json", "console"], service: str, pac
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries' deprecations and the like would otherwise be written past the log.
+    # Otherwise libraries' deprecation warnings would bypass the log.
     logging.captureWarnings(capture=True)
-    # Libraries speak only when something is wrong; our own loggers have the level that was asked for.
+    # Libraries log from WARNING on; our own loggers have the configured level.
     root.setLevel(logging.WARNING)
     for package in packages:
         logging.getLogger(package).setLevel(level.upper())
@@ -77,7 +77,7 @@ def _trace(exc_info: tuple[type[BaseException], BaseException, TracebackType | N
 
 def _lines(error: BaseException) -> Iterator[str]:
     name = f"{type(error).__module__}.{type(error).__qualname__}"
-    # Our own messages are made of ids, counts and limits.
+    # Our own messages hold only ids, counts and limits.
     yield f"{name}: {error}" if isinstance(error, AivoError) else name
     for frame, line in traceback.walk_tb(error.__traceback__):
         yield f"  {frame.f_code.co_filename}:{line} {frame.f_code.co_qualname}"
@@ -86,14 +86,14 @@ def _lines(error: BaseException) -> Iterator[str]:
             yield from _lines(part)
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
-        yield "after"
+        yield "caused by"
         yield from _lines(earlier)
 
 
 def _without_repr(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    # Below its first line, asyncio's word on a task that nobody awaited shows the exception with its message.
+    # After its first line, asyncio's report of a task that nobody awaited shows the exception with its message.
     if event.get("logger") == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event

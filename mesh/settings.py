@@ -12,17 +12,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class InvalidSettings(Exception):
-    """The environment can't be used; the message has a line a fault, each with the variable's name."""
+    """The environment can't be used; the message has one line per fault, with the variable's name."""
 
 
 class Settings(BaseSettings):
-    """What every settings class is: frozen, read from the environment alone."""
+    """The base of every settings class: frozen, read from the environment alone."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
 
 
 class ServingSettings(Settings):
-    """How a server listens, logs and ends."""
+    """How a server logs, drains and answers reflection."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -50,18 +50,18 @@ class BaseModelSettings(Settings):
 
     @property
     def quantization(self) -> Literal["none", "4bit", "8bit"]:
-        """How the base weights are held."""
+        """The format of the base weights."""
         if self.use_4bit_quantization:
             return "4bit"
         return "8bit" if self.use_8bit_quantization else "none"
 
 
 class AdapterStoreSettings(Settings):
-    """Where adapters are kept. Credentials and region come from AWS's own variables."""
+    """Where adapters are stored. Credentials and region come from AWS's own variables."""
 
     s3_endpoint_url: str | None = None
     s3_bucket: str = "aivo-models"
-    # Far below a caller's patience: a store that is down is told as such rather than waited for.
+    # Far below the callers' own timeouts: a store that is down gets an error, not a wait.
     s3_connect_timeout_seconds: float = Field(default=2, gt=0)
     s3_read_timeout_seconds: float = Field(default=10, gt=0)
     tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -74,7 +74,7 @@ def load_settings(kind: type[S]) -> S:
     """Reads settings from the environment.
 
     Raises:
-        InvalidSettings: If any variable is missing or wrong; all of them are named.
+        InvalidSettings: If any variable is missing or wrong; names all of them.
     """
     try:
         return kind()
@@ -83,7 +83,7 @@ def load_settings(kind: type[S]) -> S:
 
 
 def _lines(error: ValidationError) -> list[str]:
-    # A fault of several variables together has no location, and its message names them.
+    # A fault of several variables together has no location; its message names them.
     return [
         ": ".join([*(str(part).upper() for part in fault["loc"]), fault["msg"].removeprefix("Value error, ")])
         for fault in error.errors(include_input=False, include_url=False)

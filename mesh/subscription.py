@@ -1,4 +1,4 @@
-"""A subscription to a Redis channel that notices when its connection has died, however quietly."""
+"""A subscription to a Redis channel that notices a dead connection, even one that stays open and silent."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,18 +7,18 @@ from typing import Any
 from redis.asyncio.client import PubSub
 
 
-async def heard(pubsub: PubSub, channel: str, *, silence_seconds: float) -> AsyncIterator[Any]:
-    """Yields None once the subscription stands, then what is sent to the channel, for as long as the connection lasts.
+async def subscribe(pubsub: PubSub, channel: str, *, silence_seconds: float) -> AsyncIterator[Any]:
+    """Yields None once the subscription is active, then each message of the channel, while the connection lasts.
 
-    What is sent while nobody listens is lost: after None, look at what the notices are about.
+    Messages sent while nobody is subscribed are lost: after None, read again whatever the messages are about.
 
     Args:
         pubsub: Of a client without a socket timeout.
-        channel: To listen to.
-        silence_seconds: How long silence lasts before the other end has to answer, and how long that may take.
+        channel: Name of the channel.
+        silence_seconds: After this much silence the server is pinged, and it has as long again to answer.
 
     Raises:
-        TimeoutError: The other end does not answer.
+        TimeoutError: The server does not answer.
         RedisError, OSError: The connection fails.
     """
     async with asyncio.timeout(silence_seconds):
@@ -27,7 +27,7 @@ async def heard(pubsub: PubSub, channel: str, *, silence_seconds: float) -> Asyn
     while True:
         message = await pubsub.get_message(timeout=silence_seconds)
         if message is None:
-            # A connection whose other end hangs or vanished stays open and silent; only an answer tells.
+            # A connection to a server that hangs or vanished stays open and silent; only a ping can tell.
             if expects_answer:
                 raise TimeoutError
             await pubsub.ping()

@@ -59,7 +59,7 @@ class HealthCheck:
 
     async def report(self) -> HealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
-        store = await self._adapters.ask()
+        store = await self._adapters.probe()
         facts = self._engine.facts
         return HealthReport(status=self._status(facts, store), engine=facts, dependencies=(store,))
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mesh.log import get_logger
-from mesh.subscription import heard
+from mesh.subscription import subscribe
 
 # How long silence lasts before the connection has to show that it lives, and how long that may take.
 SILENCE_SECONDS = 2.0
@@ -86,7 +86,7 @@ class Notices:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    async for clone_id in heard(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
+                    async for clone_id in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
                         self._connected = True
                         # After a reconnect, all who wait look again.
                         self._wake(clone_id or "")

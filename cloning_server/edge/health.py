@@ -72,7 +72,7 @@ class HealthCheck:
     async def report(self) -> HealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
         clone_store, adapter_store, brain = await asyncio.gather(
-            self._clone_store.ask(), self._adapter_store.ask(), self._brain.ask()
+            self._clone_store.probe(), self._adapter_store.probe(), self._brain.probe()
         )
         facts = self._trainer.facts
         trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")

@@ -21,7 +21,7 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import validate_student_id
 from mesh.errors import InvalidField
 from mesh.log import get_logger
-from mesh.subscription import heard
+from mesh.subscription import subscribe
 
 # A publisher has better things to do than to wait for a notice to be taken.
 ANNOUNCE_SECONDS = 1.0
@@ -103,7 +103,7 @@ class Listener:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    async for data in heard(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
+                    async for data in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
                         if data is None:
                             self._begin()
                         else:

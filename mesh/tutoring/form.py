@@ -1,7 +1,7 @@
 """The form of a reply, as rules that a machine can check: length of sentences, steps, what it must and must not say.
 
-The cloning server keeps or drops training replies by them, and a gate can measure a student's model by them. They judge
-form alone; whether a reply is right is another matter.
+The cloning server keeps or drops training replies by these rules, and the gate measures a student's model by them. They
+judge form alone, never whether a reply is right.
 """
 
 import re
@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*|\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormRules:
-    """What a reply must be like; a field left at None, False or empty asks for nothing.
+    """The form that a reply must have; a field left at None, False or empty sets no rule.
 
     Attributes:
         max_sentence_words: Words in the longest sentence.
@@ -29,8 +29,8 @@ class FormRules:
         max_long_words: Different words of `LONG_WORD_LETTERS` or more; key terms are long, so a few must be allowed.
         numbered_steps: Has at least two lines that start with a number.
         ends_with_question: Its last sentence is a question.
-        avoids: Phrases it must not hold, lower case, whole words.
-        holds_one_of: Phrases of which it holds at least one, lower case, whole words.
+        avoids: Phrases that the reply must not contain, lower case, whole words.
+        required_phrases: Phrases of which the reply contains at least one, lower case, whole words.
     """
 
     max_sentence_words: int | None = None
@@ -40,29 +40,29 @@ class FormRules:
     numbered_steps: bool = False
     ends_with_question: bool = False
     avoids: tuple[str, ...] = ()
-    holds_one_of: tuple[str, ...] = ()
+    required_phrases: tuple[str, ...] = ()
 
     def violations(self, text: str) -> list[str]:
-        """What is wrong with a reply's form, a short constant-worded line each; empty if nothing is.
+        """Returns the rules that a reply breaks, one short line of constant words each; empty if it breaks none.
 
-        A line names counts and this rule's own words, never the reply's.
+        A line names counts and the rule's own phrases, never the reply's words.
         """
         sentences = split_sentences(text)
         if not sentences:
             return ["is empty"]
         return [
-            *_over("words in a sentence", max(count_words(one) for one in sentences), self.max_sentence_words),
+            *_over("words in a sentence", max(map(count_words, sentences)), self.max_sentence_words),
             *_over("sentences", len(sentences), self.max_sentences),
             *_over("sentences in a paragraph", _longest_paragraph(text), self.max_paragraph_sentences),
             *_over("long words", _count_long_words(text), self.max_long_words),
-            *(["has no numbered steps"] if self.numbered_steps and not _has_steps(text) else []),
-            *(["does not end with a question"] if self.ends_with_question and not _asks(sentences[-1]) else []),
-            *(f"says '{phrase}'" for phrase in self.avoids if _says(text, phrase)),
-            *(["says none of the phrases asked for"] if not self._holds_one(text) else []),
+            *(["has no numbered steps"] if self.numbered_steps and not _has_numbered_steps(text) else []),
+            *(["does not end with a question"] if self.ends_with_question and not _is_question(sentences[-1]) else []),
+            *(f"says '{phrase}'" for phrase in self.avoids if _contains(text, phrase)),
+            *(["says none of the required phrases"] if not self._contains_required(text) else []),
         ]
 
     def combine(self, other: "FormRules") -> "FormRules":
-        """The rules that hold exactly when both do; of two sets of phrases to hold one of, the other's counts."""
+        """Returns rules that hold exactly when both do; if both have required phrases, the other's win."""
         return FormRules(
             max_sentence_words=_tighter(self.max_sentence_words, other.max_sentence_words),
             max_sentences=_tighter(self.max_sentences, other.max_sentences),
@@ -71,15 +71,15 @@ class FormRules:
             numbered_steps=self.numbered_steps or other.numbered_steps,
             ends_with_question=self.ends_with_question or other.ends_with_question,
             avoids=tuple(dict.fromkeys((*self.avoids, *other.avoids))),
-            holds_one_of=other.holds_one_of or self.holds_one_of,
+            required_phrases=other.required_phrases or self.required_phrases,
         )
 
-    def _holds_one(self, text: str) -> bool:
-        return not self.holds_one_of or any(_says(text, phrase) for phrase in self.holds_one_of)
+    def _contains_required(self, text: str) -> bool:
+        return not self.required_phrases or any(_contains(text, phrase) for phrase in self.required_phrases)
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, without the numbers and bullets that start a line; a line ends a sentence."""
+    """Returns the sentences of a text without numbers and bullets at line starts; a line break ends a sentence."""
     sentences: list[str] = []
     for line in text.splitlines():
         pending = ""
@@ -96,7 +96,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def count_words(sentence: str) -> int:
-    """The words of a sentence; a number is one, and so is a hyphenated word."""
+    """Counts the words of a sentence; a number is one word, and so is a hyphenated word."""
     return len(_WORD.findall(sentence))
 
 
@@ -104,9 +104,8 @@ def _over(what: str, count: int, limit: int | None) -> list[str]:
     return [] if limit is None or count <= limit else [f"has {count} {what}, at most {limit}"]
 
 
-def _tighter(one: int | None, other: int | None) -> int | None:
-    told = [limit for limit in (one, other) if limit is not None]
-    return min(told) if told else None
+def _tighter(limit: int | None, other: int | None) -> int | None:
+    return min((value for value in (limit, other) if value is not None), default=None)
 
 
 def _longest_paragraph(text: str) -> int:
@@ -118,14 +117,14 @@ def _count_long_words(text: str) -> int:
     return sum(len(word) >= LONG_WORD_LETTERS and not word[0].isdigit() for word in words)
 
 
-def _has_steps(text: str) -> bool:
+def _has_numbered_steps(text: str) -> bool:
     return sum(bool(_NUMBERED.match(line)) for line in text.splitlines()) >= 2
 
 
-def _asks(sentence: str) -> bool:
+def _is_question(sentence: str) -> bool:
     return sentence.rstrip("\"'\u201d\u2019)] ").endswith("?")
 
 
-def _says(text: str, phrase: str) -> bool:
+def _contains(text: str, phrase: str) -> bool:
     plain = text.lower().replace("\u2019", "'")
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", plain) is not None

@@ -1,6 +1,6 @@
-"""What AIVO knows of a student when it speaks to them: grade, subject, how they like to learn, what helps them.
+"""What AIVO knows of a student when it replies: grade, subject, learning preference and disability.
 
-Knows nothing of models or prompts, so that a server's wire code can use it without torch.
+Knows nothing of models or prompts, so that the servers' edges can use it without torch.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from enum import StrEnum
 from mesh.errors import InvalidField, Violation
 
 GRADES = ("K", *(str(year) for year in range(1, 13)))
-# A subject is a few words in the prompt; a longer one is no subject, and would be paid for in every request.
+# A subject is a few words in the prompt; every request pays for its length.
 MAX_SUBJECT_CHARACTERS = 64
 
 
@@ -39,11 +39,11 @@ class Disability(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentProfile:
-    """The part of a student's context that shapes prompts. Neither name nor id: those never reach a model.
+    """The part of a student's context that shapes prompts. Holds neither name nor id: those never reach a model.
 
     Attributes:
-        grade: One of `GRADES`, or None where it is not known.
-        subject: What is being taught, in a few words; may be empty.
+        grade: One of `GRADES`, or None if unknown.
+        subject: The subject of the conversation in a few words; may be empty.
         learning_style: The stated preference, or None.
         disability: The disability to accommodate, or None.
     """
@@ -57,9 +57,9 @@ class StudentProfile:
 def parse_profile(
     prefix: str = "", *, grade: str = "", subject: str = "", learning_style: str = "", disability: str = ""
 ) -> StudentProfile:
-    """The profile that four words name; an empty word means not known.
+    """Returns the profile that four words name; an empty word means unknown.
 
-    Blank space around a word and its case do not matter (`k` is `K`). Line breaks in a subject become spaces.
+    Case and surrounding blank space do not matter (`k` is `K`). Line breaks in a subject become spaces.
 
     Args:
         prefix: Path of the message that the fields belong to, such as `context.`; goes into the violations.
@@ -69,7 +69,7 @@ def parse_profile(
         disability: One of `Disability`.
 
     Raises:
-        InvalidField: If any word is not one that is accepted; all of them are told, each with what is accepted.
+        InvalidField: If any word is not accepted; names every such field with the accepted words.
     """
     grade, style, need = grade.strip().upper(), learning_style.strip().lower(), disability.strip().lower()
     subject = " ".join(subject.split())
@@ -92,7 +92,7 @@ def parse_profile(
 
 
 def _violations_of(field: str, word: str, accepted: Iterable[str]) -> list[Violation]:
-    words = [str(one) for one in accepted]
-    if not word or word in words:
+    accepted_words = list(map(str, accepted))
+    if not word or word in accepted_words:
         return []
-    return [Violation(field=field, description=f"must be one of {', '.join(words)}, or empty")]
+    return [Violation(field=field, description=f"must be one of {', '.join(accepted_words)}, or empty")]

@@ -1,8 +1,8 @@
-"""How AIVO speaks to a student: what each part of a profile asks of a reply, in words for the model and as form rules.
+"""How AIVO addresses a student: instructions for the model and form rules for the reply, by part of the profile.
 
-Every accommodation is a row of a table: instructions that go into the prompt, and rules by which a reply is checked, so
-that what is promised can be measured. Instructions are few and short: the default base model is small, and what it
-reads in every request is paid for in every request.
+Every accommodation is a row of a table. Its instructions go into the prompt, and its rules check replies, so that every
+promise can be measured. Instructions are few and short: the default base model is small, and every request pays for
+them.
 
 The rows follow CAST, "Universal Design for Learning Guidelines 3.0" (2024), checkpoints on clarifying vocabulary and
 syntax, on scaffolds and on emotional capacity; other sources stand at their row.
@@ -18,12 +18,12 @@ from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accommodation:
-    """What one part of a profile asks of a reply.
+    """What a reply must do for one part of a profile.
 
     Attributes:
-        name: What it is called in reports.
+        name: Name in reports.
         instructions: Sentences for the system prompt, in their order.
-        rules: What a reply's form must be for the accommodation to count as given.
+        rules: The form that a reply must have to meet the accommodation.
     """
 
     name: str
@@ -31,25 +31,25 @@ class Accommodation:
     rules: FormRules = field(default_factory=FormRules)
 
 
-# Phrases that say something other than their words do. Not a dictionary of idioms: those that tutors use.
+# Phrases that do not mean what their words say. No dictionary of idioms: only those that tutors use.
 IDIOMS = (
     "piece of cake", "break a leg", "hit the nail on the head", "in a nutshell", "rule of thumb", "ring a bell",
     "get the hang of", "on the right track", "give it a shot", "think outside the box", "a no-brainer", "hang in there",
     "back to square one", "the big picture", "at the end of the day", "under your belt", "keep an eye on",
     "the tip of the iceberg", "easy as pie", "cut corners", "learn the ropes", "a walk in the park",
 )  # fmt: skip
-# What puts a worried student under pressure: time, comparison, and that it ought to be easy.
+# Phrases that put a worried student under pressure: time, comparison, and claims that it is easy.
 PRESSURES = (
     "hurry", "be quick", "as fast as you can", "time limit", "running out of time", "deadline", "you should know",
     "should already know", "everyone else", "this is easy", "obviously", "you failed", "don't worry",
 )  # fmt: skip
-# One of these tells a student that there is time and that where they are is all right.
+# Each of these tells a student that there is time and that they are doing fine.
 REASSURANCES = (
     "take your time", "it is okay", "it's okay", "that is okay", "that's okay", "no rush", "you can do this",
     "good start", "good question", "well done", "one small step", "small step", "we can", "let's",
 )  # fmt: skip
 
-# Words in a sentence for each school stage, near what textbooks of the stage have; the last grade a row is for.
+# Words per sentence by school stage, close to the textbooks of that stage.
 _GRADE_ROWS = (
     (
         ("K", "1", "2"),
@@ -147,12 +147,12 @@ DISABILITIES: Mapping[Disability, Accommodation] = MappingProxyType(
         Disability.ANXIETY: Accommodation(
             name="anxiety",
             instructions=("Be calm and kind, and say there is no rush.", "Give one small first step."),
-            rules=FormRules(max_sentence_words=18, max_sentences=7, avoids=PRESSURES, holds_one_of=REASSURANCES),
+            rules=FormRules(max_sentence_words=18, max_sentences=7, avoids=PRESSURES, required_phrases=REASSURANCES),
         ),
     }
 )
 
-# Where the grade is not known.
+# For an unknown grade.
 _ANY_GRADE = Accommodation(
     name="any grade",
     instructions=("Use common words.",),
@@ -161,9 +161,9 @@ _ANY_GRADE = Accommodation(
 
 
 def accommodations_of(profile: StudentProfile) -> tuple[Accommodation, ...]:
-    """What a profile asks of a reply: its grade's band, then its learning style, then its disability.
+    """Returns a profile's accommodations: its grade band, then its learning style, then its disability.
 
-    The disability comes last because a small model heeds best what it reads last, and that is what matters most.
+    The disability comes last because it matters most and a small model follows best what it reads last.
     """
     rows = [GRADE_BANDS[profile.grade] if profile.grade else _ANY_GRADE]
     if profile.learning_style:
@@ -174,7 +174,7 @@ def accommodations_of(profile: StudentProfile) -> tuple[Accommodation, ...]:
 
 
 def rules_of(profile: StudentProfile) -> FormRules:
-    """The form that a reply to this student must have: all its accommodations' rules together, the tighter one wins."""
+    """Returns the form of a reply to this student: the rules of all accommodations; the tightest limit wins."""
     rules = FormRules()
     for row in accommodations_of(profile):
         rules = rules.combine(row.rules)
@@ -182,7 +182,7 @@ def rules_of(profile: StudentProfile) -> FormRules:
 
 
 def instruct(profile: StudentProfile) -> str:
-    """The system prompt for a student: who they are taught as, the longest sentence in words, and how."""
+    """Returns the system prompt for a student: grade, subject, the longest sentence in words, and instructions."""
     grade = {None: "a", "K": "a kindergarten"}.get(profile.grade, f"a grade {profile.grade}")
     subject = f" in {profile.subject}" if profile.subject else ""
     rows = accommodations_of(profile)

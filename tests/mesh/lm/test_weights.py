@@ -101,7 +101,7 @@ def test_a_hub_model_that_can_not_be_had_is_unavailable(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mesh.lm.weights", "nobody/nothing"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "nobody/nothing: neither in the cache nor to be had from the hub" in done.stderr
+    assert "nobody/nothing: it is not in the cache and the hub did not deliver it" in done.stderr
     assert "Traceback" not in done.stderr
 
 

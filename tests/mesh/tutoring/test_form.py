@@ -36,7 +36,7 @@ def test_a_number_and_a_hyphenated_word_count_as_one_word() -> None:
         (FormRules(ends_with_question=True), STEPS, "What is it? It is light."),
         (FormRules(avoids=("piece of cake",)), "A piece of bread.", "It is a Piece of Cake!"),
         (FormRules(avoids=("don't worry",)), "I don't know.", "Don\u2019t worry about it."),
-        (FormRules(holds_one_of=("no rush", "let's")), "There is no rush.", "Rush on, tablet's here."),
+        (FormRules(required_phrases=("no rush", "let's")), "There is no rush.", "Rush on, tablet's here."),
     ],
 )
 def test_each_rule_tells_a_reply_that_keeps_it_from_one_that_breaks_it(

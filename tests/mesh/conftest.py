@@ -1,4 +1,4 @@
-"""The real default base model, fetched once for all tests of `mesh.lm`."""
+"""The real default base model, fetched once for the tests of language model and tutoring."""
 
 import os
 from pathlib import Path
