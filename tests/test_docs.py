@@ -89,3 +89,15 @@ def test_the_architecture_page_shows_every_room(package: str) -> None:
     rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
 
     assert rooms - set(re.findall(r"`(\w+)`", section)) == set()
+
+
+def test_the_index_lists_every_decision_by_its_title() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    lines = [f"- [{_title(path)}](adr/{path.name})" for path in decisions]
+
+    assert re.findall(r"^- \[\d+\. .*$", index, flags=re.MULTILINE) == lines
+
+
+def _title(decision: Path) -> str:
+    return decision.read_text().splitlines()[0].removeprefix("# ")
