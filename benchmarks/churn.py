@@ -35,7 +35,7 @@ from testing.load.churn import Churn, Heard, publish_students
 from testing.models.random_adapters import Widths
 from testing.models.reference_replies import Isolated, mismatches
 from testing.models.small_models import write_small_llama
-from testing.parts.parts import seaweed
+from testing.parts.stores import seaweed
 
 Judge = Callable[[Sequence[Heard]], Sequence[str]]
 

@@ -16,8 +16,8 @@ from benchmarks.lessons import Ground
 from client.brain import BrainClient
 from client.cloning import CloningClient
 from mesh.settings import BaseModelSettings, load_settings
-from testing.parts.parts import seaweed, valkey
 from testing.parts.stack import Stack, stack
+from testing.parts.stores import seaweed, valkey
 
 PROMPT = "Why does ice float on water?"
 

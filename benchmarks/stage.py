@@ -19,7 +19,8 @@ from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.weights import BaseModelFiles
 from testing.models.random_adapters import Widths
-from testing.parts.parts import Part, S3Endpoint, free_ports, seaweed
+from testing.parts.part import Part, free_ports
+from testing.parts.stores import S3Endpoint, seaweed
 
 T = TypeVar("T")
 

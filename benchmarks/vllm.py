@@ -19,7 +19,7 @@ from benchmarks.stage import Stage
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import to_peft_config, to_safetensors
 from testing.models.random_adapters import SPEC
-from testing.parts.parts import Part, free_ports
+from testing.parts.part import Part, free_ports
 
 # It compiles its kernels on the first start.
 READY_SECONDS = 300

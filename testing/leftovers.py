@@ -1,4 +1,4 @@
-"""What an adapter store should not hold: keys that belong to no whole version."""
+"""Keys in an adapter store that belong to no complete version."""
 
 from mesh.adapters.documents import Documents
 from mesh.adapters.s3 import S3Blobs
@@ -6,24 +6,24 @@ from mesh.adapters.store import AdapterStore
 
 
 async def leftovers(blobs: S3Blobs, store: AdapterStore, tenant: str) -> set[str]:
-    """Keys of the tenant that belong to no whole version of a live commit, void commits aside.
+    """Returns the tenant's keys that belong to no complete version of a live commit; void commits do not count.
 
-    Also proves what is there: every committed version can be fetched, and every pointer leads to one.
+    Also asserts that every committed version can be fetched, and that every pointer names one.
     """
     documents = Documents(blobs, tenant=tenant)
     keys = set(await blobs.keys(documents.keys.prefix))
-    known = set()
+    expected_keys = set()
     async for manifest in documents.commits():
         assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
-        known |= {manifest.ref.weights_key, manifest.ref.manifest_key}
+        expected_keys |= {manifest.ref.weights_key, manifest.ref.manifest_key}
     for key in keys:
         student_id = documents.keys.student_in(key)
         if student_id is None:
-            known.add(key)
+            expected_keys.add(key)
         elif key == documents.keys_of(student_id).active:
             active = await store.resolve_active(student_id)
             if active is not None:
                 await store.fetch(active.ref, sha256=active.sha256)
             if any(version.ref.student_id == student_id for version in await store.list_versions(student_id)):
-                known.add(key)
-    return keys - known
+                expected_keys.add(key)
+    return keys - expected_keys

@@ -1,25 +1,25 @@
-"""Waiting on things that only their own word tells of."""
+"""Polling for conditions that send no signal."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 from brain_server.vllm_engine.engine import VllmEngine
 
-# Between two questions: short against what is waited for.
-ASK_SECONDS = 0.1
+# Between two polls: short beside any wait.
+POLL_SECONDS = 0.1
 
 
 async def until(holds: Callable[[], Awaitable[bool]], *, seconds: float) -> None:
-    """Returns when it holds; raises `TimeoutError` if it does not in time."""
+    """Returns once the condition holds; raises `TimeoutError` if it does not in time."""
     async with asyncio.timeout(seconds):
         while True:
             if await holds():
                 return
-            await asyncio.sleep(ASK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def until_ready(engine: VllmEngine, *, ready: bool = True) -> None:
-    """Returns when the engine can decode, or can't."""
+    """Returns once the engine is ready, or no longer ready."""
 
     async def holds() -> bool:
         return engine.facts.ready is ready

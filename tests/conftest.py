@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import hypothesis
 import pytest
 
-from testing.parts.parts import RedisEndpoint, S3Endpoint, seaweed, valkey
+from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 
 # A busy machine is no fault of the property that is tested.
 hypothesis.settings.register_profile("aivo", deadline=None)

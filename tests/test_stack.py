@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from testing.parts.parts import Part, valkey
+from testing.parts.part import Part
+from testing.parts.stores import valkey
 
 
 async def test_a_killed_valkey_comes_back_on_its_port_with_its_data(tmp_path: Path) -> None:

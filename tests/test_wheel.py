@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 
 ROOT = Path(__file__).parents[1]
 # Not part of a build, and large or of this machine.

@@ -29,9 +29,9 @@ from testing.chaos.crowd import Crowd
 from testing.chaos.faults import Faults, Parts
 from testing.chaos.invariants import Remains, violations
 from testing.models.small_models import write_small_llama
-from testing.parts.parts import seaweed, valkey
 from testing.parts.servers import cloning_server
 from testing.parts.stack import Stack, stack
+from testing.parts.stores import seaweed, valkey
 
 if TYPE_CHECKING:
     from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceAsyncStub
@@ -158,7 +158,7 @@ async def _running(
 
 
 async def _report(aivo: Stack, crowd: Crowd, faults: Faults) -> Report:
-    await aivo.healthy()
+    await aivo.wait_healthy()
     async with contextlib.AsyncExitStack() as opened:
         blobs = await opened.enter_async_context(S3Blobs(bucket=BUCKET, endpoint_url=aivo.s3.url))
         brain = await opened.enter_async_context(grpc.aio.insecure_channel(aivo.brain_address))

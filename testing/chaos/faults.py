@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from testing.parts.parts import Part
+from testing.parts.part import Part
 from testing.parts.ray_cluster import ACTOR
 
 RAYLET = "raylet"

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import httpx
 
-from testing.parts.parts import Part, free_ports
+from testing.parts.part import Part, free_ports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
-    """A running gateway, and how to speak to it.
+    """A running gateway and its addresses.
 
     Attributes:
-        brain_url: REST of the brain, without a slash at the end.
-        cloning_url: REST of the cloning server, likewise.
+        brain_url: REST of the brain, without a final slash.
+        cloning_url: REST of the cloning server, without a final slash.
         brain_address: gRPC of the brain through the gateway.
         cloning_address: gRPC of the cloning server through the gateway.
         admin_url: Envoy's own interface.
-        folder: Where the configuration and the `log` are; the log is whole once the part has stopped.
+        folder: Holds the configuration and the `log`; the log is complete once the part has stopped.
     """
 
     brain_url: str
@@ -37,7 +37,7 @@ class Edge:
 async def envoy(
     folder: Path, *, brain_address: str, cloning_address: str, cors_allow_origins: str = ""
 ) -> AsyncIterator[Edge]:
-    """Runs the gateway in front of two servers, which need not be there yet."""
+    """Runs the gateway in front of two servers, which may start later."""
     brain_port, cloning_port, admin_port = free_ports(3)
     env = {
         "BRAIN_REST_PORT": str(brain_port),

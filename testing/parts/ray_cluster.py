@@ -1,4 +1,4 @@
-"""A real Ray cluster on loopback: a head that trains nothing, and nodes that join and are lost as machines are."""
+"""A real Ray cluster on loopback: a head without CPUs, and nodes that join and crash."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from testing.parts.parts import Part, free_ports
+from testing.parts.part import Part, free_ports
 
 ACTOR = "ray::TrainingActor"
-# Ray's least: nothing of size is kept there.
+# Ray's minimum; no large object is stored there.
 _OBJECT_STORE_BYTES = 80_000_000
-_STARTED = "Ray runtime started"
+_READY_LINE = "Ray runtime started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,9 @@ class RayCluster:
     """A running cluster.
 
     Attributes:
-        address: Of its head, as `RAY_ADDRESS` has it.
-        env: What whoever joins it needs besides.
-        folder: Holds a folder of each node.
+        address: Address of the head, in the form of `RAY_ADDRESS`.
+        env: Variables that every process needs to join.
+        folder: Holds one folder per node.
     """
 
     address: str
@@ -32,7 +32,7 @@ class RayCluster:
 
     @contextlib.asynccontextmanager
     async def node(self, name: str, *, cpus: int = 1) -> AsyncIterator[Part]:
-        """Runs another node of the cluster, with so many CPUs."""
+        """Runs another node of the cluster with this many CPUs."""
         async with _running(
             f"--address={self.address}", f"--num-cpus={cpus}", folder=self.folder / name, env=self.env
         ) as part:
@@ -41,7 +41,7 @@ class RayCluster:
 
 @contextlib.asynccontextmanager
 async def ray_cluster(folder: Path) -> AsyncIterator[RayCluster]:
-    """Runs the head of a cluster, which has no CPUs to train with."""
+    """Runs the head of a cluster; it has no CPUs, so nothing trains on it."""
     port, client_port = free_ports(2)
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     ports = (f"--port={port}", f"--ray-client-server-port={client_port}")
@@ -63,10 +63,10 @@ async def _running(*options: str, folder: Path, env: Mapping[str, str]) -> Async
 def _node(*options: str, folder: Path, env: Mapping[str, str]) -> Part:
     folder.mkdir()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *options]
-    # Workers take any free port; Ray's own range is full of our parts'.
+    # Workers take any free port: our parts use ports of Ray's own range.
     command += [f"--object-store-memory={_OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0"]
 
     async def has_started() -> bool:
-        return _STARTED in await asyncio.to_thread((folder / "log").read_text)
+        return _READY_LINE in await asyncio.to_thread((folder / "log").read_text)
 
     return Part(command, folder=folder, probe=has_started, env=env)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from testing.parts.parts import Part, free_ports
+from testing.parts.part import Part, free_ports
 
 
 @contextlib.asynccontextmanager
@@ -23,7 +23,7 @@ async def cloning_server(folder: Path, *, env: Mapping[str, str]) -> AsyncIterat
 
 
 def server(module: str, folder: Path, *, port: int, env: Mapping[str, str]) -> Part:
-    """A server that is ready when it listens, and healthy some time after; not started yet."""
+    """Returns a server, not started; it is ready once it listens, and healthy some time later."""
     folder.mkdir()
 
     async def listens() -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 
 from testing.parts.envoy import Edge, envoy
-from testing.parts.parts import Part, RedisEndpoint, S3Endpoint, free_ports
+from testing.parts.part import Part, free_ports
 from testing.parts.servers import cloning_server, server
+from testing.parts.stores import RedisEndpoint, S3Endpoint
 
 # Loading the base model, on a machine that is busy with other tests.
 HEALTHY_SECONDS = 120
@@ -28,7 +29,7 @@ class Stack:
         brain_address: gRPC of the brain, not through the gateway.
         cloning_address: gRPC of the cloning server, likewise.
         brain_metrics_url: The brain's figures.
-        cloning_env: What any cloning server of this AIVO reads, but for its ports.
+        cloning_env: Variables of every cloning server of this AIVO, without its ports.
     """
 
     brain: Part
@@ -43,22 +44,22 @@ class Stack:
     redis: RedisEndpoint
     folder: Path
 
-    async def healthy(self) -> None:
-        """Returns when both servers say that they are."""
+    async def wait_healthy(self) -> None:
+        """Returns once both servers report that they are healthy."""
         async with asyncio.timeout(HEALTHY_SECONDS):
             await until_status(self.edge.brain_url, "healthy")
             await until_status(self.edge.cloning_url, "healthy")
 
 
 async def until_status(url: str, status: str) -> dict[str, object]:
-    """Asks for health until it says this word, and returns what it says then."""
+    """Polls health until it has this status, and returns the reply."""
     async with httpx.AsyncClient(base_url=url) as client:
         while True:
             with contextlib.suppress(httpx.TransportError, ValueError):
                 health = (await client.get("/health")).json()
                 if health.get("status") == status:
                     return dict(health)
-            # Between tries, as a load balancer would.
+            # Between two polls, as a load balancer would.
             await asyncio.sleep(0.2)
 
 
@@ -72,7 +73,7 @@ async def stack(
     models: Path,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
-    """Runs everything, the servers with this environment besides; both are healthy when it is entered."""
+    """Runs everything, with these additional variables for the servers; yields once both are healthy."""
     brain_port, brain_metrics = free_ports(2)
     shared = {
         **s3.env,
@@ -81,7 +82,7 @@ async def stack(
         "REDIS_URL": redis.url,
         "MODEL_CACHE_DIR": str(models),
         "DEVICE": "cpu",
-        # Short, so that a test need not wait long for a server that is lost.
+        # Short, so that a test need not wait long for a lost server.
         "LEASE_SECONDS": "6",
         # Short, so that a test can fill it.
         "QUEUE_LIMIT": "32",
@@ -106,7 +107,7 @@ async def stack(
         edge = await running.enter_async_context(
             envoy(edge_folder, brain_address=brain_address, cloning_address=cloning_address)
         )
-        whole = Stack(
+        whole_stack = Stack(
             brain=brain,
             cloning=cloning,
             edge=edge,
@@ -119,5 +120,5 @@ async def stack(
             redis=redis,
             folder=folder,
         )
-        await whole.healthy()
-        yield whole
+        await whole_stack.wait_healthy()
+        yield whole_stack

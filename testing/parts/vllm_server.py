@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from mesh.lm.weights import BaseModelFiles
-from testing.parts.parts import Part, free_ports
+from testing.parts.part import Part, free_ports
 from testing.waiting import until
 
 PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
@@ -16,7 +16,7 @@ PYTHON = Path(__file__).parents[2] / ".venv-vllm/bin/python"
 READY_SECONDS = 150
 CONTEXT_TOKENS = 1024
 MAX_RANK = 16
-# Few enough to be filled.
+# Few, so that a test can fill them.
 MAX_SEQS = 4
 
 ENV = {
@@ -36,39 +36,39 @@ class VllmServer:
     part: Part
 
     async def start(self) -> None:
-        """Starts it, and returns when it is well.
+        """Starts vLLM and returns once it is healthy.
 
         Raises:
-            RuntimeError: It is not well in time; the message ends with its log.
+            RuntimeError: It did not become healthy in time; the message ends with its log.
         """
         await self.part.start()
         try:
-            await until(self._is_well, seconds=READY_SECONDS)
+            await until(self._is_healthy, seconds=READY_SECONDS)
         except TimeoutError:
-            raise RuntimeError(f"vLLM is not well:\n{self.part.log_tail()}") from None
+            raise RuntimeError(f"vLLM is not healthy:\n{self.part.log_tail()}") from None
 
-    async def running(self) -> float:
-        """Requests that it decodes or holds waiting, as its own metrics tell."""
+    async def count_requests(self) -> float:
+        """Returns how many requests it decodes or queues, by its own metrics."""
         names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
         async with httpx.AsyncClient(base_url=self.url) as client:
             lines = (await client.get("/metrics")).text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
 
     async def until_running(self, count: int) -> None:
-        """Returns when it decodes so many requests."""
+        """Returns once it has this many requests."""
 
         async def holds() -> bool:
-            return await self.running() == count
+            return await self.count_requests() == count
 
         await until(holds, seconds=10)
 
     async def adapters(self) -> list[str]:
-        """Names of the adapters that it knows."""
+        """Returns the names of the loaded adapters."""
         async with httpx.AsyncClient(base_url=self.url) as client:
             cards = (await client.get("/v1/models")).json()["data"]
         return [card["id"] for card in cards if card["parent"]]
 
-    async def _is_well(self) -> bool:
+    async def _is_healthy(self) -> bool:
         async with httpx.AsyncClient(base_url=self.url) as client:
             try:
                 return (await client.get("/health")).is_success
@@ -78,7 +78,7 @@ class VllmServer:
 
 @asynccontextmanager
 async def vllm(folder: Path, files: BaseModelFiles) -> AsyncIterator[VllmServer]:
-    """Runs vLLM in fp32 with the base model, with slots for two adapters at a time."""
+    """Runs vLLM in fp32 with the base model and slots for two adapters."""
     (port,) = free_ports(1)
     flags = {
         "model": str(files.path.resolve()),
@@ -96,7 +96,7 @@ async def vllm(folder: Path, files: BaseModelFiles) -> AsyncIterator[VllmServer]
     command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *words, "--enable-lora", "--enforce-eager"]
 
     async def runs() -> bool:
-        # That it is well takes longer than other parts may.
+        # Its health is polled in `VllmServer.start`, as it takes longer than a part may.
         return True
 
     server = VllmServer(url=f"http://127.0.0.1:{port}", part=Part(command, folder=folder, probe=runs, env=ENV))

@@ -10,7 +10,7 @@ from aivo.brain.v1.brain_service_pb2 import Adapter
 from mesh.adapters.store import AdapterStore
 from mesh.rpc.calls import Context
 from mesh.rpc.server import Server
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 
 SERVICE = "aivo.brain.v1.AdapterService"
 

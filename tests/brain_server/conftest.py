@@ -16,7 +16,7 @@ from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
 from testing.models.small_models import write_small_llama
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.lm.weights import BaseModelFiles
 from mesh.settings import InvalidSettings, load_settings
 from testing.models.random_adapters import random_weights, recipe
-from testing.parts.parts import RedisEndpoint, S3Endpoint
+from testing.parts.stores import RedisEndpoint, S3Endpoint
 
 if TYPE_CHECKING:
     # The generated code has it for type checkers alone.

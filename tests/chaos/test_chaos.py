@@ -7,7 +7,7 @@ import pytest
 
 from mesh.settings import BaseModelSettings, load_settings
 from testing.chaos.chaos import run
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 
 # A restart of everything, some of it twice, on two busy cores; it takes a third of this.
 CHAOS_SECONDS = 600

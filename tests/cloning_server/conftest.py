@@ -26,7 +26,7 @@ from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.rpc.errors import error_of
 from mesh.tutoring.profile import StudentProfile
-from testing.parts.parts import RedisEndpoint, S3Endpoint
+from testing.parts.stores import RedisEndpoint, S3Endpoint
 from testing.scripted.brain import ScriptedBrain
 from testing.scripted.trainer import ScriptedTrainer
 

@@ -18,7 +18,7 @@ from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
 from mesh.settings import InvalidSettings, load_settings
-from testing.parts.parts import RedisEndpoint, valkey
+from testing.parts.stores import RedisEndpoint, valkey
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

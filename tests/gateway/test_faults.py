@@ -11,7 +11,7 @@ from gateway.settings import GatewaySettings
 from gateway.template import render
 from mesh.settings import InvalidSettings, load_settings
 from testing.parts.envoy import envoy
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 from testing.scripted.servers import BASE_MODEL, Script, ScriptedBrain, failure, info, serving_brain
 
 UNAVAILABLE = failure(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_LOADED")

@@ -9,8 +9,8 @@ import pytest
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import fetch
 from mesh.settings import BaseModelSettings, load_settings
-from testing.parts.parts import RedisEndpoint, S3Endpoint
 from testing.parts.stack import Stack, stack
+from testing.parts.stores import RedisEndpoint, S3Endpoint
 
 # An answer that waits behind a clone's training, on two busy cores.
 ANSWER_SECONDS = 120

@@ -261,7 +261,7 @@ async def test_without_the_adapter_store_the_brain_says_so_and_recovers(aivo: St
     away = "FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE"
     assert preferred.json()["fallback"] == away
     assert "adapter_store" in str(health["reason"])
-    await aivo.healthy()
+    await aivo.wait_healthy()
     # That the store was away is remembered for ADAPTER_POINTER_TTL_SECONDS, so that callers do not wait for it in turn.
     async with asyncio.timeout(30):
         while (why := await _fallback_of(brain, student)) == away:  # noqa: ASYNC110 - a poll
@@ -285,7 +285,7 @@ async def test_without_the_clone_store_the_cloning_server_says_so_and_recovers(
         assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert reason_in(answer.json())[0] == "CLONE_STORE_UNAVAILABLE"
     assert "clone_store" in str(health["reason"])
-    await aivo.healthy()
+    await aivo.wait_healthy()
     assert (await cloning.get("/v1/clones")).status_code == httpx.codes.OK
 
 

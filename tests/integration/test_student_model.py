@@ -193,7 +193,7 @@ async def test_a_brain_that_is_restarted_under_a_running_clone_is_waited_for(
     await aivo.brain.start()
 
     assert (await watch(cloning, clone_id))[-1]["status"] == "completed"
-    await aivo.healthy()
+    await aivo.wait_healthy()
 
 
 async def test_a_cloning_server_that_is_killed_takes_its_clone_up_again(
@@ -208,7 +208,7 @@ async def test_a_cloning_server_that_is_killed_takes_its_clone_up_again(
                 break
     await aivo.cloning.kill()
     await aivo.cloning.start()
-    await aivo.healthy()
+    await aivo.wait_healthy()
 
     rest = [frame for frame in await watch(cloning, clone_id, after=last["sequence"]) if not frame["heartbeat"]]
     assert rest[0]["sequence"] == last["sequence"] + 1

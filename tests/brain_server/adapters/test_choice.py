@@ -27,7 +27,7 @@ from mesh.lm.chat import Prompt, Role, Turn
 from mesh.lm.lora import from_safetensors
 from mesh.tutoring.profile import StudentProfile
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe, with_nan
-from testing.parts.parts import S3Endpoint, seaweed
+from testing.parts.stores import S3Endpoint, seaweed
 
 DIGEST = "d" * 64
 WEIGHTS = random_weights(1, rank=1)

@@ -17,7 +17,7 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
-from testing.parts.parts import RedisEndpoint, S3Endpoint, seaweed, valkey
+from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 from tests.mesh.adapters.conftest import recipe, weights
 
 # Whatever is seen within a test is seen because of a notice.

@@ -25,7 +25,7 @@ from mesh.errors import AdapterCorrupt, InvalidField, ModelNotLoaded, QueueFull,
 from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import RemoteError, error_from, error_of
 from mesh.rpc.server import Server
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 from testing.scripted.engine import FACTS, PIECES, SHA256, ScriptedEngine
 
 if TYPE_CHECKING:

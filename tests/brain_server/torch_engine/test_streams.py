@@ -22,7 +22,7 @@ from mesh.lm.base import load_base
 from testing.load.churn import publish_students
 from testing.load.streams import STREAMS, BrainUnderLoad, round_of_streams, until
 from testing.models.random_adapters import Widths
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 
 BUCKET = "test-streams"
 STUDENTS = 20

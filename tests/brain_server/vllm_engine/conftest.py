@@ -15,7 +15,7 @@ from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
 from testing.models.random_adapters import random_weights
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 from testing.parts.vllm_server import MAX_SEQS, PYTHON, VllmServer, vllm
 from testing.waiting import until_ready
 from tests.brain_server.vllm_engine.requests import BUCKET, recipe_of

@@ -24,7 +24,7 @@ from mesh.errors import AdapterIncompatible, DeadlineExceeded, ModelNotLoaded, Q
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import to_safetensors
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 from testing.parts.vllm_server import MAX_RANK, MAX_SEQS, VllmServer
 from testing.waiting import until, until_ready
 from tests.brain_server.vllm_engine.requests import BUCKET, greedy, recipe_of

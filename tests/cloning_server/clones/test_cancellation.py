@@ -12,7 +12,7 @@ from cloning_server.clones.registry import Lease, Registry
 from cloning_server.running.journal import Journal
 from mesh.adapters.store import CloneVoided
 from mesh.errors import AdapterStoreUnavailable, CloneFinal, CloneNotFound, NoTrainableExamples
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, order, raised, until, watch_all
 

@@ -10,7 +10,7 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 
 from cloning_server.clone import CloneState
 from mesh.errors import CloneNotFound, InvalidField, NoTrainableExamples
-from testing.parts.parts import RedisEndpoint, valkey
+from testing.parts.stores import RedisEndpoint, valkey
 from tests.cloning_server.conftest import (
     Cloning,
     CloningStub,

@@ -26,7 +26,7 @@ from mesh.errors import (
     QueueFull,
     RequestIdReused,
 )
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 from tests.cloning_server.conftest import STUDENT, baseline
 
 

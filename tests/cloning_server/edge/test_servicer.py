@@ -18,7 +18,7 @@ from mesh.errors import (
     QueueFull,
     RequestIdReused,
 )
-from testing.parts.parts import free_ports
+from testing.parts.part import free_ports
 from testing.scripted.trainer import FACTS
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until, watch_all
 

@@ -18,7 +18,7 @@ from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 from mesh.tutoring.teaching import rules_of
 from testing import lessons as learning
 from testing.lessons import PROFILE, DictReplyCache, baseline_of, distil_alone, graded
-from testing.parts.parts import RedisEndpoint
+from testing.parts.stores import RedisEndpoint
 
 DRAFTS = draft_examples(baseline_of([graded(index) for index in range(4)]))
 LESSONS = tuple(replace(draft.lesson, is_guided=False) for draft in DRAFTS)

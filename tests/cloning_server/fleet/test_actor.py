@@ -18,7 +18,7 @@ from cloning_server.settings import CloningSettings
 from cloning_server.training import Progress, Trained, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainerUnavailable, TrainingDiverged
 from testing.lessons import commented, plan_of
-from testing.parts.parts import RedisEndpoint
+from testing.parts.stores import RedisEndpoint
 
 PLAN = plan_of(commented(2))
 # Of one trainer.

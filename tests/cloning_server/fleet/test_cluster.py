@@ -12,9 +12,10 @@ from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from testing.baseline import start_body
-from testing.parts.parts import Part, S3Endpoint
+from testing.parts.part import Part
 from testing.parts.ray_cluster import ACTOR, RayCluster, ray_cluster
 from testing.parts.servers import cloning_server
+from testing.parts.stores import S3Endpoint
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, until, watch_all
 
 

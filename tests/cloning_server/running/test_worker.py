@@ -21,7 +21,7 @@ from mesh.errors import (
     TrainingDiverged,
 )
 from mesh.rpc.errors import error_from
-from testing.parts.parts import RedisEndpoint, S3Endpoint, seaweed, valkey
+from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import NAME, STUDENT, Cloning, CloningStub, order, until, watch, watch_all
 

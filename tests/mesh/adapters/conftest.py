@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from testing.parts.parts import S3Endpoint
+from testing.parts.stores import S3Endpoint
 
 LORA = Lora(rank=4, alpha=8, target_modules=("q_proj", "v_proj"), dtype="F32")
 

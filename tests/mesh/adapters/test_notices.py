@@ -16,7 +16,7 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from testing.parts.parts import RedisEndpoint, valkey
+from testing.parts.stores import RedisEndpoint, valkey
 from tests.mesh.adapters.conftest import recipe, weights
 
 SHA256 = "ab" * 32

@@ -13,7 +13,8 @@ from mesh.adapters.blobs import BlobConflict, Erased
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
-from testing.parts.parts import S3Endpoint, free_ports, seaweed
+from testing.parts.part import free_ports
+from testing.parts.stores import S3Endpoint, seaweed
 from tests.mesh.adapters.conftest import recipe, weights
 
 # SeaweedFS hands the writers of one key a lock for which they poll once a second, and refuses who has waited too long,
