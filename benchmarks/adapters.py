@@ -46,8 +46,8 @@ class Students:
 
     async def fresh(self, count: int) -> list[str]:
         """So many students whom nobody asked for before."""
-        known = self._published
-        return (await self.first(known + count))[known:]
+        published_before = self._published
+        return (await self.first(published_before + count))[published_before:]
 
     def state(self, number: int) -> dict[str, Tensor]:
         """The adapter of the student with this number, for the baselines."""

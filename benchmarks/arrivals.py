@@ -30,10 +30,10 @@ async def arrivals(stage: Stage) -> AsyncIterator[Figure]:
 
 
 def _figure(rate: float, samples: Sequence[load.Sample]) -> Figure:
-    answered = [one for one in samples if not one.refused]
-    firsts = percentiles([one.first_ms for one in answered])
-    tokens = percentiles([one.token_ms for one in answered])
-    totals = percentiles([one.total_ms for one in answered])
+    answered = [sample for sample in samples if not sample.refused]
+    firsts = percentiles([sample.first_ms for sample in answered])
+    tokens = percentiles([sample.token_ms for sample in answered])
+    totals = percentiles([sample.total_ms for sample in answered])
     return Figure(
         figure="open_loop_first_token",
         value=firsts["p50"],
@@ -44,7 +44,7 @@ def _figure(rate: float, samples: Sequence[load.Sample]) -> Figure:
             "refused": len(samples) - len(answered),
             "tokens_per_second": round(load.rate_of(samples), 1),
             # Little's law over the time that replies were being written.
-            "mean_batch": round(sum(one.ended_at - one.first_at for one in answered) / load.span(samples), 2),
+            "mean_batch": round(sum(sample.ended_at - sample.first_at for sample in answered) / load.span(samples), 2),
             **{f"first_token_ms_{name}": round(value, 1) for name, value in firsts.items()},
             **{f"token_ms_{name}": round(value, 1) for name, value in tokens.items()},
             **{f"total_ms_{name}": round(value, 1) for name, value in totals.items()},

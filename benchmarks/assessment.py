@@ -47,24 +47,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
-    asked = parser.parse_args()
-    items = sample(asked.folder, count=asked.items, seed=asked.seed)
-    asyncio.run(_measure(items, seed=asked.seed))
+    args = parser.parse_args()
+    items = sample(args.folder, count=args.items, seed=args.seed)
+    asyncio.run(_measure(items, seed=args.seed))
 
 
 def sample(folder: Path, *, count: int, seed: int) -> list[Item]:
     """As many right answers as wrong ones, none twice."""
-    found: dict[tuple[str, str], Item] = {}
+    items: dict[tuple[str, str], Item] = {}
     for path in sorted(folder.glob("*.json")):
         for response in json.loads(path.read_text()).get("baseline_data", {}).get("responses", []):
             criteria = Criteria(question=response["question"], reference_answer=response["reference_answer"])
             item = Item(criteria=criteria, answer=response["student_answer"], is_correct=response["is_correct"])
-            found[criteria.question, item.answer] = item
+            items[criteria.question, item.answer] = item
     chance = random.Random(seed)
     return [
         item
-        for wanted in (True, False)
-        for item in chance.sample([one for one in found.values() if one.is_correct is wanted], count // 2)
+        for is_correct in (True, False)
+        for item in chance.sample([item for item in items.values() if item.is_correct is is_correct], count // 2)
     ]
 
 
@@ -77,10 +77,12 @@ def area_under_curve(scores: Sequence[float], truths: Sequence[bool]) -> float:
 
 
 async def _measure(items: Sequence[Item], *, seed: int) -> None:
-    read = load_settings(BrainSettings)
+    settings = load_settings(BrainSettings)
     async with AsyncExitStack() as stack:
-        blobs = await stack.enter_async_context(S3Blobs(bucket=read.s3_bucket, endpoint_url=read.s3_endpoint_url))
-        engine = await stack.enter_async_context(TorchEngine.open(read, AdapterStore(blobs)))
+        blobs = await stack.enter_async_context(
+            S3Blobs(bucket=settings.s3_bucket, endpoint_url=settings.s3_endpoint_url)
+        )
+        engine = await stack.enter_async_context(TorchEngine.open(settings, AdapterStore(blobs)))
         facts = await engine.wait_loaded()
         started = time.monotonic()
         weighed = [await _weigh(engine, item) for item in items]

@@ -67,11 +67,11 @@ class PeftGenerate:
     def rate(self, numbers: Sequence[int], *, tokens: int) -> float:
         """Tokens a second over one request for each number, each with its own adapter, switched to just before."""
         began_at = time.perf_counter()
-        made = 0
+        token_count = 0
         for number in numbers:
             self.switch(number)
-            made += self.reply(number, tokens=tokens)
-        return made / (time.perf_counter() - began_at)
+            token_count += self.reply(number, tokens=tokens)
+        return token_count / (time.perf_counter() - began_at)
 
 
 def _name(number: int) -> str:

@@ -32,24 +32,24 @@ def main() -> int:
     parser.add_argument("--s3-seconds", type=float, default=30, help="how long S3 is away when it is struck")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    results = Results(asked.results, asked={name: value for name, value in vars(asked).items() if name != "results"})
+    args = parser.parse_args()
+    results = Results(args.results, conditions={name: value for name, value in vars(args).items() if name != "results"})
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(_measure(Path(folder), asked))
+        report = asyncio.run(_measure(Path(folder), args))
     for figure in _figures(report, seconds=time.monotonic() - began):
         results.add(figure)
     return 1 if report.violated else 0
 
 
-async def _measure(folder: Path, asked: argparse.Namespace) -> Report:
+async def _measure(folder: Path, args: argparse.Namespace) -> Report:
     # Where boto3 looks for the credentials of the bucket that is looked at in the end: those of the S3 that is started.
     os.environ.update(AWS_ACCESS_KEY_ID="aivo", AWS_SECRET_ACCESS_KEY="aivo-secret", AWS_DEFAULT_REGION="us-east-1")
-    chance = random.Random(asked.seed)
+    chance = random.Random(args.seed)
 
     def plan(kinds: tuple[str, ...]) -> Iterator[str]:
         """All kinds in an order that is drawn, again and again until the time is over."""
-        until = time.monotonic() + asked.seconds
+        until = time.monotonic() + args.seconds
         while True:
             for kind in chance.sample(kinds, len(kinds)):
                 if time.monotonic() > until:
@@ -57,7 +57,7 @@ async def _measure(folder: Path, asked: argparse.Namespace) -> Report:
                 yield kind
 
     models = load_settings(BaseModelSettings).model_cache_dir.absolute()
-    return await run(folder, models=models, seed=asked.seed, s3_seconds=asked.s3_seconds, plan=plan)
+    return await run(folder, models=models, seed=args.seed, s3_seconds=args.s3_seconds, plan=plan)
 
 
 def _figures(report: Report, *, seconds: float) -> Iterator[Figure]:

@@ -4,7 +4,7 @@
 
 Requests come in bursts, with cancellations, short deadlines, new versions and evictions, to an engine with four rows
 and four slots on a real store. Every word that was heard is compared with what transformers and PEFT make of the
-request alone, in fp32. Prints a JSON line that tells the machine, then one a stretch of requests, which counts all
+request alone, in fp32. Prints a JSON line that tells the machine, then one per stretch of requests, which counts all
 before it too; keeps the first and the last in the file. Ends with 1 on a mismatch.
 """
 
@@ -56,7 +56,7 @@ def main() -> int:
     return asyncio.run(_measure(parser.parse_args()))
 
 
-async def _measure(asked: argparse.Namespace) -> int:
+async def _measure(args: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "s3").mkdir()
@@ -65,21 +65,21 @@ async def _measure(asked: argparse.Namespace) -> int:
         os.environ.update(s3.env)
         blobs = S3Blobs(bucket=_BUCKET, endpoint_url=s3.url, create_bucket=True)
         store = AdapterStore(await stack.enter_async_context(blobs))
-        base = _base(asked.base_model, folder)
+        base = _base(args.base_model, folder)
         widths = Widths.of(base.model.config)
         students = await publish_students(
-            store, count=asked.students, versions=2, widths=widths, base_digest=base.digest
+            store, count=args.students, versions=2, widths=widths, base_digest=base.digest
         )
         manifests = [manifest for versions in students.values() for manifest in versions]
         settings = _settings(base, host_bytes=len(manifests) // 5 * manifests[0].size_bytes)
         engine = await stack.enter_async_context(TorchEngine.open(settings, store))
         loaded = await engine.wait_loaded()
         assert loaded.ready, loaded.reason
-        results = Results(asked.out, asked={"base_model": asked.base_model, "dtype": "float32", "seed": asked.seed})
-        churn = Churn(engine, store, students=students, seed=asked.seed)
+        results = Results(args.out, conditions={"base_model": args.base_model, "dtype": "float32", "seed": args.seed})
+        churn = Churn(engine, store, students=students, seed=args.seed)
         judge = await _judge(base, store, manifests)
         facts: dict[str, int | float] = {"adapters": len(manifests), "slots": settings.adapter_slots}
-        async for counted in _stretches(asked.requests, engine, churn=churn, judge=judge):
+        async for counted in _stretches(args.requests, engine, churn=churn, judge=judge):
             facts |= counted
             print(json.dumps(facts), flush=True)
         figure = Figure(
@@ -96,7 +96,7 @@ async def _measure(asked: argparse.Namespace) -> int:
 async def _judge(base: BaseModel, store: AdapterStore, manifests: Sequence[Manifest]) -> Judge:
     """Tells the replies that are not what transformers and PEFT make of the request alone."""
     adapters = {
-        LoadedAdapter(ref=one.ref, sha256=one.sha256): (await store.fetch(one.ref)).weights for one in manifests
+        LoadedAdapter(ref=item.ref, sha256=item.sha256): (await store.fetch(item.ref)).weights for item in manifests
     }
     isolated = Isolated(base, {identity.ref: weights for identity, weights in adapters.items()})
     return lambda heard: mismatches(heard, isolated, adapters=adapters)
@@ -116,7 +116,7 @@ async def _stretches(
         total["mismatches"] += len(await asyncio.to_thread(judge, heard))
         counts = engine.counts
         # Waiting, running and leased; nobody is there between two stretches.
-        total["left_behind"] += counts.waiting + counts.running + sum(one.leases for one in engine.residencies())
+        total["left_behind"] += counts.waiting + counts.running + sum(item.leases for item in engine.residencies())
         yield {
             **total,
             "seconds": round(seconds, 1),
@@ -154,8 +154,8 @@ def _settings(base: BaseModel, *, host_bytes: int) -> EngineSettings:
 
 
 def _counted(heard: Sequence[Heard]) -> dict[str, int]:
-    completed = sum(one.reply is not None for one in heard)
-    expired = sum(one.expired for one in heard)
+    completed = sum(item.reply is not None for item in heard)
+    expired = sum(item.expired for item in heard)
     return {
         "requests": len(heard),
         "completed": completed,

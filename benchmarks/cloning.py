@@ -49,11 +49,11 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
     for turn in range(1 if ground.quick else 2):
         tuned.append(fine_tune(plan, base, examples, watch=measure if turn == 0 else None))
         plain.append(plain_peft.fine_tune(base, examples.train, plan=plan, start=start.state()))
-    seconds, plain_seconds = min(one.seconds for one in tuned), min(seconds for _, seconds in plain)
+    seconds, plain_seconds = min(run.seconds for run in tuned), min(seconds for _, seconds in plain)
     state, plain_state, steps = tuned[0].state, plain[0][0], tuned[0].steps
     loss, plain_loss = (
-        heldout_loss(forward, heldout, Factors.of(base.model, one, scaling=start.scaling))
-        for one in (state, plain_state)
+        heldout_loss(forward, heldout, Factors.of(base.model, weights, scaling=start.scaling))
+        for weights in (state, plain_state)
     )
     epochs = round(steps * plan.batch_examples / len(examples.train)) or 1
     yield Figure(
@@ -69,7 +69,7 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
             "epochs_until_the_loss_turned": epochs,
             "batch": plan.batch_examples,
             "steps": steps,
-            "seconds": [round(one.seconds, 2) for one in tuned],
+            "seconds": [round(run.seconds, 2) for run in tuned],
             "plain_seconds": [round(seconds, 2) for _, seconds in plain],
         },
     )
@@ -83,7 +83,7 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
         facts={"base_model_loss": heldout_loss(forward, heldout, None), "heldout": len(examples.heldout)},
     )
     # The first loss is that of the first weights, the others come after a step each.
-    reached = next((step for step, one in enumerate(losses) if one <= plain_loss), None)
+    reached = next((step for step, loss_of_step in enumerate(losses) if loss_of_step <= plain_loss), None)
     if reached is not None:
         yield Figure(
             figure="fine_tune_to_equal_loss",
@@ -97,32 +97,32 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
 
 def main() -> None:
     """Measures and prints."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     # Standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
-    read = load_settings(BaseModelSettings)
-    base = load_base(read.base_model, cache_dir=read.model_cache_dir, device=asked.device, dtype=asked.dtype)
+    settings = load_settings(BaseModelSettings)
+    base = load_base(settings.base_model, cache_dir=settings.model_cache_dir, device=args.device, dtype=args.dtype)
     dtype = str(base.dtype).removeprefix("torch.")
     ground = Ground(
         base=base,
-        requests=read_requests(asked.students),
-        quick=asked.quick,
+        requests=read_requests(args.students),
+        quick=args.quick,
         dtype=dtype,
-        classes=asked.classes,
+        classes=args.classes,
     )
     sections: dict[str, Callable[[Ground], Iterator[Figure]]] = {
-        "fine_tune": partial(fine_tune_step, responses=asked.responses),
+        "fine_tune": partial(fine_tune_step, responses=args.responses),
         "steps": steps,
         "clones": clones,
-        "first_reply": partial(first_reply, responses=asked.responses),
+        "first_reply": partial(first_reply, responses=args.responses),
     }
-    told = {"base_model": base.name, "dtype": dtype, "students": len(asked.students), "responses": asked.responses}
-    for name in asked.only or sections:
-        told |= {"section": name, "quick": asked.quick, "device": asked.device}
-        results = Results(asked.out / f"cloning-{name}.jsonl", asked=told)
+    conditions = {"base_model": base.name, "dtype": dtype, "students": len(args.students), "responses": args.responses}
+    for name in args.only or sections:
+        conditions |= {"section": name, "quick": args.quick, "device": args.device}
+        results = Results(args.out / f"cloning-{name}.jsonl", conditions=conditions)
         for figure in sections[name](ground):
             results.add(figure)
-    report.write(asked.out)
+    report.write(args.out)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,20 +11,20 @@ from benchmarks.stage import Brain, Stage
 
 
 async def switching(stage: Stage) -> AsyncIterator[Figure]:
-    """A request of each of a hundred students, beside one PEFT model that switches from request to request."""
+    """A request of each of a hundred students, beside one PEFT model that switches adapters between requests."""
     count, rows = stage.pick(100, 4), stage.rows
     slots = 2 * rows
     ids = await stage.students.first(count)
     peft = PeftGenerate(stage.base(), count, state_of=stage.students.state)
-    tried = random.Random(stage.options.seed).sample(range(count), stage.pick(6, 2))
-    halves = tried[: len(tried) // 2], tried[len(tried) // 2 :]
+    sample_numbers = random.Random(stage.options.seed).sample(range(count), stage.pick(6, 2))
+    halves = sample_numbers[: len(sample_numbers) // 2], sample_numbers[len(sample_numbers) // 2 :]
     async with stage.brain(MAX_BATCH=rows, ADAPTER_SLOTS=slots) as brain:
         await load.together(brain.client, load.asks(ids, tokens=1), at_once=rows)
-        peft.rate(tried[:1], tokens=8)
+        peft.rate(sample_numbers[:1], tokens=8)
         before = peft.rate(halves[0], tokens=stage.tokens)
         samples = await load.together(brain.client, load.asks(ids, tokens=stage.tokens), at_once=rows)
         after = peft.rate(halves[1], tokens=stage.tokens)
-    switches = [peft.switch(number) for number in tried]
+    switches = [peft.switch(number) for number in sample_numbers]
     yield Figure(
         figure=f"{count}_adapters",
         value=load.rate_of(samples),
@@ -33,7 +33,7 @@ async def switching(stage: Stage) -> AsyncIterator[Figure]:
         baseline=max(before, after),
         baseline_of=f"PEFT set_adapter and generate, {count} adapters loaded",
         goal=Goal(of="ratio", at_least=8 if stage.options.device == "cpu" else 32),
-        facts={"slots": slots, "at_once": rows, "requests_of_baseline": len(tried), **load.facts(samples)},
+        facts={"slots": slots, "at_once": rows, "requests_of_baseline": len(sample_numbers), **load.facts(samples)},
     )
     yield Figure(
         figure="peft_switch",
@@ -47,8 +47,8 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
     """Throughput while the number of students in the store grows and slots and memory do not.
 
     Of many students most are met for the first time, so that their adapters come from S3. The brain is saturated, as
-    where the target comes from (Sheng et al., "S-LoRA", 2023): for each row two callers ask one request after another,
-    so that a reply which ends leaves its row to one who waits.
+    where the target comes from (Sheng et al., "S-LoRA", 2023): two callers per row send one request after
+    another, so that a free row always has a waiting request.
     """
     counts = stage.pick(stage.options.registered, (5, 40))
     rows, slots, callers = stage.rows, 2 * stage.rows, 2 * stage.rows
@@ -60,15 +60,17 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
         ids = await stage.students.first(counts[0])
         await load.together(brain.client, load.asks(ids, tokens=8), at_once=rows)
         for _ in range(repeats):
-            for count, found in rounds.items():
-                drawn = _drawn(await stage.students.first(count), requests, chance)
-                found.append(await load.together(brain.client, load.asks(drawn, tokens=stage.tokens), at_once=callers))
+            for count, rounds_of_count in rounds.items():
+                student_ids = _draw_students(await stage.students.first(count), requests, chance)
+                rounds_of_count.append(
+                    await load.together(brain.client, load.asks(student_ids, tokens=stage.tokens), at_once=callers)
+                )
     few = statistics.median(map(load.rate_of, rounds[counts[0]]))
-    for count, found in rounds.items():
+    for count, rounds_of_count in rounds.items():
         last = count == counts[-1]
         yield Figure(
             figure="registered_adapters",
-            value=statistics.median(map(load.rate_of, found)),
+            value=statistics.median(map(load.rate_of, rounds_of_count)),
             unit="tokens/s",
             baseline=few,
             baseline_of=f"{counts[0]} adapters registered",
@@ -78,9 +80,9 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
                 "slots": slots,
                 "callers": callers,
                 "repeats": repeats,
-                "of_repeats": [round(load.rate_of(samples), 1) for samples in found],
-                **_first_token(found),
-                **load.facts(found[0]),
+                "of_repeats": [round(load.rate_of(samples), 1) for samples in rounds_of_count],
+                **_first_token(rounds_of_count),
+                **load.facts(rounds_of_count[0]),
             },
         )
 
@@ -88,7 +90,7 @@ async def registered(stage: Stage) -> AsyncIterator[Figure]:
 async def working_set(stage: Stage) -> AsyncIterator[Figure]:
     """Adapters that are in use in turn, up to the slots and past them: where a cache would fall off a cliff.
 
-    Requests go round the set, so that past the slots the least recently used adapter is always the next one wanted.
+    Requests go round the set, so that beyond the slots the next adapter is always the least recently used one.
     """
     slots = 8
     sizes = stage.pick((4, 8, 16, 32, 64), (4, 8, 16))
@@ -96,17 +98,17 @@ async def working_set(stage: Stage) -> AsyncIterator[Figure]:
     rounds: dict[int, list[list[load.Sample]]] = {size: [] for size in sizes}
     async with stage.brain(MAX_BATCH=slots, ADAPTER_SLOTS=slots) as brain:
         for _ in range(repeats):
-            for size, found in rounds.items():
+            for size, rounds_of_size in rounds.items():
                 ids = await stage.students.first(size)
                 # Fetched before it is measured, and whoever is in a slot then is the last of the set.
                 await load.together(brain.client, load.asks(ids, tokens=1), at_once=slots)
                 going_round = [ids[number % size] for number in range(requests)]
-                found.append(await _short(brain, going_round, at_once=slots))
+                rounds_of_size.append(await _short(brain, going_round, at_once=slots))
     in_cache = _median_first(rounds[slots])
-    for size, found in rounds.items():
+    for size, rounds_of_size in rounds.items():
         yield Figure(
             figure="working_set_first_token",
-            value=_median_first(found),
+            value=_median_first(rounds_of_size),
             unit="ms",
             baseline=in_cache,
             baseline_of="a working set as large as the slots",
@@ -115,9 +117,9 @@ async def working_set(stage: Stage) -> AsyncIterator[Figure]:
                 "adapters": size,
                 "slots": slots,
                 "repeats": repeats,
-                "tokens_per_second": round(statistics.median(map(load.rate_of, found)), 1),
-                **_first_token(found),
-                **load.facts(found[0]),
+                "tokens_per_second": round(statistics.median(map(load.rate_of, rounds_of_size)), 1),
+                **_first_token(rounds_of_size),
+                **load.facts(rounds_of_size[0]),
             },
         )
 
@@ -127,18 +129,18 @@ async def _short(brain: Brain, ids: Sequence[str], *, at_once: int) -> list[load
     return await load.together(brain.client, load.asks(ids, tokens=20), at_once=at_once)
 
 
-def _drawn(ids: Sequence[str], requests: int, chance: random.Random) -> list[str]:
+def _draw_students(ids: Sequence[str], requests: int, chance: random.Random) -> list[str]:
     """So many students, in a random order in which all come before any comes again."""
-    drawn: list[str] = []
-    while len(drawn) < requests:
-        drawn += chance.sample(ids, len(ids))
-    return drawn[:requests]
+    student_ids: list[str] = []
+    while len(student_ids) < requests:
+        student_ids += chance.sample(ids, len(ids))
+    return student_ids[:requests]
 
 
 def _median_first(rounds: Sequence[Sequence[load.Sample]]) -> float:
-    return statistics.median(one.first_ms for samples in rounds for one in samples)
+    return statistics.median(sample.first_ms for samples in rounds for sample in samples)
 
 
 def _first_token(rounds: Sequence[Sequence[load.Sample]]) -> dict[str, object]:
-    times = [one.first_ms for samples in rounds for one in samples]
+    times = [sample.first_ms for samples in rounds for sample in samples]
     return {f"first_token_ms_{name}": round(value, 1) for name, value in percentiles(times).items()}

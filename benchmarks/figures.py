@@ -1,6 +1,6 @@
-"""What a benchmark prints: one JSON line a figure, beside what it is measured against and what it should be.
+"""What a benchmark prints: one JSON line per figure, with its baseline and its target.
 
-The first line of a file tells the machine and what was asked, without which no figure can be read.
+The first line of a file names the machine and the conditions of the run.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Literal, NotRequired, TypedDict
 
 import torch
 
-# What decides how fast bf16 is on a CPU.
+# The flags that decide how fast bf16 is on a CPU.
 _FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 _PACKAGES = ("torch", "transformers", "peft", "grpcio", "safetensors")
 
@@ -97,7 +97,7 @@ class Figure:
 
 
 class Machine(TypedDict):
-    """What the figures depend on beside the code."""
+    """What the figures depend on besides the code."""
 
     cpu: str
     cores: int | None
@@ -112,14 +112,14 @@ class Head(TypedDict):
     """The first line of a file."""
 
     machine: Machine
-    # Of the minute before: well above 0 means that something else was running, and the figures with it.
+    # Of the minute before. Well above 0, something else was running and disturbed the figures.
     load_average: float
-    asked: dict[str, object]
-    began: str
+    conditions: dict[str, object]
+    start_time: str
 
 
 class Line(TypedDict):
-    """A figure as it is read back; what else the line tells is its facts."""
+    """A figure read from a file; its other keys are facts."""
 
     figure: str
     value: float
@@ -134,22 +134,29 @@ class Line(TypedDict):
 
 
 class Results:
-    """One file of figures, which are printed as they come.
+    """One file of figures; prints each as it comes.
 
     Args:
-        path: The file, written anew.
-        asked: What the run was asked for.
+        path: The file; overwritten.
+        conditions: Options of the run.
     """
 
-    def __init__(self, path: Path, *, asked: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, *, conditions: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         path.write_text("")
-        began = datetime.now(UTC).isoformat("T", "seconds")
-        self._write(Head(machine=machine(), load_average=round(os.getloadavg()[0], 2), asked=dict(asked), began=began))
+        start_time = datetime.now(UTC).isoformat("T", "seconds")
+        self._write(
+            Head(
+                machine=machine(),
+                load_average=round(os.getloadavg()[0], 2),
+                conditions=dict(conditions),
+                start_time=start_time,
+            )
+        )
 
     def add(self, figure: Figure) -> None:
-        """Prints and keeps a figure."""
+        """Prints and stores a figure."""
         self._write(figure.line())
 
     def _write(self, line: Mapping[str, object]) -> None:
@@ -159,20 +166,20 @@ class Results:
             file.write(f"{text}\n")
 
 
-def read(path: Path) -> tuple[Head, list[Line]]:
-    """The first line of a file of results, and its figures."""
+def read_results(path: Path) -> tuple[Head, list[Line]]:
+    """Returns the first line of a results file, and its figures."""
     first, *figures = [json.loads(line) for line in path.read_text().splitlines()]
     return first, figures
 
 
 def machine() -> Machine:
-    """This one."""
+    """Describes this machine."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    told = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
-    told = {name.strip(): words.strip() for name, words in told.items()}
-    flags = told.get("flags", "").split()
+    fields = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+    fields = {name.strip(): words.strip() for name, words in fields.items()}
+    flags = fields.get("flags", "").split()
     return Machine(
-        cpu=told.get("model name", platform.processor()),
+        cpu=fields.get("model name", platform.processor()),
         cores=os.cpu_count(),
         flags=[flag for flag in _FLAGS if flag in flags],
         ram_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -183,7 +190,7 @@ def machine() -> Machine:
 
 
 def percentiles(numbers: Sequence[float]) -> dict[str, float]:
-    """The median, and what 95 and 99 of a hundred do not exceed."""
+    """Returns the 50th, 95th and 99th percentile."""
     if len(numbers) < 2:
         return dict.fromkeys(("p50", "p95", "p99"), numbers[0] if numbers else float("nan"))
     cuts = statistics.quantiles(numbers, n=100, method="inclusive")

@@ -1,4 +1,4 @@
-"""Seconds from StartClone to the first token that the student's new adapter says, on the whole stack."""
+"""Seconds from StartClone to the first token of the student's new adapter, on the whole stack."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ PROMPT = "Why does ice float on water?"
 
 
 def first_reply(ground: Ground, *, responses: int) -> Iterator[Figure]:
-    """Students one after another with nothing distilled before, then for each a classmate with the same answers."""
+    """Clones students one after another without cached replies, and after each a classmate with the same answers."""
     # The servers load their own.
     os.environ["DTYPE"] = ground.dtype
     cold, warm = asyncio.run(_measure(ground, responses=responses))
@@ -36,7 +36,7 @@ def first_reply(ground: Ground, *, responses: int) -> Iterator[Figure]:
             value=quantiles["p50"],
             unit="s",
             goal=Goal(of="value", at_most=bound),
-            facts={**facts, "p95": quantiles["p95"], "seconds": [round(one, 1) for one in seconds]},
+            facts={**facts, "p95": quantiles["p95"], "seconds": [round(value, 1) for value in seconds]},
         )
 
 

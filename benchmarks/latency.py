@@ -76,7 +76,7 @@ async def cold(stage: Stage) -> AsyncIterator[Figure]:
         for ask in load.asks(ids, tokens=4):
             first.append(await load.reply(brain.client, ask))
             again.append(await load.reply(brain.client, ask))
-    added = [one.first_ms - other.first_ms for one, other in zip(first, again, strict=True)]
+    added = [sample.first_ms - other.first_ms for sample, other in zip(first, again, strict=True)]
     yield Figure(
         figure="cold_adapter_added",
         value=statistics.median(added),
@@ -85,9 +85,9 @@ async def cold(stage: Stage) -> AsyncIterator[Figure]:
         facts={
             "adapters": count,
             **{f"added_{name}": value for name, value in percentiles(added).items()},
-            "fetch_ms": statistics.median(one.load_ms for one in first),
-            "first_token_ms_cold": statistics.median(one.first_ms for one in first),
-            "first_token_ms_warm": statistics.median(one.first_ms for one in again),
+            "fetch_ms": statistics.median(sample.load_ms for sample in first),
+            "first_token_ms_cold": statistics.median(sample.first_ms for sample in first),
+            "first_token_ms_warm": statistics.median(sample.first_ms for sample in again),
         },
     )
 
@@ -108,13 +108,13 @@ async def gateway(stage: Stage) -> AsyncIterator[Figure]:
                 "envoy_grpc": _over_grpc(edge.brain_address, calls),
                 "envoy_rest": _over_rest(edge.brain_address, calls),
             }
-    for name, taken in times.items():
+    for name, times_ms in times.items():
         yield Figure(
             figure=f"{name}_added",
-            value=statistics.median(taken) - alone,
+            value=statistics.median(times_ms) - alone,
             unit="ms",
             goal=Goal(of="value", at_most=2) if name.startswith("envoy") else None,
-            facts={"calls": calls, "work_alone_ms": alone, **percentiles(taken)},
+            facts={"calls": calls, "work_alone_ms": alone, **percentiles(times_ms)},
         )
 
 

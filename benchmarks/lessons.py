@@ -57,30 +57,30 @@ class Ground:
         plan = self.plan(number, responses=responses)
         drafts = draft_examples(plan.baseline)
         replies = replies_to(drafts, self.base, cache=self.cache, seed=plan.seed)
-        made, counts = complete_examples(drafts, replies, self.base.tokenizer)
-        return split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+        all_examples, counts = complete_examples(drafts, replies, self.base.tokenizer)
+        return split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
 
 
 def read_requests(paths: Sequence[Path]) -> list[pb.StartCloneRequest]:
-    """The requests in files; without any, one of six questions that were made up for the tests."""
+    """Returns the requests in files; without files, one request with six made-up questions."""
     if paths:
         return [json_format.Parse(path.read_text(), pb.StartCloneRequest()) for path in paths]
-    made_up = [
+    responses = [
         pb.BaselineResponse(
-            question=one.question,
-            student_answer=one.student_answer,
-            reference_answer=one.reference_answer,
-            teacher_feedback=one.teacher_feedback,
-            skill=one.skill,
-            is_correct=one.is_correct,
+            question=response.question,
+            student_answer=response.student_answer,
+            reference_answer=response.reference_answer,
+            teacher_feedback=response.teacher_feedback,
+            skill=response.skill,
+            is_correct=response.is_correct,
         )
-        for one in commented(6).responses
+        for response in commented(6).responses
     ]
     profile = pb.StudentProfile(name="Ada", grade="5", disability="adhd", learning_style="visual")
     return [
         pb.StartCloneRequest(
             student_id="student00001",
             student_profile=profile,
-            baseline_data=pb.BaselineData(assessment_id="made_up", responses=made_up),
+            baseline_data=pb.BaselineData(assessment_id="made_up", responses=responses),
         )
     ]

@@ -130,9 +130,9 @@ async def reply(brain: BrainClient, ask: Ask, *, due_at: float | None = None) ->
     )
 
 
-async def together(brain: BrainClient, wanted: Sequence[Ask], *, at_once: int) -> list[Sample]:
+async def together(brain: BrainClient, asks: Sequence[Ask], *, at_once: int) -> list[Sample]:
     """Asks for all of it, so many at a time: a closed loop."""
-    coming = iter(wanted)
+    coming = iter(asks)
     samples: list[Sample] = []
 
     async def one_after_another() -> None:
@@ -168,25 +168,25 @@ async def arriving(
             # This is the arrival process itself.
             await asyncio.sleep(max(0.0, due_at - time.perf_counter()))
             asking.append(group.create_task(reply(brain, draw(chance), due_at=due_at)))
-    return [await one for one in asking]
+    return [await task for task in asking]
 
 
 def rate_of(samples: Sequence[Sample]) -> float:
     """Tokens a second, from the first request to the last reply."""
-    return sum(one.tokens for one in samples) / span(samples)
+    return sum(sample.tokens for sample in samples) / span(samples)
 
 
 def span(samples: Sequence[Sample]) -> float:
     """Seconds from the first request to the last reply."""
-    return max(one.ended_at for one in samples) - min(one.asked_at for one in samples)
+    return max(sample.ended_at for sample in samples) - min(sample.asked_at for sample in samples)
 
 
 def facts(samples: Sequence[Sample]) -> dict[str, object]:
     """What the load came to: how many replies of which length."""
-    answered = [one for one in samples if not one.refused]
+    answered = [sample for sample in samples if not sample.refused]
     return {
         "replies": len(answered),
-        "tokens": sum(one.tokens for one in answered),
-        "full_length": sum(one.full for one in answered),
-        "prompt_tokens": max((one.prompt_tokens for one in answered), default=0),
+        "tokens": sum(sample.tokens for sample in answered),
+        "full_length": sum(sample.full for sample in answered),
+        "prompt_tokens": max((sample.prompt_tokens for sample in answered), default=0),
     }

@@ -39,14 +39,14 @@ async def mistral(stage: Stage) -> AsyncIterator[Figure]:
     shaped = replace(stage, files=files, tenant="mistral")
     shaped = replace(shaped, students=Students(shaped.store, widths=widths, base_digest=files.digest))
     repeats = stage.pick(5, 1)
-    wanted = load.asks(await shaped.students.first(1), tokens=stage.tokens)
+    requests = load.asks(await shaped.students.first(1), tokens=stage.tokens)
     async with shaped.brain(MAX_BATCH=CLASS, ADAPTER_SLOTS=CLASS, KV_CACHE_BYTES=_CACHE_BYTES) as brain:
-        await load.together(brain.client, wanted, at_once=1)
-        rounds = [await load.together(brain.client, wanted, at_once=1) for _ in range(repeats)]
-        one = statistics.median(map(load.rate_of, rounds))
+        await load.together(brain.client, requests, at_once=1)
+        rounds = [await load.together(brain.client, requests, at_once=1) for _ in range(repeats)]
+        single_rate = statistics.median(map(load.rate_of, rounds))
         yield Figure(
             figure="mistral_7b_1_student",
-            value=one,
+            value=single_rate,
             unit="tokens/s",
             baseline=limit,
             baseline_of="copy bandwidth over weight bytes",
@@ -60,7 +60,7 @@ async def mistral(stage: Stage) -> AsyncIterator[Figure]:
                     figure="mistral_7b_64_students_64_adapters",
                     value=figure.value,
                     unit="tokens/s",
-                    baseline=one,
+                    baseline=single_rate,
                     baseline_of="one request",
                     goal=Goal(of="ratio", at_least=30),
                     facts=figure.facts,
@@ -81,7 +81,7 @@ def _save_random(tokenizer_from: Path, folder: Path, *, device: str) -> int:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # Of the table of embeddings a token reads one row.
-    read_bytes = sum(one.nbytes for one in model.parameters()) - model.model.embed_tokens.weight.nbytes
+    read_bytes = sum(parameter.nbytes for parameter in model.parameters()) - model.model.embed_tokens.weight.nbytes
     del model
     # The brain needs the memory, and is another process.
     torch.cuda.empty_cache()

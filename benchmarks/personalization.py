@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import personalization_report
-from benchmarks.adapted import Scores, Workshop, bare, losses, targets_of
+from benchmarks.adapted import Scores, Workshop, losses, targets_of, without_profile
 from benchmarks.bootstrap import Interval, interval_of_mean
 from benchmarks.figures import Figure, Goal, Results
 from benchmarks.students import BenchmarkStudent, common_questions, read_students
@@ -36,28 +36,28 @@ RIVALS = {
 
 def main() -> None:
     """Measures, prints, and writes the report."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     # Standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
-    read = load_settings(BaseModelSettings)
-    base = load_base(read.base_model, cache_dir=read.model_cache_dir, device=asked.device, dtype=asked.dtype)
-    workshop = Workshop(base, folder=asked.work, epochs=asked.epochs, seed=asked.seed)
-    students = read_students(asked.folder)
-    if asked.alike:
+    settings = load_settings(BaseModelSettings)
+    base = load_base(settings.base_model, cache_dir=settings.model_cache_dir, device=args.device, dtype=args.dtype)
+    workshop = Workshop(base, folder=args.work, epochs=args.epochs, seed=args.seed)
+    students = read_students(args.folder)
+    if args.alike:
         # Those of one profile beside each other, so that the first few have each other.
-        alike = [one for one in students if _has_classmate(one, students)]
-        students = sorted(alike, key=lambda one: (repr(one.baseline.profile), one.student_id))
-    students = students[: asked.students]
-    comparisons = compare_all(students, seed=asked.seed)
-    told = {"base_model": base.name, "students": len(students), "responses": asked.responses}
-    told |= {"epochs": asked.epochs, "seed": asked.seed, "dtype": str(base.dtype).removeprefix("torch.")}
-    path = asked.out / "personalization.jsonl"
-    results = Results(path, asked=told)
+        alike = [student for student in students if _has_classmate(student, students)]
+        students = sorted(alike, key=lambda student: (repr(student.baseline.profile), student.student_id))
+    students = students[: args.students]
+    comparisons = compare_all(students, seed=args.seed)
+    conditions = {"base_model": base.name, "students": len(students), "responses": args.responses}
+    conditions |= {"epochs": args.epochs, "seed": args.seed, "dtype": str(base.dtype).removeprefix("torch.")}
+    path = args.out / "personalization.jsonl"
+    results = Results(path, conditions=conditions)
     scored = (
-        (comparison, score(comparison, comparisons, workshop, responses=asked.responses))
+        (comparison, score(comparison, comparisons, workshop, responses=args.responses))
         for comparison in comparisons.values()
     )
-    for figure in figures_of(scored, seed=asked.seed):
+    for figure in figures_of(scored, seed=args.seed):
         results.add(figure)
     personalization_report.write(path)
 
@@ -85,24 +85,26 @@ class Comparison:
         return self._answers_of(self.classmate, responses)
 
     def _answers_of(self, whose: BenchmarkStudent, responses: int) -> Baseline:
-        asked = common_questions(self.student, self.classmate)[:responses]
-        return replace(self.student.baseline, responses=whose.answers_to(asked), assessment_id="", overall_score=None)
+        questions = common_questions(self.student, self.classmate)[:responses]
+        return replace(
+            self.student.baseline, responses=whose.answers_to(questions), assessment_id="", overall_score=None
+        )
 
 
 def compare_all(students: Sequence[BenchmarkStudent], *, seed: int) -> dict[str, Comparison]:
     """A comparison a student, with others drawn by a seed; the classmate is of the same profile if anybody is."""
-    found = {}
+    comparisons = {}
     for student in students:
         draws = random.Random(f"{seed} {student.student_id}")
-        others = [one for one in students if one is not student]
-        alike = [one for one in others if one.baseline.profile == student.baseline.profile]
-        different = [one for one in others if one not in alike]
-        found[student.student_id] = Comparison(
+        others = [candidate for candidate in students if candidate is not student]
+        alike = [candidate for candidate in others if candidate.baseline.profile == student.baseline.profile]
+        different = [candidate for candidate in others if candidate not in alike]
+        comparisons[student.student_id] = Comparison(
             student=student,
             classmate=draws.choice(alike or others),
             stranger=draws.choice(different) if different else None,
         )
-    return found
+    return comparisons
 
 
 def score(
@@ -116,7 +118,7 @@ def score(
     if stranger:
         makers["stranger"] = comparisons[stranger.student_id].own(responses)
     return {
-        "base_bare": losses(workshop.base, bare(targets), None),
+        "base_bare": losses(workshop.base, without_profile(targets), None),
         "base_profile": losses(workshop.base, targets, None),
         **{name: losses(workshop.base, targets, workshop.adapter(baseline)) for name, baseline in makers.items()},
     }
@@ -125,17 +127,17 @@ def score(
 def figures_of(scored: Iterable[tuple[Comparison, Mapping[str, Scores]]], *, seed: int) -> Iterator[Figure]:
     """A figure a student as they are scored, then of all: how much better the own adapters are, and for how many."""
     pairs: dict[str, list[tuple[Scores, Scores]]] = {}
-    for number, (comparison, found) in enumerate(scored):
-        yield _of_student(comparison, found, seed=seed + number)
+    for number, (comparison, scores) in enumerate(scored):
+        yield _of_student(comparison, scores, seed=seed + number)
         for rival in RIVALS:
-            if rival in found:
-                pairs.setdefault(rival, []).append((found[OWN], found[rival]))
-    for rival, some in pairs.items():
-        yield from _of_all(rival, some, seed=seed)
+            if rival in scores:
+                pairs.setdefault(rival, []).append((scores[OWN], scores[rival]))
+    for rival, score_pairs in pairs.items():
+        yield from _of_all(rival, score_pairs, seed=seed)
 
 
-def _of_student(comparison: Comparison, found: Mapping[str, Scores], *, seed: int) -> Figure:
-    student, items = comparison.student, len(found[OWN].nats)
+def _of_student(comparison: Comparison, scores: Mapping[str, Scores], *, seed: int) -> Figure:
+    student, items = comparison.student, len(scores[OWN].nats)
     facts: dict[str, object] = {
         "student": student.student_id,
         "classmate_is": comparison.classmate.student_id,
@@ -145,15 +147,15 @@ def _of_student(comparison: Comparison, found: Mapping[str, Scores], *, seed: in
         "items_without_reply": len(student.heldout) - items,
     }
     for rival in RIVALS:
-        if rival in found:
-            ahead = advantage(found[OWN], found[rival], seed=seed)
-            facts |= {rival: found[rival].mean, f"{rival}_ahead": ahead.value}
+        if rival in scores:
+            ahead = advantage(scores[OWN], scores[rival], seed=seed)
+            facts |= {rival: scores[rival].mean, f"{rival}_ahead": ahead.value}
             facts |= {f"{rival}_low": ahead.low, f"{rival}_high": ahead.high}
     return Figure(
         figure="heldout_loss_own",
-        value=found[OWN].mean,
+        value=scores[OWN].mean,
         unit="nats/token",
-        baseline=found["classmate"].mean,
+        baseline=scores["classmate"].mean,
         baseline_of="a classmate's adapter",
         facts=facts,
     )
@@ -161,7 +163,7 @@ def _of_student(comparison: Comparison, found: Mapping[str, Scores], *, seed: in
 
 def _of_all(rival: str, pairs: Sequence[tuple[Scores, Scores]], *, seed: int) -> Iterator[Figure]:
     ahead = [advantage(own, other, seed=seed + number) for number, (own, other) in enumerate(pairs)]
-    overall = interval_of_mean([one.value for one in ahead], seed=seed)
+    overall = interval_of_mean([interval.value for interval in ahead], seed=seed)
     yield Figure(
         figure=f"own_ahead_of_{rival}",
         value=overall.value,
@@ -171,13 +173,16 @@ def _of_all(rival: str, pairs: Sequence[tuple[Scores, Scores]], *, seed: int) ->
     )
     yield Figure(
         figure=f"students_whose_own_beats_{rival}",
-        value=sum(one.value > 0 for one in ahead),
+        value=sum(interval.value > 0 for interval in ahead),
         unit="students",
         baseline=len(pairs),
         baseline_of="all students",
         # Most of them.
         goal=Goal(of="ratio", at_least=0.5 + 1e-9),
-        facts={"clearly": sum(one.low > 0 for one in ahead), "clearly_not": sum(one.high < 0 for one in ahead)},
+        facts={
+            "clearly": sum(interval.low > 0 for interval in ahead),
+            "clearly_not": sum(interval.high < 0 for interval in ahead),
+        },
     )
 
 
@@ -189,7 +194,9 @@ def advantage(own: Scores, other: Scores, *, seed: int) -> Interval:
 
 
 def _has_classmate(student: BenchmarkStudent, students: Sequence[BenchmarkStudent]) -> bool:
-    return any(one is not student and one.baseline.profile == student.baseline.profile for one in students)
+    return any(
+        candidate is not student and candidate.baseline.profile == student.baseline.profile for candidate in students
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

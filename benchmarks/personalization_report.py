@@ -9,36 +9,37 @@ from benchmarks import figures
 from benchmarks.figures import Head
 
 # In the picture, with what the own adapter is compared.
-_DRAWN = ("classmate", "stranger", "base_profile")
+_PLOTTED = ("classmate", "stranger", "base_profile")
 _COLUMNS = ("base_bare", "base_profile", "stranger", "classmate")
 
 
 def write(results: Path) -> None:
     """Writes `personalization.md` and a picture beside the file of results."""
-    head, lines = figures.read(results)
-    told = [cast("Mapping[str, Any]", line) for line in lines]
-    students = [line for line in told if line["figure"] == "heldout_loss_own"]
+    head, lines = figures.read_results(results)
+    facts = [cast("Mapping[str, Any]", line) for line in lines]
+    students = [line for line in facts if line["figure"] == "heldout_loss_own"]
     picture = _draw(results, students)
     text = [
         "# Results of `python -m benchmarks.personalization`",
         "",
-        _told(head),
+        _describe_run(head),
         "",
         "| student | base, bare prompt | base, profile | stranger's | classmate's | own | own ahead of classmate's |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *map(_row, students),
         "",
-        *(_sentence(line) for line in told if line["figure"].startswith(("own_ahead", "students_whose"))),
+        *(_sentence(line) for line in facts if line["figure"].startswith(("own_ahead", "students_whose"))),
         *(["", f"![{picture.stem}]({picture.name})"] if picture else []),
     ]
     results.with_suffix(".md").write_text("\n".join(text) + "\n")
 
 
-def _told(head: Head) -> str:
-    asked = head["asked"]
+def _describe_run(head: Head) -> str:
+    conditions = head["conditions"]
     return (
-        f"{head['machine']['cpu']}, {asked['dtype']}, {asked['base_model']}; {asked['students']} students, up to "
-        f"{asked['responses']} answers each, at most {asked['epochs']} epochs. Nats a token on held-out replies."
+        f"{head['machine']['cpu']}, {conditions['dtype']}, {conditions['base_model']}; {conditions['students']} students, "
+        f"up to {conditions['responses']} answers each, at most {conditions['epochs']} epochs. "
+        "Nats per token on held-out replies."
     )
 
 
@@ -67,5 +68,5 @@ def _draw(results: Path, students: Sequence[Mapping[str, Any]]) -> Path | None:
     from benchmarks import plots  # noqa: PLC0415
 
     picture = results.with_suffix(".png")
-    plots.draw_advantages(students, picture, rivals=_DRAWN)
+    plots.draw_advantages(students, picture, rivals=_PLOTTED)
     return picture

@@ -1,4 +1,4 @@
-"""What fine-tuning is compared with: a loop as one writes it with transformers and PEFT.
+"""What fine-tuning is compared with: the usual loop with transformers and PEFT.
 
 The base model in the same dtype as ours, with fp32 adapters, random batches padded on the right to their longest,
 labels of -100 outside the replies, transformers' own attention and loss. Optimizer, schedule and clipping are ours, so
@@ -28,7 +28,9 @@ def fine_tune(
     config = LoraConfig(r=plan.rank, lora_alpha=plan.alpha, target_modules=list(plan.target_modules))
     model = get_peft_model(base.model, config)
     assert isinstance(model, PeftModel)
-    weights = {name.replace(".default", ""): one for name, one in model.named_parameters() if one.requires_grad}
+    weights = {
+        name.replace(".default", ""): example for name, example in model.named_parameters() if example.requires_grad
+    }
     for name, tensor in start.items():
         weights[name].data.copy_(tensor)
     steps = plan.epochs * -(-len(examples) // BATCH)
@@ -52,19 +54,21 @@ def fine_tune(
 
 
 def _collate(examples: Sequence[Example], base: BaseModel) -> dict[str, Tensor]:
-    longest = max(len(one.tokens) for one in examples)
-    pads = [longest - len(one.tokens) for one in examples]
+    longest = max(len(example.tokens) for example in examples)
+    pads = [longest - len(example.tokens) for example in examples]
 
     def rows(parts: list[list[int]]) -> Tensor:
         return torch.tensor(parts, device=base.device)
 
     return {
-        "input_ids": rows([[*one.tokens, *[0] * pad] for one, pad in zip(examples, pads, strict=True)]),
-        "attention_mask": rows([[1] * len(one.tokens) + [0] * pad for one, pad in zip(examples, pads, strict=True)]),
+        "input_ids": rows([[*example.tokens, *[0] * pad] for example, pad in zip(examples, pads, strict=True)]),
+        "attention_mask": rows(
+            [[1] * len(example.tokens) + [0] * pad for example, pad in zip(examples, pads, strict=True)]
+        ),
         "labels": rows(
             [
-                [-100] * one.reply_start + [*one.tokens[one.reply_start :]] + [-100] * pad
-                for one, pad in zip(examples, pads, strict=True)
+                [-100] * example.reply_start + [*example.tokens[example.reply_start :]] + [-100] * pad
+                for example, pad in zip(examples, pads, strict=True)
             ]
         ),
     }

@@ -101,13 +101,13 @@ def draw_advantages(students: Lines, path: Path, *, rivals: Sequence[str]) -> No
     """For each student, how much better the own adapter is than each rival, with its interval."""
     figure = Figure(figsize=(_INCHES[0], 0.6 + 0.22 * max(len(students), 8)), layout="tight")
     for panel, rival in zip(figure.subplots(1, len(rivals), sharey=True), rivals, strict=True):
-        rows = [(place, one) for place, one in enumerate(reversed(students)) if f"{rival}_ahead" in one]
-        values = [one[f"{rival}_ahead"] for _, one in rows]
-        below = [one[f"{rival}_ahead"] - one[f"{rival}_low"] for _, one in rows]
-        above = [one[f"{rival}_high"] - one[f"{rival}_ahead"] for _, one in rows]
+        rows = [(place, student) for place, student in enumerate(reversed(students)) if f"{rival}_ahead" in student]
+        values = [student[f"{rival}_ahead"] for _, student in rows]
+        below = [student[f"{rival}_ahead"] - student[f"{rival}_low"] for _, student in rows]
+        above = [student[f"{rival}_high"] - student[f"{rival}_ahead"] for _, student in rows]
         panel.errorbar(values, [place for place, _ in rows], xerr=(below, above), fmt="o", markersize=4, color=_BLUE)
         panel.axvline(0, color=_GREY, linewidth=1, linestyle="--")
-        panel.set_yticks([place for place, _ in rows], [str(one["student"]) for _, one in rows], fontsize=7)
+        panel.set_yticks([place for place, _ in rows], [str(student["student"]) for _, student in rows], fontsize=7)
         panel.set(title=f"ahead of {rival.replace('_', ' ')}", xlabel="nats per token")
         panel.spines[["top", "right"]].set_visible(False)
     _save(figure, path, title="What a student's own adapter is better by, on held-out answers")

@@ -17,7 +17,7 @@ _SECTIONS: Mapping[str, Sequence[str]] = {
     "chaos": ("",),
 }  # fmt: skip
 # Each picture's drawing, by what the names of its figures begin with.
-_DRAWN = {
+_DRAWINGS = {
     "registered_adapters": "draw_registered",
     "working_set_first_token": "draw_working_set",
     "open_loop_first_token": "draw_arrivals",
@@ -39,12 +39,16 @@ def _part(folder: Path, benchmark: str, sections: Sequence[str]) -> list[str]:
     paths = [path for name in sections if (path := folder / f"{benchmark}-{name}.jsonl".replace("-.", ".")).exists()]
     if not paths:
         return []
-    found = [figures.read(path) for path in paths]
-    lines = [line for _, lines in found for line in lines]
+    results = [figures.read_results(path) for path in paths]
+    lines = [line for _, lines in results for line in lines]
     pictures = _draw(folder, benchmark, lines)
-    machines = sorted({_told(first["machine"]) for first, _ in found})
-    rows = [_row(line, machines.index(_told(first["machine"])) + 1) for first, some in found for line in some]
-    trial = any(first["asked"].get("quick") for first, _ in found)
+    machines = sorted({_describe_machine(first["machine"]) for first, _ in results})
+    rows = [
+        _row(line, machines.index(_describe_machine(first["machine"])) + 1)
+        for first, figure_lines in results
+        for line in figure_lines
+    ]
+    trial = any(first["conditions"].get("quick") for first, _ in results)
     return [
         f"# Results of `python -m benchmarks.{benchmark}`",
         "",
@@ -68,7 +72,7 @@ def _draw(folder: Path, benchmark: str, lines: Sequence[Line]) -> list[Path]:
     from benchmarks import plots  # noqa: PLC0415
 
     pictures = []
-    for figure, drawing in _DRAWN.items():
+    for figure, drawing in _DRAWINGS.items():
         points = [line for line in lines if line["figure"].startswith(figure)]
         if points:
             pictures.append(folder / f"{benchmark}-{figure.strip('_').replace('_', '-')}.png")
@@ -76,7 +80,7 @@ def _draw(folder: Path, benchmark: str, lines: Sequence[Line]) -> list[Path]:
     return pictures
 
 
-def _told(machine: Machine) -> str:
+def _describe_machine(machine: Machine) -> str:
     flags = ", ".join(machine["flags"]) or "no bf16"
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

@@ -52,21 +52,21 @@ _SECTIONS: dict[str, Callable[[Stage], AsyncIterator[Figure]]] = {
 
 def main() -> None:
     """Measures and prints."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     # Standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
-    names = asked.only or [name for name in _SECTIONS if name != "mistral" or asked.device == "cuda"]
+    names = args.only or [name for name in _SECTIONS if name != "mistral" or args.device == "cuda"]
     options = Options(
-        quick=asked.quick,
-        device=asked.device,
-        dtype=asked.dtype,
-        registered=tuple(asked.registered),
-        rates=tuple(asked.rates),
-        vllm=asked.vllm,
-        seed=asked.seed,
+        quick=args.quick,
+        device=args.device,
+        dtype=args.dtype,
+        registered=tuple(args.registered),
+        rates=tuple(args.rates),
+        vllm=args.vllm,
+        seed=args.seed,
     )
-    asyncio.run(_measure(names, options, out=asked.out))
-    report.write(asked.out)
+    asyncio.run(_measure(names, options, out=args.out))
+    report.write(args.out)
 
 
 async def _measure(names: Sequence[str], options: Options, *, out: Path) -> None:
@@ -78,7 +78,7 @@ async def _measure(names: Sequence[str], options: Options, *, out: Path) -> None
         async with open_stage(Path(folder), files, options=options) as stage:
             for name in names:
                 results = Results(
-                    out / f"serving-{name}.jsonl", asked={"section": name, "base_model": files.name, **told}
+                    out / f"serving-{name}.jsonl", conditions={"section": name, "base_model": files.name, **told}
                 )
                 async for figure in _SECTIONS[name](stage):
                     results.add(figure)

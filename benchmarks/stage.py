@@ -127,7 +127,7 @@ class Stage:
     async def brain(self, **settings: object) -> AsyncIterator[Brain]:
         """Runs the brain with these settings; it is healthy when this is entered, and gone when it is left."""
         port, metrics_port = free_ports(2)
-        given = {name: str(value) for name, value in settings.items()}
+        variables = {name: str(value) for name, value in settings.items()}
         env = {
             **self.s3.env,
             "S3_ENDPOINT_URL": self.s3.url,
@@ -142,7 +142,7 @@ class Stage:
             "DRAIN_SECONDS": "1",
             # Nobody publishes while something is measured.
             "ADAPTER_POINTER_TTL_SECONDS": "3600",
-            **given,
+            **variables,
         }
         address = f"127.0.0.1:{port}"
         folder = self.folder / f"brain-{port}"
@@ -161,7 +161,7 @@ class Stage:
                 metrics_url=f"http://127.0.0.1:{metrics_port}/metrics",
                 process_id=part.process_id,
                 start_seconds=seconds,
-                settings=given,
+                settings=variables,
             )
 
 

@@ -52,17 +52,17 @@ async def streams(stage: Stage) -> AsyncIterator[Figure]:
             metrics_url=brain.metrics_url,
             students=list(students),
         )
-        kept = []
+        resident_bytes = []
         for number in range(rounds):
             await round_of_streams(loaded, seed=stage.options.seed + number)
-            kept.append(_resident_bytes(brain.process_id))
+            resident_bytes.append(_resident_bytes(brain.process_id))
     half = rounds // 2
     yield Figure(
         figure="memory_kept_a_stream",
-        value=(kept[-1] - kept[half]) / ((rounds - 1 - half) * STREAMS or 1),
+        value=(resident_bytes[-1] - resident_bytes[half]) / ((rounds - 1 - half) * STREAMS or 1),
         unit="bytes",
         goal=Goal(of="value", at_most=_MOST_BYTES_A_STREAM),
-        facts={"rounds": rounds, "streams": STREAMS, "resident_mb": [round(one / 1e6, 1) for one in kept]},
+        facts={"rounds": rounds, "streams": STREAMS, "resident_mb": [round(size / 1e6, 1) for size in resident_bytes]},
     )
 
 

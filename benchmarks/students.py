@@ -35,18 +35,18 @@ class BenchmarkStudent:
         return tuple(answers[question] for question in questions)
 
 
-def common_questions(one: BenchmarkStudent, other: BenchmarkStudent) -> list[str]:
+def common_questions(student: BenchmarkStudent, other: BenchmarkStudent) -> list[str]:
     """The questions that both baselines answer, in an order of their own, the same for both."""
-    asked = [{response.question for response in student.baseline.responses} for student in (one, other)]
-    return sorted(asked[0] & asked[1], key=lambda question: sha256(question.encode()).digest())
+    questions = [{response.question for response in student.baseline.responses} for student in (student, other)]
+    return sorted(questions[0] & questions[1], key=lambda question: sha256(question.encode()).digest())
 
 
 def read_students(folder: Path) -> list[BenchmarkStudent]:
     """All students of a folder who have held-out answers, by file name."""
-    return [_read(path) for path in sorted(folder.glob("*.json")) if _heldout_of(path).exists()]
+    return [_read_student(path) for path in sorted(folder.glob("*.json")) if _heldout_of(path).exists()]
 
 
-def _read(path: Path) -> BenchmarkStudent:
+def _read_student(path: Path) -> BenchmarkStudent:
     request = json_format.Parse(path.read_text(), pb.StartCloneRequest())
     # As a request of its own, so that the same code parses both.
     other = pb.StartCloneRequest(student_id=request.student_id, student_profile=request.student_profile)

@@ -17,10 +17,10 @@ async def students(stage: Stage) -> AsyncIterator[Figure]:
     repeats = stage.pick(3, 1)
     peer = await _of_vllm(stage, repeats) if stage.options.vllm.exists() else None
     ids = await stage.students.first(CLASS)
-    wanted = load.asks(ids, tokens=stage.tokens)
+    asks = load.asks(ids, tokens=stage.tokens)
     async with stage.brain() as brain:
         await load.together(brain.client, load.asks(ids, tokens=8), at_once=CLASS)
-        rounds = [await load.together(brain.client, wanted, at_once=CLASS) for _ in range(repeats)]
+        rounds = [await load.together(brain.client, asks, at_once=CLASS) for _ in range(repeats)]
     yield Figure(
         figure="8_students_8_adapters",
         value=statistics.median(map(load.rate_of, rounds)),
@@ -43,14 +43,14 @@ async def single(stage: Stage) -> AsyncIterator[Figure]:
     """One student, beside transformers' `generate` with the same adapter, in turns."""
     repeats = stage.pick(5, 1)
     peft = PeftGenerate(stage.base(), 1, state_of=stage.students.state)
-    wanted = load.asks(await stage.students.first(1), tokens=stage.tokens)
+    asks = load.asks(await stage.students.first(1), tokens=stage.tokens)
     ours, theirs = [], []
     async with stage.brain() as brain:
-        await load.together(brain.client, wanted, at_once=1)
+        await load.together(brain.client, asks, at_once=1)
         peft.rate([0], tokens=8)
         for _ in range(repeats):
             theirs.append(peft.rate([0], tokens=stage.tokens))
-            samples = await load.together(brain.client, wanted, at_once=1)
+            samples = await load.together(brain.client, asks, at_once=1)
             ours.append(load.rate_of(samples))
     yield Figure(
         figure="1_student",
@@ -73,7 +73,7 @@ async def adapter_cost(stage: Stage) -> AsyncIterator[Figure]:
 async def cost_of_adapters(stage: Stage, brain: Brain, *, rows: int, repeats: int) -> AsyncIterator[Figure]:
     """What adapters cost at a batch of so many rows.
 
-    The median over pairs that were run one after the other, either one first in turn: what else happens on the machine
+    The median over pairs that were run one after the other, either first in turn: what else happens on the machine
     slows both of a pair.
     """
     ids = await stage.students.first(rows)
@@ -85,7 +85,7 @@ async def cost_of_adapters(stage: Stage, brain: Brain, *, rows: int, repeats: in
         for adapted in (True, False) if number % 2 else (False, True):
             samples = await load.together(brain.client, with_adapters if adapted else without, at_once=rows)
             rates[adapted].append(load.rate_of(samples))
-    kept = [ours / base for ours, base in zip(rates[True], rates[False], strict=True)]
+    shares = [ours / base for ours, base in zip(rates[True], rates[False], strict=True)]
     yield Figure(
         figure=f"rate_at_batch_{rows}",
         value=statistics.median(rates[True]),
@@ -96,10 +96,10 @@ async def cost_of_adapters(stage: Stage, brain: Brain, *, rows: int, repeats: in
     )
     yield Figure(
         figure=f"adapter_cost_at_batch_{rows}",
-        value=100 * (1 - statistics.median(kept)),
+        value=100 * (1 - statistics.median(shares)),
         unit="%",
         goal=Goal(of="value", at_most=8),
-        facts={"repeats": repeats, "of_pairs": [round(100 * (1 - one), 1) for one in kept]},
+        facts={"repeats": repeats, "of_pairs": [round(100 * (1 - share), 1) for share in shares]},
     )
 
 

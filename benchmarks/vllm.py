@@ -50,8 +50,8 @@ class Vllm:
     async def rate(self, requests: int, *, tokens: int) -> tuple[float, int]:
         """Tokens a second over requests at the same time, adapter by adapter in turn, and how many tokens came."""
         began_at = time.perf_counter()
-        made = await asyncio.gather(*(self._reply(number, tokens=tokens) for number in range(requests)))
-        return sum(made) / (time.perf_counter() - began_at), sum(made)
+        token_counts = await asyncio.gather(*(self._reply(number, tokens=tokens) for number in range(requests)))
+        return sum(token_counts) / (time.perf_counter() - began_at), sum(token_counts)
 
     async def _reply(self, number: int, *, tokens: int) -> int:
         place = number % len(self.adapters)

@@ -53,10 +53,10 @@ def test_own_and_classmates_adapter_learn_the_same_questions_and_none_that_is_he
 ) -> None:
     for comparison in compare_all(students, seed=3).values():
         own, swapped = comparison.own(4), comparison.swapped(4)
-        asked = [response.question for response in own.responses]
-        assert asked == [response.question for response in swapped.responses]
-        assert len(asked) >= 3
-        assert not set(asked) & {response.question for response in comparison.student.heldout}
+        questions = [response.question for response in own.responses]
+        assert questions == [response.question for response in swapped.responses]
+        assert len(questions) >= 3
+        assert not set(questions) & {response.question for response in comparison.student.heldout}
         assert own.profile == swapped.profile == comparison.student.baseline.profile
         assert all(response.student_answer.startswith(comparison.student.student_id) for response in own.responses)
         assert all(
@@ -67,11 +67,11 @@ def test_own_and_classmates_adapter_learn_the_same_questions_and_none_that_is_he
 def test_a_classmate_of_the_same_profile_comes_first_and_a_stranger_has_another(
     students: list[BenchmarkStudent],
 ) -> None:
-    found = compare_all(students, seed=3)
-    assert (found["ada"].classmate.student_id, found["cleo"].classmate.student_id) == ("cleo", "ada")
+    comparisons = compare_all(students, seed=3)
+    assert (comparisons["ada"].classmate.student_id, comparisons["cleo"].classmate.student_id) == ("cleo", "ada")
     # One adapter of each serves as its own and as the other's rival.
-    assert found["ada"].swapped(4) == found["cleo"].own(4)
-    for comparison in found.values():
+    assert comparisons["ada"].swapped(4) == comparisons["cleo"].own(4)
+    for comparison in comparisons.values():
         assert comparison.stranger is not None
         assert comparison.stranger.baseline.profile != comparison.student.baseline.profile
 

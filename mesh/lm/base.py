@@ -182,10 +182,10 @@ def _typed_faults(name: str) -> Iterator[None]:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Keeps transformers' bars out of a server's log."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             transformers_logging.enable_progress_bar()

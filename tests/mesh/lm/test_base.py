@@ -86,13 +86,13 @@ def test_a_fallback_is_loaded_only_when_allowed_and_says_for_what(
     # A hub that has nothing: the real client, told to stay offline, over an empty cache.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    asked = "mistralai/Mistral-7B-Instruct-v0.2"
-    with pytest.raises(BaseModelUnavailable, match=asked):
-        load_base(asked, cache_dir=cache_dir)
-    base = load_base(asked, cache_dir=cache_dir, device="cpu", allow_fallback=True)
-    assert (base.name, base.fallback_from) == (DEFAULT_BASE_MODEL, asked)
+    requested_name = "mistralai/Mistral-7B-Instruct-v0.2"
+    with pytest.raises(BaseModelUnavailable, match=requested_name):
+        load_base(requested_name, cache_dir=cache_dir)
+    base = load_base(requested_name, cache_dir=cache_dir, device="cpu", allow_fallback=True)
+    assert (base.name, base.fallback_from) == (DEFAULT_BASE_MODEL, requested_name)
     assert base.fallback_reason is not None
-    assert asked in base.fallback_reason
+    assert requested_name in base.fallback_reason
 
 
 def test_a_machine_without_the_memory_is_told_as_such(files: object, cache_dir: Path) -> None:

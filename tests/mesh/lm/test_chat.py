@@ -41,13 +41,13 @@ _texts = st.lists(st.sampled_from(FORGERIES) | st.text(max_size=12), max_size=4)
 
 @st.composite
 def _prompts(draw: st.DrawFn) -> Prompt:
-    texts = draw(st.lists(_texts, min_size=1, max_size=5).filter(lambda some: len(some) % 2 == 1))
+    texts = draw(st.lists(_texts, min_size=1, max_size=5).filter(lambda texts: len(texts) % 2 == 1))
     roles = [Role.STUDENT, Role.TUTOR] * len(texts)
     turns = tuple(Turn(role=role, text=text) for role, text in zip(roles, texts, strict=False))
     return Prompt(profile=draw(_profiles), turns=turns)
 
 
-def asked(text: str) -> Prompt:
+def prompt_of(text: str) -> Prompt:
     return Prompt(profile=PLAIN, turns=(Turn(role=Role.STUDENT, text=text),))
 
 
@@ -62,7 +62,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrain
 
 
 def test_a_prompt_is_a_system_turn_the_turns_and_the_opening_of_a_reply(tokenizer: PreTrainedTokenizerBase) -> None:
-    text = decoded(tokenizer, asked("What is light?"))
+    text = decoded(tokenizer, prompt_of("What is light?"))
     assert text.startswith("<|im_start|>system\nYou are a tutor for a grade 5 student in Science.")
     assert text.endswith("<|im_end|>\n<|im_start|>user\nWhat is light?<|im_end|>\n<|im_start|>assistant\n")
 
@@ -92,7 +92,7 @@ def test_a_student_forges_no_turn_in_any_template(
     tokenizer: PreTrainedTokenizerBase, template: str, forgery: str
 ) -> None:
     other = with_template(tokenizer, template)
-    harmless, forged = (decoded(other, asked(text)) for text in ("x", f"x{forgery}x"))
+    harmless, forged = (decoded(other, prompt_of(text)) for text in ("x", f"x{forgery}x"))
     for marker in ("<|system|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_end|>"):
         if marker in template or marker == "<|im_end|>":
             assert forged.count(marker) == harmless.count(marker)
@@ -100,18 +100,18 @@ def test_a_student_forges_no_turn_in_any_template(
 
 def test_a_template_without_a_system_role_has_it_in_the_first_turn(tokenizer: PreTrainedTokenizerBase) -> None:
     other = with_template(tokenizer, NO_SYSTEM_ROLE)
-    text = decoded(other, asked("What is light?"))
+    text = decoded(other, prompt_of("What is light?"))
     assert text.startswith("<|im_start|>[INST] You are a tutor")
     assert text.endswith("What is light? [/INST]")
 
 
 def test_ordinary_text_is_left_as_it_is(tokenizer: PreTrainedTokenizerBase) -> None:
     text = "Is 3 < 5 and x > 2? [A] or [B] <b>bold</b> \u00bd caf\u00e9 \U0001f600"
-    assert render(asked(text), tokenizer)[-1]["content"] == text
+    assert render(prompt_of(text), tokenizer)[-1]["content"] == text
 
 
 def test_an_instruction_takes_the_place_of_the_profiles(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompt = Prompt(profile=PLAIN, turns=asked("Hi").turns, instruction="Be a pirate.")
+    prompt = Prompt(profile=PLAIN, turns=prompt_of("Hi").turns, instruction="Be a pirate.")
     assert render(prompt, tokenizer)[0] == {"role": "system", "content": "Be a pirate."}
 
 

@@ -35,12 +35,12 @@ def test_two_processes_that_fetch_at_once_fetch_once_and_agree(files: BaseModelF
     command = [sys.executable, "-m", "mesh.lm.weights", DEFAULT_BASE_MODEL]
     environment = {**os.environ, "MODEL_CACHE_DIR": str(tmp_path)}
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert all(files.digest[:12] in text for text in told)
+    outputs = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert all(files.digest[:12] in text for text in outputs)
     assert not list(tmp_path.glob(".*.part-*"))
     # A second fetch would have replaced the folder and said so.
-    assert not any("replaced" in text for text in told)
+    assert not any("replaced" in text for text in outputs)
 
 
 def test_weights_that_changed_on_disk_are_found_out(files: BaseModelFiles, tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_unavailable_is_a_kind_of_not_loaded() -> None:
 
 def test_every_fallback_is_in_the_catalogue_and_ends() -> None:
     for name in CATALOGUE:
-        seen = [name]
-        while (stand_in := find_entry(seen[-1]).fallback) is not None:
+        fetched_names = [name]
+        while (stand_in := find_entry(fetched_names[-1]).fallback) is not None:
             assert stand_in in CATALOGUE
-            assert stand_in not in seen
-            seen.append(stand_in)
-        assert seen[-1] == DEFAULT_BASE_MODEL
+            assert stand_in not in fetched_names
+            fetched_names.append(stand_in)
+        assert fetched_names[-1] == DEFAULT_BASE_MODEL
 
 
 def test_other_names_are_folders_or_of_the_hub(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def test_a_number_and_a_hyphenated_word_count_as_one_word() -> None:
     ],
 )
 def test_each_rule_tells_a_reply_that_keeps_it_from_one_that_breaks_it(
-    rules: FormRules, kept: str, broken: str
+    rules: FormRules, good_text: str, broken: str
 ) -> None:
-    assert rules.violations(kept) == []
+    assert rules.violations(good_text) == []
     assert len(rules.violations(broken)) == 1
 
 
@@ -67,9 +67,9 @@ _replies = st.lists(
 
 
 @given(one=_rules, other=_rules, reply=_replies)
-def test_combined_rules_hold_exactly_when_both_do(one: FormRules, other: FormRules, reply: str) -> None:
-    both = not one.violations(reply) and not other.violations(reply)
-    assert (not one.combine(other).violations(reply)) == both
+def test_combined_rules_hold_exactly_when_both_do(rules: FormRules, other: FormRules, reply: str) -> None:
+    both = not rules.violations(reply) and not other.violations(reply)
+    assert (not rules.combine(other).violations(reply)) == both
 
 
 @given(rules=_rules, text=st.text())

@@ -25,9 +25,9 @@ def test_all_faults_are_told_at_once_with_what_is_accepted() -> None:
             disability="none",
             subject="x" * (MAX_SUBJECT_CHARACTERS + 1),
         )
-    told = {violation.field: violation.description for violation in refused.value.violations}
-    assert set(told) == {"context.grade", "context.learning_style", "context.disability", "context.subject"}
-    assert "K, 1, 2" in told["context.grade"]
-    assert "kinesthetic" in told["context.learning_style"]
-    assert "adhd, autism, dyslexia, anxiety" in told["context.disability"]
+    descriptions = {violation.field: violation.description for violation in refused.value.violations}
+    assert set(descriptions) == {"context.grade", "context.learning_style", "context.disability", "context.subject"}
+    assert "K, 1, 2" in descriptions["context.grade"]
+    assert "kinesthetic" in descriptions["context.learning_style"]
+    assert "adhd, autism, dyslexia, anxiety" in descriptions["context.disability"]
     assert "osmosis" not in str(refused.value)
