@@ -37,8 +37,8 @@ def write(results: Path) -> None:
 def _describe_run(head: Head) -> str:
     conditions = head["conditions"]
     return (
-        f"{head['machine']['cpu']}, {conditions['dtype']}, {conditions['base_model']}; {conditions['students']} students, "
-        f"up to {conditions['responses']} answers each, at most {conditions['epochs']} epochs. "
+        f"{head['machine']['cpu']}, {conditions['dtype']}, {conditions['base_model']}; "
+        f"{conditions['students']} students, up to {conditions['responses']} answers each, at most {conditions['epochs']} epochs. "
         "Nats per token on held-out replies."
     )
 
