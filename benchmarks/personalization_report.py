@@ -38,8 +38,8 @@ def _describe_run(head: Head) -> str:
     conditions = head["conditions"]
     return (
         f"{head['machine']['cpu']}, {conditions['dtype']}, {conditions['base_model']}; "
-        f"{conditions['students']} students, up to {conditions['responses']} answers each, at most {conditions['epochs']} epochs. "
-        "Nats per token on held-out replies."
+        f"{conditions['students']} students, up to {conditions['responses']} answers each, "
+        f"at most {conditions['epochs']} epochs. Nats per token on held-out replies."
     )
 
 

@@ -37,7 +37,7 @@ async def test_a_part_that_ends_at_once_shows_its_log(tmp_path: Path) -> None:
 async def test_a_part_that_ignores_the_signal_is_ended_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("testing.parts.parts.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("testing.parts.part.STOP_SECONDS", 0.1)
     os.mkfifo(tmp_path / "alive")
     alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
 
