@@ -24,6 +24,19 @@ JSON as well; [the gateway's page](../gateway/README.md) has a curl line for eac
 limits of time and size, errors, streams. A field of a JSON body has the name given here. [The glossary](glossary.md)
 explains the words.
 """
+# Rules of buf.validate in words; what is not here is written as it is named.
+LIMITS = {
+    "max_len": "at most {} characters",
+    "min_len": "at least {} characters",
+    "max_bytes": "at most {} bytes",
+    "max_items": "at most {} items",
+    "min_items": "at least {} items",
+    "gt": "above {}",
+    "gte": "at least {}",
+    "lt": "below {}",
+    "lte": "at most {}",
+    "in": "one of {}",
+}
 # Numbers in the paths of `SourceCodeInfo`: the fields of FileDescriptorProto, DescriptorProto and so on.
 _MESSAGE, _ENUM, _SERVICE = 4, 5, 6
 _NESTED, _NESTED_ENUM, _FIELD, _VALUE, _METHOD, _ONEOF = 3, 4, 2, 2, 2, 8
@@ -133,6 +146,7 @@ def _messages(file: File, options: Options) -> Iterator[str]:
         maps = {inner.name: inner for inner in message.nested_type if inner.options.map_entry}
         for index, field in enumerate(message.field):
             facts = [_type(field, maps), *_presence(message, field), *_rules(options.of(field.options))]
+            facts = list(dict.fromkeys(facts))
             comment = file.comment((*path, _FIELD, index), indent="  ")
             yield f"- `{field.name}` ({', '.join(facts)}): {comment}"
         if message.field:
@@ -202,13 +216,12 @@ def _is_rules(field: FieldDescriptor) -> bool:
 
 
 def _limit(names: Sequence[str], limit: object) -> str:
-    # The first name is the kind of the value, as in `string.max_len`, which the type says already.
-    kinds = ("repeated", "string", "bytes", "map", "enum", "float", "double", "int32", "int64", "uint32", "uint64")
-    words = [name.replace("_", " ") for name in names if name not in kinds]
-    if limit is True:
-        return " ".join(words)
-    text = limit if isinstance(limit, int | float) else str(limit).strip().replace("\n", " ")
-    return f"{' '.join(words)} `{text}`"
+    *scope, name = names
+    values = limit if isinstance(limit, Sequence) and not isinstance(limit, str | bytes) else [limit]
+    text = LIMITS.get(name, name.replace("_", " ") + ("" if limit is True else " {}"))
+    text = text.format(", ".join(f"`{str(value).strip()}`" for value in values))
+    # The kinds of values, as in `string.max_len`, repeat the type; these say what of a field is meant.
+    return " ".join([f"{part}:" for part in scope if part in {"items", "keys", "values"}] + [text])
 
 
 def _link(type_name: str) -> str:

@@ -119,8 +119,12 @@ def find_boxes(grid: Grid) -> Iterator[Box]:
             top_right, bottom_left, bottom_right = CORNERS[character]
             right = _run(grid, column, row, RIGHT, until=top_right)
             bottom = _run(grid, column, row, DOWN, until=bottom_left)
-            closed = right is not None and bottom is not None and grid.at(right, bottom) == bottom_right
-            if closed and right is not None and bottom is not None:
+            if (
+                right is not None
+                and bottom is not None
+                and _run(grid, column, bottom, RIGHT, until=bottom_right) == right
+                and _run(grid, right, row, DOWN, until=bottom_right) == bottom
+            ):
                 yield Box(left=column, top=row, right=right, bottom=bottom, own=character == "╭")
             elif character == "╭":
                 raise ValueError(f"the box that begins in row {row + 1}, column {column + 1} is not closed")

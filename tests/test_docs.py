@@ -9,12 +9,13 @@ import pytest
 from brain_server.settings import BrainSettings
 from cloning_server.settings import CloningSettings
 from gateway.settings import GatewaySettings
+from mesh.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name != "build")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in folder.rglob("*.md"))])
 PRODUCT = ("mesh", "brain_server", "cloning_server", "client", "gateway")
-READERS = {"B": BrainSettings, "C": CloningSettings, "G": GatewaySettings}
+READERS: dict[str, type[Settings]] = {"B": BrainSettings, "C": CloningSettings, "G": GatewaySettings}
 
 
 def rows_of_settings() -> Iterator[tuple[str, str, str]]:
