@@ -86,6 +86,7 @@ $(VLLM_INSTALLED):
 	@touch $@
 
 check: $(INSTALLED) ## Check contract, generated files, style, types and imports
+	@rm -rf build/docs
 	@$(MAKE) --no-print-directory -o $(INSTALLED) docs GEN=build/gen DOCS=build/docs
 	@diff -r -x __pycache__ build/gen gen || { echo "gen/ is stale: run make protos"; exit 1; }
 	@cd build/docs && find . -type f | while read -r page; do diff $$page ../../docs/$$page > /dev/null \
