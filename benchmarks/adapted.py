@@ -11,7 +11,7 @@ import torch
 from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.clones.registry import digest
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Forward
@@ -65,14 +65,14 @@ class Workshop:
         self._epochs = epochs
         self._seed = seed
 
-    def adapter(self, baseline: Baseline) -> Factors:
+    def adapter(self, baseline: Baseline) -> LoraFactors:
         """Returns the adapter that a clone would train on this baseline."""
         weights = self._folder / f"{self._name(baseline)}.safetensors"
         if not weights.exists():
             beside = weights.with_suffix(".part")
             beside.write_bytes(self._make(baseline))
             beside.replace(weights)
-        return Factors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)
+        return LoraFactors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)
 
     def _name(self, baseline: Baseline) -> str:
         """Returns a name made of everything that the adapter depends on."""
@@ -110,7 +110,7 @@ def without_profile(targets: Sequence[Target]) -> list[Target]:
     return [replace(target, prompt=replace(target.prompt, profile=StudentProfile())) for target in targets]
 
 
-def losses(base: BaseModel, targets: Sequence[Target], adapter: Factors | None) -> Scores:
+def losses(base: BaseModel, targets: Sequence[Target], adapter: LoraFactors | None) -> Scores:
     """Returns the loss of each reply with an adapter, or with none."""
     examples = [encode_example(base.tokenizer, target.prompt, target.reply) for target in targets]
     forward, nats = Forward(base.model), dict[int, float]()

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.figures import Figure, Goal
 from benchmarks.lessons import PLAN, Ground
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.fleet.classroom import Classroom
-from cloning_server.learning.optimizer import Turn, take_turns
+from cloning_server.learning.optimizer import TrainingStep, compute_gradients
 from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Forward
 from cloning_server.learning.trainer import study
@@ -32,9 +32,9 @@ def steps(ground: Ground) -> Iterator[Figure]:
         for number in range(size):
             examples = ground.examples(number, responses=STEP_RESPONSES).train
             packs = packs_of(examples, PLAN.batch_examples, device=ground.base.device)
-            factors = Factors(ground.base.model, LoraSpec(), seed=number)
-            turns.append(Turn(forward=forward, pack=packs[len(packs) // 2], factors=factors))
-        take_turns(turns)
+            factors = LoraFactors(ground.base.model, LoraSpec(), seed=number)
+            turns.append(TrainingStep(forward=forward, pack=packs[len(packs) // 2], factors=factors))
+        compute_gradients(turns)
         together, apart = [], []
         for _ in range(repeats):
             together.append(_seconds([turns]))
@@ -97,9 +97,9 @@ async def _train(plans: Sequence[TrainingPlan], base: BaseModel, *, together: bo
     return time.perf_counter() - began, ends
 
 
-def _seconds(groups: Sequence[Sequence[Turn]]) -> float:
+def _seconds(groups: Sequence[Sequence[TrainingStep]]) -> float:
     """Of the turns, those of a group taken together."""
     began = time.perf_counter()
     for turns in groups:
-        take_turns(turns)
+        compute_gradients(turns)
     return time.perf_counter() - began

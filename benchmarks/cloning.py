@@ -20,7 +20,7 @@ from benchmarks.classes import clones, steps
 from benchmarks.figures import Figure, Goal, Results
 from benchmarks.first_reply import first_reply
 from benchmarks.lessons import PLAN, Ground, read_requests
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Forward
@@ -39,10 +39,10 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
     base, examples = ground.base, ground.examples(0, responses=responses)
     forward, heldout = Forward(base.model), packs_of(examples.heldout, 8, device=ground.base.device)
     plan = dataclasses.replace(PLAN, epochs=1 if ground.quick else PLAN.epochs)
-    start = Factors(base.model, LoraSpec(), seed=plan.seed)
+    start = LoraFactors(base.model, LoraSpec(), seed=plan.seed)
     losses: list[float] = []
 
-    def measure(factors: Factors) -> None:
+    def measure(factors: LoraFactors) -> None:
         losses.append(heldout_loss(forward, heldout, factors))
 
     tuned, plain = [], []
@@ -52,7 +52,7 @@ def fine_tune_step(ground: Ground, *, responses: int) -> Iterator[Figure]:
     seconds, plain_seconds = min(run.seconds for run in tuned), min(seconds for _, seconds in plain)
     state, plain_state, steps = tuned[0].state, plain[0][0], tuned[0].steps
     loss, plain_loss = (
-        heldout_loss(forward, heldout, Factors.of(base.model, weights, scaling=start.scaling))
+        heldout_loss(forward, heldout, LoraFactors.of(base.model, weights, scaling=start.scaling))
         for weights in (state, plain_state)
     )
     epochs = round(steps * plan.batch_examples / len(examples.train)) or 1

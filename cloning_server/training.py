@@ -12,7 +12,7 @@ from mesh.adapters.manifest import Recipe, Start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Previous:
+class PreviousVersion:
     """A version that was there before: to beat, to go on from, or both.
 
     Attributes:
@@ -65,7 +65,7 @@ class TrainingPlan:
     # A baseline is small: 24 responses gave a held-out loss of 2.65 in batches of 8, 2.45 of 4 (base model 3.16).
     batch_examples: int = 4
     heldout_share: float = 0.15
-    previous: Previous | None = None
+    previous: PreviousVersion | None = None
 
     @property
     def start(self) -> Start | None:
@@ -92,7 +92,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainedAdapter:
     """The last thing a training yields.
 
     Attributes:
@@ -138,7 +138,7 @@ class Trainer(Protocol):
         """How many trainings can be taken together now; 0 while none can start at once."""
         ...
 
-    def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+    def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains: zero or more steps of progress, then the adapter. Closing the generator stops the work at a step.
 
         Any number may run on one trainer: their steps are taken together, and none is disturbed by another's end.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.compute.batch_decoding import Decoding, decode_all
-from cloning_server.examples.distillation import Step, distil
+from cloning_server.examples.distillation import DistillationStep, distil
 from cloning_server.examples.examples import Lesson
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.training import TrainingPlan
@@ -60,7 +60,9 @@ class DictReplyCache(dict[str, str]):
         self.update(replies)
 
 
-def distil_alone(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Iterator[Step]:
+def distil_alone(
+    lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int
+) -> Iterator[DistillationStep]:
     """Distils with nobody beside; its steps."""
     steps = distil(lessons, base, cache=cache, seed=seed)
     step = next(steps, None)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cloning_server.compute.layers import Adapter, Attention, Layers, Pass, Stretch
-from cloning_server.compute.lora_factors import Factors
-from cloning_server.compute.prefix_cache import Beginning, BeginningAttention, Rows
+from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.compute.prefix_cache import Beginning, BeginningAttention, RowCache
 
 # Of one batch: enough to pay the weights' way through memory many times over, few enough for the keys and values of
 # long prompts (46 kB a token at 135M in fp32) to stay small beside them.
@@ -61,7 +61,7 @@ class Opening:
     end_token: int
     draw: Draw
     favoured: frozenset[int] = frozenset()
-    factors: Factors | None = None
+    factors: LoraFactors | None = None
     # Says when to stop, not what is decoded: two that differ in it alone are decoded once.
     is_enough: Callable[[Sequence[int]], bool] = field(default=lambda _: False, compare=False)
 
@@ -104,7 +104,7 @@ def decode_all(decodings: Sequence[Decoding]) -> list[list[Continuation]]:
     with torch.inference_mode():
         # Those that begin alike stand together.
         rows = sorted(wanted, key=lambda opening: (id(opening.factors), opening.tokens))
-        found.update(zip(rows, _Batch(layers, rows).decode(), strict=True))
+        found.update(zip(rows, _BatchDecoder(layers, rows).decode(), strict=True))
     return [[found[opening] for opening in one.openings] for one in decodings]
 
 
@@ -132,7 +132,7 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-class _Batch:
+class _BatchDecoder:
     """Rows under decoding; `_rows` are the places in the openings of those that have not ended."""
 
     def __init__(self, layers: Layers, openings: Sequence[Opening]) -> None:
@@ -163,7 +163,7 @@ class _Batch:
             for tokens, ended in zip(self._tokens, self._ended, strict=True)
         ]
 
-    def _begin(self) -> tuple[Rows, list[list[int]]]:
+    def _begin(self) -> tuple[RowCache, list[list[int]]]:
         """Reads what rows begin with alike; returns where it is kept, and what is left of each prompt."""
         groups = gather_alike(self._openings)
         beginnings = [Beginning(tokens=shared, rows=rows) for rows, shared in groups]
@@ -180,10 +180,10 @@ class _Batch:
         self._read(read, [0] * len(read), stretches, attend=BeginningAttention(beginnings))
         rests = [list(one.tokens[shared:]) for one, shared in zip(self._openings, shared_R, strict=True)]
         columns = max(len(rest) + one.max_tokens for rest, one in zip(rests, self._openings, strict=True))
-        cache = Rows(beginnings, columns=columns, shape=self._layers.shape, like=self._layers.head_VH)
+        cache = RowCache(beginnings, columns=columns, shape=self._layers.shape, like=self._layers.head_VH)
         return cache, rests
 
-    def _logits(self, cache: Rows, pending: Sequence[Sequence[int]]) -> Tensor:
+    def _logits(self, cache: RowCache, pending: Sequence[Sequence[int]]) -> Tensor:
         """Reads what is pending of each row; the logits after it, [rows, vocabulary]."""
         openings = [self._openings[row] for row in self._rows]
         starts = [

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from cloning_server.compute.kernels import Back, ThreeBack, rms_norm, rotate, swiglu
 from cloning_server.compute.linear import maps_of
-from cloning_server.compute.lora_factors import Factors, Pair
+from cloning_server.compute.lora_factors import LoraFactors, Pair
 from mesh.lm.llama_shape import Shape, require_supported
 
 _LINEARS = (
@@ -44,7 +44,7 @@ class Adapter:
     gradients: Mapping[str, Pair] | None = None
 
     @classmethod
-    def of(cls, factors: Factors, dtype: torch.dtype, *, learns: bool = False) -> Self:
+    def of(cls, factors: LoraFactors, dtype: torch.dtype, *, learns: bool = False) -> Self:
         """The adapter of some factors."""
         gradients = factors.gradients() if learns else None
         return cls(pairs=factors.pairs(dtype), scaling=factors.scaling, gradients=gradients)

@@ -26,7 +26,7 @@ class Pair:
     b_OR: Tensor
 
 
-class Factors:
+class LoraFactors:
     """One adapter's factors over a base model, fp32 on the base's device whatever the base is held in.
 
     Steps of training are below bf16's resolution. Two with the same seed are equal on any device.

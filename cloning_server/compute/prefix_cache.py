@@ -54,7 +54,7 @@ class BeginningAttention:
         return torch.cat(attended), None
 
 
-class Rows:
+class RowCache:
     """What rows have of their own, and the attention of what they read next to all that they have read.
 
     Args:

@@ -80,7 +80,7 @@ class Substance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class DistillationStep:
     """A piece of distillation that was done.
 
     Attributes:
@@ -95,7 +95,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class _Task:
+class _SentenceTask:
     """One sentence to say; `said` is empty until a continuation passes."""
 
     substance: Substance
@@ -104,7 +104,7 @@ class _Task:
 
 
 # Distillation as it is stepped: it is sent what each decoding gave, and nothing otherwise.
-Distilling: TypeAlias = Generator[Step | Decoding, Sequence[Continuation] | None, None]
+Distilling: TypeAlias = Generator[DistillationStep | Decoding, Sequence[Continuation] | None, None]
 _Teaching: TypeAlias = Generator[dict[Substance, list[str]] | Decoding, Sequence[Continuation] | None, None]
 
 
@@ -125,7 +125,7 @@ def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, see
     known = cache.get_many(list(keys.values()))
     said = {substance: known[key].splitlines() for substance, key in keys.items() if key in known}
     settled = sum(len(wanted[substance]) for substance in said)
-    yield Step(replies=_framed(wanted, said), settled=settled, total=total)
+    yield DistillationStep(replies=_framed(wanted, said), settled=settled, total=total)
     teaching = _teach([substance for substance in wanted if substance not in said], base, seed=seed)
     found = next(teaching, None)
     while found is not None:
@@ -134,7 +134,7 @@ def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, see
             continue
         settled += sum(len(wanted[substance]) for substance in found)
         cache.put_many({keys[one]: "\n".join(sentences) for one, sentences in found.items() if one in keys})
-        yield Step(replies=_framed(wanted, found), settled=settled, total=total)
+        yield DistillationStep(replies=_framed(wanted, found), settled=settled, total=total)
         found = next(teaching, None)
 
 
@@ -191,7 +191,7 @@ def _framed(wanted: Mapping[Substance, Sequence[Lesson]], said: Mapping[Substanc
 
 def _teach(substances: Sequence[Substance], base: BaseModel, *, seed: int) -> _Teaching:
     """Tells of each substance once: its sentences as soon as all of them passed, or none at the end."""
-    left = {substance: [_Task(substance, one) for one in _sentences_of(substance)] for substance in substances}
+    left = {substance: [_SentenceTask(substance, one) for one in _sentences_of(substance)] for substance in substances}
     layers = layers_of(base.model)
     for attempt, temperature in enumerate(TEMPERATURES):
         draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed + attempt)
@@ -211,13 +211,15 @@ def _teach(substances: Sequence[Substance], base: BaseModel, *, seed: int) -> _T
         yield {substance: [] for substance in left}
 
 
-def _batches(tasks: Sequence[_Task], base: BaseModel, *, draw: Draw) -> Iterator[Sequence[tuple[_Task, Opening]]]:
+def _batches(
+    tasks: Sequence[_SentenceTask], base: BaseModel, *, draw: Draw
+) -> Iterator[Sequence[tuple[_SentenceTask, Opening]]]:
     """The tasks with what the teacher is asked for each, those that begin alike in one batch."""
     asked = sorted(((task, _opening(task, base, draw=draw)) for task in tasks), key=lambda one: one[1].tokens)
     return (asked[start : start + MOST_ROWS] for start in range(0, len(asked), MOST_ROWS))
 
 
-def _opening(task: _Task, base: BaseModel, *, draw: Draw) -> Opening:
+def _opening(task: _SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
     prompt = encode_prompt(base.tokenizer, teacher_prompt(task.substance, task.sentence))
     # With and without a space before: a tokenizer has one token for each.
     forms = (task.sentence, f" {task.sentence}")
@@ -243,7 +245,7 @@ def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
     return str(base.tokenizer.decode(list(tokens))).strip()
 
 
-def _shortest_sound(task: _Task, text: str) -> list[str]:
+def _shortest_sound(task: _SentenceTask, text: str) -> list[str]:
     """The first sentences of a continuation, as few as pass; none if it never does.
 
     A small teacher says what it was asked and then talks on, because it knows no end; so its end is found for it.
@@ -287,7 +289,7 @@ def _as_sentence(clause: str) -> str:
     return whole[0].upper() + whole[1:]
 
 
-def _faults_of_sentence(task: _Task, text: str) -> list[str]:
+def _faults_of_sentence(task: _SentenceTask, text: str) -> list[str]:
     substance = task.substance
     if not substance.reference:
         return faults_off_topic(text, question=substance.question)

@@ -26,7 +26,7 @@ PASS_SCORE = 50.0
 MAX_EXAMPLE_TOKENS = 1024
 
 
-class Verdict(StrEnum):
+class AnswerVerdict(StrEnum):
     """Whether the student's answer was right."""
 
     CORRECT = "correct"
@@ -63,7 +63,7 @@ class Lesson:
     question: str
     reference: str
     skill: str
-    verdict: Verdict
+    verdict: AnswerVerdict
     band: Band
     is_guided: bool
     is_private: bool
@@ -117,13 +117,13 @@ def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:
     return Prompt(profile=_profile_of(profile, response), turns=(Turn(role=Role.STUDENT, text=text),))
 
 
-def verdict_of(response: BaselineResponse) -> Verdict:
+def verdict_of(response: BaselineResponse) -> AnswerVerdict:
     """The verdict that the response tells: `is_correct`, else its score."""
     if response.is_correct is not None:
-        return Verdict.CORRECT if response.is_correct else Verdict.INCORRECT
+        return AnswerVerdict.CORRECT if response.is_correct else AnswerVerdict.INCORRECT
     if response.score is not None:
-        return Verdict.CORRECT if response.score >= PASS_SCORE else Verdict.INCORRECT
-    return Verdict.UNKNOWN
+        return AnswerVerdict.CORRECT if response.score >= PASS_SCORE else AnswerVerdict.INCORRECT
+    return AnswerVerdict.UNKNOWN
 
 
 def band_of(*, correct: int, judged: int) -> Band:
@@ -185,7 +185,7 @@ def split_examples(
 def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, is_guided: bool) -> Draft:
     verdict = verdict_of(response)
     reference = response.reference_answer.strip()
-    is_private = not reference and verdict is Verdict.CORRECT
+    is_private = not reference and verdict is AnswerVerdict.CORRECT
     lesson = Lesson(
         profile=_profile_of(profile, response),
         question=response.question.strip(),
@@ -215,16 +215,19 @@ def _skill_of(response: BaselineResponse) -> tuple[str, str]:
 
 def _is_guided(responses: Iterable[BaselineResponse]) -> bool:
     verdicts = Counter(map(verdict_of, responses))
-    return verdicts[Verdict.CORRECT] < verdicts[Verdict.INCORRECT]
+    return verdicts[AnswerVerdict.CORRECT] < verdicts[AnswerVerdict.INCORRECT]
 
 
 def _bands_of(responses: Iterable[BaselineResponse]) -> dict[tuple[str, str], Band]:
     """The band of each skill; responses without a skill say nothing of any, so they get the middle one."""
-    records: dict[tuple[str, str], Counter[Verdict]] = {}
+    records: dict[tuple[str, str], Counter[AnswerVerdict]] = {}
     for response in responses:
         records.setdefault(_skill_of(response), Counter())[verdict_of(response)] += 1
     return {
-        skill: band_of(correct=record[Verdict.CORRECT], judged=record[Verdict.CORRECT] + record[Verdict.INCORRECT])
+        skill: band_of(
+            correct=record[AnswerVerdict.CORRECT],
+            judged=record[AnswerVerdict.CORRECT] + record[AnswerVerdict.INCORRECT],
+        )
         if skill[1]
         else Band.DEVELOPING
         for skill, record in records.items()

@@ -7,18 +7,18 @@ to make up. What stands between them is distilled. Knows nothing of models.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from cloning_server.examples.examples import Band, Lesson, Verdict
+from cloning_server.examples.examples import AnswerVerdict, Band, Lesson
 from mesh.tutoring.form import FormRules
 from mesh.tutoring.profile import Disability, LearningStyle
 from mesh.tutoring.teaching import rules_of
 
 # Plain and literal for every student, never praise that the answer has not earned, and each with a phrase that tells an
 # anxious student that they are all right (`mesh.tutoring.teaching.REASSURANCES`).
-_OPENERS: Mapping[Verdict, str] = MappingProxyType(
+_OPENERS: Mapping[AnswerVerdict, str] = MappingProxyType(
     {
-        Verdict.CORRECT: "Well done, your answer is right.",
-        Verdict.INCORRECT: "Your answer is not right yet, and that is okay.",
-        Verdict.UNKNOWN: "Let's look at your answer together.",
+        AnswerVerdict.CORRECT: "Well done, your answer is right.",
+        AnswerVerdict.INCORRECT: "Your answer is not right yet, and that is okay.",
+        AnswerVerdict.UNKNOWN: "Let's look at your answer together.",
     }
 )
 # Scaffolding fades as the record grows (Wood, Bruner and Ross, "The Role of Tutoring in Problem Solving", 1976).

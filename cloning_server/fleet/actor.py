@@ -22,7 +22,7 @@ from cloning_server.fleet.classroom import Classroom
 from cloning_server.fleet.ray_node import cpus_of
 from cloning_server.learning.trainer import study
 from cloning_server.settings import CloningSettings
-from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh import log
 from mesh.errors import AivoError
 from mesh.lm.base import BaseModel, load_base
@@ -60,7 +60,7 @@ class TrainingActor:
         """
         return _facts_of(await self._loaded(), wanted=self._settings.base_model)
 
-    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains; see `Trainer.train`. Cancelling it ends the training at its next step."""
         loading = CloneState.LOADING_BASE_MODEL
         yield Progress(state=loading, fraction=0.0, message="Loading the base model")

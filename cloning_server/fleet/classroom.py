@@ -14,11 +14,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from cloning_server.compute.batch_decoding import MOST_ROWS, Decoding
-from cloning_server.learning.optimizer import Turn
+from cloning_server.learning.optimizer import TrainingStep
 from cloning_server.learning.study import Answer, Ask, Study, answers_to
-from cloning_server.training import Progress, Trained
+from cloning_server.training import Progress, TrainedAdapter
 
-News = Progress | Trained | Exception | None
+News = Progress | TrainedAdapter | Exception | None
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +46,7 @@ class Classroom:
         self._seats: list[_Seat] = []
         self._driver: asyncio.Task[None] | None = None
 
-    async def attend(self, study: Study) -> AsyncGenerator[Progress | Trained, None]:
+    async def attend(self, study: Study) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Steps a study among the others until it ends; closing this closes the study at the end of a round.
 
         Raises:
@@ -76,7 +76,10 @@ class Classroom:
         """Moves every seat on by a step, then those that have come to an ask by that. Never fails."""
         told = [news for seat in seats if seat.ask is None for news in _move(seat, None)]
         ready = [seat for seat in seats if seat.ask is not None and not seat.is_left]
-        for together in (_to_decode(ready), [seat for seat in ready if isinstance(seat.ask, Turn)][: self._size]):
+        for together in (
+            _to_decode(ready),
+            [seat for seat in ready if isinstance(seat.ask, TrainingStep)][: self._size],
+        ):
             for seat, answer in zip(together, _answer(together) if together else [], strict=True):
                 told += _move(seat, answer)
         return [*told, *(news for seat in seats if seat.is_left for news in _end(seat, None))]
@@ -103,7 +106,7 @@ def _answer(seats: Sequence[_Seat]) -> list[Answer | Exception]:
             return [error]
         # What one alone is at fault for, such as memory for the longest, must not end the others.
         for ask in asks:
-            if isinstance(ask, Turn):
+            if isinstance(ask, TrainingStep):
                 ask.factors.vector.grad = None
         return [answer for seat in seats for answer in _answer([seat])]
 
@@ -119,7 +122,7 @@ def _move(seat: _Seat, sent: Answer | Exception | None) -> list[tuple[_Seat, New
         return _end(seat, None)
     except Exception as error:  # noqa: BLE001 - raised again where the study is attended
         return _end(seat, error)
-    if isinstance(step, Turn | Decoding):
+    if isinstance(step, TrainingStep | Decoding):
         seat.ask = step
         return []
     return [(seat, step)]

@@ -14,9 +14,9 @@ import ray
 from ray.exceptions import RayError
 
 from cloning_server.fleet import ray_node
-from cloning_server.fleet.supervisor import Keeper, not_ready
+from cloning_server.fleet.supervisor import ActorSupervisor, not_ready
 from cloning_server.settings import CloningSettings
-from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh.errors import TrainerUnavailable
 from mesh.log import get_logger
 
@@ -37,7 +37,7 @@ class RayTrainer:
 
     def __init__(self, settings: CloningSettings) -> None:
         self._settings = settings
-        self._keepers = [Keeper(settings) for _ in range(settings.trainers)]
+        self._keepers = [ActorSupervisor(settings) for _ in range(settings.trainers)]
         # Why there are no actors to keep; None once Ray is there.
         self._without_ray: TrainerFacts | None = not_ready(settings, "the trainer is starting")
         self._task: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ class RayTrainer:
         """See `Trainer.seats`."""
         return self._settings.class_size * len(self._ready())
 
-    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains; see `Trainer.train`."""
         ready = self._ready()
         if not ready:
@@ -74,7 +74,7 @@ class RayTrainer:
             async for step in steps:
                 yield step
 
-    def _ready(self) -> list[Keeper]:
+    def _ready(self) -> list[ActorSupervisor]:
         return [keeper for keeper in self._keepers if keeper.facts.ready]
 
     async def _stay_in_ray(self) -> None:

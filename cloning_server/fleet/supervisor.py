@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from cloning_server.fleet.actor import TrainingActor
 from cloning_server.fleet.ray_node import cpus_of
 from cloning_server.settings import CloningSettings
-from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh.errors import AivoError, TrainerUnavailable
 from mesh.log import get_logger
 
@@ -34,7 +34,7 @@ _Handle: TypeAlias = Any
 _log = get_logger(__name__)
 
 
-class Keeper:
+class ActorSupervisor:
     """Keeps one actor while `keep` runs.
 
     Args:
@@ -70,7 +70,7 @@ class Keeper:
                 ray.kill(actor)
             await asyncio.sleep(REPLACE_SECONDS)
 
-    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains; see `Trainer.train`."""
         actor, gone = self._actor, self._gone
         if actor is None:
@@ -103,10 +103,10 @@ class Keeper:
                 await asyncio.sleep(RELOAD_SECONDS)
 
 
-async def _next_of(steps: ObjectRefGenerator) -> Progress | Trained | None:
+async def _next_of(steps: ObjectRefGenerator) -> Progress | TrainedAdapter | None:
     """What the training yields next; None once it has ended."""
     try:
-        step: Progress | Trained = await (await anext(steps))
+        step: Progress | TrainedAdapter = await (await anext(steps))
     except StopAsyncIteration:
         return None
     return step

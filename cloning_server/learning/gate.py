@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from cloning_server.compute.batch_decoding import Continuation, Draw, Opening
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from mesh.errors import GateNotPassed
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, end_of_turn
@@ -101,7 +101,7 @@ def require_passed(figures: Figures) -> None:
     )
 
 
-def openings_of(base: BaseModel, factors: Factors | None, examples: Sequence[Example]) -> list[Opening]:
+def openings_of(base: BaseModel, factors: LoraFactors | None, examples: Sequence[Example]) -> list[Opening]:
     """What is decoded to measure an adapter, or the base model: the prompts of some examples."""
     end_token = end_of_turn(base.tokenizer)
     return [

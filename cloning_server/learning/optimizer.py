@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import Pack
 from cloning_server.learning.passes import Forward
 from mesh.errors import TrainingDiverged
@@ -25,7 +25,7 @@ MOST_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class TrainingStep:
     """A step that a student's fine-tuning is ready for.
 
     Attributes:
@@ -36,10 +36,10 @@ class Turn:
 
     forward: Forward
     pack: Pack
-    factors: Factors
+    factors: LoraFactors
 
 
-def take_turns(turns: Sequence[Turn]) -> list[float]:
+def compute_gradients(turns: Sequence[TrainingStep]) -> list[float]:
     """Computes the gradients of several students' steps in as few passes as memory has room for.
 
     Each loss depends on one student's factors alone, so the gradient of their sum is each one's own.
@@ -48,7 +48,7 @@ def take_turns(turns: Sequence[Turn]) -> list[float]:
         The mean nats a reply token of each turn; the gradients are in the factors' vectors.
     """
     losses: list[float] = []
-    group: list[Turn] = []
+    group: list[TrainingStep] = []
     for turn in turns:
         if group and sum(one.pack.size for one in group) + turn.pack.size > MOST_TOKENS:
             losses += _pass(group)
@@ -57,11 +57,11 @@ def take_turns(turns: Sequence[Turn]) -> list[float]:
     return losses + _pass(group)
 
 
-def _pass(turns: Sequence[Turn]) -> list[float]:
+def _pass(turns: Sequence[TrainingStep]) -> list[float]:
     return turns[0].forward.learn([turn.pack for turn in turns], [turn.factors for turn in turns])
 
 
-class Learning:
+class AdapterOptimizer:
     """The optimizer's side of one fine-tuning.
 
     Args:
@@ -70,7 +70,7 @@ class Learning:
         learning_rate: Peak of the schedule.
     """
 
-    def __init__(self, factors: Factors, *, steps: int, learning_rate: float) -> None:
+    def __init__(self, factors: LoraFactors, *, steps: int, learning_rate: float) -> None:
         self._vector = factors.vector
         self._optimizer = torch.optim.AdamW([self._vector], lr=learning_rate, weight_decay=0.0)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: rate(step, steps))
@@ -90,7 +90,7 @@ class Learning:
         self.steps_done += 1
 
 
-def heldout_loss(forward: Forward, packs: Sequence[Pack], factors: Factors | None) -> float:
+def heldout_loss(forward: Forward, packs: Sequence[Pack], factors: LoraFactors | None) -> float:
     """Mean nats a reply token over all packs, with an adapter or without any."""
     with torch.inference_mode():
         nats = [forward.nats([pack], [factors])[0] for pack in packs]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from cloning_server.compute.kernels import token_nats, token_nats_and_gradient
 from cloning_server.compute.layers import Adapter, Attention, Pass, Stretch, layers_of
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack
 
@@ -33,7 +33,7 @@ class Forward:
         self.device = self.layers.device
 
     @torch.no_grad()
-    def nats(self, packs: Sequence[Pack], adapters: Sequence[Factors | None]) -> list[Tensor]:
+    def nats(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> list[Tensor]:
         """How unlikely each pack's reply tokens are under its adapter, or the base model where there is none.
 
         Returns:
@@ -43,14 +43,14 @@ class Forward:
         return list(nats_M.split([len(pack.targets_M) for pack in packs]))
 
     @torch.no_grad()
-    def logits(self, pack: Pack, adapter: Factors | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def logits(self, pack: Pack, adapter: LoraFactors | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of the logits of reply tokens, [B, vocabulary] in fp32, and of the tokens themselves, [B]."""
         x_MH = self._read([pack], [adapter])
         for x_BH, targets_B in zip(x_MH.split(64), pack.targets_M.split(64), strict=True):
             yield F.linear(x_BH, self.layers.head_VH).float(), targets_B
 
     @torch.no_grad()
-    def learn(self, packs: Sequence[Pack], adapters: Sequence[Factors]) -> list[float]:
+    def learn(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors]) -> list[float]:
         """Adds to the gradients of each adapter that of its pack's mean nats a reply token; returns these means."""
         taken = [Adapter.of(one, self.layers.dtype, learns=True) for one in adapters]
         shape, like = self.layers.shape, self.layers.head_VH
@@ -67,7 +67,7 @@ class Forward:
             grad_MH = backs.pop()(grad_MH)
         return [float(some.mean()) for some in nats_M.split(sizes)]
 
-    def _read(self, packs: Sequence[Pack], adapters: Sequence[Factors | None]) -> Tensor:
+    def _read(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> Tensor:
         """What the head reads to say each reply token, [M, hidden]."""
         taken = [None if one is None else Adapter.of(one, self.layers.dtype) for one in adapters]
         shape, like = self.layers.shape, self.layers.head_VH

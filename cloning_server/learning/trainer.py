@@ -19,17 +19,17 @@ from torch import Tensor
 
 from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.learning.gate import Figures, measure_replies, openings_of, require_passed
-from cloning_server.learning.optimizer import Learning, Turn, heldout_loss, order_of, require_finite
+from cloning_server.learning.optimizer import AdapterOptimizer, TrainingStep, heldout_loss, order_of, require_finite
 from cloning_server.learning.packing import Pack, packs_of
 from cloning_server.learning.passes import Forward
 from cloning_server.learning.study import Answer, Study, run_alone
 from cloning_server.learning.tuning import Trial, choose_serving, try_scales
-from cloning_server.training import Progress, Trained, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.errors import AdapterIncompatible
 from mesh.lm.base import BaseModel
@@ -56,19 +56,19 @@ class _Course:
     base: BaseModel
     forward: Forward
     examples: ExampleSet
-    factors: Factors
+    factors: LoraFactors
     previous: dict[str, Tensor] | None
 
 
 def train_adapter(
     plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
-) -> Generator[Progress | Trained, None, None]:
+) -> Generator[Progress | TrainedAdapter, None, None]:
     """Trains one adapter by itself; see `study`."""
     return run_alone(study(plan, base, cache=cache))
 
 
 def fine_tune(
-    plan: TrainingPlan, base: BaseModel, examples: ExampleSet, *, watch: Callable[[Factors], None] | None = None
+    plan: TrainingPlan, base: BaseModel, examples: ExampleSet, *, watch: Callable[[LoraFactors], None] | None = None
 ) -> FineTuned:
     """Fine-tunes a fresh adapter by itself, on examples that are there already.
 
@@ -123,7 +123,7 @@ def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
         seconds=time.monotonic() - started,
     )
     recipe = _recipe(course, scale=best.scale, serving=serving, metrics=metrics)
-    yield Trained(weights=to_safetensors(tuned.state), recipe=recipe)
+    yield TrainedAdapter(weights=to_safetensors(tuned.state), recipe=recipe)
 
 
 def _open(
@@ -161,17 +161,17 @@ def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Cours
         base=base,
         forward=Forward(base.model),
         examples=examples,
-        factors=Factors(base.model, spec, seed=plan.seed),
+        factors=LoraFactors(base.model, spec, seed=plan.seed),
         previous=from_safetensors(plan.previous.weights) if plan.previous else None,
     )
 
 
-def _fine_tune(course: _Course) -> Generator[Progress | Turn, Answer | None, FineTuned]:
+def _fine_tune(course: _Course) -> Generator[Progress | TrainingStep, Answer | None, FineTuned]:
     """Takes the steps of all epochs, or fewer: when the held-out loss turns, more would only learn by heart."""
     plan, forward, factors = course.plan, course.forward, course.factors
     packs, heldout = _packs(course, course.examples.train), _packs(course, course.examples.heldout)
     steps, seconds = plan.epochs * len(packs), 0.0
-    learning = Learning(factors, steps=steps, learning_rate=plan.learning_rate)
+    learning = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable by intent; nothing depends on its being hard to guess.
     draws = random.Random(plan.seed)  # noqa: S311
     lowest, best = math.inf, factors.state()
@@ -182,7 +182,7 @@ def _fine_tune(course: _Course) -> Generator[Progress | Turn, Answer | None, Fin
     for epoch in range(1, plan.epochs + 1):
         for pack in order_of(packs, draws=draws):
             began = time.monotonic()
-            loss = yield Turn(forward=forward, pack=pack, factors=factors)
+            loss = yield TrainingStep(forward=forward, pack=pack, factors=factors)
             assert isinstance(loss, float)
             learning.step(loss)
             seconds += time.monotonic() - began
@@ -235,7 +235,7 @@ def _pass_gate(course: _Course, best: Trial) -> Generator[Progress | Decoding, A
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies judged")
     previous_loss = None
     if course.previous and plan.previous and plan.previous.to_beat:
-        previous = Factors.of(base.model, course.previous, scaling=plan.previous.scaling)
+        previous = LoraFactors.of(base.model, course.previous, scaling=plan.previous.scaling)
         previous_loss = heldout_loss(forward, heldout, previous)
     figures = Figures(
         loss=best.heldout_loss,

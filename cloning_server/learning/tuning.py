@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import Pack
 from cloning_server.learning.passes import Forward
@@ -37,7 +37,7 @@ class Trial:
 
 
 def try_scales(
-    forward: Forward, factors: Factors, heldout: Sequence[Pack], *, start: Trial, scaling: float
+    forward: Forward, factors: LoraFactors, heldout: Sequence[Pack], *, start: Trial, scaling: float
 ) -> Iterator[Trial]:
     """Goes from a scale up or down as long as the held-out loss falls; leaves the adapter at the last one tried.
 
@@ -58,7 +58,7 @@ def try_scales(
 
 
 def choose_serving(
-    forward: Forward, factors: Factors, heldout: Sequence[Pack], *, examples: Sequence[Example]
+    forward: Forward, factors: LoraFactors, heldout: Sequence[Pack], *, examples: Sequence[Example]
 ) -> Serving:
     """The serving profile: temperature by calibration of the adapter as it is now, length by the examples' replies.
 
@@ -76,7 +76,7 @@ def choose_serving(
     )
 
 
-def _calibrate(forward: Forward, factors: Factors, heldout: Sequence[Pack]) -> float:
+def _calibrate(forward: Forward, factors: LoraFactors, heldout: Sequence[Pack]) -> float:
     nats = dict.fromkeys(_DIVISORS, 0.0)
     with torch.inference_mode():
         for pack in heldout:

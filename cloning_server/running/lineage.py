@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from cloning_server.clone import Clone
 from cloning_server.running.cohorts import cohort_of, is_cohort
-from cloning_server.training import Previous, Trainer
+from cloning_server.training import PreviousVersion, Trainer
 from mesh.adapters.manifest import Start
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound
@@ -34,7 +34,7 @@ class Ancestry:
         self._trainer = trainer
         self._cohort_prefix = cohort_prefix
 
-    async def find(self, clone: Clone, profile: StudentProfile) -> Previous | None:
+    async def find(self, clone: Clone, profile: StudentProfile) -> PreviousVersion | None:
         """What to train on from or to compare with; None if there is only the base model.
 
         Raises:
@@ -47,7 +47,7 @@ class Ancestry:
         own = await self._fetch_active(clone, clone.student_id)
         return own or await self._find_cohort(clone, profile)
 
-    async def _find_cohort(self, clone: Clone, profile: StudentProfile) -> Previous | None:
+    async def _find_cohort(self, clone: Clone, profile: StudentProfile) -> PreviousVersion | None:
         prefix = self._cohort_prefix
         # A cohort is made from the answers that were given for it, not from an earlier cohort unless that is asked for.
         if not prefix or is_cohort(clone.student_id, prefix=prefix):
@@ -56,7 +56,7 @@ class Ancestry:
         # The base model answers this student until now, so that is what there is to beat.
         return replace(found, warm=True, to_beat=False) if found else None
 
-    async def _fetch_active(self, clone: Clone, student_id: str) -> Previous | None:
+    async def _fetch_active(self, clone: Clone, student_id: str) -> PreviousVersion | None:
         try:
             active = await self._adapters.resolve_active(student_id)
             if active is None:
@@ -66,14 +66,14 @@ class Ancestry:
             _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
             return None
 
-    async def _fetch(self, student_id: str, version: int, *, sha256: str | None = None) -> Previous:
+    async def _fetch(self, student_id: str, version: int, *, sha256: str | None = None) -> PreviousVersion:
         stored = await self._adapters.fetch(self._adapters.ref(student_id, version), sha256=sha256)
         recipe = stored.manifest.recipe
         facts = self._trainer.facts
         if facts.ready and recipe.base_model != facts.model:
             message = f"version {version} belongs to another base model; train on from a version of this one"
             raise AdapterIncompatible(message, student_id=student_id, version=version)
-        return Previous(
+        return PreviousVersion(
             weights=stored.weights,
             scaling=recipe.scaling,
             identity=Start(student_id=student_id, version=version, sha256=stored.manifest.sha256),

@@ -18,7 +18,7 @@ from cloning_server.clones.registry import CloneOvertaken, Registry
 from cloning_server.running.journal import Journal
 from cloning_server.running.lineage import Ancestry
 from cloning_server.running.retry import Patience
-from cloning_server.training import Trained, Trainer, TrainingPlan
+from cloning_server.training import TrainedAdapter, Trainer, TrainingPlan
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import (
@@ -182,7 +182,7 @@ class CloneRunner:
         versions = await self._saving.insist(lambda: self._adapters.list_versions(clone.student_id))
         return next((one for one in versions if one.recipe.clone_id == clone.clone_id), None)
 
-    async def _train(self, journal: Journal, baseline: Baseline) -> Trained:
+    async def _train(self, journal: Journal, baseline: Baseline) -> TrainedAdapter:
         clone = journal.clone
         self._registry.require_consent(clone.student_id, clone.terms)
         plan = TrainingPlan(
@@ -200,18 +200,18 @@ class CloneRunner:
             _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
             return await self._follow(journal, replace(plan, previous=None))
 
-    async def _follow(self, journal: Journal, plan: TrainingPlan) -> Trained:
+    async def _follow(self, journal: Journal, plan: TrainingPlan) -> TrainedAdapter:
         start = None if plan.previous is None else plan.previous.identity
         whose = (journal.clone.student_id, None) if start is None else (start.student_id, start.version)
         with adapter_errors_name(*whose):
             async with contextlib.aclosing(self._trainer.train(plan)) as steps:
                 async for step in steps:
-                    if isinstance(step, Trained):
+                    if isinstance(step, TrainedAdapter):
                         return step
                     await journal.reach(step.state, step.message, fraction=step.fraction)
         raise TrainerUnavailable("the trainer ended without an adapter")
 
-    async def _save(self, journal: Journal, trained: Trained) -> Manifest:
+    async def _save(self, journal: Journal, trained: TrainedAdapter) -> Manifest:
         await journal.reach(CloneState.SAVING, "Saving the model")
         student_id = journal.clone.student_id
         return await self._saving.insist(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from cloning_server.clone import CloneState
-from cloning_server.training import Progress, Trained, TrainerFacts, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
 
 STATES = (
@@ -62,7 +62,7 @@ class ScriptedTrainer:
         self.stopped: list[str] = []
         self.cut_off = asyncio.Event()
 
-    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | Trained, None]:
+    async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         self.plans.append(plan)
         ended = False
         try:
@@ -74,7 +74,7 @@ class ScriptedTrainer:
                         raise fault
                     yield Progress(state=state, fraction=step / STEPS, message=f"step {step} of {STEPS}")
             ended = True
-            yield Trained(weights=weights_for(plan), recipe=recipe_for(plan))
+            yield TrainedAdapter(weights=weights_for(plan), recipe=recipe_for(plan))
         finally:
             if not ended:
                 self.stopped.append(plan.clone_id)

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, Draw, Opening, decode_all, gather_alike
 from cloning_server.compute.layers import Layers
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import end_of_turn
@@ -33,16 +33,16 @@ def precise(cache_dir: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="module")
-def students(precise: BaseModel) -> list[Factors]:
+def students(precise: BaseModel) -> list[LoraFactors]:
     """Adapters whose factors are all at work."""
-    made = [Factors(precise.model, SPEC, seed=seed) for seed in (1, 2)]
+    made = [LoraFactors(precise.model, SPEC, seed=seed) for seed in (1, 2)]
     for seed, factors in enumerate(made):
         factors.vector.data += 0.03 * torch.randn(factors.vector.shape, generator=torch.Generator().manual_seed(seed))
     return made
 
 
 def openings_of(
-    base: BaseModel, factors: Factors | None = None, *, draw: Draw = GREEDY, limits: Sequence[int] = (6, 9, 4, 7)
+    base: BaseModel, factors: LoraFactors | None = None, *, draw: Draw = GREEDY, limits: Sequence[int] = (6, 9, 4, 7)
 ) -> list[Opening]:
     return [
         Opening(
@@ -62,7 +62,7 @@ def decode(base: BaseModel, *some: Sequence[Opening]) -> list[list[Continuation]
     return decode_all([Decoding(layers=layers, openings=openings) for openings in some])
 
 
-def greedy_by_peft(base: BaseModel, factors: Factors, openings: Sequence[Opening]) -> list[tuple[int, ...]]:
+def greedy_by_peft(base: BaseModel, factors: LoraFactors, openings: Sequence[Opening]) -> list[tuple[int, ...]]:
     config = LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC.target_modules))
     model = get_peft_model(base.model, config)
     assert isinstance(model, PeftModel)
@@ -85,7 +85,7 @@ def greedy_by_peft(base: BaseModel, factors: Factors, openings: Sequence[Opening
 
 
 def test_each_row_is_decoded_with_its_own_adapter_as_peft_decodes_it(
-    precise: BaseModel, students: Sequence[Factors]
+    precise: BaseModel, students: Sequence[LoraFactors]
 ) -> None:
     asked = [openings_of(precise, factors) for factors in students]
     found = decode(precise, *asked)
@@ -96,7 +96,7 @@ def test_each_row_is_decoded_with_its_own_adapter_as_peft_decodes_it(
 
 @pytest.mark.parametrize("draw", [GREEDY, SAMPLED])
 def test_a_reply_is_the_same_whoever_is_decoded_beside_it(
-    precise: BaseModel, students: Sequence[Factors], draw: Draw
+    precise: BaseModel, students: Sequence[LoraFactors], draw: Draw
 ) -> None:
     asked = [openings_of(precise, factors, draw=draw) for factors in (None, *students)]
     together = decode(precise, *asked)
@@ -126,7 +126,7 @@ def test_another_seed_draws_another_reply(precise: BaseModel) -> None:
 
 
 def test_what_prompts_begin_with_is_read_once_unless_that_reads_more(base: BaseModel) -> None:
-    def opening(*tokens: int, factors: Factors | None = None) -> Opening:
+    def opening(*tokens: int, factors: LoraFactors | None = None) -> Opening:
         return Opening(tokens=tokens, max_tokens=1, end_token=0, draw=GREEDY, factors=factors)
 
     long = tuple(range(1, 41))
@@ -134,5 +134,5 @@ def test_what_prompts_begin_with_is_read_once_unless_that_reads_more(base: BaseM
     assert gather_alike(alike) == [(3, 40)]
     assert gather_alike([*alike, opening(*long[:2], 60, 61)]) == [(3, 40), (1, 3)]
     assert gather_alike([opening(1), opening(1, 2)]) == [(1, 0), (1, 1)]
-    other = Factors(base.model, SPEC, seed=0)
+    other = LoraFactors(base.model, SPEC, seed=0)
     assert gather_alike([alike[0], opening(*long, 50, factors=other)]) == [(1, 40), (1, 40)]

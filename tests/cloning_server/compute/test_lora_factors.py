@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Forward
 from mesh.errors import AdapterIncompatible
@@ -26,7 +26,7 @@ def logits_of(model: torch.nn.Module) -> Tensor:
     return logits_BTV
 
 
-def adapted_logits_of(base: BaseModel, factors: Factors | None) -> Tensor:
+def adapted_logits_of(base: BaseModel, factors: LoraFactors | None) -> Tensor:
     """Logits as training has them, after each token but the last."""
     packed = pack([Example(tokens=tuple(TOKENS_BT[0].tolist()), reply_start=1)], device=base.device)
     with torch.inference_mode():
@@ -36,14 +36,14 @@ def adapted_logits_of(base: BaseModel, factors: Factors | None) -> Tensor:
 def student_state(base: BaseModel, spec: LoraSpec = SPEC, *, seed: int) -> dict[str, Tensor]:
     """Weights such as training leaves: none of the factors zero."""
     generator = torch.Generator().manual_seed(seed)
-    state = Factors(base.model, spec, seed=seed).state()
+    state = LoraFactors(base.model, spec, seed=seed).state()
     return {name: torch.randn(tensor.shape, generator=generator) * 0.05 for name, tensor in state.items()}
 
 
 def test_a_fresh_adapter_changes_no_answer_and_one_that_learned_does(base: BaseModel) -> None:
     before = adapted_logits_of(base, None)
-    assert torch.equal(adapted_logits_of(base, Factors(base.model, SPEC, seed=7)), before)
-    learned = Factors.of(base.model, student_state(base, seed=1), scaling=2.0)
+    assert torch.equal(adapted_logits_of(base, LoraFactors(base.model, SPEC, seed=7)), before)
+    learned = LoraFactors.of(base.model, student_state(base, seed=1), scaling=2.0)
     assert not torch.equal(adapted_logits_of(base, learned), before)
     assert torch.equal(adapted_logits_of(base, None), before)
 
@@ -56,7 +56,7 @@ def test_first_weights_are_fp32_and_of_the_seed_alone_on_any_base(
         DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16", quantization=quantization
     )
     random_state = torch.random.get_rng_state()
-    first, second = Factors(other.model, SPEC, seed=11).state(), Factors(base.model, SPEC, seed=11).state()
+    first, second = LoraFactors(other.model, SPEC, seed=11).state(), LoraFactors(base.model, SPEC, seed=11).state()
     assert torch.equal(torch.random.get_rng_state(), random_state)
     assert first.keys() == second.keys()
     assert len(first) == 2 * 2 * 30
@@ -71,19 +71,19 @@ def test_peft_reads_the_file_and_answers_the_same(cache_dir: Path, tmp_path: Pat
     state = student_state(own, seed=3)
     (tmp_path / "adapter_model.safetensors").write_bytes(to_safetensors(state))
     (tmp_path / "adapter_config.json").write_bytes(to_peft_config(SPEC, base_model=DEFAULT_BASE_MODEL))
-    ours = adapted_logits_of(own, Factors.of(own.model, state, scaling=SPEC.scaling))
+    ours = adapted_logits_of(own, LoraFactors.of(own.model, state, scaling=SPEC.scaling))
     loaded = PeftModel.from_pretrained(own.model, tmp_path)
     torch.testing.assert_close(logits_of(loaded)[0, :-1], ours, atol=1e-3, rtol=1e-4)
 
 
 def test_what_is_taken_in_says_the_same_at_another_scaling_and_a_higher_rank(base: BaseModel) -> None:
     kept = student_state(base, LoraSpec(rank=4, alpha=8), seed=4)
-    wide = Factors(base.model, SPEC, seed=5)
+    wide = LoraFactors(base.model, SPEC, seed=5)
     wide.load(kept, scaling=3.0)
     with torch.no_grad():
         ours, theirs = (
             [one.scaling * pair.b_OR @ pair.a_RI for pair in one.pairs(torch.float32).values()]
-            for one in (wide, Factors.of(base.model, kept, scaling=3.0))
+            for one in (wide, LoraFactors.of(base.model, kept, scaling=3.0))
         )
     torch.testing.assert_close(ours, theirs)
 
@@ -92,12 +92,12 @@ def test_what_was_trained_fits_in_four_megabytes_and_comes_back_as_it_was(base: 
     state = student_state(base, seed=2)
     content = to_safetensors(state)
     assert len(content) <= 4_000_000
-    again = Factors.of(base.model, from_safetensors(content), scaling=2.0).state()
+    again = LoraFactors.of(base.model, from_safetensors(content), scaling=2.0).state()
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
 def test_an_adapter_that_does_not_fit_writes_nothing(base: BaseModel) -> None:
-    factors = Factors(base.model, SPEC, seed=6)
+    factors = LoraFactors(base.model, SPEC, seed=6)
     before = factors.vector.detach().clone()
     fitting = student_state(base, seed=7)
     last = list(fitting)[-1]
@@ -115,4 +115,4 @@ def test_an_adapter_that_does_not_fit_writes_nothing(base: BaseModel) -> None:
 
 def test_a_base_model_without_the_targets_is_refused(base: BaseModel) -> None:
     with pytest.raises(AdapterIncompatible, match="no_such_proj"):
-        Factors(base.model, LoraSpec(target_modules=("no_such_proj",)), seed=1)
+        LoraFactors(base.model, LoraSpec(target_modules=("no_such_proj",)), seed=1)

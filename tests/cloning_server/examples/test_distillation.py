@@ -8,7 +8,7 @@ import pytest
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, decode_all
 from cloning_server.examples.distillation import faults_of_reply, key_of, substance_of, teacher_prompt
-from cloning_server.examples.examples import Band, Lesson, Verdict, draft_examples
+from cloning_server.examples.examples import AnswerVerdict, Band, Lesson, draft_examples
 from cloning_server.examples.fidelity import faults_of
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
@@ -125,7 +125,7 @@ def test_whatever_shapes_what_the_teacher_says_is_in_its_key(other: Lesson) -> N
 @pytest.mark.parametrize(
     "other",
     [
-        replace(LESSONS[0], verdict=Verdict.CORRECT),
+        replace(LESSONS[0], verdict=AnswerVerdict.CORRECT),
         replace(LESSONS[0], band=Band.SECURE),
         replace(LESSONS[0], is_guided=True),
         replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
@@ -141,10 +141,10 @@ def test_whatever_else_shapes_a_reply_shapes_its_frame_and_what_was_said_is_shar
 
 
 def test_the_teacher_is_told_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
-    lesson = replace(LESSONS[0], verdict=Verdict.INCORRECT, band=Band.STRUGGLING)
+    lesson = replace(LESSONS[0], verdict=AnswerVerdict.INCORRECT, band=Band.STRUGGLING)
     told = teacher_prompt(substance_of(lesson), "The heart pumps blood.")
     assert told == teacher_prompt(
-        substance_of(replace(lesson, verdict=Verdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
+        substance_of(replace(lesson, verdict=AnswerVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
     )
     assert told.instruction is not None
     for part in ("grade 5", "Science", "short numbered steps"):
@@ -162,14 +162,14 @@ def test_a_student_who_gets_few_right_is_asked_where_it_is_hard_before_the_last_
 
 
 def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
-    def framed(verdict: Verdict, band: Band) -> str:
+    def framed(verdict: AnswerVerdict, band: Band) -> str:
         return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
 
-    weak, strong = framed(Verdict.INCORRECT, Band.STRUGGLING), framed(Verdict.INCORRECT, Band.SECURE)
+    weak, strong = framed(AnswerVerdict.INCORRECT, Band.STRUGGLING), framed(AnswerVerdict.INCORRECT, Band.SECURE)
     assert len(split_sentences(weak)) > len(split_sentences(strong))
     assert "one small step" in weak
     assert "another example" in strong
-    assert len({framed(verdict, Band.SECURE) for verdict in Verdict}) == len(Verdict)
+    assert len({framed(verdict, Band.SECURE) for verdict in AnswerVerdict}) == len(AnswerVerdict)
 
 
 @pytest.mark.parametrize("grade", ["K", "5", "9", None])
@@ -179,7 +179,7 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
     grade: str | None, style: LearningStyle | None, need: Disability | None
 ) -> None:
     profile = StudentProfile(grade=grade, learning_style=style, disability=need)
-    for verdict, band, is_guided in itertools.product(Verdict, Band, (False, True)):
+    for verdict, band, is_guided in itertools.product(AnswerVerdict, Band, (False, True)):
         lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
         assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
 

@@ -15,7 +15,7 @@ import ray
 from cloning_server.clone import CloneState
 from cloning_server.fleet.ray_trainer import RayTrainer
 from cloning_server.settings import CloningSettings
-from cloning_server.training import Progress, Trained, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainerUnavailable, TrainingDiverged
 from testing.lessons import commented, plan_of
 from testing.parts.stores import RedisEndpoint
@@ -45,7 +45,7 @@ async def until_ready(trainer: RayTrainer, *, trainers: int = 1) -> None:
         await asyncio.sleep(0.01)
 
 
-async def train(trainer: RayTrainer, plan: TrainingPlan) -> list[Progress | Trained]:
+async def train(trainer: RayTrainer, plan: TrainingPlan) -> list[Progress | TrainedAdapter]:
     return [step async for step in trainer.train(plan)]
 
 
@@ -77,7 +77,7 @@ def kill_node() -> None:
 
 async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
     *progress, trained = await train(trainer, PLAN)
-    assert isinstance(trained, Trained)
+    assert isinstance(trained, TrainedAdapter)
     states = [step.state for step in progress if isinstance(step, Progress)]
     assert list(dict.fromkeys(states)) == [
         CloneState.LOADING_BASE_MODEL,
@@ -103,18 +103,18 @@ async def test_faults_keep_their_class_across_the_process_border(trainer: RayTra
     assert few.value.facts["given"] == 1
     with pytest.raises(TrainingDiverged):
         await train(trainer, plan_of(commented(2), epochs=3, learning_rate=math.inf))
-    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+    assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
 async def test_a_training_that_is_closed_makes_way_for_the_next(trainer: RayTrainer) -> None:
     await reach(trainer, CloneState.FINE_TUNING)
-    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+    assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
 async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> None:
     one, other = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
-    assert isinstance(one[-1], Trained)
-    assert isinstance(other[-1], Trained)
+    assert isinstance(one[-1], TrainedAdapter)
+    assert isinstance(other[-1], TrainedAdapter)
     assert one[-1].weights == other[-1].weights
 
 
@@ -125,7 +125,7 @@ async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> 
     with pytest.raises(TrainerUnavailable):
         await train(trainer, PLAN)
     await until_ready(trainer)
-    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+    assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
 async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: RayTrainer) -> None:
@@ -134,7 +134,7 @@ async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: R
     while trainer.seats:  # noqa: ASYNC110 - health has no event
         await asyncio.sleep(0.01)
     await until_ready(trainer)
-    assert isinstance((await train(trainer, PLAN))[-1], Trained)
+    assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
 async def test_trainings_go_to_the_trainer_that_has_the_fewest(
@@ -156,7 +156,7 @@ async def test_a_trainer_that_ray_has_no_room_for_stays_pending_and_the_others_t
 ) -> None:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.4, trainers=2)) as two:
         await until_ready(two)
-        assert isinstance((await train(two, PLAN))[-1], Trained)
+        assert isinstance((await train(two, PLAN))[-1], TrainedAdapter)
         assert two.facts.ready
         assert two.seats == SEATS
 

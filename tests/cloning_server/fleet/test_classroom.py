@@ -13,10 +13,10 @@ from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.fleet import classroom
 from cloning_server.fleet.classroom import Classroom
-from cloning_server.learning.optimizer import Turn
+from cloning_server.learning.optimizer import TrainingStep
 from cloning_server.learning.study import Answer, Ask, answers_to
 from cloning_server.learning.trainer import study, train_adapter
-from cloning_server.training import Progress, Trained, TrainingPlan
+from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainingDiverged
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import from_safetensors
@@ -37,26 +37,26 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
 
     def counted(asks: Sequence[Ask]) -> list[Answer]:
-        sizes.append(sum(isinstance(ask, Turn) for ask in asks))
+        sizes.append(sum(isinstance(ask, TrainingStep) for ask in asks))
         return answers_to(asks)
 
     monkeypatch.setattr(classroom, "answers_to", counted)
     return sizes
 
 
-async def attend(room: Classroom, plan: TrainingPlan, base: BaseModel) -> Trained:
+async def attend(room: Classroom, plan: TrainingPlan, base: BaseModel) -> TrainedAdapter:
     *_, last = [step async for step in room.attend(study(plan, base, cache=DictReplyCache()))]
-    assert isinstance(last, Trained)
+    assert isinstance(last, TrainedAdapter)
     return last
 
 
-def alone(plan: TrainingPlan, base: BaseModel) -> Trained:
+def alone(plan: TrainingPlan, base: BaseModel) -> TrainedAdapter:
     *_, last = train_adapter(plan, base, cache=DictReplyCache())
-    assert isinstance(last, Trained)
+    assert isinstance(last, TrainedAdapter)
     return last
 
 
-def assert_alike(one: Trained, other: Trained) -> None:
+def assert_alike(one: TrainedAdapter, other: TrainedAdapter) -> None:
     first, second = from_safetensors(one.weights), from_safetensors(other.weights)
     vector, expected = (torch.cat([state[name].flatten() for name in sorted(first)]) for state in (first, second))
     # Rounding in bf16 differs with the rows beside one's own.
@@ -104,7 +104,7 @@ async def test_a_pass_that_fails_for_one_is_taken_again_without_the_others(
     room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def picky(asks: Sequence[Ask]) -> list[Answer]:
-        if any(isinstance(ask, Turn) and len(ask.pack.reply_lengths) == 1 for ask in asks):
+        if any(isinstance(ask, TrainingStep) and len(ask.pack.reply_lengths) == 1 for ask in asks):
             raise MemoryError
         return answers_to(asks)
 
@@ -114,7 +114,7 @@ async def test_a_pass_that_fails_for_one_is_taken_again_without_the_others(
         attend(room, PLANS[0], base), attend(room, plan_of(commented(3)), base), return_exceptions=True
     )
     assert isinstance(fails, MemoryError)
-    assert isinstance(passes, Trained)
+    assert isinstance(passes, TrainedAdapter)
 
 
 async def test_replies_of_several_students_are_decoded_in_one_batch(

@@ -6,7 +6,7 @@ import pytest
 
 from cloning_server.compute.batch_decoding import Decoding, decode_all
 from cloning_server.compute.layers import Layers
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.gate import Figures, Replies, faults_of, measure_replies, openings_of, require_passed
 from mesh.errors import GateNotPassed
 from mesh.lm.base import BaseModel
@@ -51,7 +51,7 @@ def test_what_is_no_better_or_collapsed_does_not_pass_and_the_facts_say_why(figu
 def test_a_model_that_says_one_thing_only_is_seen_to_go_round_in_circles(base: BaseModel) -> None:
     prompts = [Prompt(profile=PROFILE, turns=(Turn(role=Role.STUDENT, text=question),)) for question, _, _ in ITEMS[:2]]
     examples = [encode_example(base.tokenizer, prompt, "Look again.") for prompt in prompts]
-    broken = Factors(base.model, LoraSpec(), seed=1)
+    broken = LoraFactors(base.model, LoraSpec(), seed=1)
     broken.vector.data.fill_(0.05)
     openings = [*openings_of(base, broken, examples), *openings_of(base, None, examples)]
     (said,) = decode_all([Decoding(layers=Layers(base.model), openings=openings)])

@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 
-from cloning_server.compute.lora_factors import Factors
-from cloning_server.learning.optimizer import MOST_TOKENS, Turn, heldout_loss, take_turns
+from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.learning.optimizer import MOST_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
 from cloning_server.learning.passes import Forward
 from mesh.lm.base import BaseModel, Quantization, load_base
@@ -37,22 +37,22 @@ def examples_of(seed: int, *, shared: int = 20, lengths: Sequence[int] = (30, 44
     ]
 
 
-def trained(base: BaseModel, seed: int, *, spec: LoraSpec = SPEC) -> Factors:
+def trained(base: BaseModel, seed: int, *, spec: LoraSpec = SPEC) -> LoraFactors:
     """An adapter whose factors are all at work."""
-    factors = Factors(base.model, spec, seed=seed)
+    factors = LoraFactors(base.model, spec, seed=seed)
     noise = torch.randn(factors.vector.shape, generator=torch.Generator().manual_seed(seed))
     factors.vector.data += 0.02 * noise
     return factors
 
 
-def gradient_of(factors: Factors) -> Tensor:
+def gradient_of(factors: LoraFactors) -> Tensor:
     assert factors.vector.grad is not None
     gradient, factors.vector.grad = factors.vector.grad, None
     return gradient
 
 
 def plain_step(
-    base: BaseModel, factors: Factors, examples: Sequence[Example], *, spec: LoraSpec = SPEC
+    base: BaseModel, factors: LoraFactors, examples: Sequence[Example], *, spec: LoraSpec = SPEC
 ) -> tuple[float, Tensor]:
     """Loss and gradient as transformers and PEFT have them, one example after another and without any padding.
 
@@ -99,7 +99,9 @@ def precise(cache_dir: Path) -> BaseModel:
 def test_loss_and_gradient_are_those_of_plain_peft_that_has_read_the_prompt(precise: BaseModel, shared: int) -> None:
     examples, factors = examples_of(1, shared=shared), trained(precise, seed=2)
     forward = Forward(precise.model)
-    (loss,) = take_turns([Turn(forward=forward, pack=pack(examples, device=precise.device), factors=factors)])
+    (loss,) = compute_gradients(
+        [TrainingStep(forward=forward, pack=pack(examples, device=precise.device), factors=factors)]
+    )
     plain_loss, plain_gradient = plain_step(precise, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     torch.testing.assert_close(gradient_of(factors), plain_gradient, rtol=1e-3, atol=1e-5)
@@ -108,8 +110,8 @@ def test_loss_and_gradient_are_those_of_plain_peft_that_has_read_the_prompt(prec
 def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseModel) -> None:
     spec = LoraSpec(target_modules=tuple(sorted(module for group in GROUPS.values() for module in group)))
     examples, factors = examples_of(11), trained(precise, seed=12, spec=spec)
-    (loss,) = take_turns(
-        [Turn(forward=Forward(precise.model), pack=pack(examples, device=precise.device), factors=factors)]
+    (loss,) = compute_gradients(
+        [TrainingStep(forward=Forward(precise.model), pack=pack(examples, device=precise.device), factors=factors)]
     )
     plain_loss, plain_gradient = plain_step(precise, factors, examples, spec=spec)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
@@ -121,7 +123,9 @@ def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseMode
 def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantization: Quantization) -> None:
     base = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16", quantization=quantization)
     examples, factors = examples_of(3), trained(base, seed=4)
-    (loss,) = take_turns([Turn(forward=Forward(base.model), pack=pack(examples, device=base.device), factors=factors)])
+    (loss,) = compute_gradients(
+        [TrainingStep(forward=Forward(base.model), pack=pack(examples, device=base.device), factors=factors)]
+    )
     plain_loss, plain_gradient = plain_step(base, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=0.02)
     measured = heldout_loss(Forward(base.model), [pack(examples, device=base.device)], factors)
@@ -133,15 +137,15 @@ def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantizat
 def test_a_class_learns_what_each_would_alone(precise: BaseModel) -> None:
     forward = Forward(precise.model)
     turns = [
-        Turn(
+        TrainingStep(
             forward=forward,
             pack=pack(examples_of(seed, shared=10 + seed, lengths=lengths), device=precise.device),
             factors=trained(precise, seed=seed),
         )
         for seed, lengths in enumerate([(25,), (40, 30), (31, 28, 45)])
     ]
-    alone = [(*take_turns([turn]), gradient_of(turn.factors)) for turn in turns]
-    together = take_turns(turns)
+    alone = [(*compute_gradients([turn]), gradient_of(turn.factors)) for turn in turns]
+    together = compute_gradients(turns)
     for turn, loss, (own_loss, own_gradient) in zip(turns, together, alone, strict=True):
         assert loss == pytest.approx(own_loss, rel=1e-5)
         torch.testing.assert_close(gradient_of(turn.factors), own_gradient, rtol=1e-3, atol=1e-5)
@@ -156,7 +160,7 @@ def test_the_loss_is_over_the_replys_tokens_alone_and_without_an_adapter_the_bas
             reply = torch.tensor(one.tokens[one.reply_start :])
             nats.append(functional.cross_entropy(logits_TV, reply, reduction="none"))
     packs = packs_of(examples, 2, device=precise.device)
-    forward, fresh = Forward(precise.model), Factors(precise.model, SPEC, seed=1)
+    forward, fresh = Forward(precise.model), LoraFactors(precise.model, SPEC, seed=1)
     assert heldout_loss(forward, packs, None) == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
     assert heldout_loss(forward, packs, fresh) == heldout_loss(forward, packs, None)
 

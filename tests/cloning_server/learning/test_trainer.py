@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from cloning_server.clone import CloneState
-from cloning_server.compute.lora_factors import Factors
+from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Forward
 from cloning_server.learning.trainer import fine_tune, train_adapter
 from cloning_server.learning.tuning import SCALES
-from cloning_server.training import Previous, Progress, Trained, TrainingPlan
+from cloning_server.training import PreviousVersion, Progress, TrainedAdapter, TrainingPlan
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Start
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, GateNotPassed, NoTrainableExamples, TrainingDiverged
@@ -38,18 +38,18 @@ PLAN = plan_of(commented(5), epochs=3)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     progress: list[Progress]
-    trained: Trained
+    trained: TrainedAdapter
 
 
 def trained_by(plan: TrainingPlan, base: BaseModel) -> Training:
     *progress, trained = train_adapter(plan, base, cache=DictReplyCache())
-    assert isinstance(trained, Trained)
+    assert isinstance(trained, TrainedAdapter)
     return Training(progress=[step for step in progress if isinstance(step, Progress)], trained=trained)
 
 
-def previous_of(training: Training, *, warm: bool = False) -> Previous:
+def previous_of(training: Training, *, warm: bool = False) -> PreviousVersion:
     trained = training.trained
-    return Previous(weights=trained.weights, scaling=trained.recipe.scaling, warm=warm)
+    return PreviousVersion(weights=trained.weights, scaling=trained.recipe.scaling, warm=warm)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_it_stops_when_the_held_out_loss_turns_and_keeps_the_best(base: BaseMode
     tuned = fine_tune(plan, base, examples)
     assert 1 < tuned.steps < plan.epochs
     forward, heldout = Forward(base.model), packs_of(examples.heldout, 2, device=base.device)
-    kept = Factors.of(base.model, tuned.state, scaling=plan.alpha / plan.rank)
+    kept = LoraFactors.of(base.model, tuned.state, scaling=plan.alpha / plan.rank)
     assert heldout_loss(forward, heldout, kept) < heldout_loss(forward, heldout, None)
 
 
@@ -172,7 +172,7 @@ def test_a_version_of_other_base_weights_is_not_gone_on_from(training: Training,
 
 def test_a_version_before_that_can_not_be_read_is_told(base: BaseModel) -> None:
     with pytest.raises(AdapterCorrupt):
-        trained_by(replace(PLAN, previous=Previous(weights=b"no adapter", scaling=2.0)), base)
+        trained_by(replace(PLAN, previous=PreviousVersion(weights=b"no adapter", scaling=2.0)), base)
 
 
 def test_training_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
