@@ -16,7 +16,8 @@ from benchmarks.figures import Figure, Goal, percentiles
 from benchmarks.stage import Stage
 from brain_server.edge.health import HealthCheck
 from brain_server.engine.settings import EngineSettings
-from brain_server.torch_engine.compute.slot_tables import SlotTables, SlotWeights
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.compute.slot_tables import SlotTables
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.lm.llama_shape import Shape
 from mesh.lm.lora import LoraSpec

@@ -1,1 +1,1 @@
-"""The torch engine: a running batch on one base model, driven by the event loop."""
+"""The torch engine: a running batch on one base model in this process, driven by the event loop."""

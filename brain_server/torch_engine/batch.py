@@ -1,8 +1,8 @@
-"""The running batch: replies join it and leave it between any two tokens.
+"""The running batch: replies join and leave it between any two tokens.
 
-The event loop decides, the torch thread computes: for each step the loop takes out what ended, lets in what waits,
-and hands the thread one `Step`; no state is shared while the thread works. A prompt is read in stretches beside the
-tokens of the others, so that a long one holds up nobody.
+The event loop plans and the torch thread computes. For each step the loop removes what has ended, admits what waits,
+and hands the thread one `BatchStep`; they share no state while the thread computes. A prompt is read in segments beside
+the tokens of the other replies, so that a long prompt delays nobody.
 """
 
 import asyncio
@@ -17,11 +17,12 @@ from brain_server.adapters.host_tier import HostAdapter
 from brain_server.engine.admission import FairQueue
 from brain_server.engine.contract import LoadedAdapter
 from brain_server.engine.deadline import Allowance, ended, within
-from brain_server.torch_engine.compute.model import Placed, Step, TorchModel
+from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.rows import Rows
-from brain_server.torch_engine.compute.sequences import ReplyTask, Task
-from brain_server.torch_engine.compute.slot_tables import SlotWeights
-from brain_server.torch_engine.slots import Lease, Slots
+from brain_server.torch_engine.compute.sequences import ReplySequence, TokenSequence
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.compute.step import BatchStep, StepRow
+from brain_server.torch_engine.slots import SlotLease, Slots
 from mesh.errors import AdapterCorrupt, AivoError, ServerDraining
 from mesh.log import get_logger
 
@@ -34,194 +35,199 @@ class NotFinite(Exception):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """A task on its way through the batch.
+    """A sequence on its way through the batch.
 
     Attributes:
-        task: Changed by the torch thread during a step, and by nobody else.
-        adapter: Decodes; None for the base model.
-        allowance: How long it may go on.
-        key: Whose turn it takes.
-        row: While it has one.
+        sequence: Changed by the torch thread during a step, and by nobody else.
+        adapter: The adapter that decodes; None for the base model.
+        allowance: How long the work may go on.
+        turn_key: Whose turn it takes in the queue.
+        row: Index of its row, while it has one.
+        lease: Its slot, while it has a row and an adapter.
         joined_at: When it got its row, in `time.monotonic()` seconds.
-        pieces: The reply as it comes; None ends it.
-        ended: Done once the task has left the batch; holds the error that ended it, if one did.
+        pieces: The reply's text as it is decoded; None ends it.
+        completion: Done once the sequence has left the batch; holds the error that ended it, if one did.
     """
 
-    task: Task
+    sequence: TokenSequence
     adapter: HostAdapter[SlotWeights] | None
     allowance: Allowance
-    key: Hashable
+    turn_key: Hashable
     row: int = -1
-    lease: Lease | None = None
+    lease: SlotLease | None = None
     joined_at: float = 0.0
     pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
-    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    completion: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
-    def touched(self) -> int:
+    def dirty_tokens(self) -> int:
         """See `brain_server.torch_engine.compute.rows.Occupant`."""
-        return self.task.touched
+        return self.sequence.dirty_tokens
 
-    @property
-    def placed(self) -> Placed:
-        """Its next token in a step."""
-        return Placed(task=self.task, row=self.row, slot=self.lease.slot if self.lease else None)
+    def step_row(self, *, token_count: int = 1) -> StepRow:
+        """Returns its part in a step that reads so many of its tokens."""
+        slot = self.lease.slot if self.lease else None
+        return StepRow(sequence=self.sequence, row=self.row, slot=slot, token_count=token_count)
 
 
 class Batch:
-    """Runs tasks on a model, many at once. For the event loop."""
+    """Runs many sequences at once on a model. For the event loop.
+
+    Attributes:
+        slots: Which adapter has which slot.
+    """
 
     def __init__(
-        self, model: TorchModel, thread: ThreadPoolExecutor, *, rows: int, slots: int, reading_tokens: int
+        self, model: TorchModel, thread: ThreadPoolExecutor, *, rows: int, slots: int, prefill_tokens: int
     ) -> None:
-        """Begins with nothing to do.
+        """Starts with nothing to do.
 
         Args:
-            model: Computes, on the thread alone.
+            model: Computes the steps, on the thread alone.
             thread: The torch thread.
-            rows: Tasks at the same time, as many as the model has.
+            rows: Sequences at the same time, as many as the model has rows.
             slots: As many as the model has.
-            reading_tokens: Tokens of prompts that are read in one step, beside a token for each reply.
+            prefill_tokens: Tokens of prompts to read per step, beside one token per reply.
         """
         self.slots = Slots(slots)
         self._model = model
         self._thread = thread
         self._rows = Rows(rows)
-        self._reading_tokens = reading_tokens
-        self._waiting: FairQueue[Ticket] = FairQueue()
-        self._work = asyncio.Event()
-        self._numbers = itertools.count()
-        self._step_began_at: float | None = None
+        self._prefill_tokens = prefill_tokens
+        self._queue: FairQueue[Ticket] = FairQueue()
+        self._has_work = asyncio.Event()
+        self._turn_numbers = itertools.count()
+        self._step_started_at: float | None = None
         self._loop = asyncio.create_task(self._run(), name="run the batch")
 
     @property
-    def waiting(self) -> int:
-        """Tasks without a row."""
-        return len(self._waiting)
-
-    @property
-    def running(self) -> int:
-        """Tasks with a row."""
+    def running_count(self) -> int:
+        """Number of sequences with a row."""
         return len(self._tickets())
 
     @property
     def step_seconds(self) -> float:
-        """How long the current step has been going on; 0 between steps."""
-        began_at = self._step_began_at
-        return 0.0 if began_at is None else time.monotonic() - began_at
+        """Duration of the current step so far; 0 between steps."""
+        started_at = self._step_started_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
 
     def submit(
-        self, task: Task, *, adapter: HostAdapter[SlotWeights] | None, allowance: Allowance, student_id: str | None
+        self,
+        sequence: TokenSequence,
+        *,
+        adapter: HostAdapter[SlotWeights] | None,
+        allowance: Allowance,
+        student_id: str | None,
     ) -> Ticket:
-        """Lets a task wait for its turn. Whoever submits it calls `release` in the end, whatever happens."""
-        # Those who name no student are not one student: each takes a turn of its own.
-        key: Hashable = student_id if student_id is not None else next(self._numbers)
-        ticket = Ticket(task=task, adapter=adapter, allowance=allowance, key=key)
+        """Queues a sequence. The caller must call `release` in the end, whatever happens."""
+        # Requests without a student are not one student's: each takes a turn of its own.
+        turn_key: Hashable = student_id if student_id is not None else next(self._turn_numbers)
+        ticket = Ticket(sequence=sequence, adapter=adapter, allowance=allowance, turn_key=turn_key)
         if self._loop.done():
             self._end(ticket, ServerDraining("the engine is closing"))
         else:
-            self._waiting.push(ticket, key=key)
-            self._work.set()
+            self._queue.push(ticket, key=turn_key)
+            self._has_work.set()
         return ticket
 
     async def pieces(self, ticket: Ticket) -> AsyncGenerator[str, None]:
-        """The reply as it comes. Raises what ended the task, if it did not come to its end."""
+        """Yields the reply's text as it is decoded. Raises the error that ended the sequence, if one did."""
         while (piece := await within(ticket.pieces.get(), ticket.allowance)) is not None:
             yield piece
-        await ticket.ended
+        await ticket.completion
 
     async def release(self, ticket: Ticket) -> None:
-        """Ends a task if need be, and returns when it has left the batch: its row, its slot and its cache are free."""
+        """Ends a sequence if it still runs. Returns once its row, its slot and its part of the cache are free."""
         ticket.allowance.withdraw()
-        if self._waiting.discard(ticket, key=ticket.key):
-            self._end(ticket, ServerDraining("nobody waits for it"))
-        self._work.set()
-        await ended(ticket.ended)
+        if self._queue.discard(ticket, key=ticket.turn_key):
+            self._end(ticket, ServerDraining("the caller no longer waits for the reply"))
+        self._has_work.set()
+        await ended(ticket.completion)
 
     def evict(self, student_id: str) -> list[LoadedAdapter]:
-        """Drops a student's adapters from the slots, which are wiped before anything else is decoded."""
-        dropped = self.slots.evict(student_id)
-        self._work.set()
-        return dropped
+        """Drops a student's adapters from the slots, which are wiped before the next token. Returns those adapters."""
+        evicted_adapters = self.slots.evict(student_id)
+        self._has_work.set()
+        return evicted_adapters
 
     async def close(self) -> None:
-        """Ends all tasks, and returns when the torch thread is at rest."""
+        """Ends all sequences, and returns once the torch thread is idle."""
         self._loop.cancel()
         await ended(self._loop)
         for ticket in self._tickets():
             self._leave(ticket, ServerDraining("the engine is closing"))
-        while self._waiting:
-            self._end(self._waiting.pop(), ServerDraining("the engine is closing"))
+        while self._queue:
+            self._end(self._queue.pop(), ServerDraining("the engine is closing"))
 
     async def _run(self) -> None:
         while True:
             step = self._next_step()
-            if step.empty:
-                self._work.clear()
-                await self._work.wait()
+            if step.is_empty:
+                self._has_work.clear()
+                await self._has_work.wait()
                 continue
             await self._compute(step)
-            # A step without tasks takes no time, and the others on the loop want some.
+            # A step without rows takes no time; this lets other tasks run.
             await asyncio.sleep(0)
 
-    async def _compute(self, step: Step) -> None:
-        tasks = [one.task for one in (*step.lane, *step.reading)]
-        self._step_began_at = time.monotonic()
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._model.run, step)
+    async def _compute(self, step: BatchStep) -> None:
+        self._step_started_at = time.monotonic()
+        result = asyncio.get_running_loop().run_in_executor(self._thread, self._model.run, step)
         try:
-            broken = await asyncio.shield(running)
+            broken_sequences = await asyncio.shield(result)
         except asyncio.CancelledError:
-            await ended(running)
+            await ended(result)
             raise
         except Exception as error:  # noqa: BLE001 - the next step may work, as after running out of memory
-            _log.exception("step_failed", tasks=len(tasks))
+            _log.exception("step_failed", sequences=len(step.rows))
             self._start_over(error)
         else:
-            self._settle({task: NotFinite() for task in broken})
+            self._settle(broken_sequences)
         finally:
-            self._step_began_at = None
+            self._step_started_at = None
 
-    def _settle(self, errors: dict[Task, Exception]) -> None:
+    def _settle(self, broken_sequences: Sequence[TokenSequence]) -> None:
+        """Passes on the text of a step, and ends the sequences that finished or broke."""
         for ticket in self._tickets():
-            task = ticket.task
-            if isinstance(task, ReplyTask) and task.pieces:
-                ticket.pieces.put_nowait("".join(task.pieces))
-                task.pieces.clear()
-            if error := errors.get(task):
-                self._leave(ticket, _explained(error, ticket))
-            elif task.done:
+            sequence = ticket.sequence
+            if isinstance(sequence, ReplySequence) and sequence.pieces:
+                ticket.pieces.put_nowait("".join(sequence.pieces))
+                sequence.pieces.clear()
+            if sequence in broken_sequences:
+                self._leave(ticket, _not_finite_error(ticket))
+            elif sequence.is_finished:
                 self._leave(ticket, None)
 
     def _start_over(self, error: Exception) -> None:
-        """Ends all that runs: nobody knows how far the step came, and so what is in which row and slot."""
+        """Ends all sequences that have a row. How far the step came is unknown, and so is what rows and slots hold."""
         for ticket in self._tickets():
             self._leave(ticket, error)
         self.slots.clear()
         self._rows.clear(self._model.context_tokens)
 
-    def _next_step(self) -> Step:
+    def _next_step(self) -> BatchStep:
         for ticket in self._tickets():
             if error := _refusal(ticket.allowance):
                 self._leave(ticket, error)
         self._promote()
         self._admit()
         loads, wipes = self.slots.take_upkeep()
-        return Step(
+        return BatchStep(
             upkeep=self._rows.take_upkeep(),
             loads={slot: adapter.content for slot, adapter in loads.items()},
             wipes=wipes,
-            lane=[ticket.placed for ticket in self._lane],
-            reading=self._reading(),
+            lane=[ticket.step_row() for ticket in self._lane],
+            prefill=self._next_prefill(),
         )
 
     def _promote(self) -> None:
-        for ticket in self._behind:
-            if ticket.task.writing:
+        for ticket in self._prefill:
+            if ticket.sequence.is_decoding:
                 self._rows.promote(ticket)
 
     def _admit(self) -> None:
-        while self._rows.free and self._waiting:
-            ticket = self._waiting.pop()
+        while self._rows.free_count and self._queue:
+            ticket = self._queue.pop()
             if error := _refusal(ticket.allowance):
                 self._end(ticket, error)
                 continue
@@ -230,19 +236,20 @@ class Batch:
             ticket.joined_at = time.monotonic()
             self._rows.join(ticket)
 
-    def _reading(self) -> list[Placed]:
-        left = self._reading_tokens
-        reading = []
-        for ticket in self._behind:
-            if left <= 0:
+    def _next_prefill(self) -> list[StepRow]:
+        budget = self._prefill_tokens
+        step_rows = []
+        for ticket in self._prefill:
+            if budget <= 0:
                 break
-            task = ticket.task
-            # What wants all its logits is a few tokens, and read whole.
-            count = len(task.pending) if len(task.wanted) > 1 else min(len(task.pending), left)
-            left -= count
-            slot = ticket.lease.slot if ticket.lease else None
-            reading.append(Placed(task=task, row=ticket.row, slot=slot, count=count))
-        return reading
+            sequence = ticket.sequence
+            # A sequence that needs logits of all its next tokens has few of them, and reads them in one step.
+            token_count = len(sequence.next_tokens)
+            if len(sequence.logit_positions) <= 1:
+                token_count = min(token_count, budget)
+            budget -= token_count
+            step_rows.append(ticket.step_row(token_count=token_count))
+        return step_rows
 
     def _leave(self, ticket: Ticket, error: Exception | None) -> None:
         self._rows.leave(ticket)
@@ -254,23 +261,24 @@ class Batch:
     def _end(self, ticket: Ticket, error: Exception | None) -> None:
         ticket.pieces.put_nowait(None)
         if error is None:
-            ticket.ended.set_result(None)
+            ticket.completion.set_result(None)
         else:
-            ticket.ended.set_exception(error)
+            ticket.completion.set_exception(error)
 
     def _tickets(self) -> Sequence[Ticket]:
-        return [*self._lane, *self._behind]
+        return [*self._lane, *self._prefill]
 
     @property
     def _lane(self) -> list[Ticket]:
         return cast("list[Ticket]", self._rows.lane)
 
     @property
-    def _behind(self) -> list[Ticket]:
-        return cast("list[Ticket]", self._rows.behind)
+    def _prefill(self) -> list[Ticket]:
+        return cast("list[Ticket]", self._rows.prefill)
 
 
 def _refusal(allowance: Allowance) -> AivoError | None:
+    """Returns the error that ends work whose allowance is over, or None while it may go on."""
     try:
         allowance.check()
     except AivoError as error:
@@ -278,10 +286,11 @@ def _refusal(allowance: Allowance) -> AivoError | None:
     return None
 
 
-def _explained(error: Exception, ticket: Ticket) -> Exception:
-    if isinstance(error, NotFinite) and ticket.adapter is not None:
-        ref = ticket.adapter.manifest.ref
-        return AdapterCorrupt(
-            f"{ref} makes numbers that are not finite", student_id=ref.student_id, version=ref.version
-        )
-    return error
+def _not_finite_error(ticket: Ticket) -> Exception:
+    """Returns the error of a sequence whose logits are not finite: its adapter's fault, or else the base model's."""
+    if ticket.adapter is None:
+        return NotFinite()
+    ref = ticket.adapter.manifest.ref
+    return AdapterCorrupt(
+        f"{ref} makes the model compute numbers that are not finite", student_id=ref.student_id, version=ref.version
+    )

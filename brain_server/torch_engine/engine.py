@@ -36,8 +36,8 @@ from brain_server.engine.defaults import PROBE, PROBE_SERVING, serving_of
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.batch import Batch, Ticket
 from brain_server.torch_engine.compute.model import TorchModel, load_model
-from brain_server.torch_engine.compute.sequences import Task
-from brain_server.torch_engine.compute.slot_tables import SlotWeights
+from brain_server.torch_engine.compute.sequences import TokenSequence
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.base import pick_device
@@ -129,8 +129,8 @@ class TorchEngine:
                 waiting=self._admission.present, running=0, tokens=0, host=TierCounts(), slot=TierCounts()
             )
         return EngineCounts(
-            waiting=self._admission.present - loaded.batch.running,
-            running=loaded.batch.running,
+            waiting=self._admission.present - loaded.batch.running_count,
+            running=loaded.batch.running_count,
             tokens=loaded.model.tokens_decoded,
             host=replace(loaded.adapters.host.counts),
             slot=replace(loaded.batch.slots.counts, load_seconds=loaded.model.load_seconds),
@@ -178,7 +178,7 @@ class TorchEngine:
             fallback=choice.fallback,
             finish_reason=task.finish_reason,
             prompt_tokens=len(prompt),
-            completion_tokens=task.tokens,
+            completion_tokens=task.token_count,
             timing=Timing(
                 queue_ms=(ticket.joined_at - chosen_at) * 1e3,
                 adapter_load_ms=(chosen_at - prepared_at) * 1e3,
@@ -194,9 +194,9 @@ class TorchEngine:
         loaded = self._require_loaded()
         with self._admission.place(deadline) as allowance:
             tokens = await self._encode(loaded.model, prompt, allowance)
-            task = loaded.model.weighing(tokens, labels)
+            task = loaded.model.labels(tokens, labels)
             async with self._running(loaded.batch, task, adapter=None, allowance=allowance, student_id=None) as ticket:
-                await within(asyncio.shield(ticket.ended), allowance)
+                await within(asyncio.shield(ticket.completion), allowance)
         return dict(zip(labels, task.weights, strict=True))
 
     async def warm(self, student_id: str, version: int | None = None) -> Warmed:
@@ -211,12 +211,12 @@ class TorchEngine:
             probe = loaded.model.reply(loaded.model.encode(PROBE), serving=PROBE_SERVING)
             running = self._running(loaded.batch, probe, adapter=adapter, allowance=allowance, student_id=student_id)
             ticket = await stack.enter_async_context(running)
-            await asyncio.shield(ticket.ended)
+            await asyncio.shield(ticket.completion)
         return Warmed(
             adapter=adapter.identity,
             bytes=adapter.manifest.size_bytes,
             load_ms=(leased_at - asked_at) * 1e3,
-            probe_tokens=probe.tokens,
+            probe_tokens=probe.token_count,
         )
 
     def residencies(self) -> Sequence[Residency]:
@@ -250,7 +250,7 @@ class TorchEngine:
     async def _running(
         self,
         batch: Batch,
-        task: Task,
+        task: TokenSequence,
         *,
         adapter: HostAdapter[SlotWeights] | None,
         allowance: Allowance,
@@ -305,7 +305,7 @@ class TorchEngine:
                     self._torch_thread,
                     rows=settings.max_batch,
                     slots=settings.adapter_slots,
-                    reading_tokens=settings.prefill_tokens,
+                    prefill_tokens=settings.prefill_tokens,
                 ),
             )
             _log.info(

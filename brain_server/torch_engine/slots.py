@@ -1,8 +1,8 @@
-"""Which adapter has which slot: leased by the replies that decode with it, least recently used first out.
+"""Which adapter has which slot. Replies lease the slot they decode with; the least recently used adapter leaves first.
 
-Slots are known by the identity of what is in them, version and sha256, never by a name. There are at least as many as
-rows in a batch, so that a reply that has a row always gets a slot: none waits for an adapter to leave. Pure
-bookkeeping, for the event loop; what has to be copied or wiped is handed out for the torch thread.
+A slot is looked up by the identity of the adapter in it, version and sha256, never by a name. There are at least as
+many slots as rows in the batch, so that a reply with a row always gets a slot and never waits for an adapter to leave.
+This is bookkeeping only, for the event loop: what to copy and wipe is returned, for the torch thread to do.
 """
 
 from collections import OrderedDict
@@ -11,106 +11,110 @@ from datetime import UTC, datetime
 
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.engine.contract import LoadedAdapter, Residency, Tier, TierCounts
-from brain_server.torch_engine.compute.slot_tables import SlotWeights
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Lease:
-    """One adapter in its slot.
+class SlotLease:
+    """One adapter in its slot, shared by the replies that decode with it.
 
     Attributes:
-        slot: Its number.
-        adapter: What is, or will be after the next step's upkeep, in the slot.
-        leases: Replies that decode with it.
-        last_used: By a reply.
+        slot: Number of the slot.
+        adapter: The adapter in the slot, from the next step on.
+        lease_count: Number of replies that decode with it.
+        last_used: When a reply last leased it.
     """
 
     slot: int
     adapter: HostAdapter[SlotWeights]
-    leases: int = 0
+    lease_count: int = 0
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Slots:
-    """A fixed number of slots."""
+    """A fixed number of slots.
+
+    Attributes:
+        counts: Hits, misses, evictions and bytes, for metrics.
+    """
 
     def __init__(self, count: int) -> None:
         self.counts = TierCounts()
         self._count = count
-        self._free = list(reversed(range(count)))
-        self._held: OrderedDict[LoadedAdapter, Lease] = OrderedDict()
+        self._free_slots = list(reversed(range(count)))
+        self._resident: OrderedDict[LoadedAdapter, SlotLease] = OrderedDict()
         self._loads: dict[int, HostAdapter[SlotWeights]] = {}
         self._wipes: set[int] = set()
 
-    def lease(self, adapter: HostAdapter[SlotWeights]) -> Lease:
-        """Holds a slot with the adapter until `release`. There must be a slot that nobody leases."""
-        lease = self._held.get(adapter.identity)
+    def lease(self, adapter: HostAdapter[SlotWeights]) -> SlotLease:
+        """Leases a slot with the adapter until `release`. There must be a slot without leases."""
+        lease = self._resident.get(adapter.identity)
         if lease is None:
             self.counts.misses += 1
-            lease = self._held[adapter.identity] = Lease(slot=self._vacant(), adapter=adapter)
+            lease = self._resident[adapter.identity] = SlotLease(slot=self._take_free_slot(), adapter=adapter)
             self._loads[lease.slot] = adapter
             self._wipes.discard(lease.slot)
             self.counts.bytes += adapter.manifest.size_bytes
         else:
             self.counts.hits += 1
-            self._held.move_to_end(adapter.identity)
-        lease.leases += 1
+            self._resident.move_to_end(adapter.identity)
+        lease.lease_count += 1
         lease.last_used = datetime.now(UTC)
         return lease
 
-    def release(self, lease: Lease) -> None:
-        """Ends one reply's hold. What was evicted meanwhile leaves with the last."""
-        lease.leases -= 1
-        if lease.leases == 0 and self._held.get(lease.adapter.identity) is not lease:
-            self._vacate(lease)
+    def release(self, lease: SlotLease) -> None:
+        """Ends one reply's lease. An adapter that was evicted meanwhile leaves with its last lease."""
+        lease.lease_count -= 1
+        if lease.lease_count == 0 and self._resident.get(lease.adapter.identity) is not lease:
+            self._free_slot(lease)
 
     def evict(self, student_id: str) -> list[LoadedAdapter]:
-        """Drops a student's adapters: no later lease meets them."""
-        dropped = [identity for identity in self._held if identity.ref.student_id == student_id]
-        for identity in dropped:
-            lease = self._held.pop(identity)
-            if lease.leases == 0:
-                self._vacate(lease)
-        return dropped
+        """Drops a student's adapters, so that no later lease gets them. Returns the dropped adapters."""
+        evicted_adapters = [identity for identity in self._resident if identity.ref.student_id == student_id]
+        for identity in evicted_adapters:
+            lease = self._resident.pop(identity)
+            if lease.lease_count == 0:
+                self._free_slot(lease)
+        return evicted_adapters
 
     def clear(self) -> None:
-        """Drops everything, as nobody knows what is in the slots. No lease may be left."""
-        self._held.clear()
+        """Drops all adapters and wipes all slots, for when their content is unknown. No lease may be left."""
+        self._resident.clear()
         self._loads.clear()
-        self._free = list(reversed(range(self._count)))
+        self._free_slots = list(reversed(range(self._count)))
         self._wipes = set(range(self._count))
         self.counts.bytes = 0
 
     def residencies(self) -> list[Residency]:
-        """What is in the slots, most recently used first."""
+        """Returns the adapters in the slots, most recently used first."""
         return [
             Residency(
                 adapter=identity,
                 tier=Tier.SLOT,
                 bytes=lease.adapter.manifest.size_bytes,
-                leases=lease.leases,
+                leases=lease.lease_count,
                 last_used=lease.last_used,
             )
-            for identity, lease in reversed(self._held.items())
+            for identity, lease in reversed(self._resident.items())
         ]
 
     def take_upkeep(self) -> tuple[dict[int, HostAdapter[SlotWeights]], set[int]]:
-        """What to copy into which slot, and which slots to wipe, before the next step."""
+        """Returns the adapters to copy, by slot, and the slots to wipe before the next step, and forgets both."""
         loads, self._loads = self._loads, {}
         wipes, self._wipes = self._wipes, set()
         return loads, wipes
 
-    def _vacant(self) -> int:
-        if self._free:
-            return self._free.pop()
-        identity = next(identity for identity, lease in self._held.items() if lease.leases == 0)
+    def _take_free_slot(self) -> int:
+        if self._free_slots:
+            return self._free_slots.pop()
+        identity = next(identity for identity, lease in self._resident.items() if lease.lease_count == 0)
         self.counts.evictions += 1
-        lease = self._held.pop(identity)
+        lease = self._resident.pop(identity)
         self.counts.bytes -= lease.adapter.manifest.size_bytes
         return lease.slot
 
-    def _vacate(self, lease: Lease) -> None:
+    def _free_slot(self, lease: SlotLease) -> None:
         self.counts.bytes -= lease.adapter.manifest.size_bytes
         self._loads.pop(lease.slot, None)
         self._wipes.add(lease.slot)
-        self._free.append(lease.slot)
+        self._free_slots.append(lease.slot)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from brain_server.engine.contract import LoadedAdapter
 from brain_server.torch_engine.compute.grammar import Grammars
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream, pick
-from brain_server.torch_engine.compute.sequences import ReplyTask
+from brain_server.torch_engine.compute.sequences import ReplySequence
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
@@ -70,7 +70,7 @@ class Isolated:
         generation = asked.generation
         prompt = encode_prompt(self._tokenizer, generation.prompt)
         sampling = generation.sampling
-        task = ReplyTask(
+        task = ReplySequence(
             prompt,
             sampler=Sampler(temperature=sampling.temperature or 0, top_p=sampling.top_p or 1, seed=sampling.seed),
             max_tokens=sampling.max_tokens or 1,
@@ -79,14 +79,14 @@ class Isolated:
             constraint=self._grammars.constraint(generation.json_schema) if generation.json_schema else None,
         )
         read: Sequence[int] = []
-        while not task.done:
-            read = [*read, *task.pending]
+        while not task.is_finished:
+            read = [*read, *task.next_tokens]
             logits_1V = self._peft(torch.tensor([read])).logits[:, -1].float()
             task.mask(logits_1V[0])
             (token,) = pick(logits_1V, [task.sampler])
             assert token is not None
-            task.take(token)
-        return "".join(task.pieces), task.tokens
+            task.accept(token)
+        return "".join(task.pieces), task.token_count
 
     @contextmanager
     def _with_adapter(self, ref: AdapterRef | None) -> Iterator[None]:

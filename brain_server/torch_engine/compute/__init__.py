@@ -1,1 +1,1 @@
-"""What the torch thread computes. Knows no asyncio, no store and no students."""
+"""What the torch thread computes. Knows nothing of asyncio, stores or students."""

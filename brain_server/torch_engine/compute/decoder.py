@@ -1,9 +1,9 @@
-"""The base model's forward pass, written for many replies at once: one step of a running batch.
+"""The base model's forward pass for many replies at once: one step of the running batch.
 
-A step reads one token for each reply that is being written (the lane) and a stretch of the prompt for replies that are
-about to begin (segments). All tokens go through the same matrices together; attention and adapters are each reply's
-own. The arithmetic is that of the Llama family (Touvron et al., 2023): RMSNorm, rotary positions, grouped-query
-attention, SwiGLU; the weights and the table of positions are those of the transformers model.
+A step reads one token of each reply that is being decoded (the lane) and a segment of each prompt that is being read
+(the prefill). All tokens go through the same matrices together; attention and adapters are per reply. The arithmetic is
+that of the Llama family (Touvron et al., 2023): RMSNorm, rotary positions, grouped-query attention, SwiGLU. The weights
+and the table of positions come from the transformers model.
 
 For the torch thread. Knows nothing of students, requests or sampling.
 """
@@ -25,11 +25,11 @@ from mesh.lm.llama_shape import GROUPS, Shape, require_supported
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of one reply's tokens to read.
+    """Consecutive tokens of one row to read.
 
     Attributes:
-        row: Of the cache.
-        start: Position of the first token, which is how many the row holds.
+        row: Index of the row in the cache.
+        start: Position of the first token, which is the number of tokens that the cache row holds.
         tokens: Token ids, at least one.
     """
 
@@ -39,10 +39,10 @@ class Segment:
 
 
 class Adapters(Protocol):
-    """What adapters add to the maps in one step."""
+    """What adapters add to the outputs of the model's linear maps in one step."""
 
     def add(self, layer: int, group: str, x_NI: Tensor, out_NO: Tensor) -> None:
-        """Adds the rows' own updates for the inputs to the outputs, in place."""
+        """Adds each row's own update for its input to its output, in place."""
         ...
 
 
@@ -57,32 +57,43 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """The tensors of one step that are the same in every layer. N: tokens, B: rows of the lane, T: longest row."""
+class _PassInputs:
+    """What every layer of one step needs. N: tokens, B: rows of the lane, T: tokens of the lane's longest row.
 
-    lane: int
-    segments: Sequence[tuple[slice, Segment]]
-    places: tuple[Tensor, Tensor]
+    Attributes:
+        lane_rows: Number of rows in the lane, whose tokens come first.
+        prefill: Each segment of the prefill with the range of its tokens among the step's tokens.
+        cache_places: Row and position of each token, [N] each.
+        cos_N1D: Cosines of the rotary positions.
+        sin_N1D: Sines of the rotary positions.
+        lane_tokens: Tokens of the lane's longest row, including the one to read.
+        lane_mask_B11T: Added to the lane's attention scores.
+        prefill_masks: Added to the attention scores of each segment; None for a segment at the start of its row.
+    """
+
+    lane_rows: int
+    prefill: Sequence[tuple[slice, Segment]]
+    cache_places: tuple[Tensor, Tensor]
     cos_N1D: Tensor
     sin_N1D: Tensor
-    reach: int
-    mask_B11T: Tensor
-    segment_masks: Sequence[Tensor | None]
+    lane_tokens: int
+    lane_mask_B11T: Tensor
+    prefill_masks: Sequence[Tensor | None]
 
 
 class Decoder:
-    """A base model that reads many replies' tokens in one pass."""
+    """A base model that reads tokens of many replies in one pass."""
 
     def __init__(self, model: PreTrainedModel, *, rows: int, context_tokens: int) -> None:
-        """Takes the weights out of a transformers model, which can't be used any more after that.
+        """Moves the weights out of a transformers model, which can't be used after that.
 
         Args:
-            model: Of one of the architectures above, in eval mode.
-            rows: Replies at the same time.
-            context_tokens: Tokens of one reply with its prompt; no more than the model's own limit.
+            model: A model of the Llama family, in eval mode.
+            rows: Number of rows in the cache: replies at the same time.
+            context_tokens: Upper bound of a prompt with its reply, in tokens; at most the model's own limit.
 
         Raises:
-            BaseModelUnavailable: It is of another architecture.
+            BaseModelUnavailable: The model has another architecture.
         """
         require_supported(model)
         self.shape = shape = Shape.of(model)
@@ -94,7 +105,7 @@ class Decoder:
             _take_layer(model.get_submodule(f"model.layers.{index}"), eps=eps) for index in range(shape.layers)
         ]
         self._norm = RmsNorm(model.get_parameter("model.norm.weight").data, eps=eps)
-        self._head = take_projection([_untied(model.get_submodule("lm_head"), self._embedding_VH)])
+        self._head = take_projection([_untied_head(model.get_submodule("lm_head"), self._embedding_VH)])
         positions = torch.arange(context_tokens, device=self.device)
         with torch.inference_mode():
             cos_1TD, sin_1TD = model.get_submodule("model.rotary_emb")(self._embedding_VH, positions[None])
@@ -108,7 +119,7 @@ class Decoder:
     def step(
         self,
         lane: Sequence[Segment],
-        segments: Sequence[Segment],
+        prefill: Sequence[Segment],
         *,
         adapters: Adapters | None,
         logits_of: Sequence[int],
@@ -116,30 +127,30 @@ class Decoder:
         """Reads tokens and writes their keys and values to the cache.
 
         Args:
-            lane: One token each, in rows 0, 1, 2 ... of the cache.
-            segments: In other rows; no row twice.
-            adapters: What adapters add; its rows are the tokens, those of the lane first. None for the base model.
-            logits_of: Which tokens' logits are wanted, as places in the lane followed by the segments.
+            lane: Segments of one token each, in rows 0, 1, 2 ... of the cache.
+            prefill: Segments in other rows, at most one per row.
+            adapters: What adapters add to each token, those of the lane first. None if only the base model decodes.
+            logits_of: Indices of the tokens to compute logits of, among the tokens of the lane and then the prefill.
 
         Returns:
-            Logits of the wanted tokens' successors, [wanted, vocabulary], in float32 on the CPU.
+            Logits of those tokens' successors, [len(logits_of), vocabulary], in float32 on the CPU.
         """
-        step = self._prepare(lane, segments)
-        tokens_N = [token for one in (*lane, *segments) for token in one.tokens]
+        inputs = self._prepare(lane, prefill)
+        tokens_N = [token for segment in (*lane, *prefill) for token in segment.tokens]
         x_NH = self._embedding_VH[torch.tensor(tokens_N, device=self.device)]
         for index, layer in enumerate(self._layers):
-            x_NH = self._layer(index, layer, x_NH, step, adapters)
+            x_NH = self._layer(index, layer, x_NH, inputs, adapters)
         if not logits_of:
             return torch.empty(0, self.shape.vocabulary)
-        wanted_MH = self._norm(x_NH[torch.tensor(logits_of, device=self.device)])
-        return self._head(wanted_MH).float().cpu()
+        normed_MH = self._norm(x_NH[torch.tensor(logits_of, device=self.device)])
+        return self._head(normed_MH).float().cpu()
 
-    def _layer(self, index: int, layer: _Layer, x_NH: Tensor, step: _Step, adapters: Adapters | None) -> Tensor:
+    def _layer(self, index: int, layer: _Layer, x_NH: Tensor, inputs: _PassInputs, adapters: Adapters | None) -> Tensor:
         normed_NH = layer.norm_in(x_NH)
         kqv_NO = layer.kqv(normed_NH)
         if adapters is not None:
             adapters.add(index, "kqv", normed_NH, kqv_NO)
-        attended_NO = self._attention(index, kqv_NO, step)
+        attended_NO = self._attention(index, kqv_NO, inputs)
         x_NH = layer.o.add(attended_NO, x_NH)
         if adapters is not None:
             adapters.add(index, "o", attended_NO, x_NH)
@@ -154,36 +165,37 @@ class Decoder:
             adapters.add(index, "down", gated_NI, x_NH)
         return x_NH
 
-    def _attention(self, index: int, kqv_NO: Tensor, step: _Step) -> Tensor:
+    def _attention(self, index: int, kqv_NO: Tensor, inputs: _PassInputs) -> Tensor:
         shape = self.shape
         heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
         kqv_NXD = kqv_NO.view(-1, heads + 2 * kv_heads, width)
-        rotated_NXD = _rotate(kqv_NXD[:, : kv_heads + heads], step.cos_N1D, step.sin_N1D)
+        rotated_NXD = _rotate(kqv_NXD[:, : kv_heads + heads], inputs.cos_N1D, inputs.sin_N1D)
         queries_NXD = rotated_NXD[:, kv_heads:]
         keys_RXTD, values_RXTD = self.cache.layers[index]
-        self.cache.write(index, step.places, keys_NXD=rotated_NXD[:, :kv_heads], values_NXD=kqv_NXD[:, -kv_heads:])
-        if lane := step.lane:
-            # The queries that share a key head stand where a sequence's would: each sees all of its row.
+        keys_NXD, values_NXD = rotated_NXD[:, :kv_heads], kqv_NXD[:, -kv_heads:]
+        self.cache.write(index, inputs.cache_places, keys_NXD=keys_NXD, values_NXD=values_NXD)
+        if lane_rows := inputs.lane_rows:
+            # The queries that share a key head take the place of a sequence: each attends to its whole row.
             attended_BXGD = F.scaled_dot_product_attention(
-                queries_NXD[:lane].reshape(lane, kv_heads, heads // kv_heads, width),
-                keys_RXTD[:lane, :, : step.reach],
-                values_RXTD[:lane, :, : step.reach],
-                attn_mask=step.mask_B11T,
+                queries_NXD[:lane_rows].reshape(lane_rows, kv_heads, heads // kv_heads, width),
+                keys_RXTD[:lane_rows, :, : inputs.lane_tokens],
+                values_RXTD[:lane_rows, :, : inputs.lane_tokens],
+                attn_mask=inputs.lane_mask_B11T,
             )
-            attended_BO = attended_BXGD.reshape(lane, heads * width)
-            if not step.segments:
+            attended_BO = attended_BXGD.reshape(lane_rows, heads * width)
+            if not inputs.prefill:
                 return attended_BO
         attended_NO = kqv_NO.new_empty(len(kqv_NO), heads * width)
-        if lane:
-            attended_NO[:lane] = attended_BO
-        for (place, segment), mask in zip(step.segments, step.segment_masks, strict=True):
+        if lane_rows:
+            attended_NO[:lane_rows] = attended_BO
+        for (tokens, segment), mask in zip(inputs.prefill, inputs.prefill_masks, strict=True):
             end = segment.start + len(segment.tokens)
-            attended_NO[place] = self._read(queries_NXD[place], keys_RXTD[segment.row, :, :end],
-                                            values_RXTD[segment.row, :, :end], mask)  # fmt: skip
+            attended_NO[tokens] = self._attend(queries_NXD[tokens], keys_RXTD[segment.row, :, :end],
+                                               values_RXTD[segment.row, :, :end], mask)  # fmt: skip
         return attended_NO
 
-    def _read(self, queries_SXD: Tensor, keys_XTD: Tensor, values_XTD: Tensor, mask_ST: Tensor | None) -> Tensor:
-        """Attention of a segment to its row; no mask: the segment begins the row."""
+    def _attend(self, queries_SXD: Tensor, keys_XTD: Tensor, values_XTD: Tensor, mask_ST: Tensor | None) -> Tensor:
+        """Attention of a segment to its row. Without a mask the segment is the start of the row."""
         count, heads, width = queries_SXD.shape
         groups = (self.shape.kv_heads, heads // self.shape.kv_heads, -1, width)
         attended_XGSD = F.scaled_dot_product_attention(
@@ -195,47 +207,48 @@ class Decoder:
         )
         return attended_XGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * width)
 
-    def _prepare(self, lane: Sequence[Segment], segments: Sequence[Segment]) -> _Step:
+    def _prepare(self, lane: Sequence[Segment], prefill: Sequence[Segment]) -> _PassInputs:
         device = self.device
-        rows = [one.row for one in (*lane, *segments) for _ in one.tokens]
-        positions = [one.start + place for one in (*lane, *segments) for place in range(len(one.tokens))]
+        rows = [segment.row for segment in (*lane, *prefill) for _ in segment.tokens]
+        positions = [segment.start + index for segment in (*lane, *prefill) for index in range(len(segment.tokens))]
         positions_N = torch.tensor(positions, device=device)
-        reach = max((one.start + 1 for one in lane), default=0)
-        seen_BT = torch.arange(reach, device=device) <= positions_N[: len(lane), None]
-        places, at = [], len(lane)
-        for segment in segments:
-            places.append((slice(at, at + len(segment.tokens)), segment))
-            at += len(segment.tokens)
-        return _Step(
-            lane=len(lane),
-            segments=places,
-            places=(torch.tensor(rows, device=device), positions_N),
+        lane_tokens = max((segment.start + 1 for segment in lane), default=0)
+        is_visible_BT = torch.arange(lane_tokens, device=device) <= positions_N[: len(lane), None]
+        token_ranges, start = [], len(lane)
+        for segment in prefill:
+            token_ranges.append((slice(start, start + len(segment.tokens)), segment))
+            start += len(segment.tokens)
+        return _PassInputs(
+            lane_rows=len(lane),
+            prefill=token_ranges,
+            cache_places=(torch.tensor(rows, device=device), positions_N),
             cos_N1D=self._cos_TD[positions_N].unsqueeze(1),
             sin_N1D=self._sin_TD[positions_N].unsqueeze(1),
-            reach=reach,
-            mask_B11T=self._bias(seen_BT)[:, None, None],
-            segment_masks=[self._segment_mask(segment) for segment in segments],
+            lane_tokens=lane_tokens,
+            lane_mask_B11T=self._mask(is_visible_BT)[:, None, None],
+            prefill_masks=[self._segment_mask(segment) for segment in prefill],
         )
 
     def _segment_mask(self, segment: Segment) -> Tensor | None:
         if segment.start == 0:
             return None
         end = segment.start + len(segment.tokens)
-        places_T = torch.arange(end, device=self.device)
-        return self._bias(places_T <= places_T[segment.start :, None])
+        positions_T = torch.arange(end, device=self.device)
+        return self._mask(positions_T <= positions_T[segment.start :, None])
 
-    def _bias(self, seen: Tensor) -> Tensor:
-        """What is added to scores: 0 where a position is seen, minus infinity elsewhere."""
-        return torch.zeros(seen.shape, dtype=self._dtype, device=self.device).masked_fill_(~seen, -torch.inf)
+    def _mask(self, is_visible: Tensor) -> Tensor:
+        """Returns what to add to attention scores: 0 where a position is visible, minus infinity elsewhere."""
+        zeros = torch.zeros(is_visible.shape, dtype=self._dtype, device=self.device)
+        return zeros.masked_fill_(~is_visible, -torch.inf)
 
 
 def _rotate(x_NXD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
-    """Rotary positions (Su et al., "RoFormer", 2021), the halves of a head being the parts of complex numbers."""
+    """Rotary positions (Su et al., "RoFormer", 2021). The halves of a head are the two parts of complex numbers."""
     half = x_NXD.shape[-1] // 2
-    rotated = x_NXD * cos_N1D
-    rotated[..., :half].addcmul_(x_NXD[..., half:], sin_N1D[..., :half], value=-1)
-    rotated[..., half:].addcmul_(x_NXD[..., :half], sin_N1D[..., half:])
-    return rotated
+    rotated_NXD = x_NXD * cos_N1D
+    rotated_NXD[..., :half].addcmul_(x_NXD[..., half:], sin_N1D[..., :half], value=-1)
+    rotated_NXD[..., half:].addcmul_(x_NXD[..., :half], sin_N1D[..., half:])
+    return rotated_NXD
 
 
 def _take_layer(layer: nn.Module, *, eps: float) -> _Layer:
@@ -252,10 +265,10 @@ def _take_layer(layer: nn.Module, *, eps: float) -> _Layer:
     )
 
 
-def _untied(head: nn.Module, embedding_VH: Tensor) -> nn.Module:
-    """A head whose weight can be taken without taking the embedding's, which it may share."""
+def _untied_head(head: nn.Module, embedding_VH: Tensor) -> nn.Module:
+    """Returns a head whose weight can be moved without moving that of the embedding, which it may share."""
     if type(head) is not nn.Linear or head.weight.data_ptr() != embedding_VH.data_ptr():
         return head
-    untied = nn.Linear(1, 1, bias=False, device="meta")
-    untied.weight = nn.Parameter(head.weight.data, requires_grad=False)
-    return untied
+    separate_head = nn.Linear(1, 1, bias=False, device="meta")
+    separate_head.weight = nn.Parameter(head.weight.data, requires_grad=False)
+    return separate_head

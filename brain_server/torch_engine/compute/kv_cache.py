@@ -1,7 +1,7 @@
-"""The keys and values of what was read, in rows that are allocated once.
+"""Keys and values of the tokens read so far, in rows that are allocated once.
 
-A row belongs to one reply at a time and is wiped before it changes hands: nothing of a student's conversation is left
-for the next, and no number that is not finite. For the torch thread.
+A row belongs to one sequence at a time and is wiped before another gets it, so that nothing of a student's conversation
+remains for the next student, and no NaN or infinity. For the torch thread.
 """
 
 from collections.abc import Sequence
@@ -15,40 +15,47 @@ class KvCache:
 
     Attributes:
         tensor: [layers, 2 (keys, values), rows, kv heads, context tokens, head width].
-        layers: The same as keys and values, [rows, kv heads, context tokens, head width] each.
+        layers: Views of `tensor`, keys and values per layer: [rows, kv heads, context tokens, head width] each.
     """
 
     def __init__(
         self, *, layers: int, rows: int, heads: int, context_tokens: int, width: int, dtype: torch.dtype,
         device: torch.device,
     ) -> None:  # fmt: skip
-        # Zeros: attention weighs what is masked by 0, and 0 times garbage may be NaN.
+        # Zeros: attention multiplies masked values by 0, and 0 times garbage may be NaN.
         self.tensor: Tensor = torch.zeros(layers, 2, rows, heads, context_tokens, width, dtype=dtype, device=device)
-        # Views, made once: a step asks for those of every layer.
+        # Views are made once, because every step needs those of every layer.
         self.layers: Sequence[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in self.tensor]
-        self._by_place = [tuple(one.transpose(1, 2) for one in layer) for layer in self.layers]
+        self._by_position = [tuple(table.transpose(1, 2) for table in layer) for layer in self.layers]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, whatever is in it."""
+        """Bytes allocated, whether in use or not."""
         return self.tensor.nbytes
 
     def write(self, layer: int, places: tuple[Tensor, Tensor], *, keys_NXD: Tensor, values_NXD: Tensor) -> None:
-        """Keeps the keys and values of tokens, given the row and the position of each."""
-        for table_RTXD, numbers_NXD in zip(self._by_place[layer], (keys_NXD, values_NXD), strict=True):
+        """Stores the keys and values of tokens in one layer.
+
+        Args:
+            layer: Index of the layer.
+            places: Row and position of each token, [N] each.
+            keys_NXD: Keys, [N, kv heads, head width].
+            values_NXD: Values, of the same shape.
+        """
+        for table_RTXD, numbers_NXD in zip(self._by_position[layer], (keys_NXD, values_NXD), strict=True):
             table_RTXD.index_put_(places, numbers_NXD)
 
-    def wipe(self, row: int, tokens: int) -> None:
-        """Clears a row that held so many tokens."""
-        self.tensor[:, :, row, :, :tokens] = 0
+    def wipe(self, row: int, token_count: int) -> None:
+        """Clears the first positions of a row."""
+        self.tensor[:, :, row, :, :token_count] = 0
 
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Moves a row's tokens to a row that is clear, and clears the source."""
-        self.tensor[:, :, target, :, :tokens] = self.tensor[:, :, source, :, :tokens]
-        self.wipe(source, tokens)
+    def move(self, source: int, target: int, token_count: int) -> None:
+        """Moves the first positions of a row to a clear row, and clears the source."""
+        self.tensor[:, :, target, :, :token_count] = self.tensor[:, :, source, :, :token_count]
+        self.wipe(source, token_count)
 
-    def swap(self, one: int, other: int, tokens: int) -> None:
-        """Exchanges two rows of at most so many tokens."""
-        kept = self.tensor[:, :, one, :, :tokens].clone()
-        self.tensor[:, :, one, :, :tokens] = self.tensor[:, :, other, :, :tokens]
-        self.tensor[:, :, other, :, :tokens] = kept
+    def swap(self, first_row: int, second_row: int, token_count: int) -> None:
+        """Exchanges the first positions of two rows."""
+        first_content = self.tensor[:, :, first_row, :, :token_count].clone()
+        self.tensor[:, :, first_row, :, :token_count] = self.tensor[:, :, second_row, :, :token_count]
+        self.tensor[:, :, second_row, :, :token_count] = first_content

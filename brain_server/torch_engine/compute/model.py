@@ -1,104 +1,47 @@
-"""The base model with its cache, its slots, its tokenizer and its grammars: what the torch engine computes with.
+"""The base model with its cache, slots, tokenizer and grammars: what the torch engine computes with.
 
-All of it blocks. `encode`, `constraint` and `pack` may run on any thread, `run` belongs on the torch thread. Knows
+Every method blocks. `encode`, `constraint` and `pack` may run on any thread; `run` belongs on the torch thread. Knows
 nothing of queues, stores or event loops.
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from brain_server.engine.settings import EngineSettings
-from brain_server.torch_engine.compute.decoder import Decoder, Segment
+from brain_server.torch_engine.compute.capacity import Capacity
+from brain_server.torch_engine.compute.decoder import Decoder
 from brain_server.torch_engine.compute.grammar import Constraint, Grammars
 from brain_server.torch_engine.compute.rows import Move, Swap, Upkeep, Wipe
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream, pick
-from brain_server.torch_engine.compute.sequences import ReplyTask, Task, WeighTask
-from brain_server.torch_engine.compute.slot_tables import SlotTables, SlotWeights
+from brain_server.torch_engine.compute.sequences import LabelSequence, ReplySequence, TokenSequence
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.compute.slot_tables import SlotTables
+from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from mesh.adapters.manifest import Serving
 from mesh.errors import InvalidField, Violation
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.llama_shape import Shape
 from mesh.lm.lora import LoraSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """How much is decoded at the same time.
-
-    Attributes:
-        rows: Replies.
-        slots: Adapters, at least as many as rows.
-        cache_bytes: Of keys and values; what one row gets of it bounds a prompt with its reply.
-        adapters: The highest rank and all target modules that an adapter may have.
-    """
-
-    rows: int
-    slots: int
-    cache_bytes: int
-    adapters: LoraSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """A task in one step.
-
-    Attributes:
-        task: To go on with.
-        row: Of the cache.
-        slot: Of its adapter; None for the base model.
-        count: How many of its pending tokens to read.
-    """
-
-    task: Task
-    row: int
-    slot: int | None
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What to do in one go: first the upkeep, then one pass of the model.
-
-    Attributes:
-        upkeep: Of the cache, in this order.
-        loads: Adapters by the slot to copy them to.
-        wipes: Slots to clear.
-        lane: Tasks in rows 0, 1, 2 ..., one token each.
-        reading: Tasks in other rows.
-    """
-
-    upkeep: Sequence[Upkeep] = ()
-    loads: Mapping[int, SlotWeights]
-    wipes: Collection[int] = ()
-    lane: Sequence[Placed] = ()
-    reading: Sequence[Placed] = ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.upkeep or self.loads or self.wipes or self.lane or self.reading)
-
-
 class TorchModel:
-    """A base model that writes many replies at once, each as itself or with one student's adapter.
+    """A base model that decodes many replies at once, each as itself or with one student's adapter.
 
     Attributes:
-        base: The model's name, digest, device and tokenizer; its weights are the decoder's.
-        context_tokens: Tokens of a prompt with its reply.
-        tokens_decoded: Since the start.
-        load_seconds: Spent on copying adapters into slots since the start.
+        base: The model's name, digest, device and tokenizer. The decoder owns its weights.
+        context_tokens: Upper bound of a prompt with its reply, in tokens.
+        tokens_decoded: Number of reply tokens decoded since the start.
+        load_seconds: Seconds spent on copying adapters into slots since the start.
     """
 
-    def __init__(self, base: BaseModel, *, room: Room) -> None:
-        """Takes the loaded base model, whose weights move into the decoder.
+    def __init__(self, base: BaseModel, *, capacity: Capacity) -> None:
+        """Allocates cache and slots, and moves the base model's weights into the decoder.
 
         Raises:
-            BaseModelUnavailable: It is of an architecture that the decoder does not have.
-            AdapterIncompatible: It lacks the modules that adapters may target.
+            BaseModelUnavailable: The decoder does not support the model's architecture.
+            AdapterIncompatible: The model lacks the modules that adapters may target.
         """
         self.base = base
         self.tokens_decoded = 0
@@ -106,27 +49,27 @@ class TorchModel:
         config = base.model.config
         self._stop_tokens = _stop_tokens(base)
         self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
-        self.context_tokens = _context_tokens(base, room)
-        self._decoder = Decoder(base.model, rows=room.rows, context_tokens=self.context_tokens)
+        self.context_tokens = capacity.context_tokens(base)
+        self._decoder = Decoder(base.model, rows=capacity.rows, context_tokens=self.context_tokens)
         self._tables = SlotTables(
-            self._decoder.shape, spec=room.adapters, slots=room.slots, dtype=base.dtype, device=base.device
+            self._decoder.shape, spec=capacity.adapters, slots=capacity.slots, dtype=base.dtype, device=base.device
         )
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values, whatever is in use."""
+        """Bytes allocated for keys and values, whether in use or not."""
         return self._decoder.cache.nbytes
 
     @property
     def slot_bytes(self) -> int:
-        """Bytes of all slots, whatever is in use."""
+        """Bytes allocated for all slots, whether in use or not."""
         return self._tables.nbytes
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt in tokens.
+        """Returns the prompt's token ids.
 
         Raises:
-            InvalidField: It leaves no room in the context for a reply.
+            InvalidField: The prompt is so long that the context has no room for a reply.
         """
         tokens = encode_prompt(self.base.tokenizer, prompt)
         limit = self.context_tokens - 1
@@ -136,11 +79,11 @@ class TorchModel:
         return tuple(tokens)
 
     def constraint(self, json_schema: str) -> Constraint:
-        """What keeps a reply to a schema. Raises `ValueError` if it can't be compiled, which takes seconds once."""
+        """See `Grammars.constraint`."""
         return self._grammars.constraint(json_schema)
 
     def pack(self, state: Mapping[str, Tensor], *, scaling: float) -> SlotWeights:
-        """See `SlotTables.pack`."""
+        """See `SlotLayout.pack`."""
         return self._tables.pack(state, scaling=scaling)
 
     def reply(
@@ -151,9 +94,9 @@ class TorchModel:
         seed: int | None = None,
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
-    ) -> ReplyTask:
-        """A reply to write after the prompt."""
-        return ReplyTask(
+    ) -> ReplySequence:
+        """Returns a sequence that decodes a reply after the prompt."""
+        return ReplySequence(
             prompt,
             sampler=Sampler(temperature=serving.temperature, top_p=serving.top_p, seed=seed),
             max_tokens=min(serving.max_tokens, self.context_tokens - len(prompt)),
@@ -163,96 +106,104 @@ class TorchModel:
             constraint=constraint,
         )
 
-    def weighing(self, prompt: Sequence[int], labels: Sequence[str]) -> WeighTask:
-        """Labels to weigh after the prompt.
+    def labels(self, prompt: Sequence[int], labels: Sequence[str]) -> LabelSequence:
+        """Returns a sequence that scores the labels after the prompt.
 
         Raises:
-            InvalidField: The prompt leaves no room for a label.
+            InvalidField: The prompt is so long that the context has no room for a label.
         """
         tokenizer = self.base.tokenizer
-        tokens = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
-        limit = self.context_tokens - max(map(len, tokens))
+        label_tokens = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+        limit = self.context_tokens - max(map(len, label_tokens))
         if len(prompt) > limit:
             raise InvalidField([Violation("prompt", f"has {len(prompt)} tokens; at most {limit} fit the model")])
-        return WeighTask(prompt, tokens)
+        return LabelSequence(prompt, label_tokens)
 
-    def run(self, step: Step) -> Sequence[Task]:
-        """Does one step; the tasks change.
+    def run(self, step: BatchStep) -> Sequence[TokenSequence]:
+        """Computes one step, which changes its sequences.
 
         Returns:
-            The tasks that can't go on: for them the model computed numbers that are not finite.
+            The sequences that can't continue, because the model computed numbers for them that are not finite.
         """
-        self._keep_up(step)
-        placed = [*step.lane, *step.reading]
-        if not placed:
+        self._update_slots(step)
+        for upkeep in step.upkeep:
+            self._update_cache(upkeep)
+        rows = step.rows
+        if not rows:
             return []
-        now = time.monotonic()
-        for one in placed:
-            one.task.started_at = one.task.started_at or now
-        wanted: list[range] = []
-        places: list[int] = []
-        at = 0
-        for one in placed:
-            # A stretch of a prompt has no use for logits until its end.
-            whole = one.count == len(one.task.pending)
-            wanted.append(range(len(places), len(places) + len(one.task.wanted) if whole else len(places)))
-            places += [at + place for place in one.task.wanted] if whole else []
-            at += one.count
-        lane = [_segment(one) for one in step.lane]
-        reading = [_segment(one) for one in step.reading]
-        slots = [(segment, one.slot) for segment, one in zip(reading, step.reading, strict=True)]
-        adapters = self._tables.step([one.slot for one in step.lane], slots)
-        logits_MV = self._decoder.step(lane, reading, adapters=adapters, logits_of=places)
-        for one in placed:
-            one.task.read(one.count)
-        return self._hand_out(logits_MV, [(one.task, rows) for one, rows in zip(placed, wanted, strict=True) if rows])
+        logits_MV = self._read_tokens(step, logits_of=_logit_indices(rows))
+        # Counted before the sequences advance, because that changes which positions they need logits of.
+        logit_counts = [len(row.logit_positions) for row in rows]
+        for row in rows:
+            row.sequence.advance(row.token_count)
+        return self._apply_logits(logits_MV, rows, logit_counts)
 
-    def _hand_out(self, logits_MV: Tensor, wanting: Sequence[tuple[Task, range]]) -> list[Task]:
-        broken: list[Task] = []
-        replies: list[ReplyTask] = []
-        places: list[int] = []
-        for task, rows in wanting:
-            if isinstance(task, ReplyTask):
-                task.mask(logits_MV[rows.start])
-                replies.append(task)
-                places.append(rows.start)
-            elif isinstance(task, WeighTask) and not task.take(logits_MV[rows.start : rows.stop]):
-                broken.append(task)
+    def _read_tokens(self, step: BatchStep, *, logits_of: Sequence[int]) -> Tensor:
+        """Reads the step's tokens. Returns the logits of those with the given indices, [len(logits_of), vocabulary]."""
+        lane = [row.segment for row in step.lane]
+        prefill = [row.segment for row in step.prefill]
+        prefill_slots = [(segment, row.slot) for segment, row in zip(prefill, step.prefill, strict=True)]
+        adapters = self._tables.step([row.slot for row in step.lane], prefill_slots)
+        return self._decoder.step(lane, prefill, adapters=adapters, logits_of=logits_of)
+
+    def _apply_logits(
+        self, logits_MV: Tensor, rows: Sequence[StepRow], logit_counts: Sequence[int]
+    ) -> list[TokenSequence]:
+        """Gives each sequence its logits, in the order of the rows. Returns the sequences whose logits are broken."""
+        broken_sequences: list[TokenSequence] = []
+        replies: dict[int, ReplySequence] = {}
+        start = 0
+        for row, count in zip(rows, logit_counts, strict=True):
+            sequence = row.sequence
+            if count and isinstance(sequence, ReplySequence):
+                replies[start] = sequence
+            elif count and isinstance(sequence, LabelSequence) and not sequence.score(logits_MV[start : start + count]):
+                broken_sequences.append(sequence)
+            start += count
+        return broken_sequences + self._pick_tokens(logits_MV, replies)
+
+    def _pick_tokens(self, logits_MV: Tensor, replies: Mapping[int, ReplySequence]) -> list[TokenSequence]:
+        """Continues each reply by a token, by the index of its logits. Returns the replies whose logits are broken."""
         if not replies:
-            return broken
-        logits_BV = logits_MV if len(replies) == len(logits_MV) else logits_MV[places]
-        for task, token in zip(replies, pick(logits_BV, [task.sampler for task in replies]), strict=True):
+            return []
+        for index, reply in replies.items():
+            reply.mask(logits_MV[index])
+        logits_BV = logits_MV if len(replies) == len(logits_MV) else logits_MV[list(replies)]
+        broken_replies: list[TokenSequence] = []
+        tokens = pick(logits_BV, [reply.sampler for reply in replies.values()])
+        for reply, token in zip(replies.values(), tokens, strict=True):
             if token is None:
-                broken.append(task)
+                broken_replies.append(reply)
             else:
-                before = task.tokens
-                task.take(token)
-                self.tokens_decoded += task.tokens - before
-        return broken
+                count_before = reply.token_count
+                reply.accept(token)
+                self.tokens_decoded += reply.token_count - count_before
+        return broken_replies
 
-    def _keep_up(self, step: Step) -> None:
+    def _update_slots(self, step: BatchStep) -> None:
         for slot in step.wipes:
             self._tables.wipe(slot)
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         for slot, weights in step.loads.items():
             self._tables.put(slot, weights)
-        self.load_seconds += time.monotonic() - began_at
+        self.load_seconds += time.monotonic() - started_at
+
+    def _update_cache(self, upkeep: Upkeep) -> None:
         cache = self._decoder.cache
-        for one in step.upkeep:
-            match one:
-                case Wipe(row, tokens):
-                    cache.wipe(row, tokens)
-                case Move(source, target, tokens):
-                    cache.move(source, target, tokens)
-                case Swap(left, right, tokens):
-                    cache.swap(left, right, tokens)
+        match upkeep:
+            case Wipe():
+                cache.wipe(upkeep.row, upkeep.token_count)
+            case Move():
+                cache.move(upkeep.source, upkeep.target, upkeep.token_count)
+            case Swap():
+                cache.swap(upkeep.first_row, upkeep.second_row, upkeep.token_count)
 
 
 def load_model(settings: EngineSettings) -> TorchModel:
-    """Loads the base model that the settings name, with room for as much as they say.
+    """Loads the base model that the settings name, with the capacity that they set.
 
     Raises:
-        BaseModelUnavailable: It can't be had or read, does not fit the device, or is of another architecture.
+        BaseModelUnavailable: It can't be fetched or read, does not fit the device, or has an unsupported architecture.
         AdapterIncompatible: It lacks the modules that adapters may target.
     """
     base = load_base(
@@ -263,35 +214,34 @@ def load_model(settings: EngineSettings) -> TorchModel:
         quantization=settings.quantization,
         allow_fallback=settings.allow_fallback_model,
     )
-    room = Room(
+    capacity = Capacity(
         rows=settings.max_batch,
         slots=settings.adapter_slots,
         cache_bytes=settings.kv_cache_bytes,
         adapters=LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules),
     )
-    return TorchModel(base, room=room)
+    return TorchModel(base, capacity=capacity)
 
 
-def _segment(placed: Placed) -> Segment:
-    task = placed.task
-    return Segment(row=placed.row, start=task.held, tokens=task.pending[: placed.count])
-
-
-def _context_tokens(base: BaseModel, room: Room) -> int:
-    """Tokens of one row: what the budget gives, no more than the model was made for."""
-    config, shape = base.model.config, Shape.of(base.model)
-    token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_width * base.dtype.itemsize
-    limits = [int(config.max_position_embeddings), room.cache_bytes // room.rows // token_bytes]
-    # Within its window, attention in a sliding window is attention to all.
-    if window := getattr(config, "sliding_window", None):
-        limits.append(int(window))
-    return min(limits)
+def _logit_indices(rows: Sequence[StepRow]) -> list[int]:
+    """Returns which tokens of the step need logits, as indices among the tokens of all rows."""
+    indices: list[int] = []
+    start = 0
+    for row in rows:
+        indices += [start + position for position in row.logit_positions]
+        start += row.token_count
+    return indices
 
 
 def _stop_tokens(base: BaseModel) -> frozenset[int]:
-    """What ends a reply: the end of the tutor's turn, the model's own ends, and what begins another text or turn."""
-    named = (base.model.generation_config.eos_token_id, base.model.config.eos_token_id, base.tokenizer.bos_token_id)
-    found = {end_of_turn(base.tokenizer)}
-    for one in named:
-        found.update(one if isinstance(one, Iterable) else [] if one is None else [one])
-    return frozenset(found)
+    """Returns what ends a reply: the end of the tutor's turn, the model's own ends, and the start of a new text."""
+    configured_tokens = (
+        base.model.generation_config.eos_token_id,
+        base.model.config.eos_token_id,
+        base.tokenizer.bos_token_id,
+    )
+    stop_tokens = {end_of_turn(base.tokenizer)}
+    for token in configured_tokens:
+        # Each is a token, several tokens, or not set.
+        stop_tokens.update(token if isinstance(token, Iterable) else [] if token is None else [token])
+    return frozenset(stop_tokens)

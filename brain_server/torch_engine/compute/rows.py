@@ -1,9 +1,9 @@
-"""Which row of the cache each reply has.
+"""Which row of the key-value cache each sequence has.
 
-Replies that are being written stand in rows 0, 1, 2 ..., the lane, so that a step reads their keys and values as one
-block and copies nothing. Prompts are read into rows behind the lane. When a reply leaves the lane, the last one moves
-into its row. Pure bookkeeping: what has to be done to the cache is handed out as a list, to be done in its order before
-the next step.
+Replies that are being decoded have rows 0, 1, 2 ..., the lane, so that a step reads their keys and values as one block
+without a copy. Prompts are read in rows behind the lane. When a reply leaves the lane, the last reply moves into its
+row. This is bookkeeping only: the changes to make in the cache are returned as a list, to apply in order before the
+next step.
 """
 
 from dataclasses import dataclass
@@ -14,42 +14,41 @@ class Occupant(Protocol):
     """What has a row.
 
     Attributes:
-        row: Set here.
-        touched: Tokens that were ever written to the row.
+        row: Index of its row. `Rows` sets it.
     """
 
     row: int
 
     @property
-    def touched(self) -> int:
-        """Tokens that were ever written to the row."""
+    def dirty_tokens(self) -> int:
+        """Positions of the row, from its start, that were ever written to."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wipe:
-    """Clear a row."""
+    """Clear the first `token_count` positions of a row."""
 
     row: int
-    tokens: int
+    token_count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """Move a row to one that is clear, and clear the source."""
+    """Move a row's first `token_count` positions to a clear row, and clear the source."""
 
     source: int
     target: int
-    tokens: int
+    token_count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Swap:
-    """Exchange two rows."""
+    """Exchange the first `token_count` positions of two rows."""
 
-    one: int
-    other: int
-    tokens: int
+    first_row: int
+    second_row: int
+    token_count: int
 
 
 Upkeep = Wipe | Move | Swap
@@ -60,62 +59,67 @@ class Rows:
 
     def __init__(self, count: int) -> None:
         self.lane: list[Occupant] = []
-        self._behind: list[Occupant] = []
-        self._free = set(range(count))
+        self._prefill: list[Occupant] = []
+        self._free_rows = set(range(count))
         self._upkeep: list[Upkeep] = []
 
     @property
-    def free(self) -> int:
-        """Rows that nobody has."""
-        return len(self._free)
+    def free_count(self) -> int:
+        """Number of rows without an occupant."""
+        return len(self._free_rows)
 
     @property
-    def behind(self) -> list[Occupant]:
-        """Those behind the lane, in the order in which they joined."""
-        return list(self._behind)
+    def prefill(self) -> list[Occupant]:
+        """The occupants behind the lane, in the order in which they joined."""
+        return list(self._prefill)
 
     def join(self, occupant: Occupant) -> None:
-        """Gives a row behind the lane. There must be a free one."""
-        occupant.row = min(self._free)
-        self._free.remove(occupant.row)
-        self._behind.append(occupant)
+        """Assigns a row behind the lane. There must be a free row."""
+        occupant.row = min(self._free_rows)
+        self._free_rows.remove(occupant.row)
+        self._prefill.append(occupant)
 
     def promote(self, occupant: Occupant) -> None:
-        """Takes one from behind into the lane."""
+        """Moves an occupant from behind the lane to the lane's end."""
         source, target = occupant.row, len(self.lane)
-        self._behind.remove(occupant)
+        self._prefill.remove(occupant)
         if source != target:
-            other = next((one for one in self._behind if one.row == target), None)
-            if other is None:
-                self._upkeep.append(Move(source, target, occupant.touched))
-                self._free.remove(target)
-                self._free.add(source)
+            displaced_occupant = next((candidate for candidate in self._prefill if candidate.row == target), None)
+            if displaced_occupant is None:
+                self._upkeep.append(Move(source=source, target=target, token_count=occupant.dirty_tokens))
+                self._free_rows.remove(target)
+                self._free_rows.add(source)
             else:
-                self._upkeep.append(Swap(source, target, max(occupant.touched, other.touched)))
-                other.row = source
+                dirty_tokens = max(occupant.dirty_tokens, displaced_occupant.dirty_tokens)
+                self._upkeep.append(Swap(first_row=source, second_row=target, token_count=dirty_tokens))
+                displaced_occupant.row = source
         occupant.row = target
         self.lane.append(occupant)
 
     def leave(self, occupant: Occupant) -> None:
-        """Takes a row back."""
+        """Frees the occupant's row."""
         row = occupant.row
-        self._upkeep.append(Wipe(row, occupant.touched))
-        if occupant in self._behind:
-            self._behind.remove(occupant)
-            self._free.add(row)
+        self._upkeep.append(Wipe(row=row, token_count=occupant.dirty_tokens))
+        if occupant in self._prefill:
+            self._prefill.remove(occupant)
+            self._free_rows.add(row)
             return
-        last = self.lane.pop()
-        self._free.add(last.row)
-        if last is not occupant:
-            self._upkeep.append(Move(last.row, row, last.touched))
-            self.lane[row] = last
-            last.row = row
+        last_occupant = self.lane.pop()
+        self._free_rows.add(last_occupant.row)
+        if last_occupant is not occupant:
+            self._upkeep.append(Move(source=last_occupant.row, target=row, token_count=last_occupant.dirty_tokens))
+            self.lane[row] = last_occupant
+            last_occupant.row = row
 
-    def clear(self, tokens: int) -> None:
-        """Has all rows wiped whole, as nobody knows what is in them. None may be in use."""
-        self._upkeep = [Wipe(row, tokens) for row in sorted(self._free)]
+    def clear(self, context_tokens: int) -> None:
+        """Schedules a wipe of every row, over its whole length, for when their content is unknown. No row may be used.
+
+        Args:
+            context_tokens: Length of a row.
+        """
+        self._upkeep = [Wipe(row=row, token_count=context_tokens) for row in sorted(self._free_rows)]
 
     def take_upkeep(self) -> list[Upkeep]:
-        """What has to be done to the cache, in this order, before the next step."""
+        """Returns the changes to make in the cache, in order, before the next step, and forgets them."""
         upkeep, self._upkeep = self._upkeep, []
         return upkeep

@@ -1,7 +1,7 @@
-"""What a row of the batch works on: a reply to write, or labels to weigh.
+"""The token sequences that rows of the batch work on: a reply to decode, or labels to score.
 
-A task says which tokens to read next and is given the logits that it wants. For the torch thread. Knows nothing of
-rows, slots or other tasks.
+A sequence says which tokens to read next, and takes the logits that it needs of them. For the torch thread. Knows
+nothing of rows, slots or other sequences.
 """
 
 import time
@@ -14,55 +14,53 @@ from torch import Tensor
 from brain_server.engine.contract import FinishReason
 from brain_server.torch_engine.compute.grammar import Constraint
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream
-from brain_server.torch_engine.compute.stop_texts import Stopping
+from brain_server.torch_engine.compute.stop_texts import StopFilter
 
 
-class Task(ABC):
-    """One piece of work.
+class TokenSequence(ABC):
+    """The tokens of one row.
 
     Attributes:
-        pending: Tokens to read next; empty once there is nothing left to do.
-        held: Tokens that were read and are in the cache.
-        touched: Tokens that were ever written to the cache.
-        started_at: When its first tokens were read, in `time.monotonic()` seconds; None before.
+        next_tokens: Token ids to read next; empty once the sequence is finished.
+        cached_tokens: Number of tokens that were read and are in the cache; also the position of the next token.
+        dirty_tokens: Positions of the cache row, from its start, that were ever written to.
     """
 
     def __init__(self, prompt: Sequence[int]) -> None:
-        self.pending: Sequence[int] = prompt
-        self.held = 0
-        self.touched = 0
-        self.started_at: float | None = None
+        self.next_tokens: Sequence[int] = prompt
+        self.cached_tokens = 0
+        self.dirty_tokens = 0
 
     @property
     @abstractmethod
-    def writing(self) -> bool:
-        """Whether it reads token by token from now on."""
+    def is_decoding(self) -> bool:
+        """Whether it reads one token per step from now on."""
 
     @property
-    def wanted(self) -> range:
-        """Which of the pending tokens' logits it wants."""
-        return range(len(self.pending) - 1, len(self.pending))
+    def logit_positions(self) -> range:
+        """Which of `next_tokens` it needs logits of, as indices."""
+        return range(len(self.next_tokens) - 1, len(self.next_tokens))
 
     @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return not self.pending
+    def is_finished(self) -> bool:
+        """Whether no token is left to read."""
+        return not self.next_tokens
 
-    def read(self, count: int) -> None:
-        """Notes that so many of the pending tokens have been read."""
-        self.pending = self.pending[count:]
-        self.held += count
-        self.touched = max(self.touched, self.held)
+    def advance(self, count: int) -> None:
+        """Records that the first `count` of `next_tokens` have been read."""
+        self.next_tokens = self.next_tokens[count:]
+        self.cached_tokens += count
+        self.dirty_tokens = max(self.dirty_tokens, self.cached_tokens)
 
 
-class ReplyTask(Task):
-    """A reply to write.
+class ReplySequence(TokenSequence):
+    """A prompt and the reply that is decoded after it.
 
     Attributes:
-        sampler: Picks its tokens.
-        pieces: What may be sent and was not yet taken.
-        tokens: How many it has.
-        finish_reason: Why it ended; None before.
+        sampler: Picks the reply's tokens.
+        pieces: Text that may be sent; the batch removes what it has sent.
+        token_count: Number of the reply's tokens so far.
+        finish_reason: Why the reply ended; None before.
         first_token_at: When its first token was picked, in `time.monotonic()` seconds; None before.
     """
 
@@ -77,110 +75,118 @@ class ReplyTask(Task):
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
     ) -> None:
-        """Takes what to write.
+        """Starts before the prompt.
 
         Args:
             prompt: Token ids, at least one.
             sampler: Picks the tokens.
-            max_tokens: Most tokens of the reply, at least 1; with the prompt they fit the row.
-            stop_tokens: End the reply; they are not part of it.
-            text: Turns its tokens into text.
+            max_tokens: Upper bound of the reply's tokens, at least 1. Prompt and reply together must fit the row.
+            stop_tokens: Tokens that end the reply; they are not part of it.
+            text: Turns the reply's tokens into text.
             stop: Texts that end the reply; they are not part of it.
             constraint: What the reply must satisfy, if anything.
         """
         super().__init__(prompt)
         self.sampler = sampler
         self.pieces: list[str] = []
-        self.tokens = 0
+        self.token_count = 0
         self.finish_reason: FinishReason | None = None
         self.first_token_at: float | None = None
         self._room = max_tokens
         self._stop_tokens = stop_tokens
         self._text = text
-        self._stops = Stopping(stop)
+        self._stop_filter = StopFilter(stop)
         self._constraint = constraint
 
     @property
-    def writing(self) -> bool:
-        """See `Task.writing`."""
+    def is_decoding(self) -> bool:
+        """See `TokenSequence.is_decoding`."""
         return self.first_token_at is not None
 
     def mask(self, logits_V: Tensor) -> None:
-        """Excludes the tokens that can't follow, in place."""
+        """Sets the logits of tokens that the constraint excludes to minus infinity, in place."""
         if self._constraint is not None:
             self._constraint.mask(logits_V)
 
-    def take(self, token: int) -> None:
-        """Takes the next token."""
+    def accept(self, token: int) -> None:
+        """Appends the picked token, or ends the reply at it."""
         self.first_token_at = self.first_token_at or time.monotonic()
         if token in self._stop_tokens:
             self._finish(FinishReason.STOP)
             return
-        ending = self._constraint.accept(token, room=self._room) if self._constraint is not None else None
-        for one in (token,) if ending is None else ending:
-            self._write(one)
-        if ending is not None or self._stops.stopped or (self._constraint is not None and self._constraint.complete):
+        completion = self._constraint.accept(token, room=self._room) if self._constraint is not None else None
+        for new_token in (token,) if completion is None else completion:
+            self._write(new_token)
+        is_complete = completion is not None or (self._constraint is not None and self._constraint.is_complete)
+        if is_complete or self._stop_filter.has_stopped:
             self._finish(FinishReason.STOP)
         elif self._room == 0:
             self._finish(FinishReason.LENGTH)
         else:
-            self.pending = (token,)
+            self.next_tokens = (token,)
 
     def _write(self, token: int) -> None:
-        self.tokens += 1
+        self.token_count += 1
         self._room -= 1
-        if piece := self._stops.push(self._text.push(token)):
+        if piece := self._stop_filter.push(self._text.push(token)):
             self.pieces.append(piece)
 
     def _finish(self, reason: FinishReason) -> None:
-        if rest := self._stops.rest():
-            self.pieces.append(rest)
-        self.finish_reason = FinishReason.STOP if self._stops.stopped else reason
-        self.pending = ()
+        if piece := self._stop_filter.flush():
+            self.pieces.append(piece)
+        self.finish_reason = FinishReason.STOP if self._stop_filter.has_stopped else reason
+        self.next_tokens = ()
 
 
-class WeighTask(Task):
-    """Labels to weigh: how likely the model is to go on with each rather than with another.
+class LabelSequence(TokenSequence):
+    """A prompt and labels to score after it: how likely the model is to continue with each rather than with another.
 
-    A label's weight is the product of its tokens' probabilities. The prompt is read once and each label behind it, one
-    after the other in the same place.
+    A label's probability is the product of its tokens' probabilities. The prompt is read once. Then the labels are read
+    behind it, one after the other, each in the positions of the label before.
     """
 
     def __init__(self, prompt: Sequence[int], labels: Sequence[Sequence[int]]) -> None:
-        """Takes token ids, at least one each; no label should begin with another, as both would be counted."""
+        """Starts before the prompt.
+
+        Args:
+            prompt: Token ids, at least one.
+            labels: Token ids of each label, at least one per label. No label should begin with another, because the
+                probability of the longer would count for both.
+        """
         super().__init__(prompt)
         self._prompt_tokens = len(prompt)
         self._labels = labels
         self._scores: list[float] = []
-        self._behind = [index for index, label in enumerate(labels) if len(label) > 1]
+        self._labels_to_read = [index for index, label in enumerate(labels) if len(label) > 1]
         self._current: int | None = None
 
     @property
-    def writing(self) -> bool:
-        """See `Task.writing`."""
+    def is_decoding(self) -> bool:
+        """See `TokenSequence.is_decoding`."""
         return False
 
     @property
-    def wanted(self) -> range:
-        """See `Task.wanted`."""
-        return super().wanted if self._current is None else range(len(self.pending))
+    def logit_positions(self) -> range:
+        """See `TokenSequence.logit_positions`."""
+        return super().logit_positions if self._current is None else range(len(self.next_tokens))
 
     @property
     def weights(self) -> list[float]:
-        """Of the labels, in their order; add up to 1. Not before it is done."""
+        """The labels' probabilities, in the order of the labels, with a sum of 1. Valid once it is finished."""
         return [float(weight) for weight in torch.tensor(self._scores, dtype=torch.float64).softmax(dim=-1)]
 
-    def take(self, logits_TV: Tensor) -> bool:
-        """Takes the logits that it wanted; tells whether they are finite."""
-        log_TV = logits_TV.log_softmax(dim=-1)
+    def score(self, logits_TV: Tensor) -> bool:
+        """Takes the logits of `logit_positions`. Returns whether they are finite."""
+        log_probabilities_TV = logits_TV.log_softmax(dim=-1)
         if self._current is None:
-            self._scores = [float(log_TV[0, label[0]]) for label in self._labels]
+            self._scores = [float(log_probabilities_TV[0, label[0]]) for label in self._labels]
         else:
-            following = self._labels[self._current][1:]
+            later_tokens = self._labels[self._current][1:]
             self._scores[self._current] += sum(
-                float(log_V[token]) for log_V, token in zip(log_TV, following, strict=True)
+                float(log_probabilities_V[token])
+                for log_probabilities_V, token in zip(log_probabilities_TV, later_tokens, strict=True)
             )
-        self._current = self._behind.pop(0) if self._behind else None
-        self.held = self._prompt_tokens
-        self.pending = () if self._current is None else self._labels[self._current][:-1]
+        self._current = self._labels_to_read.pop(0) if self._labels_to_read else None
+        self.cached_tokens = self._prompt_tokens
+        self.next_tokens = () if self._current is None else self._labels[self._current][:-1]
         return bool(torch.isfinite(logits_TV.max()))

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from brain_server.app import BRAIN_SERVICE, open_server
 from brain_server.settings import BrainSettings
 from brain_server.torch_engine.batch import Ticket
-from brain_server.torch_engine.compute.sequences import ReplyTask
+from brain_server.torch_engine.compute.sequences import ReplySequence
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import load_base
@@ -26,10 +26,10 @@ from testing.parts.stores import S3Endpoint
 
 BUCKET = "test-streams"
 STUDENTS = 20
-# Between the ends of two rounds of a thousand streams, client and server in one process. What is kept is oneDNN's: it
-# compiles a product anew for every number of rows that it meets, and keeps the 1,024 that were used last. With
-# ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 a round adds 1 to 3 MB. `benchmarks.serving --only streams` goes on for longer.
-KEPT_BYTES = 64 << 20
+# Growth from the end of one round of a thousand streams to the end of the next, with client and server in one process.
+# It is oneDNN's, which compiles a product for each number of rows and caches the 1,024 used last. With
+# ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 a round adds 1 to 3 MB. `benchmarks.serving --only streams` runs more rounds.
+MAX_GROWTH_BYTES = 64 << 20
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def brain(s3_endpoint: S3Endpoint, small_llama: Path) -> AsyncIterator[Bra
         server = await stack.enter_async_context(open_server(settings))
         await server.start()
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"))
-        await serving(channel)
+        await wait_serving(channel)
         yield BrainUnderLoad(
             stub=BrainServiceStub(channel),
             adapters=AdapterServiceStub(channel),
@@ -68,7 +68,7 @@ async def brain(s3_endpoint: S3Endpoint, small_llama: Path) -> AsyncIterator[Bra
         )
 
 
-async def serving(channel: grpc.aio.Channel) -> None:
+async def wait_serving(channel: grpc.aio.Channel) -> None:
     """Returns once the base model is loaded."""
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=BRAIN_SERVICE))
     async for message in watch:
@@ -78,22 +78,22 @@ async def serving(channel: grpc.aio.Channel) -> None:
 
 
 async def test_a_thousand_streams_half_of_them_cancelled_leave_nothing_behind(brain: BrainUnderLoad) -> None:
-    tasks = len(asyncio.all_tasks())
+    task_count = len(asyncio.all_tasks())
     await round_of_streams(brain, seed=1)
-    kept = resident_bytes()
+    bytes_before = resident_bytes()
     await round_of_streams(brain, seed=2)
 
     async def no_task_is_left() -> bool:
-        return len(asyncio.all_tasks()) <= tasks
+        return len(asyncio.all_tasks()) <= task_count
 
     await until(no_task_is_left)
     gc.collect()
-    assert [one for one in gc.get_objects() if type(one) in {Ticket, ReplyTask}] == []
-    assert resident_bytes() - kept < KEPT_BYTES
+    assert [leftover for leftover in gc.get_objects() if type(leftover) in {Ticket, ReplySequence}] == []
+    assert resident_bytes() - bytes_before < MAX_GROWTH_BYTES
 
 
 def resident_bytes() -> int:
-    """Memory of this process, where the system tells it; else 0."""
+    """Memory of this process in bytes; 0 where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Health while the torch thread stands still: an engine that can't decode says so and why, and comes back by itself."""
+"""Health while the torch thread hangs: the engine reports that it can't decode and why, and recovers by itself."""
 
 import asyncio
 import threading
@@ -9,15 +9,16 @@ import pytest
 
 from brain_server.engine.contract import Generation, Sampling, complete
 from brain_server.engine.settings import EngineSettings
-from brain_server.torch_engine.compute.model import Step, TorchModel
-from brain_server.torch_engine.compute.sequences import Task
+from brain_server.torch_engine.compute.model import TorchModel
+from brain_server.torch_engine.compute.sequences import TokenSequence
+from brain_server.torch_engine.compute.step import BatchStep
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
 
 STALL_SECONDS = 0.3
-ASKED = Generation(
+GENERATION = Generation(
     prompt=Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hi!"),)),
     sampling=Sampling(temperature=0.0, max_tokens=4),
 )
@@ -34,38 +35,38 @@ async def engine(
         yield engine
 
 
-async def test_a_step_that_stands_still_is_told_and_the_engine_comes_back_by_itself(
+async def test_a_step_that_hangs_is_reported_and_the_engine_recovers_by_itself(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computes, goes_on = TorchModel.run, threading.Event()
+    run, hang_ends = TorchModel.run, threading.Event()
 
-    def stand_still(model: TorchModel, step: Step) -> Sequence[Task]:
-        """As a driver that hangs would; then the step is computed."""
-        assert goes_on.wait(30)
-        return computes(model, step)
+    def hang_and_run(model: TorchModel, step: BatchStep) -> Sequence[TokenSequence]:
+        """Blocks as a driver that hangs, then computes the step."""
+        assert hang_ends.wait(30)
+        return run(model, step)
 
-    expected = await complete(engine, ASKED)
-    monkeypatch.setattr(TorchModel, "run", stand_still)
+    usual_reply = await complete(engine, GENERATION)
+    monkeypatch.setattr(TorchModel, "run", hang_and_run)
     try:
-        replying = asyncio.create_task(complete(engine, ASKED))
+        reply = asyncio.create_task(complete(engine, GENERATION))
         await until(lambda: not engine.facts.ready)
         assert "stood still" in engine.facts.reason
         assert not engine.facts.loading
     finally:
-        goes_on.set()
-    assert (await replying).text == expected.text
+        hang_ends.set()
+    assert (await reply).text == usual_reply.text
     assert (engine.facts.ready, engine.facts.reason) == (True, "")
 
 
-async def test_an_engine_that_rests_does_not_stand_still(engine: TorchEngine) -> None:
-    await complete(engine, ASKED)
-    resting = asyncio.get_running_loop().time() + 2 * STALL_SECONDS
-    await until(lambda: asyncio.get_running_loop().time() > resting)
+async def test_an_idle_engine_is_not_reported_as_hanging(engine: TorchEngine) -> None:
+    await complete(engine, GENERATION)
+    end_at = asyncio.get_running_loop().time() + 2 * STALL_SECONDS
+    await until(lambda: asyncio.get_running_loop().time() > end_at)
     assert engine.facts.ready
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Lets the engine's tasks run until something holds."""
+    """Lets the engine's tasks run until the condition holds."""
     async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not holds():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0)

@@ -20,9 +20,9 @@ CONFIG = LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC
 NAMES = ("ada", "ben", "eve")
 SLOTS = (1, 0, None, 2)
 NEW_TOKENS = 6
-# bitsandbytes' products on a CPU are rounded within: by LLM.int8() the input to 1/127 of each row's largest, and NF4's
-# too are off by a hundredth of what fp32 makes of the same weights. Where the order of sums moves a number across the
-# border of two steps, it moves by a whole one. In 8 bits, transformers with and without its cache differ by 0.1.
+# On a CPU, bitsandbytes rounds inside its products. LLM.int8() rounds the input to 1/127 of each row's largest number,
+# and NF4's products differ by a hundredth from those of fp32 with the same weights. A number that the order of sums
+# moves across a rounding border moves by a whole step. In 8 bits, transformers itself differs by 0.1 with its cache.
 ATOL: dict[Quantization, float] = {"4bit": 0.1, "8bit": 0.3}
 
 
@@ -31,39 +31,39 @@ ATOL: dict[Quantization, float] = {"4bit": 0.1, "8bit": 0.3}
 def test_rows_of_many_adapters_decode_as_alone_on_the_same_quantised_weights(
     small_llama: Path, quantization: Quantization
 ) -> None:
-    base, again = (
+    peft_base, decoder_base = (
         load_base(
             str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype="float32", quantization=quantization
         )
         for _ in range(2)
     )
-    peft = get_peft_model(base.model, CONFIG, adapter_name=NAMES[0])
+    peft = get_peft_model(peft_base.model, CONFIG, adapter_name=NAMES[0])
     for name in NAMES[1:]:
         peft.add_adapter(name, CONFIG)
-    states = [randomised(peft, name) for name in NAMES]
-    decoder = Decoder(again.model, rows=len(SLOTS), context_tokens=64)
+    states = [randomise(peft, name) for name in NAMES]
+    decoder = Decoder(decoder_base.model, rows=len(SLOTS), context_tokens=64)
     tables = SlotTables(decoder.shape, spec=SPEC, slots=3, dtype=torch.float32, device=torch.device("cpu"))
     for slot, state in enumerate(states):
         tables.put(slot, tables.pack(state, scaling=SPEC.scaling))
 
     prompts = torch.randint(100, 40_000, (len(SLOTS), 17), generator=torch.Generator().manual_seed(3))
-    whole = [decoded_alone(peft.eval(), prompt, slot) for prompt, slot in zip(prompts, SLOTS, strict=True)]
-    sequences = [tokens.tolist() for tokens, _ in whole]
+    isolated_runs = [decode_alone(peft.eval(), prompt, slot) for prompt, slot in zip(prompts, SLOTS, strict=True)]
+    sequences = [tokens.tolist() for tokens, _ in isolated_runs]
     logits = logits_of_rows(decoder, sequences, seed=2, tables=tables, slots=SLOTS)
-    for mine, (tokens, theirs), used in zip(logits, whole, SLOTS, strict=True):
-        written = slice(len(prompts[0]) - 1, -1)
-        torch.testing.assert_close(mine[written], theirs, atol=ATOL[quantization], rtol=0)
-        # What is picked is the same wherever the two likeliest are further apart than that.
-        likeliest = theirs.topk(2).values
-        clear = (likeliest[:, 0] - likeliest[:, 1]) > 2 * ATOL[quantization]
-        assert torch.equal(mine[written].argmax(-1)[clear], tokens[len(prompts[0]) :][clear])
-        # The adapters are heard far above the tolerance.
-        if used is not None:
-            _, plain = decoded_alone(peft, prompts[0], None)
-            assert (theirs - plain).abs().mean() > 2 * ATOL[quantization]
+    for row_logits, (tokens, expected_logits), row_slot in zip(logits, isolated_runs, SLOTS, strict=True):
+        reply = slice(len(prompts[0]) - 1, -1)
+        torch.testing.assert_close(row_logits[reply], expected_logits, atol=ATOL[quantization], rtol=0)
+        # The same token is picked wherever the two likeliest are further apart than the tolerance.
+        top_two = expected_logits.topk(2).values
+        is_clear = (top_two[:, 0] - top_two[:, 1]) > 2 * ATOL[quantization]
+        assert torch.equal(row_logits[reply].argmax(-1)[is_clear], tokens[len(prompts[0]) :][is_clear])
+        # The adapters change the logits far beyond the tolerance.
+        if row_slot is not None:
+            _, base_logits = decode_alone(peft, prompts[0], None)
+            assert (expected_logits - base_logits).abs().mean() > 2 * ATOL[quantization]
 
 
-def randomised(peft: PeftModel, adapter: str) -> dict[str, Tensor]:
+def randomise(peft: PeftModel, adapter: str) -> dict[str, Tensor]:
     """Gives an adapter random numbers, and returns them as PEFT would save them."""
     generator = torch.Generator().manual_seed(NAMES.index(adapter))
     for name, weight in peft.named_parameters():
@@ -73,7 +73,7 @@ def randomised(peft: PeftModel, adapter: str) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in state.items()}
 
 
-def decoded_alone(peft: PeftModel, prompt: Tensor, slot: int | None) -> tuple[Tensor, Tensor]:
+def decode_alone(peft: PeftModel, prompt: Tensor, slot: int | None) -> tuple[Tensor, Tensor]:
     """The prompt with its greedy reply, and the logits from which its tokens were picked, by transformers."""
     generate: Callable[..., Any] = peft.generate
 

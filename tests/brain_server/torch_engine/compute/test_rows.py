@@ -1,4 +1,4 @@
-"""Which row of the cache each reply has, against a cache that does nothing but what it is told."""
+"""Which row of the cache each reply has, against a model of a cache that applies the upkeep and nothing else."""
 
 from dataclasses import dataclass, field
 
@@ -14,124 +14,124 @@ CLEAR = (0, 0)
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reply:
-    """Holds a row, and has written so many tokens to it; what it wrote carries its number."""
+    """Has a row, and has written `dirty_tokens` tokens to it, each with its number."""
 
     number: int
     row: int = -1
-    touched: int = 0
+    dirty_tokens: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Cache:
-    """Rows of (reply's number, position); does exactly what it is told, no more."""
+    """Rows of (number of the reply, position). Applies upkeep exactly as its docstrings say."""
 
     rows: list[list[tuple[int, int]]]
 
-    def do(self, upkeep: Upkeep) -> None:
+    def apply(self, upkeep: Upkeep) -> None:
         match upkeep:
-            case Wipe(row, tokens):
-                self._wipe(row, tokens)
-            case Move(source, target, tokens):
-                assert self.rows[target] == [CLEAR] * CONTEXT_TOKENS, "a row was moved onto what another had written"
-                self.rows[target][:tokens] = self.rows[source][:tokens]
-                self._wipe(source, tokens)
-            case Swap(one, other, tokens):
-                kept = self.rows[one][:tokens]
-                self.rows[one][:tokens] = self.rows[other][:tokens]
-                self.rows[other][:tokens] = kept
+            case Wipe(row=row, token_count=count):
+                self._wipe(row, count)
+            case Move(source=source, target=target, token_count=count):
+                assert self.rows[target] == [CLEAR] * CONTEXT_TOKENS, "a row was moved onto another reply's tokens"
+                self.rows[target][:count] = self.rows[source][:count]
+                self._wipe(source, count)
+            case Swap(first_row=first_row, second_row=second_row, token_count=count):
+                first_content = self.rows[first_row][:count]
+                self.rows[first_row][:count] = self.rows[second_row][:count]
+                self.rows[second_row][:count] = first_content
 
-    def _wipe(self, row: int, tokens: int) -> None:
-        self.rows[row][:tokens] = [CLEAR] * tokens
+    def _wipe(self, row: int, count: int) -> None:
+        self.rows[row][:count] = [CLEAR] * count
 
 
 @dataclass(slots=True)
-class Present:
-    """Who is where, as a reader of `Rows`' docstrings expects it."""
+class Layout:
+    """Which replies are where, as the docstrings of `Rows` say."""
 
-    reading: list[Reply] = field(default_factory=list)
-    writing: list[Reply] = field(default_factory=list)
+    prefill: list[Reply] = field(default_factory=list)
+    lane: list[Reply] = field(default_factory=list)
 
 
 class RowsMachine(RuleBasedStateMachine):
-    """Replies come, read, begin to write and leave in any order; several of that may happen between two steps."""
+    """Replies join, read, start to decode and leave in any order; several of these may happen between two steps."""
 
     @initialize(count=st.integers(1, 6))
     def begin(self, count: int) -> None:
         self.count = count
         self.rows = Rows(count)
         self.cache = Cache(rows=[[CLEAR] * CONTEXT_TOKENS for _ in range(count)])
-        self.present = Present()
+        self.layout = Layout()
         self.numbers = 0
 
     @rule()
     def join(self) -> None:
-        if not self.rows.free:
+        if not self.rows.free_count:
             return
         self.numbers += 1
         reply = Reply(number=self.numbers)
         self.rows.join(reply)
-        self.present.reading.append(reply)
+        self.layout.prefill.append(reply)
 
     @rule(data=st.data())
     def promote(self, data: st.DataObject) -> None:
-        if self.present.reading:
-            reply = data.draw(st.sampled_from(self.present.reading))
+        if self.layout.prefill:
+            reply = data.draw(st.sampled_from(self.layout.prefill))
             self.rows.promote(reply)
-            self.present.reading.remove(reply)
-            self.present.writing.append(reply)
+            self.layout.prefill.remove(reply)
+            self.layout.lane.append(reply)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        everyone = [*self.present.reading, *self.present.writing]
-        if everyone:
-            reply = data.draw(st.sampled_from(everyone))
+        replies = [*self.layout.prefill, *self.layout.lane]
+        if replies:
+            reply = data.draw(st.sampled_from(replies))
             self.rows.leave(reply)
-            among = self.present.reading if reply in self.present.reading else self.present.writing
-            among.remove(reply)
+            group = self.layout.prefill if reply in self.layout.prefill else self.layout.lane
+            group.remove(reply)
 
     @rule()
-    def clear_when_nobody_is_there(self) -> None:
-        if self.present.reading or self.present.writing:
+    def clear_while_no_reply_is_there(self) -> None:
+        if self.layout.prefill or self.layout.lane:
             return
-        # What a step that failed half-way may have left.
+        # What a step that failed halfway may have left.
         for row in self.cache.rows:
             row[:] = [(-1, -1)] * CONTEXT_TOKENS
         self.rows.clear(CONTEXT_TOKENS)
-        self._keep_up()
+        self._apply_upkeep()
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        """The upkeep, then everyone writes to the row that is theirs."""
-        self._keep_up()
-        for reply in [*self.present.writing, *self.present.reading]:
+        """Applies the upkeep; then each reply writes to its row."""
+        self._apply_upkeep()
+        for reply in [*self.layout.lane, *self.layout.prefill]:
             row = self.cache.rows[reply.row]
-            assert row[: reply.touched] == [(reply.number, place) for place in range(reply.touched)]
-            most = min(3, CONTEXT_TOKENS - reply.touched)
-            for place in range(reply.touched, reply.touched + data.draw(st.integers(0, most))):
+            assert row[: reply.dirty_tokens] == [(reply.number, place) for place in range(reply.dirty_tokens)]
+            limit = min(3, CONTEXT_TOKENS - reply.dirty_tokens)
+            for place in range(reply.dirty_tokens, reply.dirty_tokens + data.draw(st.integers(0, limit))):
                 row[place] = (reply.number, place)
-                reply.touched += 1
-        held = {reply.row: reply.touched for reply in (*self.present.writing, *self.present.reading)}
+                reply.dirty_tokens += 1
+        dirty_by_row = {reply.row: reply.dirty_tokens for reply in (*self.layout.lane, *self.layout.prefill)}
         for number, row in enumerate(self.cache.rows):
-            touched = held.get(number, 0)
-            assert row[touched:] == [CLEAR] * (CONTEXT_TOKENS - touched), "something of another is left in the row"
+            dirty_tokens = dirty_by_row.get(number, 0)
+            assert row[dirty_tokens:] == [CLEAR] * (CONTEXT_TOKENS - dirty_tokens), "another reply's tokens remain"
 
     @invariant()
-    def the_lane_is_the_first_rows_and_nobody_shares_one(self) -> None:
-        lane, behind = self.rows.lane, self.rows.behind
+    def the_lane_is_the_first_rows_and_no_row_is_shared(self) -> None:
+        lane, prefill = self.rows.lane, self.rows.prefill
         assert [reply.row for reply in lane] == list(range(len(lane)))
-        assert set(map(id, lane)) == set(map(id, self.present.writing))
-        taken = [reply.row for reply in (*lane, *behind)]
-        assert len(set(taken)) == len(taken)
-        assert set(taken) <= set(range(self.count))
-        assert self.rows.free == self.count - len(taken)
+        assert set(map(id, lane)) == set(map(id, self.layout.lane))
+        rows_in_use = [reply.row for reply in (*lane, *prefill)]
+        assert len(set(rows_in_use)) == len(rows_in_use)
+        assert set(rows_in_use) <= set(range(self.count))
+        assert self.rows.free_count == self.count - len(rows_in_use)
 
     @invariant()
-    def those_behind_are_in_the_order_in_which_they_joined(self) -> None:
-        assert self.rows.behind == self.present.reading
+    def the_prefill_is_in_the_order_in_which_they_joined(self) -> None:
+        assert self.rows.prefill == self.layout.prefill
 
-    def _keep_up(self) -> None:
+    def _apply_upkeep(self) -> None:
         for upkeep in self.rows.take_upkeep():
-            self.cache.do(upkeep)
+            self.cache.apply(upkeep)
         assert not self.rows.take_upkeep()
 
 

@@ -1,4 +1,4 @@
-"""Picking tokens, turning them into text, and keeping them to a schema; none of it needs the model."""
+"""Picking tokens, turning them into text, and constraining them to a schema, all without a model."""
 
 import json
 import random
@@ -42,18 +42,20 @@ def grammars(tokenizer: PreTrainedTokenizerBase) -> Grammars:
 
 class TestPick:
     def test_zero_temperature_picks_the_likeliest(self) -> None:
-        assert picked([0.0, 3.0, 2.0], Sampler(temperature=0, top_p=0.1, seed=1)) == 1
+        assert pick_alone([0.0, 3.0, 2.0], Sampler(temperature=0, top_p=0.1, seed=1)) == 1
 
     def test_the_same_seed_picks_the_same_tokens(self) -> None:
         logits = torch.randn(1000, generator=torch.Generator().manual_seed(0)).tolist()
         samplers = [Sampler(temperature=1, top_p=1, seed=seed) for seed in (7, 7, 8)]
-        first, second, other = ([picked(logits, sampler) for _ in range(20)] for sampler in samplers)
-        assert first == second != other
+        first_tokens, same_seed_tokens, other_seed_tokens = (
+            [pick_alone(logits, sampler) for _ in range(20)] for sampler in samplers
+        )
+        assert first_tokens == same_seed_tokens != other_seed_tokens
 
     def test_without_a_seed_two_samplers_differ(self) -> None:
         samplers = [Sampler(temperature=1, top_p=1) for _ in range(2)]
-        first, second = ([picked([0.0] * 1000, sampler) for _ in range(8)] for sampler in samplers)
-        assert first != second
+        first_tokens, second_tokens = ([pick_alone([0.0] * 1000, sampler) for _ in range(8)] for sampler in samplers)
+        assert first_tokens != second_tokens
 
     @pytest.mark.parametrize("size", [4, 5000])
     def test_tokens_are_picked_as_often_as_their_probability_says(self, size: int) -> None:
@@ -71,28 +73,28 @@ class TestPick:
     def test_top_p_leaves_the_tail_out(self) -> None:
         logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()
         sampler = Sampler(temperature=1, top_p=0.75, seed=3)
-        assert {picked(logits, sampler) for _ in range(300)} == {0, 1}
+        assert {pick_alone(logits, sampler) for _ in range(300)} == {0, 1}
 
     def test_the_temperature_sharpens_and_flattens(self) -> None:
         logits = torch.tensor([0.6, 0.4]).log().tolist()
 
         def share_of_the_likelier(temperature: float) -> float:
             sampler = Sampler(temperature=temperature, top_p=1, seed=3)
-            return [picked(logits, sampler) for _ in range(1000)].count(0) / 1000
+            return [pick_alone(logits, sampler) for _ in range(1000)].count(0) / 1000
 
         # p^(1/T), normalised.
         assert share_of_the_likelier(0.25) == pytest.approx(0.6**4 / (0.6**4 + 0.4**4), abs=0.04)
         assert share_of_the_likelier(2.0) == pytest.approx(0.6**0.5 / (0.6**0.5 + 0.4**0.5), abs=0.05)
 
     def test_a_tiny_temperature_is_almost_greedy_and_never_fails(self) -> None:
-        assert picked([1.0, 50.0, -torch.inf], Sampler(temperature=1e-30, top_p=0.9, seed=3)) == 1
+        assert pick_alone([1.0, 50.0, -torch.inf], Sampler(temperature=1e-30, top_p=0.9, seed=3)) == 1
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     @pytest.mark.parametrize("logits", [[1.0, torch.nan], [torch.inf, 0.0], [-torch.inf, -torch.inf]])
-    def test_logits_that_are_not_finite_are_told(self, temperature: float, logits: list[float]) -> None:
-        assert picked(logits, Sampler(temperature=temperature, top_p=0.9, seed=1)) is None
+    def test_logits_that_are_not_finite_give_no_token(self, temperature: float, logits: list[float]) -> None:
+        assert pick_alone(logits, Sampler(temperature=temperature, top_p=0.9, seed=1)) is None
 
-    def test_what_is_broken_in_one_row_is_told_of_that_row_alone(self) -> None:
+    def test_a_broken_row_gives_no_token_and_leaves_the_others_alone(self) -> None:
         logits_BV = torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [5.0, -torch.inf], [torch.inf, 0.0]])
         samplers = [Sampler(temperature=temperature, top_p=1, seed=1) for temperature in (0, 1, 1, 0)]
         assert pick(logits_BV, samplers) == [1, None, 0, None]
@@ -103,18 +105,23 @@ class TestPick:
         ),
         st.integers(0, 2**32),
     )
-    def test_a_rows_token_does_not_depend_on_the_other_rows(self, how: list[tuple[float, float]], seed: int) -> None:
-        logits_BV = torch.randn(len(how), 3000, generator=torch.Generator().manual_seed(seed)) * 3
+    def test_a_rows_token_does_not_depend_on_the_other_rows(
+        self, parameters: list[tuple[float, float]], seed: int
+    ) -> None:
+        logits_BV = torch.randn(len(parameters), 3000, generator=torch.Generator().manual_seed(seed)) * 3
         if seed % 3 == 0:
             # A broken row disturbs no other.
-            logits_BV[seed % len(how), 0] = torch.nan
+            logits_BV[seed % len(parameters), 0] = torch.nan
         together, alone = (
-            [Sampler(temperature=temperature, top_p=top_p, seed=row) for row, (temperature, top_p) in enumerate(how)]
+            [
+                Sampler(temperature=temperature, top_p=top_p, seed=row)
+                for row, (temperature, top_p) in enumerate(parameters)
+            ]
             for _ in range(2)
         )
         for _ in range(3):
             tokens = pick(logits_BV, together)
-            assert tokens == [pick(logits_BV[row : row + 1], [one])[0] for row, one in enumerate(alone)]
+            assert tokens == [pick(logits_BV[row : row + 1], [sampler])[0] for row, sampler in enumerate(alone)]
 
 
 class TestTextStream:
@@ -135,20 +142,20 @@ class TestTextStream:
     @given(st.lists(st.integers(0, VOCABULARY - 1) | st.integers(20, 300), max_size=30))
     def test_the_pieces_add_up_to_the_whole_text(self, tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> None:
         stream = TextStream(tokenizer)
-        streamed = "".join(stream.push(token) for token in tokens)
-        whole = str(tokenizer.decode(tokens, skip_special_tokens=True))
-        assert whole.startswith(streamed)
-        # Nothing is held back but the token that ends within a character, with what stands before it in that token.
-        assert whole == streamed or whole.endswith("\ufffd")
+        streamed_text = "".join(stream.push(token) for token in tokens)
+        whole_text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        assert whole_text.startswith(streamed_text)
+        # Only the last token may be missing, if it ends within a character.
+        assert whole_text == streamed_text or whole_text.endswith("\ufffd")
 
 
 class TestConstraint:
     @pytest.mark.parametrize("room", [40, 50, 70, 120])
     @pytest.mark.parametrize("seed", range(8))
-    def test_a_reply_is_whole_and_fits_whatever_is_sampled(
+    def test_a_reply_is_whole_and_fits_whatever_is_sample_reply(
         self, grammars: Grammars, tokenizer: PreTrainedTokenizerBase, room: int, seed: int
     ) -> None:
-        tokens = sampled(grammars.constraint(SCHEMA), tokenizer, room=room, seed=seed)
+        tokens = sample_reply(grammars.constraint(SCHEMA), tokenizer, room=room, seed=seed)
         assert len(tokens) <= room
         reply = json.loads(str(tokenizer.decode(tokens)))
         assert list(reply) == ["feedback", "strengths", "score", "level"]
@@ -160,33 +167,33 @@ class TestConstraint:
     def test_a_document_that_cannot_fit_is_cut_not_ended_early(
         self, grammars: Grammars, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        assert len(sampled(grammars.constraint(SCHEMA), tokenizer, room=10, seed=0)) == 10
+        assert len(sample_reply(grammars.constraint(SCHEMA), tokenizer, room=10, seed=0)) == 10
 
     @pytest.mark.parametrize("schema", ["no json", '{"type": "unheard of"}'])
-    def test_a_schema_that_cannot_be_compiled_is_told(self, grammars: Grammars, schema: str) -> None:
+    def test_a_schema_that_cannot_be_compiled_is_an_error(self, grammars: Grammars, schema: str) -> None:
         with pytest.raises(ValueError, match="can't be compiled"):
             grammars.constraint(schema)
 
 
-def picked(logits: list[float], sampler: Sampler) -> int | None:
-    """The next token of one row alone."""
+def pick_alone(logits: list[float], sampler: Sampler) -> int | None:
+    """The next token of a row without other rows."""
     (token,) = pick(torch.tensor([logits]), [sampler])
     return token
 
 
-def sampled(constraint: Constraint, tokenizer: PreTrainedTokenizerBase, *, room: int, seed: int) -> list[int]:
-    """Decodes with random logits in a model's place, inclined to end strings more or less by the seed."""
+def sample_reply(constraint: Constraint, tokenizer: PreTrainedTokenizerBase, *, room: int, seed: int) -> list[int]:
+    """Decodes random logits instead of a model's; the seed also decides how likely strings are to end."""
     generator = torch.Generator().manual_seed(seed)
     quote = tokenizer.convert_tokens_to_ids('"')
-    inclination = random.Random(seed).choice([0.0, 12.0, 14.0])
+    quote_bias = random.Random(seed).choice([0.0, 12.0, 14.0])
     tokens: list[int] = []
-    while len(tokens) < room and not constraint.complete:
+    while len(tokens) < room and not constraint.is_complete:
         logits = torch.randn(VOCABULARY, generator=generator) * 3
-        logits[quote] += inclination
+        logits[quote] += quote_bias
         constraint.mask(logits)
         token = int(logits.argmax())
-        ending = constraint.accept(token, room=room - len(tokens))
-        if ending is not None:
-            return [*tokens, *ending]
+        completion = constraint.accept(token, room=room - len(tokens))
+        if completion is not None:
+            return [*tokens, *completion]
         tokens.append(token)
     return tokens

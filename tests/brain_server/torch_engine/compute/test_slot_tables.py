@@ -1,4 +1,4 @@
-"""What adapters add in one step of many rows, against PEFT with each adapter alone."""
+"""What adapters add in one step of many rows, against PEFT with each adapter alone; and which adapters are refused."""
 
 import copy
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedModel
 
-from brain_server.torch_engine.compute import slot_tables as slot_weights
+from brain_server.torch_engine.compute import slot_tables
 from brain_server.torch_engine.compute.decoder import Decoder
-from brain_server.torch_engine.compute.gathered import Bags, Products
+from brain_server.torch_engine.compute.row_products import EmbeddingBagProducts, MatmulProducts
 from brain_server.torch_engine.compute.slot_tables import SlotTables
 from mesh.errors import AdapterIncompatible
 from mesh.lm.llama_shape import GROUPS, Shape
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ATOL = 1e-4
-ALL = tuple(module for group in GROUPS.values() for module in group)
-SPEC = LoraSpec(rank=8, alpha=16, target_modules=ALL)
+ALL_MODULES = tuple(module for group in GROUPS.values() for module in group)
+SPEC = LoraSpec(rank=8, alpha=16, target_modules=ALL_MODULES)
 ROWS = 6
 
 
@@ -61,7 +61,7 @@ def with_adapter(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> "PeftM
 # Of the highest rank and of lower ones, for all modules and for some.
 SPECS = (
     SPEC,
-    LoraSpec(rank=3, alpha=7, target_modules=ALL),
+    LoraSpec(rank=3, alpha=7, target_modules=ALL_MODULES),
     LoraSpec(rank=8, alpha=8, target_modules=("q_proj", "v_proj")),
     LoraSpec(rank=1, alpha=4, target_modules=("k_proj", "up_proj", "o_proj")),
 )
@@ -69,34 +69,34 @@ SPECS = (
 SLOTS = (2, 0, None, 1, 3, 0)
 
 
-@pytest.mark.parametrize("gathered", [Bags, Products])
+@pytest.mark.parametrize("products", [EmbeddingBagProducts, MatmulProducts])
 def test_every_row_decodes_with_its_own_adapter_or_none(
     model: PreTrainedModel,
     decoder: Decoder,
-    gathered: type[Bags | Products],
+    products: type[EmbeddingBagProducts | MatmulProducts],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # On this device the step would always take the same way.
-    monkeypatch.setattr(slot_weights, "Bags", gathered)
+    # Without this, a step on this device would always use the same class.
+    monkeypatch.setattr(slot_tables, "EmbeddingBagProducts", products)
     tables = tables_for(decoder)
-    adapted = [with_adapter(model, spec, seed=seed) for seed, spec in enumerate(SPECS)]
-    for slot, (peft, spec) in enumerate(zip(adapted, SPECS, strict=True)):
-        # Something else was in the slot before.
+    peft_models = [with_adapter(model, spec, seed=seed) for seed, spec in enumerate(SPECS)]
+    for slot, (peft, spec) in enumerate(zip(peft_models, SPECS, strict=True)):
+        # Another adapter was in the slot before.
         tables.put(slot, tables.pack(state_of(with_adapter(model, SPEC, seed=100 + slot)), scaling=3.0))
         tables.put(slot, tables.pack(state_of(peft), scaling=spec.scaling))
     sequences = torch.randint(VOCABULARY, (ROWS, 25), generator=torch.Generator().manual_seed(5)).tolist()
     with torch.inference_mode():
-        expected = [
-            (model if slot is None else adapted[slot])(torch.tensor([tokens])).logits[0]
+        expected_rows = [
+            (model if slot is None else peft_models[slot])(torch.tensor([tokens])).logits[0]
             for slot, tokens in zip(SLOTS, sequences, strict=True)
         ]
         plain = model(torch.tensor(sequences)).logits
     for seed in range(4):
         logits = logits_of_rows(decoder, sequences, seed=seed, tables=tables, slots=SLOTS)
-        for row, used in enumerate(SLOTS):
-            torch.testing.assert_close(logits[row], expected[row], atol=ATOL, rtol=0)
-            # The adapters are heard.
-            assert used is None or (logits[row] - plain[row]).abs().mean() > 100 * ATOL
+        for row, row_slot in enumerate(SLOTS):
+            torch.testing.assert_close(logits[row], expected_rows[row], atol=ATOL, rtol=0)
+            # The adapters change the logits far beyond the tolerance.
+            assert row_slot is None or (logits[row] - plain[row]).abs().mean() > 100 * ATOL
 
 
 def test_a_wiped_slot_adds_nothing(model: PreTrainedModel, decoder: Decoder) -> None:
@@ -105,25 +105,25 @@ def test_a_wiped_slot_adds_nothing(model: PreTrainedModel, decoder: Decoder) -> 
         tables.put(slot, tables.pack(state_of(with_adapter(model, SPEC, seed=slot)), scaling=2.0))
     tables.wipe(0)
     sequences = [[1, 2, 3, 4, 5]] * 2
-    wiped, whole = logits_of_rows(decoder, sequences, seed=1, tables=tables, slots=(0, 1))
+    wiped_logits, adapter_logits = logits_of_rows(decoder, sequences, seed=1, tables=tables, slots=(0, 1))
     with torch.inference_mode():
-        expected = model(torch.tensor(sequences[:1])).logits[0]
-    torch.testing.assert_close(wiped, expected, atol=ATOL, rtol=0)
-    assert (whole - expected).abs().max() > 100 * ATOL
+        base_logits = model(torch.tensor(sequences[:1])).logits[0]
+    torch.testing.assert_close(wiped_logits, base_logits, atol=ATOL, rtol=0)
+    assert (adapter_logits - base_logits).abs().max() > 100 * ATOL
 
 
 def test_a_step_without_adapters_computes_none(decoder: Decoder) -> None:
     assert tables_for(decoder).step([None, None], []) is None
 
 
-@pytest.mark.parametrize("gathered", [Bags, Products])
-def test_a_row_is_multiplied_by_the_matrices_of_its_slot(gathered: type[Bags | Products]) -> None:
+@pytest.mark.parametrize("products", [EmbeddingBagProducts, MatmulProducts])
+def test_a_row_is_multiplied_by_the_matrices_of_its_slot(products: type[EmbeddingBagProducts | MatmulProducts]) -> None:
     generator = torch.Generator().manual_seed(1)
     table_STIO = torch.randn(5, 2, 7, 3, generator=generator)
     slots_B = torch.tensor([4, 0, 4, 2])
     x_BTI = torch.randn(4, 2, 7, generator=generator)
-    expected = torch.einsum("bti,btio->bto", x_BTI, table_STIO[slots_B])
-    torch.testing.assert_close(gathered(slots_B)(x_BTI, table_STIO), expected)
+    expected_BTO = torch.einsum("bti,btio->bto", x_BTI, table_STIO[slots_B])
+    torch.testing.assert_close(products(slots_B)(x_BTI, table_STIO), expected_BTO)
 
 
 class TestMisfits:
@@ -135,26 +135,26 @@ class TestMisfits:
 
     @staticmethod
     def _lacks_a_factor(state: dict[str, Tensor]) -> None:
-        del state[first(state, "q_proj.lora_A")]
+        del state[first_layers_name(state, "q_proj.lora_A")]
 
     @staticmethod
     def _lacks_both_in_one_layer(state: dict[str, Tensor]) -> None:
-        del state[first(state, "q_proj.lora_A")]
-        del state[first(state, "q_proj.lora_B")]
+        del state[first_layers_name(state, "q_proj.lora_A")]
+        del state[first_layers_name(state, "q_proj.lora_B")]
 
     @staticmethod
     def _has_a_layer_too_many(state: dict[str, Tensor]) -> None:
-        name = first(state, "q_proj.lora_A")
+        name = first_layers_name(state, "q_proj.lora_A")
         state[name.replace("layers.0", "layers.7")] = state[name]
 
     @staticmethod
     def _has_a_module_without_room(state: dict[str, Tensor]) -> None:
-        name = first(state, "q_proj.lora_A")
+        name = first_layers_name(state, "q_proj.lora_A")
         state[name.replace("self_attn.q_proj", "mlp.experts")] = state[name]
 
     @staticmethod
     def _has_a_bias(state: dict[str, Tensor]) -> None:
-        state[first(state, "q_proj.lora_A").replace("lora_A.weight", "bias")] = torch.zeros(1)
+        state[first_layers_name(state, "q_proj.lora_A").replace("lora_A.weight", "bias")] = torch.zeros(1)
 
     @staticmethod
     def _is_wider(state: dict[str, Tensor]) -> None:
@@ -168,7 +168,7 @@ class TestMisfits:
 
     @staticmethod
     def _has_another_rank_in_one_layer(state: dict[str, Tensor]) -> None:
-        state[first(state, "q_proj.lora_A")] = torch.zeros(2, 48)
+        state[first_layers_name(state, "q_proj.lora_A")] = torch.zeros(2, 48)
 
     @staticmethod
     def _has_a_factor_of_one_axis(state: dict[str, Tensor]) -> None:
@@ -192,7 +192,7 @@ class TestMisfits:
             tables.pack(state, scaling=1.0)
 
     def test_a_higher_rank_than_the_slots_is_refused(self, model: PreTrainedModel, decoder: Decoder) -> None:
-        state = state_of(with_adapter(model, LoraSpec(rank=9, target_modules=ALL), seed=1))
+        state = state_of(with_adapter(model, LoraSpec(rank=9, target_modules=ALL_MODULES), seed=1))
         with pytest.raises(AdapterIncompatible, match="rank 8"):
             tables_for(decoder).pack(state, scaling=1.0)
 
@@ -211,7 +211,7 @@ class TestMisfits:
         tables = tables_for(decoder, dtype=torch.float16)
         tables.pack(state, scaling=1.0)
         # 65,504 is fp16's largest number; the scaling of 2 carries one factor beyond it, its own size the other.
-        state[first(state, f"q_proj.{factor}")][0, 0] = 70_000.0 if factor == "lora_A" else 40_000.0
+        state[first_layers_name(state, f"q_proj.{factor}")][0, 0] = 70_000.0 if factor == "lora_A" else 40_000.0
         tables_for(decoder).pack(state, scaling=2.0)
         with pytest.raises(AdapterIncompatible, match="too large"):
             tables.pack(state, scaling=2.0)
@@ -228,6 +228,6 @@ def state_of(peft: "PeftModel") -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in state.items()}
 
 
-def first(state: dict[str, Tensor], part: str) -> str:
-    """The name of the first layer's factor."""
+def first_layers_name(state: dict[str, Tensor], part: str) -> str:
+    """The first layer's name among those with the part."""
     return min(name for name in state if part in name)
