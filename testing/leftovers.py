@@ -1,11 +1,11 @@
 """Keys in an adapter store that belong to no complete version."""
 
+from mesh.adapters.blobs import Blobs
 from mesh.adapters.documents import Documents
-from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 
 
-async def leftovers(blobs: S3Blobs, store: AdapterStore, tenant: str) -> set[str]:
+async def leftovers(blobs: Blobs, store: AdapterStore, tenant: str) -> set[str]:
     """Returns the tenant's keys that belong to no complete version of a live commit; void commits do not count.
 
     Also asserts that every committed version can be fetched, and that every pointer names one.
@@ -13,7 +13,8 @@ async def leftovers(blobs: S3Blobs, store: AdapterStore, tenant: str) -> set[str
     documents = Documents(blobs, tenant=tenant)
     keys = set(await blobs.keys(documents.keys.prefix))
     expected_keys = set()
-    async for manifest in documents.commits():
+    async for commit in documents.commits():
+        manifest = commit.manifest
         assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
         expected_keys |= {manifest.ref.weights_key, manifest.ref.manifest_key}
     for key in keys:

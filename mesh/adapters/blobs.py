@@ -61,8 +61,8 @@ class Erased:
 class Blobs(Protocol):
     """Bytes under keys, with conditional writes and nothing else: no write can overwrite what it has not read.
 
-    The store may keep past versions of what was replaced or deleted (S3's bucket versioning); only `erase` and `forget`
-    see them.
+    The store may keep past versions of what was replaced or deleted (S3's bucket versioning); only `erase`,
+    `forget` and `forget_deleted` see them.
 
     A conditional write may report a conflict with itself: when the answer to the first try is lost, the retry finds
     the key taken. Callers read back before they believe a conflict.
@@ -119,6 +119,13 @@ class Blobs(Protocol):
 
     async def forget(self, prefix: str) -> Erased:
         """Removes past versions and the marks of deletions, and none of the blobs that are there."""
+        ...
+
+    async def forget_deleted(self, prefix: str) -> Erased:
+        """Removes the past versions of blobs that were deleted, and the marks of their deletions.
+
+        The past of blobs that are there stays.
+        """
         ...
 
     async def check(self) -> None:

@@ -9,12 +9,12 @@ Knows nothing of weights.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
 from mesh.adapters.manifest import Manifest
-from mesh.adapters.pointer import Pointer
+from mesh.adapters.pointer import Pointer, PointerMove
 from mesh.adapters.ref import AdapterRef, StudentKeys, TenantKeys
 from mesh.errors import AdapterCorrupt, ModelVersionNotFound, PublishConflict
 from mesh.log import get_logger
@@ -36,6 +36,19 @@ VOID = b'{"schema": 1, "void": true}'
 Change = Callable[[Pointer], Awaitable[Pointer]]
 
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What a clone published.
+
+    Attributes:
+        manifest: The version's manifest. Its own document has the same bytes.
+        etag: Of the commit. Where a store's tags are hashes of the bytes, that of the manifest's document is equal.
+    """
+
+    manifest: Manifest
+    etag: str
 
 
 class Documents:
@@ -64,7 +77,7 @@ class Documents:
             ModelVersionNotFound: There is none, or it is void.
             AdapterCorrupt: It is that of another version.
         """
-        blob = await self._read(ref.manifest_key)
+        blob = await self.read(ref.manifest_key)
         if blob is None or blob.data == VOID:
             raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
         manifest = Manifest.from_json(blob.data)
@@ -94,25 +107,36 @@ class Documents:
         """Whether the version's weights are there."""
         return ref.weights_key in await self.blobs.keys(ref.weights_key)
 
+    async def has_weights_of(self, manifest: Manifest) -> bool:
+        """Whether the version's weights are those that the manifest describes.
+
+        Reads all of them: the number may have been freed and taken by another clone, whose weights have the same size.
+        """
+        try:
+            blob = await self.blobs.read(manifest.ref.weights_key, limit_bytes=manifest.size_bytes)
+        except AdapterCorrupt:
+            return False
+        return blob is not None and await asyncio.to_thread(manifest.describes, blob.data)
+
     async def read_commit(self, clone_id: str) -> bytes | None:
         """What the clone committed, as JSON or `VOID`, or None if it is still open."""
-        blob = await self._read(self.keys.commit(clone_id))
+        blob = await self.read(self.keys.commit(clone_id))
         return None if blob is None else blob.data
 
     async def is_void(self, clone_id: str) -> bool:
         """Whether the clone publishes nothing any more."""
         return await self.read_commit(clone_id) == VOID
 
-    async def commits(self) -> AsyncIterator[Manifest]:
+    async def commits(self) -> AsyncIterator[Commit]:
         """What all clones of the tenant published and is not void; a commit that does not parse is logged."""
         # A manifest is never as short as that, so the void ones, of which there are ever more, need not be read.
         found = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
         for start in range(0, len(found), _READS):
-            for blob in await asyncio.gather(*map(self._read, found[start : start + _READS])):
+            for blob in await asyncio.gather(*map(self.read, found[start : start + _READS])):
                 if blob is None or blob.data == VOID:
                     continue
                 try:
-                    yield Manifest.from_json(blob.data)
+                    yield Commit(manifest=Manifest.from_json(blob.data), etag=blob.etag)
                 except AdapterCorrupt:
                     _log.warning("adapter_commit_corrupt", tenant=self.keys.tenant)
 
@@ -126,7 +150,7 @@ class Documents:
             try:
                 await self.blobs.create(key, data)
             except BlobConflict:
-                blob = await self._read(key)
+                blob = await self.read(key)
                 if blob is not None:
                     return blob.data
                 # Two writes met and neither is there yet, or someone removed it: the key is free again.
@@ -161,7 +185,7 @@ class Documents:
         """
         key = self.keys.commit(clone_id)
         for _ in range(TRIES):
-            blob = await self._read(key)
+            blob = await self.read(key)
             try:
                 if blob is None:
                     await self.blobs.create(key, VOID)
@@ -174,57 +198,27 @@ class Documents:
 
     async def read_pointer(self, student_id: str) -> Pointer:
         """The student's pointer; an empty one if there is none."""
-        return self._pointer_in(await self._read(self.keys_of(student_id).active), student_id)
+        return self.parse_pointer(await self.read(self.keys_of(student_id).active), student_id)
 
-    async def change_pointer(self, student_id: str, change: Change) -> Pointer:
-        """Moves the pointer by compare-and-swap, and returns what it says then.
+    async def move_pointer(self, student_id: str, change: Change) -> PointerMove:
+        """Changes the pointer by compare-and-swap; a pointer that names nothing any more is removed.
 
         Raises:
-            PublishConflict: Others moved it again and again.
+            PublishConflict: Others kept moving it.
         """
-        key = self.keys_of(student_id).active
-        created = False
-        for _ in range(TRIES):
-            blob = await self._read(key)
-            pointer = self._pointer_in(blob, student_id)
-            if created and blob is not None and await self.drop_stray_pointer(student_id):
-                # A deletion passed between the look at the versions and the creation: no trace of the student may stay.
-                continue
-            changed = await change(pointer)
-            if changed == pointer:
-                return pointer
-            created = created or blob is None
-            try:
-                await self._write(key, replace(changed, nonce=uuid4().hex).to_json(), seen=blob)
-            except BlobConflict:
-                continue
-            if not created:
-                return changed
-        raise PublishConflict(f"the pointer of student {student_id} kept moving", student_id=student_id)
-
-    async def drop_stray_pointer(self, student_id: str) -> bool:
-        """Removes the pointer, and its past, of a student who has no versions; returns whether it did."""
-        keys = self.keys_of(student_id)
-        blob = await self._read(keys.active)
-        if blob is None or versions_in(keys, await self.blobs.keys(keys.prefix)):
-            return False
+        mover = _PointerMover(self, student_id, change)
         try:
-            await self.blobs.delete(keys.active, etag=blob.etag)
-        except BlobConflict:
-            return False
-        await self.blobs.forget(keys.active)
-        return True
+            return await mover.move()
+        except Exception:
+            await mover.take_back_placeholder()
+            raise
 
-    async def _read(self, key: str) -> Blob | None:
+    async def read(self, key: str) -> Blob | None:
+        """The document at the key, or None if there is none."""
         return await self.blobs.read(key, limit_bytes=_LIMIT_BYTES)
 
-    async def _write(self, key: str, data: bytes, *, seen: Blob | None) -> None:
-        if seen is None:
-            await self.blobs.create(key, data)
-        else:
-            await self.blobs.replace(key, data, etag=seen.etag)
-
-    def _pointer_in(self, blob: Blob | None, student_id: str) -> Pointer:
+    def parse_pointer(self, blob: Blob | None, student_id: str) -> Pointer:
+        """The student's pointer that is in the blob; an empty one if there is no blob."""
         if blob is None:
             return Pointer()
         pointer = Pointer.from_json(blob.data)
@@ -237,3 +231,59 @@ class Documents:
 def versions_in(keys: StudentKeys, found: Iterable[str]) -> list[int]:
     """The versions of which something is there, published or not, in ascending order."""
     return sorted({version for key in found if (version := keys.version_in(key)) is not None})
+
+
+class _PointerMover:
+    """Moves one student's pointer once.
+
+    A new pointer starts as a placeholder that names no version, and only then are the versions looked at that it shall
+    name. So a version was there while the pointer was. If a deletion removes both in between, the compare-and-swap
+    fails, and at most the placeholder is left: it is taken back here, or by the sweeper if this process dies.
+    """
+
+    def __init__(self, documents: Documents, student_id: str, change: Change) -> None:
+        self._documents = documents
+        self._student_id = student_id
+        self._key = documents.keys_of(student_id).active
+        self._change = change
+        self._placeholder: bytes | None = None
+        self._last_try: PointerMove | None = None
+
+    async def move(self) -> PointerMove:
+        """See `Documents.move_pointer`."""
+        for _ in range(TRIES):
+            blob = await self._documents.read(self._key)
+            before = self._documents.parse_pointer(blob, self._student_id)
+            if self._last_try is not None and before == self._last_try.after:
+                # The last write succeeded, and its answer was lost.
+                return self._last_try
+            after = await self._change(before)
+            with suppress(BlobConflict):
+                if blob is not None or after.is_empty:
+                    return await self._swap(before, after, seen=blob)
+                await self._create_placeholder()
+        raise PublishConflict(f"the pointer of student {self._student_id} kept moving", student_id=self._student_id)
+
+    async def take_back_placeholder(self) -> None:
+        """Removes the placeholder that was created here, unless it became a pointer."""
+        if self._placeholder is not None:
+            await self._documents.take_back(self._key, self._placeholder)
+
+    async def _swap(self, before: Pointer, after: Pointer, *, seen: Blob | None) -> PointerMove:
+        blobs = self._documents.blobs
+        if after.is_empty:
+            after = Pointer()
+        elif after != before:
+            after = replace(after, nonce=uuid4().hex)
+        self._last_try = PointerMove(before=before, after=after)
+        if seen is not None and after.is_empty:
+            await blobs.delete(self._key, etag=seen.etag)
+            await blobs.forget(self._key)
+        elif seen is not None and after != before:
+            await blobs.replace(self._key, after.to_json(), etag=seen.etag)
+        return self._last_try
+
+    async def _create_placeholder(self) -> None:
+        # A new nonce each time, or a pointer that went and came back would look as if it had never moved.
+        self._placeholder = Pointer(nonce=uuid4().hex).to_json()
+        await self._documents.blobs.create(self._key, self._placeholder)

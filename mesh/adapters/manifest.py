@@ -222,6 +222,10 @@ class Manifest:
         except InvalidField as error:
             raise AdapterCorrupt(f"the manifest does not parse: {error}") from None
 
+    def describes(self, weights: bytes) -> bool:
+        """Whether these are the weights that were published; hashes them, a few milliseconds per MB."""
+        return len(weights) == self.size_bytes and sha256(weights).hexdigest() == self.sha256
+
     def to_json(self) -> bytes:
         """The JSON that `from_json` reads, indented for the people who look into a bucket."""
         return _JSON.dump_json(self, indent=2)

@@ -51,6 +51,11 @@ class Pointer:
     nonce: str = ""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it names no version, and so says what no pointer at all says."""
+        return self.active is None and not self.pinned and not self.retiring
+
+    @property
     def held(self) -> AbstractSet[int]:
         """The versions that can't be retired."""
         return self.pinned if self.active is None else self.pinned | {self.active.ref.version}
@@ -70,6 +75,19 @@ class Pointer:
     def to_json(self) -> bytes:
         """The JSON that `from_json` reads."""
         return _JSON.dump_json(self, indent=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointerMove:
+    """One compare-and-swap of a pointer; both are equal if there was nothing to change.
+
+    Attributes:
+        before: The pointer that was replaced; an empty one if there was none.
+        after: The pointer that replaced it; an empty one if it was removed.
+    """
+
+    before: Pointer
+    after: Pointer
 
 
 _JSON = TypeAdapter(Pointer)

@@ -70,7 +70,7 @@ class Publication:
         ref = manifest.ref
         told = await self._documents.create_once(ref.manifest_key, manifest.to_json())
         is_ours = told != VOID and Manifest.from_json(told) == manifest
-        if is_ours and await self._documents.has_weights(ref):
+        if is_ours and await self._documents.has_weights_of(manifest):
             return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
         await self._documents.take_back(ref.manifest_key, manifest.to_json())

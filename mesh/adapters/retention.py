@@ -46,7 +46,7 @@ class Retention:
                 raise ModelVersionNotFound(student_id=student_id, version=version)
             return replace(pointer, pinned=pointer.pinned | {version} if pinned else pointer.pinned - {version})
 
-        await self._documents.change_pointer(student_id, change)
+        await self._documents.move_pointer(student_id, change)
 
     async def retire(self, student_id: str, *, keep: int) -> list[int]:
         """See `AdapterStore.retire`."""
@@ -64,14 +64,14 @@ class Retention:
             return replace(pointer, retiring=pointer.retiring | (set(published[:-keep]) - pointer.held))
 
         # What an earlier call left behind when it was cut off is among them.
-        retiring = (await self._documents.change_pointer(student_id, condemn)).retiring
+        retiring = (await self._documents.move_pointer(student_id, condemn)).after.retiring
         for version in sorted(retiring):
             await self._remove(self._documents.ref(student_id, version))
 
         async def forget(pointer: Pointer) -> Pointer:
             return replace(pointer, retiring=pointer.retiring - retiring)
 
-        await self._documents.change_pointer(student_id, forget)
+        await self._documents.move_pointer(student_id, forget)
         return sorted(retiring)
 
     async def delete_student(self, student_id: str) -> Removed:
@@ -127,7 +127,7 @@ class Retention:
         if unknown:
             # A clone that was cut off between its commit and its manifest, or is on its way there. Rare, as it costs a
             # look at every commit of the tenant.
-            async for manifest in self._documents.commits():
-                if manifest.ref in unknown:
-                    erased += await self._documents.revoke(manifest.recipe.clone_id)
+            async for commit in self._documents.commits():
+                if commit.manifest.ref in unknown:
+                    erased += await self._documents.revoke(commit.manifest.recipe.clone_id)
         return erased

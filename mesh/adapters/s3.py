@@ -55,6 +55,11 @@ class _Version:
     is_mark: bool
     size_bytes: int
 
+    @property
+    def is_past(self) -> bool:
+        """Whether a reader no longer sees it."""
+        return self.is_mark or not self.is_latest
+
 
 class S3Blobs:
     """One bucket. Open it with `async with`; it then owns its connections and threads until it is left.
@@ -169,13 +174,10 @@ class S3Blobs:
         def remove(client: "S3Client") -> Erased:
             erased = Erased()
             for _ in range(_ERASE_PASSES):
-                if not (found := self._find_versions(client, prefix)):
+                if not (versions := list(self._find_versions(client, prefix))):
                     return erased
-                # The latest last, or for a moment a past version would be the latest.
-                for latest in (False, True):
-                    self._remove(client, [version for version in found if version.is_latest is latest])
-                erased += _sum(found)
-            raise AdapterStoreUnavailable(f"S3 still lists {len(found)} objects that were deleted")
+                erased += self._remove_oldest_first(client, versions)
+            raise AdapterStoreUnavailable(f"S3 still lists {len(versions)} objects that were deleted")
 
         return await self._run(remove)
 
@@ -183,12 +185,18 @@ class S3Blobs:
         """See `Blobs.forget`."""
 
         def remove(client: "S3Client") -> Erased:
-            found = self._find_versions(client, prefix)
-            past = [version for version in found if not version.is_latest]
-            marks = [version for version in found if version.is_latest and version.is_mark]
-            self._remove(client, past)
-            self._remove(client, marks)
-            return _sum([*past, *marks])
+            versions = self._find_versions(client, prefix)
+            return self._remove_oldest_first(client, [version for version in versions if version.is_past])
+
+        return await self._run(remove)
+
+    async def forget_deleted(self, prefix: str) -> Erased:
+        """See `Blobs.forget_deleted`."""
+
+        def remove(client: "S3Client") -> Erased:
+            past = [version for version in self._find_versions(client, prefix) if version.is_past]
+            deleted = {version.key for version in past if version.is_latest}
+            return self._remove_oldest_first(client, [version for version in past if version.key in deleted])
 
         return await self._run(remove)
 
@@ -202,12 +210,12 @@ class S3Blobs:
     def _list(self, client: "S3Client", *, prefix: str, start: str) -> "ListObjectsV2OutputTypeDef":
         return client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start, MaxKeys=_PAGE_KEYS)
 
-    def _find_versions(self, client: "S3Client", prefix: str) -> "list[_Version]":
+    def _find_versions(self, client: "S3Client", prefix: str) -> "Iterator[_Version]":
         # A bucket without versioning tells every object as its only version, with the id "null".
         pages = client.get_paginator("list_object_versions").paginate(
             Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
         )
-        return [version for page in pages for version in _versions_in(page)]
+        return (version for page in pages for version in _versions_in(page))
 
     def _remove(self, client: "S3Client", versions: "Sequence[_Version]") -> None:
         for start in range(0, len(versions), _PAGE_KEYS):
@@ -216,6 +224,12 @@ class S3Blobs:
             response = client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
             if failed := response.get("Errors"):
                 raise AdapterStoreUnavailable(f"S3 did not delete {len(failed)} objects: {failed[0].get('Code')}")
+
+    def _remove_oldest_first(self, client: "S3Client", versions: "Sequence[_Version]") -> Erased:
+        # The latest last, or for a moment a past version would be the latest.
+        for latest in (False, True):
+            self._remove(client, [version for version in versions if version.is_latest is latest])
+        return _sum(versions)
 
     async def _run(self, call: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)

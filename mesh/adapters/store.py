@@ -8,7 +8,6 @@ Knows no vendor: `Blobs` holds the bytes. Keeps nothing in memory; a cache is it
 """
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,7 +134,7 @@ class AdapterStore:
             return replace(pointer, active=target)
 
         with adapter_errors_name(student_id, version):
-            active = (await self._documents.change_pointer(student_id, aim)).active
+            active = (await self._documents.move_pointer(student_id, aim)).after.active
             assert active is not None, "neither branch above leaves the pointer empty"
             if active.ref == ref:
                 # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
@@ -261,7 +260,7 @@ class AdapterStore:
         return await self._documents.read_manifest(ref)
 
     def _verify(self, weights: bytes, manifest: Manifest) -> None:
-        if hashlib.sha256(weights).hexdigest() != manifest.sha256:
+        if not manifest.describes(weights):
             raise AdapterCorrupt(f"the weights of {manifest.ref} fail their sha256")
         inspect(weights, lora=manifest.recipe.lora, limits=self._limits)
 

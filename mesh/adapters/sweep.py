@@ -6,9 +6,8 @@ either the sweeper takes it, with a void document, before it removes the weights
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mesh.adapters.blobs import Entry
@@ -17,6 +16,9 @@ from mesh.adapters.pointer import Pointer
 from mesh.adapters.publication import Publication
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import AdapterCorrupt, ModelVersionNotFound
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,115 +54,150 @@ class Sweeper:
 
     def __init__(self, documents: Documents, publication: Publication) -> None:
         self._documents = documents
-        self._blobs = documents.blobs
         self._publication = publication
 
     async def sweep(self, *, older_than_seconds: float) -> Swept:
         """See `AdapterStore.sweep`."""
-        # Which clones say that a version is theirs: one, unless a number was freed and taken under a worker that died.
-        clones: defaultdict[AdapterRef, list[str]] = defaultdict(list)
-        async for manifest in self._documents.commits():
-            clones[manifest.ref].append(manifest.recipe.clone_id)
+        return await _Sweep(self._documents, self._publication, older_than_seconds=older_than_seconds).run()
+
+
+class _Sweep:
+    """One pass over a tenant."""
+
+    def __init__(self, documents: Documents, publication: Publication, *, older_than_seconds: float) -> None:
+        self._documents = documents
+        self._blobs = documents.blobs
+        self._publication = publication
+        self._older_than_seconds = older_than_seconds
+        # Per version, the clones whose commits name it, each with its commit's tag. There is one, unless a worker died
+        # after its number was freed and taken.
+        self._claims: defaultdict[AdapterRef, dict[str, str]] = defaultdict(dict)
+
+    async def run(self) -> Swept:
+        # The commits before the weights: weights come before their commit, so those that are missing then are gone.
+        async for commit in self._documents.commits():
+            self._claims[commit.manifest.ref][commit.manifest.recipe.clone_id] = commit.etag
         swept = Swept()
         async for student_id, entries in self._students():
-            here = {entry.key for entry in entries}
-            refs = [self._documents.ref(student_id, version) for version in self._versions_in(student_id, here)]
-            for ref in refs:
-                named = clones.pop(ref, []) if ref.weights_key in here else []
-                if not (len(named) == 1 and ref.manifest_key in here):
-                    swept += await self._tend(ref, named, older_than_seconds=older_than_seconds)
-            if refs:
-                swept += Swept(pointers=int(await self._clear_pointer(student_id)))
-            elif _all_old(entries, older_than_seconds):
-                swept += Swept(pointers=int(await self._documents.drop_stray_pointer(student_id)))
-        for ref, named in clones.items():
-            for clone_id in named:
-                swept += await self._void(ref, clone_id, older_than_seconds=older_than_seconds)
-        # What void commits were before, where whoever made them void was cut off.
+            swept += await self._sweep_student(student_id, entries)
+        for ref, clone_ids in self._claims.items():
+            for clone_id in clone_ids:
+                swept += await self._void_without_weights(ref, clone_id)
+        # Past versions that a process left behind because it died between a deletion and forgetting what it deleted.
         await self._blobs.forget(self._documents.keys.commits)
+        await self._blobs.forget_deleted(self._documents.keys.prefix)
         return swept
 
-    async def _tend(self, ref: AdapterRef, clone_ids: list[str], *, older_than_seconds: float) -> Swept:
-        """Finishes or removes a version of which something is missing, or that not exactly one commit names."""
-        # Looked at again, as the number may have been freed and taken since.
+    async def _sweep_student(self, student_id: str, entries: Iterable[Entry]) -> Swept:
+        etags = {entry.key: entry.etag for entry in entries}
+        keys = self._documents.keys_of(student_id)
+        swept = Swept()
+        for version in versions_in(keys, etags):
+            ref = self._documents.ref(student_id, version)
+            claims = self._claims.pop(ref, {}) if ref.weights_key in etags else {}
+            try:
+                if not await self._is_settled(ref, claims, manifest_etag=etags.get(ref.manifest_key)):
+                    swept += await self._settle(ref, claims)
+            except AdapterCorrupt:
+                # It stays, for a person to look at.
+                _log.warning("sweep_skipped_corrupt_version", ref=str(ref))
+        # After the versions, as the pointer may name one that was removed just now.
+        if keys.active in etags:
+            swept += Swept(pointers=int(await self._clear_pointer(student_id)))
+        return swept
+
+    async def _is_settled(self, ref: AdapterRef, claims: Mapping[str, str], *, manifest_etag: str | None) -> bool:
+        """Whether the version is published by the one clone whose commit names it."""
+        if len(claims) != 1 or manifest_etag is None:
+            return False
+        ((clone_id, commit_etag),) = claims.items()
+        if manifest_etag == commit_etag:
+            # Equal tags mean equal bytes. The reverse does not hold in every store.
+            return True
+        try:
+            return (await self._documents.read_manifest(ref)).recipe.clone_id == clone_id
+        except ModelVersionNotFound:
+            return False
+
+    async def _settle(self, ref: AdapterRef, claims: Collection[str]) -> Swept:
+        """Finishes or removes a version of which something is missing, or that not exactly one clone published."""
+        # Listed again, as the number may have been freed and taken since.
         entries = [entry async for entry in self._blobs.entries(f"{ref}/")]
-        here = {entry.key for entry in entries}
-        if not entries or not _all_old(entries, older_than_seconds):
+        present = {entry.key for entry in entries}
+        if not entries or not self._are_old(entries):
             return Swept()
-        if clone_ids:
-            return await self._finish(clone_ids, counts=ref.manifest_key not in here)
-        if not await self._is_condemned(ref, here):
-            return Swept()
-        # The manifest last: as long as its key is taken, nobody can publish what goes here.
+        finished = [await self._publication.finish(clone_id) is not None for clone_id in claims]
+        swept = Swept(
+            finished=sum(finished) if ref.manifest_key not in present else 0, voided=len(finished) - sum(finished)
+        )
+        if any(finished) or not await self._is_condemned(ref, present):
+            return swept
+        # The manifest last: while its key is taken, nobody can publish what is removed here.
         entries.sort(key=lambda entry: entry.key == ref.manifest_key)
         removed = await self._documents.remove(entries)
         await self._documents.take_back(ref.manifest_key, VOID)
-        return Swept(removed=1, bytes=removed.bytes)
+        return swept + Swept(removed=1, bytes=removed.bytes)
 
-    async def _finish(self, clone_ids: list[str], *, counts: bool) -> Swept:
-        swept = Swept()
-        for clone_id in clone_ids:
-            is_finished = await self._publication.finish(clone_id) is not None
-            swept += Swept(finished=int(is_finished and counts), voided=int(not is_finished))
-        return swept
-
-    async def _is_condemned(self, ref: AdapterRef, here: AbstractSet[str]) -> bool:
+    async def _is_condemned(self, ref: AdapterRef, present: AbstractSet[str]) -> bool:
         """Whether nobody will ever publish this version, or go on doing so."""
-        if ref.manifest_key not in here:
-            return await self._documents.create_once(ref.manifest_key, VOID) == VOID
-        if ref.weights_key not in here:
+        if ref.weights_key not in present:
             return True
         try:
             manifest = await self._documents.read_manifest(ref)
         except ModelVersionNotFound:
-            return True
-        except AdapterCorrupt:
-            return False  # for a person to look at
+            return await self._documents.create_once(ref.manifest_key, VOID) == VOID
         # A version without any commit was put there by hand.
         return await self._documents.is_void(manifest.recipe.clone_id)
 
     async def _clear_pointer(self, student_id: str) -> bool:
-        """Forgets active and pinned versions that are gone, as after a deletion that was cut off; tells whether any."""
-        cleared = False
+        """Drops what the pointer says of versions that are gone, as after a deletion that was cut off.
+
+        Returns:
+            Whether there was any such thing.
+        """
+        keys = self._documents.keys_of(student_id)
 
         async def clear(pointer: Pointer) -> Pointer:
-            nonlocal cleared
             refs = [self._documents.ref(student_id, version) for version in pointer.held]
             gone = {ref.version for ref in refs if await self._documents.is_gone(ref)}
-            cleared = bool(gone)
-            active = None if pointer.active is None or pointer.active.ref.version in gone else pointer.active
-            return replace(pointer, active=active, pinned=pointer.pinned - gone)
+            # A version that is being retired has lost its manifest before the rest.
+            present = set(versions_in(keys, await self._blobs.keys(keys.prefix))) if pointer.retiring else set()
+            return replace(
+                pointer,
+                active=None if pointer.active is None or pointer.active.ref.version in gone else pointer.active,
+                pinned=pointer.pinned - gone,
+                retiring=pointer.retiring & present,
+            )
 
-        # One that does not parse is for a person to look at.
-        with suppress(AdapterCorrupt):
-            await self._documents.change_pointer(student_id, clear)
-        return cleared
+        try:
+            move = await self._documents.move_pointer(student_id, clear)
+        except AdapterCorrupt:
+            # It stays, for a person to look at.
+            _log.warning("sweep_skipped_corrupt_pointer", tenant=self._documents.keys.tenant)
+            return False
+        return move.after != move.before
 
-    async def _void(self, ref: AdapterRef, clone_id: str, *, older_than_seconds: float) -> Swept:
+    async def _void_without_weights(self, ref: AdapterRef, clone_id: str) -> Swept:
         entries = [entry async for entry in self._blobs.entries(self._documents.keys.commit(clone_id))]
         # Weights come before their commit: if they are not there now, they are gone.
-        if not _all_old(entries, older_than_seconds) or await self._documents.has_weights(ref):
+        if not self._are_old(entries) or await self._documents.has_weights(ref):
             return Swept()
         erased = await self._documents.revoke(clone_id)
         return Swept(voided=1, bytes=erased.bytes)
 
     async def _students(self) -> AsyncIterator[tuple[str, list[Entry]]]:
-        """Each student and all that is there of them; a listing is in order, so it comes together."""
+        """Each student with the entries of the student's folder; a listing is in order, so they come together."""
         student_id: str | None = None
         entries: list[Entry] = []
         async for entry in self._blobs.entries(self._documents.keys.prefix):
-            found = self._documents.keys.student_in(entry.key)
-            if found != student_id:
+            owner = self._documents.keys.student_in(entry.key)
+            if owner != student_id:
                 if student_id is not None:
                     yield student_id, entries
-                student_id, entries = found, []
+                student_id, entries = owner, []
             entries.append(entry)
         if student_id is not None:
             yield student_id, entries
 
-    def _versions_in(self, student_id: str, found: AbstractSet[str]) -> list[int]:
-        return versions_in(self._documents.keys_of(student_id), found)
-
-
-def _all_old(entries: Iterable[Entry], older_than_seconds: float) -> bool:
-    return all(entry.age_seconds >= older_than_seconds for entry in entries)
+    def _are_old(self, entries: Iterable[Entry]) -> bool:
+        return all(entry.age_seconds >= self._older_than_seconds for entry in entries)

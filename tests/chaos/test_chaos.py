@@ -8,6 +8,7 @@ import pytest
 from mesh.settings import BaseModelSettings, load_settings
 from testing.chaos.chaos import run
 from testing.parts.stores import S3Endpoint
+from testing.seeds import random_seeds
 
 # A restart of everything, some of it twice, on two busy cores; it takes a third of this.
 CHAOS_SECONDS = 600
@@ -16,7 +17,7 @@ S3_SECONDS = 3.0
 
 
 @pytest.mark.timeout(CHAOS_SECONDS)
-@pytest.mark.parametrize("seed", random.Random().sample(range(2**32), 1))
+@random_seeds(1)
 async def test_whatever_is_killed_every_clone_ends_and_has_one_version_or_none(
     tmp_path: Path, s3_endpoint: S3Endpoint, seed: int
 ) -> None:

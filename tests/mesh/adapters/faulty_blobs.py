@@ -1,12 +1,16 @@
 """Real blobs under processes that die, that pause, or that hear no answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
 
 T = TypeVar("T")
+
+# A write to the store that has not been sent yet.
+Put = Callable[[], Awaitable[None]]
 
 
 class Crash(Exception):
@@ -24,12 +28,10 @@ class Watched:
         return await self._blobs.read(key, limit_bytes=limit_bytes)
 
     async def create(self, key: str, data: bytes) -> None:
-        await self._before(writes=True)
-        await self._blobs.create(key, data)
+        await self._put(lambda: self._blobs.create(key, data))
 
     async def replace(self, key: str, data: bytes, *, etag: str) -> None:
-        await self._before(writes=True)
-        await self._blobs.replace(key, data, etag=etag)
+        await self._put(lambda: self._blobs.replace(key, data, etag=etag))
 
     async def keys(self, prefix: str) -> list[str]:
         await self._before(writes=False)
@@ -52,8 +54,16 @@ class Watched:
         await self._before(writes=True)
         return await self._blobs.forget(prefix)
 
+    async def forget_deleted(self, prefix: str) -> Erased:
+        await self._before(writes=True)
+        return await self._blobs.forget_deleted(prefix)
+
     async def check(self) -> None:
         await self._blobs.check()
+
+    async def _put(self, call: Put) -> None:
+        await self._before(writes=True)
+        await call()
 
     async def _before(self, *, writes: bool) -> None:
         """Is called before each call to the store, and told whether it writes."""
@@ -72,6 +82,56 @@ class CrashingBlobs(Watched):
         if self._writes == 0:
             raise Crash
         self._writes -= 1
+
+
+class MortalBlobs(Watched):
+    """A process that pauses before each call, and dies at some writes; dead, it calls nothing any more.
+
+    Args:
+        blobs: The store.
+        chance: Decides what happens.
+        pause: Is awaited before each call.
+        deaths: Of a hundred writes, how many are never sent because the process dies.
+        late: Of a hundred writes, how many are sent by a process that dies before they arrive.
+        deliver: Takes the writes that arrive late.
+    """
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        chance: random.Random,
+        pause: Callable[[], Awaitable[None]],
+        deaths: float,
+        late: float = 0,
+        deliver: Callable[[Put], None] | None = None,
+    ) -> None:
+        super().__init__(blobs)
+        self._chance = chance
+        self._pause = pause
+        self._deaths = deaths
+        self._late = late
+        self._deliver = deliver
+        self._is_dead = False
+
+    def restart(self) -> None:
+        """Puts a new process in the place of one that died."""
+        self._is_dead = False
+
+    async def _put(self, call: Put) -> None:
+        if not self._is_dead and self._deliver is not None and self._happens(self._late):
+            self._is_dead = True
+            self._deliver(call)
+        await super()._put(call)
+
+    async def _before(self, *, writes: bool) -> None:
+        self._is_dead = self._is_dead or (writes and self._happens(self._deaths))
+        if self._is_dead:
+            raise Crash
+        await self._pause()
+
+    def _happens(self, percent: float) -> bool:
+        return self._chance.random() * 100 < percent
 
 
 class PausingBlobs(Watched):
@@ -98,6 +158,29 @@ class PausingBlobs(Watched):
         if self._calls == -1:
             self._paused.set()
             await self.go.wait()
+
+
+class DelayingBlobs(Watched):
+    """A process whose first write is under way for so long that whoever waits for it gives up.
+
+    Attributes:
+        delayed: Whether the write is under way.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__(blobs)
+        self.delayed = asyncio.Event()
+        self._write: Put | None = None
+
+    async def arrive(self) -> None:
+        """Performs the write."""
+        assert self._write is not None, "no write is under way"
+        await self._write()
+
+    async def _put(self, call: Put) -> None:
+        self._write = call
+        self.delayed.set()
+        await asyncio.Event().wait()
 
 
 class ForgetfulBlobs(Watched):

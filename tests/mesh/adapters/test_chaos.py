@@ -1,109 +1,37 @@
-"""Workers that do everything at once and die anywhere, on the real S3: what holds then, whatever the order.
+"""Workers that do everything at once and die anywhere: what holds then, whatever the order.
 
-A seed decides what is done, not in which order the store does it, so a failure may need more than one run to come back.
+On the real S3 a seed decides what is done, not in which order the store does it, so a failure may need more than one
+run to come back. Where a scheduler grants the turns, the seed decides the order too. `testing.seeds` says how to repeat
+a run.
 """
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import Callable
 
 import pytest
 
 from mesh.adapters.blobs import Blobs
 from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore, CloneVoided
-from mesh.errors import ModelVersionNotFound, PublishConflict
-from testing.leftovers import leftovers
-from tests.mesh.adapters.conftest import recipe, weights
-from tests.mesh.adapters.faulty_blobs import Crash, Watched
+from testing.seeds import random_seeds
+from tests.mesh.adapters.churn import Worker, verify
+from tests.mesh.adapters.faulty_blobs import MortalBlobs
+from tests.mesh.adapters.memory_blobs import MemoryBlobs, MemoryBucket
+from tests.mesh.adapters.turns import TurnBlobs, Turns
 
 WORKERS = 5
 STEPS = 12
-CLONES = 8
-CRASHES = 0.05
 # Of one call; several times what SeaweedFS takes.
 LONGEST_PAUSE_SECONDS = 0.02
 
-# Nobody deletes or retires anything of the first one: what was published there stays.
-KEPT, CHURNED = "kept", "churned"
-
-
-class ChaoticBlobs(Watched):
-    """A process that pauses before each call, and dies before some."""
-
-    def __init__(self, blobs: Blobs, *, chance: random.Random) -> None:
-        super().__init__(blobs)
-        self._chance = chance
-
-    async def _before(self, *, writes: bool) -> None:
-        if writes and self._chance.random() < CRASHES:
-            raise Crash
-        await asyncio.sleep(self._chance.choice((0, 0, self._chance.random() * LONGEST_PAUSE_SECONDS)))
-
-
-class Worker:
-    """One after another of the store's operations, drawn by chance.
-
-    Attributes:
-        published: Clones of the student who is kept, whose publication was acknowledged.
-        voided: Clones that were void before they had published.
-    """
-
-    def __init__(self, blobs: Blobs, *, tenant: str, seed: str) -> None:
-        self._chance = random.Random(seed)
-        self._store = AdapterStore(ChaoticBlobs(blobs, chance=self._chance), tenant=tenant)
-        self.published: set[str] = set()
-        self.voided: set[str] = set()
-
-    async def work(self) -> None:
-        often = (self._publish, self._publish, self._publish, self._activate, self._pin, self._read)
-        for _ in range(STEPS):
-            operation = self._chance.choice((*often, *often, self._void, self._retire, self._delete, self._sweep))
-            with suppress(Crash, CloneVoided, ModelVersionNotFound, PublishConflict):
-                await operation()
-
-    async def _publish(self) -> None:
-        clone_id = self._clone()
-        student = clone_id.partition("_")[0]
-        await self._store.publish(student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
-        if student == KEPT:
-            self.published.add(clone_id)
-
-    async def _void(self) -> None:
-        clone_id = self._clone()
-        if await self._store.void(clone_id) is None:
-            self.voided.add(clone_id)
-
-    async def _activate(self) -> None:
-        await self._store.activate(*self._version())
-
-    async def _pin(self) -> None:
-        await self._store.pin(*self._version(), pinned=self._chance.random() < 0.5)
-
-    async def _read(self) -> None:
-        student = self._student()
-        active = await self._store.resolve_active(student)
-        if active is not None:
-            await self._store.fetch(active.ref)
-        await self._store.list_versions(student)
-
-    async def _retire(self) -> None:
-        await self._store.retire(CHURNED, keep=self._chance.choice((1, 2)))
-
-    async def _delete(self) -> None:
-        await self._store.delete_student(CHURNED)
-
-    async def _sweep(self) -> None:
-        await self._store.sweep(older_than_seconds=0)
-
-    def _student(self) -> str:
-        return self._chance.choice((KEPT, CHURNED))
-
-    def _clone(self) -> str:
-        return f"{self._student()}_{self._chance.randrange(CLONES)}"
-
-    def _version(self) -> tuple[str, int]:
-        return self._student(), self._chance.randint(1, CLONES)
+# Each of these orders of calls showed a fault once.
+REGRESSIONS = (
+    pytest.param(3, id="past-versions-of-deleted-objects-stayed"),
+    pytest.param(19, id="the-pointer-of-a-deleted-student-came-back"),
+    pytest.param(38, id="a-commit-stayed-whose-manifest-was-void"),
+    pytest.param(110, id="a-pointer-named-the-weights-of-a-deleted-version"),
+    pytest.param(255, id="a-version-had-the-weights-of-another-clone"),
+)
 
 
 @pytest.fixture(params=(False, True), ids=("plain", "versioned"))
@@ -111,32 +39,79 @@ def bucket_of_any_kind(request: pytest.FixtureRequest, blobs: S3Blobs, versioned
     return versioned if request.param else blobs
 
 
-@pytest.mark.parametrize("seed", random.Random().sample(range(2**32), 4))
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs here what else would run in a thread, which no scheduler of turns sees."""
+
+    async def call(function: Callable[..., object], *args: object, **kwargs: object) -> object:
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(asyncio, "to_thread", call)
+
+
+@random_seeds(4)
 async def test_after_any_chaos_each_clone_has_one_whole_version_or_none_and_nothing_else_is_left(
     bucket_of_any_kind: S3Blobs, tenant: str, seed: int
 ) -> None:
-    blobs = bucket_of_any_kind
-    workers = [Worker(blobs, tenant=tenant, seed=f"{seed}-{number}") for number in range(WORKERS)]
+    def worker(number: int) -> Worker:
+        chance = random.Random(f"{seed}-{number}")
+
+        async def pause() -> None:
+            await asyncio.sleep(chance.choice((0, 0, chance.random() * LONGEST_PAUSE_SECONDS)))
+
+        mortal = MortalBlobs(bucket_of_any_kind, chance=chance, pause=pause, deaths=5)
+        return Worker(mortal, tenant=tenant, chance=chance, steps=STEPS)
+
+    workers = [worker(number) for number in range(WORKERS)]
     async with asyncio.TaskGroup() as working:
-        for worker in workers:
-            working.create_task(worker.work())
-    store = AdapterStore(blobs, tenant=tenant)
-    await store.sweep(older_than_seconds=0)
+        for each in workers:
+            working.create_task(each.work())
 
-    assert await leftovers(blobs, store, tenant) == set()
-    versions = {student: await store.list_versions(student) for student in (KEPT, CHURNED)}
-    clones = [manifest.recipe.clone_id for student in versions for manifest in versions[student]]
-    assert len(clones) == len(set(clones))
-    assert not set(clones) & set().union(*(worker.voided for worker in workers))
-    assert set().union(*(worker.published for worker in workers)) <= set(clones)
-    for student, manifests in versions.items():
-        numbers = {manifest.ref.version for manifest in manifests}
-        active = await store.resolve_active(student)
-        assert active is None or active.ref.version in numbers
-        assert await store.pinned(student) <= numbers
+    await verify(bucket_of_any_kind, workers, tenant=tenant)
 
-    await store.delete_student(KEPT)
-    await store.delete_student(CHURNED)
-    voids = await blobs.keys(f"{tenant}/")
-    assert all(key.startswith(f"{tenant}/_commits/") for key in voids)
-    assert (await blobs.erase(f"{tenant}/")).objects == len(voids)
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("seed", REGRESSIONS)
+async def test_orders_that_once_showed_a_fault_leave_nothing(versioned: S3Blobs, tenant: str, seed: int) -> None:
+    turns, chance = _turns(seed)
+
+    workers = await _churn(turns, chance, seed=seed, tenant=tenant, access=lambda: TurnBlobs(versioned, turns))
+
+    await verify(versioned, workers, tenant=tenant)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("keeps_past", [False, True], ids=("plain", "versioned"))
+@random_seeds(12)
+async def test_no_order_of_single_steps_leaves_anything(*, keeps_past: bool, seed: int) -> None:
+    bucket = MemoryBucket(keeps_past=keeps_past)
+    turns, chance = _turns(seed)
+
+    def access() -> Blobs:
+        return MemoryBlobs(bucket, pause=turns.pause)
+
+    workers = await _churn(turns, chance, seed=seed, tenant="school", access=access)
+
+    await verify(MemoryBlobs(bucket), workers, tenant="school")
+
+
+def _turns(seed: int) -> tuple[Turns, random.Random]:
+    chance = random.Random(seed)
+    return Turns(chance, sticky=chance.choice((0, 0.5, 0.8, 0.95, 0.99))), chance
+
+
+async def _churn(
+    turns: Turns, chance: random.Random, *, seed: int, tenant: str, access: Callable[[], Blobs]
+) -> list[Worker]:
+    deaths, late = chance.choice((0, 0, 2, 5, 20)), chance.choice((0, 2, 10))
+    workers = []
+    for number in range(WORKERS):
+        choices = random.Random(f"{seed}-{number}")
+        mortal = MortalBlobs(access(), chance=choices, pause=_go_on, deaths=deaths, late=late, deliver=turns.deliver)
+        workers.append(Worker(mortal, tenant=tenant, chance=choices, steps=STEPS))
+    await turns.run([worker.work for worker in workers])
+    return workers
+
+
+async def _go_on() -> None:
+    """Does not pause: the scheduler does."""

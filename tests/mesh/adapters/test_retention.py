@@ -1,6 +1,7 @@
 """What stays of a student's versions, and how all of a student goes, on the real S3."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -214,6 +215,56 @@ async def test_a_clone_that_publishes_while_its_student_is_deleted_leaves_a_whol
     assert await leftovers(blobs, store, tenant) == set()
 
 
+@pytest.mark.parametrize("calls", range(9))
+@pytest.mark.parametrize("has_pointer", [False, True], ids=("first-pointer", "moved-pointer"))
+async def test_an_activation_that_meets_a_deletion_brings_nothing_back(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int, *, has_pointer: bool
+) -> None:
+    for number in (1, 2):
+        await store.stage(student, weights(seed=number), recipe=recipe(f"{student}_{number}"))
+    if has_pointer:
+        await store.activate(student, 1)
+    paused = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 2))
+    await paused.reached(activation)
+
+    await store.delete_student(student)
+    # Weights that a new clone of the same student has written and not published yet.
+    await blobs.create(store.ref(student, 3).weights_key, weights())
+    paused.go.set()
+    await asyncio.wait([activation])
+
+    assert await blobs.keys(f"{tenant}/{student}/") == [store.ref(student, 3).weights_key]
+    assert activation.exception() is None or isinstance(activation.exception(), ModelVersionNotFound)
+
+
+@pytest.mark.parametrize("calls", range(9))
+async def test_a_deletion_that_meets_an_activation_leaves_nothing(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
+) -> None:
+    await store.stage(student, weights(), recipe=recipe(f"{student}_1"))
+    paused = PausingBlobs(blobs, calls=calls)
+    deletion = asyncio.create_task(AdapterStore(paused, tenant=tenant).delete_student(student))
+    await paused.reached(deletion)
+
+    with suppress(ModelVersionNotFound):
+        await store.activate(student, 1)
+    paused.go.set()
+    await deletion
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+
+
+async def test_the_last_pin_that_goes_takes_the_pointer_with_it(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await store.stage(student, weights(), recipe=recipe())
+    await store.pin(student, 1, pinned=True)
+    await store.pin(student, 1, pinned=False)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == [manifest.ref.weights_key, manifest.ref.manifest_key]
+
+
 async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, student: str, tenant: str) -> None:
     store = AdapterStore(versioned, tenant=tenant)
     await _publish(store, student, 3)
@@ -224,9 +275,9 @@ async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, stu
     removed = await store.delete_student(student)
 
     assert removed.versions == 1
-    # Weights and manifest, each with the mark of its deletion, their commit's past, and a pointer that moved thrice for
-    # the versions, twice for the retirement and once for the pin.
-    assert removed.objects == 4 + 1 + 6
+    # Weights and manifest, each with the mark of its deletion, their commit's past, and a pointer that was created and
+    # then moved thrice for the versions, twice for the retirement and once for the pin.
+    assert removed.objects == 4 + 1 + 7
     assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
     assert await store.list_versions(f"{student}-2") == [other]
     # Were a past version left under the student's folder or in a commit, erasing the tenant would count it.

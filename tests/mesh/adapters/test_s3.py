@@ -148,6 +148,23 @@ async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versi
     assert await versioned.erase("ada/") == Erased()
 
 
+async def test_only_the_past_of_deleted_blobs_is_forgotten_with_them(versioned: S3Blobs) -> None:
+    for key in ("kept", "gone"):
+        await versioned.create(f"ada/{key}", b"1")
+        blob = await versioned.read(f"ada/{key}", limit_bytes=1)
+        assert blob is not None
+        await versioned.replace(f"ada/{key}", b"22", etag=blob.etag)
+    gone = await versioned.read("ada/gone", limit_bytes=2)
+    assert gone is not None
+    await versioned.delete("ada/gone", etag=gone.etag)
+
+    # Two versions and the mark of the deletion.
+    assert await versioned.forget_deleted("ada/") == Erased(objects=3, bytes=3)
+
+    assert await versioned.forget_deleted("ada/") == Erased()
+    assert await versioned.erase("ada/kept") == Erased(objects=2, bytes=3)
+
+
 async def test_a_missing_bucket_is_created_on_first_use_only_if_told_to(s3_endpoint: S3Endpoint, bucket: str) -> None:
     async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url) as blobs:
         with pytest.raises(AdapterStoreUnavailable, match="NoSuchBucket"):

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from mesh.adapters.blobs import Erased
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided, Swept
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
-from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
+from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, DelayingBlobs, PausingBlobs
 
 HOUR_SECONDS = 3600
 
@@ -76,6 +77,120 @@ async def test_a_pointer_of_a_student_without_versions_goes(
     assert await blobs.keys(f"{tenant}/{student}/") == []
 
 
+async def test_a_placeholder_whose_activation_died_goes(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await store.stage(student, weights(), recipe=recipe())
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant).activate(student, manifest.ref.version)
+    pointer_key = f"{tenant}/{student}/active.json"
+    assert pointer_key in await blobs.keys(f"{tenant}/{student}/")
+
+    swept = await store.sweep(older_than_seconds=HOUR_SECONDS)
+
+    assert swept == Swept(pointers=1)
+    assert pointer_key not in await blobs.keys(f"{tenant}/{student}/")
+    assert await store.list_versions(student) == [manifest]
+
+
+async def test_a_placeholder_that_arrives_after_the_deletion_of_its_student_goes(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await store.stage(student, weights(), recipe=recipe())
+    late = DelayingBlobs(blobs)
+    activation = asyncio.create_task(AdapterStore(late, tenant=tenant).activate(student, manifest.ref.version))
+    await late.delayed.wait()
+    activation.cancel()
+    await asyncio.wait([activation])
+    await store.delete_student(student)
+
+    # A cancelled call's thread goes on.
+    await late.arrive()
+    assert await blobs.keys(f"{tenant}/{student}/") != []
+    assert await store.resolve_active(student) is None
+    await store.sweep(older_than_seconds=HOUR_SECONDS)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+
+
+async def test_a_pointer_goes_with_the_last_remains_of_its_student(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await store.publish(student, weights(), recipe=recipe())
+    # As a deletion that was cut off leaves it, and beside it the weights of a clone that died.
+    await blobs.erase(f"{manifest.ref}/")
+    await blobs.create(store.ref(student, 2).weights_key, weights())
+
+    await store.sweep(older_than_seconds=0)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+
+
+async def test_a_version_that_no_longer_exists_stays_in_no_list_of_the_pointer(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    for number in (1, 2):
+        await store.publish(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+    # It dies after the version is gone and before the pointer forgets that it was being retired.
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=7), tenant=tenant).retire(student, keep=1)
+    await blobs.erase(f"{store.ref(student, 2)}/")
+
+    await store.sweep(older_than_seconds=0)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+
+
+async def test_a_commit_whose_manifest_is_void_becomes_void(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).stage(student, weights(), recipe=recipe())
+    # A deletion takes the manifest's key, and dies.
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).delete_student(student)
+    assert store.ref(student, 1).manifest_key in await blobs.keys(f"{tenant}/{student}/")
+
+    swept = await store.sweep(older_than_seconds=0)
+
+    assert (swept.voided, swept.removed) == (1, 1)
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+    assert await store.void("clone_1") is None
+
+
+async def test_a_corrupt_manifest_stays_for_a_person_and_stops_no_sweep(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await store.publish(student, weights(), recipe=recipe())
+    await blobs.erase(manifest.ref.manifest_key)
+    await blobs.create(manifest.ref.manifest_key, b"{}")
+    await blobs.create(store.ref(f"{student}-2", 1).weights_key, weights())
+
+    assert (await store.sweep(older_than_seconds=0)).removed == 1
+
+    assert await blobs.keys(f"{tenant}/{student}/v1/") == [manifest.ref.weights_key, manifest.ref.manifest_key]
+
+
+async def test_a_pointers_past_goes_if_the_process_died_before_it_forgot_it(
+    versioned: S3Blobs, student: str, tenant: str
+) -> None:
+    store = AdapterStore(versioned, tenant=tenant)
+    manifest = await store.publish(student, weights(), recipe=recipe())
+    (kept,) = [await store.publish(f"{student}-2", weights(), recipe=recipe("clone_2"))]
+    await versioned.erase(f"{manifest.ref}/")
+    # The first write of this sweep deletes the pointer, and the second would forget its past versions.
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(versioned, writes=1), tenant=tenant).sweep(older_than_seconds=0)
+    assert await versioned.keys(f"{tenant}/{student}/") == []
+
+    await store.sweep(older_than_seconds=0)
+
+    assert await versioned.erase(f"{tenant}/{student}/") == Erased()
+    assert await store.list_versions(f"{student}-2") == [kept]
+    # The pointer of a student who is there keeps its past.
+    assert (await versioned.forget(f"{tenant}/{student}-2/")).objects == 1
+
+
 async def test_a_pointer_forgets_versions_that_are_gone(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
@@ -130,6 +245,30 @@ async def test_what_a_cut_off_retirement_left_goes(
     assert await leftovers(blobs, store, tenant) == set()
     # Up to the first step that tells anyone, nothing was decided.
     assert len(await store.list_versions(student)) == (2 if writes < 2 else 1)
+
+
+@pytest.mark.parametrize("calls", range(1, 7))
+async def test_a_worker_that_outlives_a_sweep_publishes_no_other_clones_weights(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
+) -> None:
+    late = PausingBlobs(blobs, calls=calls)
+    stage = asyncio.create_task(AdapterStore(late, tenant=tenant).stage(student, weights(seed=1), recipe=recipe()))
+    await late.reached(stage)
+    await store.sweep(older_than_seconds=0)
+
+    # Takes the number that the sweeper freed, if it did; with weights of the same size.
+    await store.stage(student, weights(seed=2), recipe=recipe("clone_2"))
+    late.go.set()
+    await asyncio.wait([stage])
+
+    for manifest in await store.list_versions(student):
+        assert (await store.fetch(manifest.ref)).manifest == manifest
+    await store.sweep(older_than_seconds=0)
+    assert await leftovers(blobs, store, tenant) == set()
+    if stage.exception() is None:
+        assert stage.result() in await store.list_versions(student)
+    else:
+        assert isinstance(stage.exception(), CloneVoided)
 
 
 @pytest.mark.parametrize("calls", range(9))

@@ -1,0 +1,110 @@
+"""Workers that do everything at once and die anywhere, and what must hold afterwards."""
+
+import random
+from contextlib import suppress
+
+from mesh.adapters.blobs import Blobs, Erased
+from mesh.adapters.store import AdapterStore, CloneVoided
+from mesh.errors import ModelVersionNotFound, PublishConflict
+from testing.leftovers import leftovers
+from tests.mesh.adapters.conftest import recipe, weights
+from tests.mesh.adapters.faulty_blobs import Crash, MortalBlobs
+
+CLONES = 8
+
+# Nobody deletes or retires anything of the first one: what was published there stays.
+KEPT, CHURNED = "kept", "churned"
+
+
+class Worker:
+    """Performs one operation of the store after another, drawn by chance.
+
+    Attributes:
+        published: Clones of the student who is kept, whose publication was acknowledged.
+        voided: Clones that were void before they had published.
+    """
+
+    def __init__(self, blobs: MortalBlobs, *, tenant: str, chance: random.Random, steps: int) -> None:
+        self._chance = chance
+        self._blobs = blobs
+        self._store = AdapterStore(blobs, tenant=tenant)
+        self._steps = steps
+        self.published: set[str] = set()
+        self.voided: set[str] = set()
+
+    async def work(self) -> None:
+        """Performs all operations."""
+        often = (self._publish, self._publish, self._publish, self._activate, self._pin, self._read)
+        for _ in range(self._steps):
+            operation = self._chance.choice((*often, *often, self._void, self._retire, self._delete, self._sweep))
+            self._blobs.restart()
+            with suppress(Crash, CloneVoided, ModelVersionNotFound, PublishConflict):
+                await operation()
+
+    async def _publish(self) -> None:
+        clone_id = self._draw_clone()
+        student = clone_id.partition("_")[0]
+        await self._store.publish(student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
+        if student == KEPT:
+            self.published.add(clone_id)
+
+    async def _void(self) -> None:
+        clone_id = self._draw_clone()
+        if await self._store.void(clone_id) is None:
+            self.voided.add(clone_id)
+
+    async def _activate(self) -> None:
+        await self._store.activate(*self._draw_version())
+
+    async def _pin(self) -> None:
+        await self._store.pin(*self._draw_version(), pinned=self._chance.random() < 0.5)
+
+    async def _read(self) -> None:
+        student = self._draw_student()
+        active = await self._store.resolve_active(student)
+        if active is not None:
+            await self._store.fetch(active.ref)
+        await self._store.list_versions(student)
+
+    async def _retire(self) -> None:
+        await self._store.retire(CHURNED, keep=self._chance.choice((1, 2)))
+
+    async def _delete(self) -> None:
+        await self._store.delete_student(CHURNED)
+
+    async def _sweep(self) -> None:
+        await self._store.sweep(older_than_seconds=0)
+
+    def _draw_student(self) -> str:
+        return self._chance.choice((KEPT, CHURNED))
+
+    def _draw_clone(self) -> str:
+        return f"{self._draw_student()}_{self._chance.randrange(CLONES)}"
+
+    def _draw_version(self) -> tuple[str, int]:
+        return self._draw_student(), self._chance.randint(1, CLONES)
+
+
+async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
+    """Sweeps once, proves what must hold then, and deletes both students."""
+    store = AdapterStore(blobs, tenant=tenant)
+    await store.sweep(older_than_seconds=0)
+
+    assert await leftovers(blobs, store, tenant) == set()
+    assert await blobs.forget_deleted(f"{tenant}/") == Erased(), "past versions of what was deleted"
+    versions = {student: await store.list_versions(student) for student in (KEPT, CHURNED)}
+    clones = [manifest.recipe.clone_id for student in versions for manifest in versions[student]]
+    assert len(clones) == len(set(clones))
+    assert not set(clones) & set().union(*(worker.voided for worker in workers))
+    assert set().union(*(worker.published for worker in workers)) <= set(clones)
+    for student, manifests in versions.items():
+        numbers = {manifest.ref.version for manifest in manifests}
+        active = await store.resolve_active(student)
+        assert active is None or active.ref.version in numbers
+        assert await store.pinned(student) <= numbers
+
+    await store.delete_student(KEPT)
+    await store.delete_student(CHURNED)
+    voids = await blobs.keys(f"{tenant}/")
+    assert all(key.startswith(f"{tenant}/_commits/") for key in voids)
+    assert (await blobs.erase(f"{tenant}/")).objects == len(voids)
