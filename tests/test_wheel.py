@@ -19,6 +19,9 @@ from testing.parts.part import free_ports
 ROOT = Path(__file__).parents[1]
 # Not part of a build, and large or of this machine.
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "tests", "testing", "benchmarks")
+PACKAGES = ("brain_server", "client", "cloning_server", "gateway", "mesh")
+# For people, and for whoever builds the gateway's container from the checkout.
+NOT_INSTALLED = {"README.md", "Dockerfile"}
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +99,15 @@ def test_all_that_is_imported_comes_from_the_wheel(installation: Installation) -
 
     assert done.returncode == 0, done.stderr
     assert all(str(installation.bin.parent) in line for line in done.stdout.splitlines())
+
+
+def test_every_file_of_the_packages_is_installed(installation: Installation) -> None:
+    (installed,) = installation.bin.parent.glob("lib/python3*/site-packages")
+    folders = [*(ROOT / name for name in PACKAGES), ROOT / "gen" / "aivo"]
+    files = {path.relative_to(folder.parent) for folder in folders for path in folder.rglob("*") if path.is_file()}
+    files = {path for path in files if "__pycache__" not in path.parts and path.name not in NOT_INSTALLED}
+
+    assert {path for path in files if not (installed / path).is_file()} == set()
 
 
 def test_tests_and_benchmarks_are_not_installed(installation: Installation) -> None:
