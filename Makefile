@@ -40,7 +40,7 @@ UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN
 	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
-.PHONY: help up demo test test-vllm vllm check protos docs model clean
+.PHONY: help up demo test test-slow test-vllm vllm check protos docs model clean
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -67,8 +67,11 @@ up: model ## Run the whole stack; Ctrl-C stops it
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo
 
-test: $(INSTALLED) ## Run all tests; without vLLM's venv (`make vllm`), those of vLLM are skipped
-	@python -m pytest
+test: $(INSTALLED) ## Run the tests that take less than ten minutes in all
+	@python -m pytest -m 'not slow'
+
+test-slow: $(INSTALLED) ## Run the slow tests: long chaos, training on the real base model, the installed wheel
+	@python -m pytest -m slow
 
 test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM engine against a real vLLM on the CPU
 	@python -m pytest tests/brain_server/vllm_engine

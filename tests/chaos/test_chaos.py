@@ -16,6 +16,7 @@ CHAOS_SECONDS = 600
 S3_SECONDS = 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(CHAOS_SECONDS)
 @random_seeds(1)
 async def test_whatever_is_killed_every_clone_ends_and_has_one_version_or_none(
