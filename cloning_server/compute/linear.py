@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cloning_server.compute.kernels import Back
+from mesh.lm.blocks import can_be_blocked
 
 # Maps [N, in] to [N, out], and tells the way back.
 Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Back]]
@@ -23,7 +24,6 @@ Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Back]]
 MOST_BYTES = 1024**3
 # What the layout is made for; it serves any number of rows.
 _USUAL_ROWS = 512
-_DTYPES = frozenset({torch.bfloat16, torch.float32})
 
 
 def maps_of(modules: Sequence[nn.Linear]) -> list[Map]:
@@ -36,7 +36,7 @@ def maps_of(modules: Sequence[nn.Linear]) -> list[Map]:
 def are_kept_in_blocks(modules: Iterable[nn.Module]) -> bool:
     """Whether a model's linear maps are plain matrices on a CPU, and few enough for another two copies."""
     weights = [module.weight if type(module) is nn.Linear else None for module in modules]
-    plain = [one for one in weights if one is not None and one.device.type == "cpu" and one.dtype in _DTYPES]
+    plain = [one for one in weights if one is not None and can_be_blocked(one)]
     return len(plain) == len(weights) and sum(one.nbytes for one in plain) <= MOST_BYTES
 
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mesh.lm.blocks import can_be_blocked
+
 # Number of rows that the layout is optimised for; it works for any number.
 _USUAL_ROWS = 8
-_MKLDNN_DTYPES = frozenset({torch.bfloat16, torch.float32})
 
 
 class Projection(Protocol):
@@ -41,8 +42,7 @@ def take_projection(modules: Sequence[nn.Module]) -> Projection:
     bias_O = torch.cat([linear.get_parameter("bias").data for linear in linears]) if have_bias else None
     for linear in linears:
         linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
-    can_reorder = weight_OI.device.type == "cpu" and weight_OI.dtype in _MKLDNN_DTYPES
-    return _MkldnnProjection(weight_OI, bias_O) if can_reorder else _MatrixProjection(weight_OI, bias_O)
+    return _MkldnnProjection(weight_OI, bias_O) if can_be_blocked(weight_OI) else _MatrixProjection(weight_OI, bias_O)
 
 
 class _MkldnnProjection:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from mesh.errors import (
     ServerDraining,
     StudentModelNotFound,
 )
-from mesh.lm.base import BaseModel
+from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt
 from mesh.lm.lora import to_peft_config
@@ -100,6 +100,18 @@ def text_by_transformers(reference: BaseModel, generation: Generation, *, adapte
         if peft is not None:
             peft.unload()
     return str(reference.tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))
+
+
+def weighed_by_transformers(reference: BaseModel, prompt: Prompt, labels: Sequence[str]) -> dict[str, float]:
+    """The probability of each label as the reply, by plain transformers."""
+    head = encode_prompt(reference.tokenizer, prompt)
+    scores = []
+    for label in labels:
+        tail = reference.tokenizer(label, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logits = reference.model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        scores.append(sum(float(logits[len(head) - 1 + place, token]) for place, token in enumerate(tail)))
+    return dict(zip(labels, torch.tensor(scores).softmax(-1).tolist(), strict=True))
 
 
 def written_for_peft(folder: Path, weights: bytes) -> Path:
@@ -185,15 +197,28 @@ class TestWhatDecodes:
         prompt = prompt_of("Is the sky blue?")
         weights = await torch_engine.weigh(prompt, labels)
         assert math.fsum(weights.values()) == pytest.approx(1)
-        head = encode_prompt(reference.tokenizer, prompt)
-        scores = []
-        for label in labels:
-            tail = reference.tokenizer(label, add_special_tokens=False)["input_ids"]
-            with torch.inference_mode():
-                logits = reference.model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
-            scores.append(sum(float(logits[len(head) - 1 + place, token]) for place, token in enumerate(tail)))
-        expected = torch.tensor(scores).softmax(-1).tolist()
-        assert [weights[label] for label in labels] == pytest.approx(expected, rel=1e-3)
+        expected = weighed_by_transformers(reference, prompt, labels)
+        assert weights == pytest.approx(expected, rel=1e-3)
+
+    @pytest.mark.parametrize(("dtype", "rel"), [("bfloat16", 0.2), ("float32", 1e-3)])
+    async def test_an_engine_answers_in_either_precision(
+        self,
+        small_llama: Path,
+        engine_settings: EngineSettings,
+        adapter_store: AdapterStore,
+        dtype: DtypeName,
+        rel: float,
+    ) -> None:
+        small = load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype="float32")
+        settings = engine_settings.model_copy(update={"base_model": str(small_llama), "dtype": dtype})
+        async with TorchEngine.open(settings, adapter_store) as engine:
+            facts = await engine.wait_loaded()
+            assert (facts.ready, facts.dtype) == (True, dtype)
+            reply = await complete(engine, greedy())
+            assert (reply.completion_tokens, reply.finish_reason) == (12, FinishReason.LENGTH)
+            labels = ["Yes", "No", "Perhaps not today"]
+            weights = await engine.weigh(prompt_of(), labels)
+        assert weights == pytest.approx(weighed_by_transformers(small, prompt_of(), labels), rel=rel)
 
     async def test_prompts_and_labels_may_be_read_token_by_token(
         self, torch_engine: TorchEngine, engine_settings: EngineSettings, adapter_store: AdapterStore

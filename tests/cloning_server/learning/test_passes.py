@@ -9,16 +9,20 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
+from transformers import AutoTokenizer
 
+from cloning_server.compute import linear
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import MOST_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
 from cloning_server.learning.passes import Forward
-from mesh.lm.base import BaseModel, Quantization, load_base
+from mesh.lm.base import BaseModel, DtypeName, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
 from mesh.lm.llama_shape import GROUPS
 from mesh.lm.lora import LoraSpec
+from mesh.lm.weights import fetch
+from testing.models.small_models import write_small_llama
 
 SPEC = LoraSpec()
 
@@ -132,6 +136,30 @@ def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantizat
     assert measured == pytest.approx(loss, rel=0.02)
     # 8-bit rounds what is multiplied too, differently in rows of other company.
     assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > 0.95
+
+
+@pytest.fixture(scope="module")
+def small_llama(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base model that computes next to nothing."""
+    tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache_dir).path)
+    return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
+
+
+@pytest.mark.parametrize(("dtype", "alike"), [("float32", 0.999_999), ("bfloat16", 0.99)])
+@pytest.mark.parametrize("most_bytes", [linear.MOST_BYTES, 0], ids=["the machine's layout", "plain matrices"])
+def test_a_small_model_learns_in_either_precision_and_layout(
+    small_llama: Path, dtype: DtypeName, alike: float, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "MOST_BYTES", most_bytes)
+    base = load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype=dtype)
+    reference = load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype="float32")
+    examples, factors = examples_of(13), trained(base, seed=14)
+    packed = pack(examples, device=base.device)
+    (loss,) = compute_gradients([TrainingStep(forward=Forward(base.model), pack=packed, factors=factors)])
+    plain_loss, plain_gradient = plain_step(reference, factors, examples)
+    assert loss == pytest.approx(plain_loss, rel=0.01)
+    assert heldout_loss(Forward(base.model), [packed], factors) == pytest.approx(loss, rel=0.01)
+    assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > alike
 
 
 def test_a_class_learns_what_each_would_alone(precise: BaseModel) -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from cloning_server.training import PreviousVersion, Progress, TrainedAdapter, T
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Start
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, GateNotPassed, NoTrainableExamples, TrainingDiverged
-from mesh.lm.base import BaseModel
+from mesh.lm.base import BaseModel, DtypeName, load_base
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.lora import from_safetensors
 from testing.lessons import (
     FEEDBACK,
@@ -208,3 +210,10 @@ def test_what_no_teacher_commented_on_is_distilled(base: BaseModel) -> None:
     assert counts.feedback == 0
     assert counts.distilled >= 2
     assert counts.distilled + counts.dropped == counts.given == 3
+
+
+def test_it_trains_in_the_other_precision_than_this_machines_too(base: BaseModel, cache_dir: Path) -> None:
+    other: DtypeName = "float32" if base.dtype == torch.bfloat16 else "bfloat16"
+    model = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype=other)
+    metrics = trained_by(plan_of(commented(3)), model).trained.recipe.metrics
+    assert metrics.heldout_loss_adapter < metrics.heldout_loss_base

@@ -26,6 +26,14 @@ NEW_TOKENS = 6
 ATOL: dict[Quantization, float] = {"4bit": 0.1, "8bit": 0.3}
 
 
+@pytest.fixture(params=["the machine's kernels", "any machine's kernels"])
+def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU with AVX512-BF16 bitsandbytes multiplies by 4-bit weights with another kernel than elsewhere."""
+    if request.param == "any machine's kernels":
+        monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.mark.usefixtures("_kernels")
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
 def test_rows_of_many_adapters_decode_as_alone_on_the_same_quantised_weights(
