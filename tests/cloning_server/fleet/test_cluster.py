@@ -41,7 +41,8 @@ def env_of(cloning: Cloning, cluster: RayCluster, s3: S3Endpoint, cache_dir: Pat
         "BRAIN_ADDRESS": settings.brain_address,
         "MODEL_CACHE_DIR": str(cache_dir.resolve()),
         "DEVICE": "cpu",
-        "CLONE_EPOCHS": "1",
+        # Fine-tuning takes far longer than to learn of its beginning and to lose the node, on the fastest machine too.
+        "CLONE_EPOCHS": "3",
         "DRAIN_SECONDS": "0",
     }
 
@@ -69,8 +70,9 @@ async def test_a_clone_waits_for_a_node_and_survives_its_loss_as_one_version(
         first = await nodes.enter_async_context(cluster.node("first"))
         await until(stub, clone_id, "fine_tuning")
         assert first.runs(ACTOR)
-        second = await nodes.enter_async_context(cluster.node("second"))
+        # Before another node is started, which takes seconds: on a fast machine the clone would end meanwhile.
         await first.lose()
+        second = await nodes.enter_async_context(cluster.node("second"))
         changes = await watch_all(stub, clone_id)
         assert second.runs(ACTOR)
 
