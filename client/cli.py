@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from google.protobuf.json_format import Parse, ParseError
 from rich.console import Console
 
@@ -143,9 +144,16 @@ def list_clones(
 
 
 @app.command()
-def models(student_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
-    """List the versions of a student's model."""
-    _run(commands.list_models(cloning, student_id, as_json=as_json))
+def models(
+    student_id: str,
+    *,
+    page_token: Annotated[str, typer.Option(help="next_page_token of the page before.")] = "",
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """List the versions of a student's model, newest first."""
+    request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
+    _run(commands.list_models(cloning, request, as_json=as_json))
 
 
 @app.command()

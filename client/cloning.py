@@ -11,28 +11,33 @@ Takes and gives the messages of `aivo.cloning.v1`; what a call fails with is an 
 from collections.abc import AsyncGenerator
 
 from aivo.cloning.v1.cloning_service_pb2 import (
-    ActivateStudentModelRequest,
-    ActivateStudentModelResponse,
     CancelCloneRequest,
     CancelCloneResponse,
-    DeleteStudentRequest,
-    DeleteStudentResponse,
     GetCloneRequest,
     GetCloneResponse,
     GetHealthRequest,
     GetHealthResponse,
     ListClonesRequest,
     ListClonesResponse,
-    ListStudentModelsRequest,
-    ListStudentModelsResponse,
-    PinStudentModelRequest,
-    PinStudentModelResponse,
     StartCloneRequest,
     StartCloneResponse,
     WatchCloneRequest,
     WatchCloneResponse,
 )
 from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
+from aivo.cloning.v1.student_model_service_pb2 import (
+    ActivateStudentModelRequest,
+    ActivateStudentModelResponse,
+    ListStudentModelsRequest,
+    ListStudentModelsResponse,
+    PinStudentModelRequest,
+    PinStudentModelResponse,
+    UnpinStudentModelRequest,
+    UnpinStudentModelResponse,
+)
+from aivo.cloning.v1.student_model_service_pb2_grpc import StudentModelServiceStub
+from aivo.cloning.v1.student_service_pb2 import DeleteStudentRequest, DeleteStudentResponse
+from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceStub
 
 from client.calls import Client, typed_errors
 
@@ -42,23 +47,25 @@ class CloningClient(Client):
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
-        self._stub = CloningServiceStub(self._channel)
+        self._clones = CloningServiceStub(self._channel)
+        self._models = StudentModelServiceStub(self._channel)
+        self._students = StudentServiceStub(self._channel)
 
     async def start(self, request: StartCloneRequest) -> StartCloneResponse:
         """Starts a clone; safe to repeat if the request has a `request_id`."""
         with typed_errors():
-            return await self._stub.StartClone(request)
+            return await self._clones.StartClone(request)
 
     async def fetch(self, clone_id: str) -> GetCloneResponse:
         """Returns the clone as it is now."""
         with typed_errors():
-            return await self._stub.GetClone(GetCloneRequest(clone_id=clone_id))
+            return await self._clones.GetClone(GetCloneRequest(clone_id=clone_id))
 
     async def watch(
         self, clone_id: str, *, after_sequence: int | None = None
     ) -> AsyncGenerator[WatchCloneResponse, None]:
         """Yields the current state (or what came after a sequence), then each change until the last; no heartbeats."""
-        call = self._stub.WatchClone(WatchCloneRequest(clone_id=clone_id, after_sequence=after_sequence))
+        call = self._clones.WatchClone(WatchCloneRequest(clone_id=clone_id, after_sequence=after_sequence))
         try:
             with typed_errors():
                 async for change in call:
@@ -70,36 +77,41 @@ class CloningClient(Client):
     async def cancel(self, clone_id: str) -> CancelCloneResponse:
         """Cancels a clone that waits or runs; safe to repeat."""
         with typed_errors():
-            return await self._stub.CancelClone(CancelCloneRequest(clone_id=clone_id))
+            return await self._clones.CancelClone(CancelCloneRequest(clone_id=clone_id))
 
     async def list_clones(self, request: ListClonesRequest) -> ListClonesResponse:
         """Returns a page of clones, newest first."""
         with typed_errors():
-            return await self._stub.ListClones(request)
+            return await self._clones.ListClones(request)
 
-    async def list_models(self, student_id: str) -> ListStudentModelsResponse:
-        """Returns the versions of a student's model, newest first."""
+    async def list_models(self, request: ListStudentModelsRequest) -> ListStudentModelsResponse:
+        """Returns a page of the versions of a student's model, newest first."""
         with typed_errors():
-            return await self._stub.ListStudentModels(ListStudentModelsRequest(student_id=student_id))
+            return await self._models.ListStudentModels(request)
 
     async def activate(self, student_id: str, version: int) -> ActivateStudentModelResponse:
         """Makes a version the one that answers."""
         request = ActivateStudentModelRequest(student_id=student_id, version=version)
         with typed_errors():
-            return await self._stub.ActivateStudentModel(request)
+            return await self._models.ActivateStudentModel(request)
 
-    async def pin(self, student_id: str, version: int, *, pinned: bool = True) -> PinStudentModelResponse:
-        """Pins a version, so that it stays, or unpins it."""
-        request = PinStudentModelRequest(student_id=student_id, version=version, pinned=pinned)
+    async def pin(self, student_id: str, version: int) -> PinStudentModelResponse:
+        """Pins a version, so that it stays however many come after it."""
         with typed_errors():
-            return await self._stub.PinStudentModel(request)
+            return await self._models.PinStudentModel(PinStudentModelRequest(student_id=student_id, version=version))
+
+    async def unpin(self, student_id: str, version: int) -> UnpinStudentModelResponse:
+        """Unpins a version, so that it is removed once enough come after it."""
+        request = UnpinStudentModelRequest(student_id=student_id, version=version)
+        with typed_errors():
+            return await self._models.UnpinStudentModel(request)
 
     async def delete_student(self, student_id: str) -> DeleteStudentResponse:
         """Removes everything of a student; safe to repeat."""
         with typed_errors():
-            return await self._stub.DeleteStudent(DeleteStudentRequest(student_id=student_id))
+            return await self._students.DeleteStudent(DeleteStudentRequest(student_id=student_id))
 
     async def health(self) -> GetHealthResponse:
         """Returns whether the server can clone and, if not, why."""
         with typed_errors():
-            return await self._stub.GetHealth(GetHealthRequest())
+            return await self._clones.GetHealth(GetHealthRequest())

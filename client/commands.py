@@ -7,6 +7,7 @@ import asyncio
 
 from aivo.brain.v1.brain_service_pb2 import AssessRequest, GenerateStreamRequest
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesRequest, StartCloneRequest
+from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from rich.console import Console
 
 from client.brain import BrainClient
@@ -91,53 +92,54 @@ async def list_clones(address: str, request: ListClonesRequest, *, as_json: bool
         print_json(_out, page)
         return DONE
     _out.print(clones_table(page))
-    if page.next_page_token:
-        _out.print(f"more with --page-token {page.next_page_token}")
+    _print_next_page(page.next_page_token)
     return DONE
 
 
-async def list_models(address: str, student_id: str, *, as_json: bool) -> int:
-    """Prints the versions of a student's model."""
+async def list_models(address: str, request: ListStudentModelsRequest, *, as_json: bool) -> int:
+    """Prints a page of the versions of a student's model."""
     async with CloningClient(address) as cloning:
-        models = await cloning.list_models(student_id)
+        page = await cloning.list_models(request)
     if as_json:
-        print_json(_out, models)
-    else:
-        _out.print(models_table(models))
+        print_json(_out, page)
+        return DONE
+    _out.print(models_table(page))
+    _print_next_page(page.next_page_token)
     return DONE
 
 
 async def cancel_clone(address: str, clone_id: str, *, as_json: bool) -> int:
     """Cancels a clone."""
     async with CloningClient(address) as cloning:
-        told = await cloning.cancel(clone_id)
+        answer = await cloning.cancel(clone_id)
     if as_json:
-        print_json(_out, told)
+        print_json(_out, answer)
     else:
-        _out.print(f"{told.clone_id}: {told.status}")
+        _out.print(f"{answer.clone_id}: {answer.status}")
     return DONE
 
 
 async def activate_model(address: str, student_id: str, version: int, *, as_json: bool) -> int:
     """Makes a version the one that answers."""
     async with CloningClient(address) as cloning:
-        told = await cloning.activate(student_id, version)
+        answer = await cloning.activate(student_id, version)
     if as_json:
-        print_json(_out, told)
+        print_json(_out, answer)
     else:
-        before = f"version {told.previous_version} did" if told.previous_version else "none did"
-        _out.print(f"{told.student_id}: version {told.active_version} answers, {before}")
+        before = f"version {answer.previous_version} did" if answer.HasField("previous_version") else "none did"
+        _out.print(f"{answer.student_id}: version {answer.active_version} answers, {before}")
     return DONE
 
 
 async def pin_model(address: str, student_id: str, version: int, *, pinned: bool, as_json: bool) -> int:
     """Pins a version, or unpins it."""
     async with CloningClient(address) as cloning:
-        told = await cloning.pin(student_id, version, pinned=pinned)
+        change = cloning.pin if pinned else cloning.unpin
+        answer = await change(student_id, version)
     if as_json:
-        print_json(_out, told)
+        print_json(_out, answer)
     else:
-        _out.print(f"{told.student_id}: version {told.version} is {'' if told.pinned else 'not '}pinned")
+        _out.print(f"{answer.student_id}: version {answer.version} is {'' if pinned else 'not '}pinned")
     return DONE
 
 
@@ -177,6 +179,11 @@ async def show_health(brain_address: str, cloning_address: str, *, as_json: bool
         else:
             _out.print(f"{name}: {answer.status}{answer.reason and ': '}{answer.reason}")
     return DONE if fine else NOT_NOW
+
+
+def _print_next_page(token: str) -> None:
+    if token:
+        _out.print(f"more with --page-token {token}")
 
 
 async def _follow(cloning: CloningClient, clone_id: str, *, as_json: bool) -> int:

@@ -6,7 +6,8 @@ Knows nothing of calls.
 from collections.abc import AsyncIterator
 
 from aivo.brain.v1.brain_service_pb2 import FallbackReason, Finished, GenerateResponse
-from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, ListStudentModelsResponse, WatchCloneResponse
+from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
+from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsResponse
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
@@ -52,16 +53,16 @@ async def show_progress(changes: AsyncIterator[WatchCloneResponse], console: Con
 
 
 def clones_table(page: ListClonesResponse) -> Table:
-    """Returns a table with a row a clone."""
+    """Returns a table with a row per clone."""
     table = Table("clone", "student", "status", "progress", "updated")
     for clone in page.clones:
-        updated = clone.updated_time.ToJsonString() if clone.HasField("updated_time") else ""
+        updated = clone.update_time.ToJsonString() if clone.HasField("update_time") else ""
         table.add_row(*map(Text, (clone.clone_id, clone.student_id, clone.status, f"{clone.progress} %", updated)))
     return table
 
 
 def models_table(models: ListStudentModelsResponse) -> Table:
-    """Returns a table with a row a version."""
+    """Returns a table with a row per version."""
     table = Table("version", "active", "sha256", "examples", "held-out loss: base", "adapter", "base model")
     for model in models.models:
         metrics = model.metrics

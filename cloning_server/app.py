@@ -6,6 +6,8 @@ from datetime import timedelta
 from functools import partial
 
 from aivo.cloning.v1.cloning_service_pb2_grpc import add_CloningServiceServicer_to_server
+from aivo.cloning.v1.student_model_service_pb2_grpc import add_StudentModelServiceServicer_to_server
+from aivo.cloning.v1.student_service_pb2_grpc import add_StudentServiceServicer_to_server
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.feed import Feed
@@ -14,6 +16,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.clones.wakeups import Notices
 from cloning_server.edge.health import HealthCheck
 from cloning_server.edge.servicer import CloningServicer
+from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
 from cloning_server.fleet.ray_trainer import RayTrainer
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.running.runner import CloneRunner, RunPolicy
@@ -28,7 +31,9 @@ from mesh.adapters.store import AdapterStore
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
 
-SERVICE = "aivo.cloning.v1.CloningService"
+CLONING_SERVICE = "aivo.cloning.v1.CloningService"
+STUDENT_MODEL_SERVICE = "aivo.cloning.v1.StudentModelService"
+STUDENT_SERVICE = "aivo.cloning.v1.StudentService"
 
 
 async def run(settings: CloningSettings) -> None:
@@ -82,10 +87,23 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         feed = Feed(registry, notices, heartbeat_seconds=settings.heartbeat_seconds)
         server.add(
             add_CloningServiceServicer_to_server,
-            CloningServicer(registry, feed=feed, adapters=adapters, erasure=erasure, health=parts),
-            service=SERVICE,
+            CloningServicer(registry, feed=feed, adapters=adapters, health=parts),
+            service=CLONING_SERVICE,
             # A trainer that still loads is no reason to refuse clones: they wait for it.
             ready=lambda: notices.connected and worker.works,
+        )
+        server.add(
+            add_StudentModelServiceServicer_to_server,
+            StudentModelServicer(adapters),
+            service=STUDENT_MODEL_SERVICE,
+            # Of the store alone, which `GetHealth` asks; a gateway must not lose all replicas while it is down.
+            ready=lambda: True,
+        )
+        server.add(
+            add_StudentServiceServicer_to_server,
+            StudentServicer(erasure),
+            service=STUDENT_SERVICE,
+            ready=lambda: notices.connected,
         )
         stack.push_async_callback(server.stop)
         yield server

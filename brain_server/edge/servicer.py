@@ -84,7 +84,7 @@ class AdapterServicer(AdapterServiceServicer):
         self, request: adapter_pb.ListAdaptersRequest, context: Context
     ) -> adapter_pb.ListAdaptersResponse:
         """Lists the adapters in memory."""
-        return adapter_wire.residencies_from(self._engine.residencies())
+        return adapter_wire.page_from(request, self._engine.residencies())
 
     async def EvictAdapter(
         self, request: adapter_pb.EvictAdapterRequest, context: Context

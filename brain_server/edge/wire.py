@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from aivo.brain.v1 import adapter_pb2
 from aivo.brain.v1 import brain_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
@@ -37,14 +38,12 @@ MAX_STOP_CHARS = 64
 MAX_CONVERSATION_CHARS = 131_072
 
 _POLICIES: Mapping[int, AdapterPolicy] = {
-    pb.ADAPTER_POLICY_UNSPECIFIED: AdapterPolicy.PREFER,
     pb.ADAPTER_POLICY_PREFER: AdapterPolicy.PREFER,
     pb.ADAPTER_POLICY_REQUIRE: AdapterPolicy.REQUIRE,
     pb.ADAPTER_POLICY_BASE_ONLY: AdapterPolicy.BASE_ONLY,
 }
 _ROLES: Mapping[int, Role] = {pb.ROLE_STUDENT: Role.STUDENT, pb.ROLE_TUTOR: Role.TUTOR}
-_FALLBACKS: Mapping[Fallback | None, pb.FallbackReason.ValueType] = {
-    None: pb.FALLBACK_REASON_UNSPECIFIED,
+_FALLBACKS: Mapping[Fallback, pb.FallbackReason.ValueType] = {
     Fallback.NO_STUDENT: pb.FALLBACK_REASON_NO_STUDENT,
     Fallback.BASE_ONLY: pb.FALLBACK_REASON_BASE_ONLY,
     Fallback.NO_STUDENT_MODEL: pb.FALLBACK_REASON_NO_STUDENT_MODEL,
@@ -136,9 +135,9 @@ def broken_off_from(sequence: int, error: status_pb2.Status, *, text: str, model
     return pb.GenerateStreamResponse(sequence=sequence, finished=finished)
 
 
-def adapter_from(adapter: LoadedAdapter) -> pb.Adapter:
+def adapter_from(adapter: LoadedAdapter) -> adapter_pb2.Adapter:
     """Tells the identity of an adapter."""
-    return pb.Adapter(student_id=adapter.ref.student_id, version=adapter.ref.version, sha256=adapter.sha256)
+    return adapter_pb2.Adapter(student_id=adapter.ref.student_id, version=adapter.ref.version, sha256=adapter.sha256)
 
 
 def verdict_from(verdict: Verdict) -> pb.AssessResponse:
@@ -246,7 +245,8 @@ def _turns_from(fields: Fields, request: AnyGenerateRequest) -> list[Turn]:
 
 
 def _policy_from(fields: Fields, request: AnyGenerateRequest) -> AdapterPolicy:
-    policy = _POLICIES.get(request.adapter_policy)
+    named = request.adapter_policy if request.HasField("adapter_policy") else pb.ADAPTER_POLICY_PREFER
+    policy = _POLICIES.get(named)
     if policy is None:
         fields.refuse("adapter_policy", f"must be one of {', '.join(pb.AdapterPolicy.keys()[1:])}")
         policy = AdapterPolicy.PREFER
@@ -269,14 +269,14 @@ def _reply_as(kind: type[ReplyMessage], reply: Reply) -> ReplyMessage:
         tokens_used=reply.prompt_tokens + reply.completion_tokens,
         timestamp=_now(),
         adapter=None if reply.adapter is None else adapter_from(reply.adapter),
-        fallback=_FALLBACKS[reply.fallback],
+        fallback=None if reply.fallback is None else _FALLBACKS[reply.fallback],
         finish_reason=_FINISHES[reply.finish_reason],
         usage=pb.Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens),
         timing=pb.Timing(
-            queue_ms=timing.queue_ms,
-            adapter_load_ms=timing.adapter_load_ms,
-            first_token_ms=timing.first_token_ms,
-            total_ms=timing.total_ms,
+            queue_ms=round(timing.queue_ms, 2),
+            adapter_load_ms=round(timing.adapter_load_ms, 2),
+            first_token_ms=round(timing.first_token_ms, 2),
+            total_ms=round(timing.total_ms, 2),
         ),
     )
 

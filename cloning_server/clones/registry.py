@@ -20,7 +20,6 @@ from cloning_server.clone import Baseline, Clone, CloneState, Terms, cancelled
 from cloning_server.clones import estimates as outlook
 from cloning_server.clones import pace
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.paging import number_in, token_after
 from cloning_server.clones.records import NOBODYS, Backlog, Effect, NewChange, NewClone
 from mesh.errors import (
     CloneAlreadyRunning,
@@ -29,6 +28,7 @@ from mesh.errors import (
     QueueFull,
     RequestIdReused,
 )
+from mesh.paging import number_in, token_after
 
 _CLONE = TypeAdapter(Clone)
 _BASELINE = TypeAdapter(Baseline)
@@ -250,13 +250,13 @@ class Registry:
         Raises:
             InvalidField: The token is not one of such a page.
         """
-        below = number_in(token, student_id=student_id) if token else None
+        below = number_in(token, _list_name(student_id)) if token else None
         # One more than asked for, to know whether a page follows.
         found = await self._store.list_numbers(student_id, below=below, limit=size + 1)
         clones = await self._store.read_latest([clone_id for clone_id, _ in found[:size]])
         return Page(
             clones=tuple(map(_CLONE.validate_json, clones)),
-            next_token=token_after(found[size - 1][1], student_id) if len(found) > size else "",
+            next_token=token_after(found[size - 1][1], _list_name(student_id)) if len(found) > size else "",
         )
 
     async def record_pace(self, *, seconds: float, responses: int) -> None:
@@ -325,3 +325,7 @@ def _turn_seconds(backlog: Backlog) -> float:
     """About when the next clone leaves a full queue."""
     mean = round(sum(backlog.sizes.values()) / max(1, len(backlog.sizes)))
     return pace.estimate_seconds(backlog.pace, mean, ahead=(), parallel=1)
+
+
+def _list_name(student_id: str) -> str:
+    return f"clones of {student_id}" if student_id else "clones"

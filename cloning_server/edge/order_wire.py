@@ -20,7 +20,6 @@ NAME_CHARS = 128
 CLOCK_SKEW = timedelta(minutes=5)
 _ID_MEANING = "1 to 64 letters, digits, dots, dashes or underscores, start with a letter or digit"
 _PRIORITIES: Mapping[int, Priority] = {
-    pb.CLONE_PRIORITY_UNSPECIFIED: Priority.NORMAL,
     pb.CLONE_PRIORITY_LOW: Priority.LOW,
     pb.CLONE_PRIORITY_NORMAL: Priority.NORMAL,
     pb.CLONE_PRIORITY_HIGH: Priority.HIGH,
@@ -74,11 +73,14 @@ def check_id(fields: Fields, name: str, value: str) -> None:
 
 
 def _terms_from(fields: Fields, request: pb.StartCloneRequest) -> Terms:
-    if request.priority not in _PRIORITIES:
+    priority = request.priority if request.HasField("priority") else pb.CLONE_PRIORITY_NORMAL
+    if priority not in _PRIORITIES:
         fields.refuse("priority", f"must be one of {', '.join(pb.ClonePriority.keys()[1:])}")
+    if request.HasField("base_version") and not request.base_version:
+        fields.refuse("base_version", "must be 1 or more")
     consent = _consent_from(fields.within("consent"), request.consent) if request.HasField("consent") else None
     return Terms(
-        priority=_PRIORITIES.get(request.priority, Priority.NORMAL),
+        priority=_PRIORITIES.get(priority, Priority.NORMAL),
         queue_behind=request.queue_behind,
         base_version=request.base_version,
         consent=consent,
@@ -87,14 +89,14 @@ def _terms_from(fields: Fields, request: pb.StartCloneRequest) -> Terms:
 
 def _consent_from(fields: Fields, consent: pb.Consent) -> Consent:
     check_id(fields, "basis", consent.basis)
-    granted = _time_from(fields, "granted_time", consent.granted_time)
-    expires = _time_from(fields, "expires_time", consent.expires_time) if consent.HasField("expires_time") else None
-    if not consent.HasField("granted_time"):
-        fields.refuse("granted_time", "must be set")
+    granted = _time_from(fields, "grant_time", consent.grant_time)
+    expires = _time_from(fields, "expire_time", consent.expire_time) if consent.HasField("expire_time") else None
+    if not consent.HasField("grant_time"):
+        fields.refuse("grant_time", "must be set")
     elif granted > datetime.now(UTC) + CLOCK_SKEW:
-        fields.refuse("granted_time", "must not be in the future")
+        fields.refuse("grant_time", "must not be in the future")
     if expires is not None and expires <= granted:
-        fields.refuse("expires_time", "must be later than granted_time")
+        fields.refuse("expire_time", "must be later than grant_time")
     return Consent(basis=consent.basis, granted_time=granted, expires_time=expires)
 
 

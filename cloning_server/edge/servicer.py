@@ -1,4 +1,4 @@
-"""CloningService: parses, calls, converts."""
+"""CloningService: parse, call, convert."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -11,10 +11,9 @@ from cloning_server.clone import Clone
 from cloning_server.clones.cancellation import cancel
 from cloning_server.clones.feed import Feed
 from cloning_server.clones.registry import Registry
-from cloning_server.edge import order_wire, student_wire, wire
+from cloning_server.edge import order_wire, wire
 from cloning_server.edge.health import HealthCheck
 from cloning_server.edge.order_wire import CloneOrder
-from cloning_server.students.erasure import Erasure
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
 from mesh.rpc.calls import Context
@@ -23,13 +22,10 @@ from mesh.rpc.calls import Context
 class CloningServicer(CloningServiceServicer):
     """Answers for the registry, the feed and the adapter store; raises what they raise."""
 
-    def __init__(
-        self, registry: Registry, *, feed: Feed, adapters: AdapterStore, erasure: Erasure, health: HealthCheck
-    ) -> None:
+    def __init__(self, registry: Registry, *, feed: Feed, adapters: AdapterStore, health: HealthCheck) -> None:
         self._registry = registry
         self._feed = feed
         self._adapters = adapters
-        self._erasure = erasure
         self._health = health
 
     async def StartClone(self, request: pb.StartCloneRequest, context: Context) -> pb.StartCloneResponse:
@@ -66,38 +62,6 @@ class CloningServicer(CloningServiceServicer):
         page = await self._registry.list_clones(student_id=query.student_id, size=query.size, token=query.token)
         return wire.page_from(replace(page, clones=tuple(await self._registry.look_ahead(page.clones))))
 
-    async def ListStudentModels(
-        self, request: pb.ListStudentModelsRequest, context: Context
-    ) -> pb.ListStudentModelsResponse:
-        """Lists a student's versions."""
-        student_id = student_wire.student_id_from(request)
-        manifests = await self._adapters.list_versions(student_id)
-        return student_wire.models_from(
-            student_id,
-            manifests,
-            active_version=await self._active_version(student_id),
-            pinned=await self._adapters.pinned(student_id),
-        )
-
-    async def ActivateStudentModel(
-        self, request: pb.ActivateStudentModelRequest, context: Context
-    ) -> pb.ActivateStudentModelResponse:
-        """Makes a version active."""
-        asked = student_wire.version_from(request)
-        before = await self._adapters.resolve_active(asked.student_id)
-        active = await self._adapters.activate(asked.student_id, asked.version)
-        return student_wire.activated_from(active, before=before)
-
-    async def PinStudentModel(self, request: pb.PinStudentModelRequest, context: Context) -> pb.PinStudentModelResponse:
-        """Pins a version, or unpins it."""
-        asked, pinned = student_wire.version_from(request), student_wire.pinned_from(request)
-        await self._adapters.pin(asked.student_id, asked.version, pinned)
-        return pb.PinStudentModelResponse(student_id=asked.student_id, version=asked.version, pinned=pinned)
-
-    async def DeleteStudent(self, request: pb.DeleteStudentRequest, context: Context) -> pb.DeleteStudentResponse:
-        """Erases a student."""
-        return student_wire.receipt_from(await self._erasure.erase(student_wire.student_id_from(request)))
-
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
         """Reports health."""
         return wire.health_from(await self._health.report())
@@ -109,19 +73,16 @@ class CloningServicer(CloningServiceServicer):
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
 
-    async def _active_version(self, student_id: str) -> int:
-        active = await self._adapters.resolve_active(student_id)
-        return 0 if active is None else active.ref.version
-
     async def _require_version(self, student_id: str, version: int) -> None:
         if all(manifest.ref.version != version for manifest in await self._adapters.list_versions(student_id)):
             raise ModelVersionNotFound(student_id=student_id, version=version)
 
-    async def _active_version_beside(self, clone: Clone) -> int:
+    async def _active_version_beside(self, clone: Clone) -> int | None:
         """For a clone's model, which is told from the clone itself and so also while the adapter store is down."""
         if clone.manifest is None:
-            return 0
+            return None
         try:
-            return await self._active_version(clone.student_id)
+            active = await self._adapters.resolve_active(clone.student_id)
         except AdapterStoreUnavailable:
             return clone.manifest.ref.version
+        return None if active is None else active.ref.version

@@ -1,18 +1,34 @@
 """Between the contract's messages about a student's models and the domain, both ways."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_pb2
+from aivo.cloning.v1 import student_model_service_pb2 as pb
+from aivo.cloning.v1 import student_service_pb2 as student_pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.edge.order_wire import check_id
 from cloning_server.students.erasure import Receipt
-from mesh.adapters.manifest import Manifest
+from mesh.adapters.manifest import Manifest, Metrics
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import validate_student_id
+from mesh.adapters.store import VersionPage
+from mesh.errors import InvalidField, Violation
+from mesh.paging import clamp_page_size, number_in, token_after
 from mesh.rpc.validation import Fields
+
+AnyVersionRequest = pb.ActivateStudentModelRequest | pb.PinStudentModelRequest | pb.UnpinStudentModelRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageQuery:
+    """What ListStudentModels asks for: versions below a number, or from the newest on."""
+
+    student_id: str
+    size: int
+    below: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +39,7 @@ class StudentVersion:
     version: int
 
 
-def student_id_from(request: pb.ListStudentModelsRequest | pb.DeleteStudentRequest) -> str:
+def student_id_from(request: pb.ListStudentModelsRequest | student_pb.DeleteStudentRequest) -> str:
     """Parses whose models are meant.
 
     Raises:
@@ -32,7 +48,7 @@ def student_id_from(request: pb.ListStudentModelsRequest | pb.DeleteStudentReque
     return validate_student_id(request.student_id)
 
 
-def version_from(request: pb.ActivateStudentModelRequest | pb.PinStudentModelRequest) -> StudentVersion:
+def version_from(request: AnyVersionRequest) -> StudentVersion:
     """Parses which version is meant.
 
     Raises:
@@ -46,50 +62,61 @@ def version_from(request: pb.ActivateStudentModelRequest | pb.PinStudentModelReq
     return StudentVersion(student_id=request.student_id, version=request.version)
 
 
-def pinned_from(request: pb.PinStudentModelRequest) -> bool:
-    """Parses whether the version shall stay; it shall if nothing is said."""
-    return request.pinned if request.HasField("pinned") else True
+def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
+    """Parses which page of a student's versions is meant.
+
+    Raises:
+        InvalidField: With every fault of the request.
+    """
+    student_id = student_id_from(request)
+    if request.page_size < 0:
+        raise InvalidField([Violation("page_size", "must be 0 or more")])
+    below = number_in(request.page_token, _list_name(student_id)) if request.page_token else None
+    return PageQuery(student_id=student_id, size=clamp_page_size(request.page_size), below=below)
 
 
 def models_from(
-    student_id: str, manifests: Sequence[Manifest], *, active_version: int, pinned: Collection[int]
+    student_id: str, page: VersionPage, *, active_version: int | None, pinned: Collection[int]
 ) -> pb.ListStudentModelsResponse:
-    """Tells of a student's versions, given oldest first."""
+    """Tells of a page of a student's versions."""
     return pb.ListStudentModelsResponse(
         student_id=student_id,
         active_version=active_version,
         models=[
             model_from(manifest, active_version=active_version, pinned=manifest.ref.version in pinned)
-            for manifest in reversed(manifests)
+            for manifest in page.manifests
         ],
+        next_page_token="" if page.next_below is None else token_after(page.next_below, _list_name(student_id)),
     )
 
 
-def model_from(manifest: Manifest, *, active_version: int, pinned: bool = False) -> pb.StudentModel:
-    """Tells of a version; the active one tells whether it is that."""
+def model_from(
+    manifest: Manifest, *, active_version: int | None, pinned: bool | None = None
+) -> student_model_pb2.StudentModel:
+    """Tells of a version; None for `pinned` is not looked up."""
     recipe = manifest.recipe
-    return pb.StudentModel(
+    return student_model_pb2.StudentModel(
         version=manifest.ref.version,
         active=manifest.ref.version == active_version,
         sha256=manifest.sha256,
         bytes=manifest.size_bytes,
-        created_time=timestamp_from(manifest.created_time),
+        create_time=timestamp_from(manifest.created_time),
         clone_id=recipe.clone_id,
         base_model=recipe.base_model,
         base_digest=recipe.base_digest,
-        lora=pb.LoraConfig(
+        lora=student_model_pb2.LoraConfig(
             rank=recipe.lora.rank,
             alpha=recipe.lora.alpha,
             target_modules=recipe.lora.target_modules,
             scale=recipe.scale,
         ),
         # The names are the same on both sides; a manifest that gains one the contract lacks fails here.
-        examples=pb.ExampleCounts(**asdict(recipe.examples)),
-        metrics=pb.TrainingMetrics(**asdict(recipe.metrics)),
+        examples=student_model_pb2.ExampleCounts(**asdict(recipe.examples)),
+        metrics=_metrics_from(recipe.metrics),
         pinned=pinned,
         data_digest=recipe.data_digest,
         seed=recipe.seed,
-        started_from=pb.StartingVersion(**asdict(recipe.start)) if recipe.start else None,
+        starting_version=student_model_pb2.StartingVersion(**asdict(recipe.start)) if recipe.start else None,
     )
 
 
@@ -98,21 +125,32 @@ def activated_from(active: ActiveAdapter, *, before: ActiveAdapter | None) -> pb
     return pb.ActivateStudentModelResponse(
         student_id=active.ref.student_id,
         active_version=active.ref.version,
-        previous_version=0 if before is None else before.ref.version,
+        previous_version=None if before is None else before.ref.version,
         sha256=active.sha256,
     )
 
 
-def receipt_from(receipt: Receipt) -> pb.DeleteStudentResponse:
+def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
     """Tells what was removed where."""
     clones, models = receipt.clones, receipt.models
-    return pb.DeleteStudentResponse(
+    return student_pb.DeleteStudentResponse(
         student_id=receipt.student_id,
-        deleted_time=timestamp_from(receipt.erased_time),
-        clones=pb.ErasedClones(clones=clones.clones, cancelled=receipt.cancelled, request_ids=clones.request_ids),
-        models=pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
-        brain=pb.EvictedAdapters(reached=receipt.evicted is not None, adapters=receipt.evicted or 0),
+        delete_time=timestamp_from(receipt.erased_time),
+        clones=student_pb.ErasedClones(
+            clones=clones.clones, cancelled=receipt.cancelled, request_ids=clones.request_ids
+        ),
+        models=student_pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
+        brain=student_pb.EvictedAdapters(reached=receipt.evicted is not None, adapters=receipt.evicted or 0),
     )
+
+
+def _metrics_from(metrics: Metrics) -> student_model_pb2.TrainingMetrics:
+    rounded = replace(metrics, seconds_per_step=round(metrics.seconds_per_step, 4), seconds=round(metrics.seconds, 2))
+    return student_model_pb2.TrainingMetrics(**asdict(rounded))
+
+
+def _list_name(student_id: str) -> str:
+    return f"models of {student_id}"
 
 
 def timestamp_from(time: datetime) -> Timestamp:

@@ -16,10 +16,10 @@ from cloning_server.edge.health import HealthReport
 from cloning_server.edge.order_wire import check_id
 from cloning_server.edge.student_wire import model_from, timestamp_from
 from mesh.adapters.ref import validate_student_id
+from mesh.paging import clamp_page_size
 from mesh.rpc.errors import revive, status_of
 from mesh.rpc.validation import Fields
 
-PAGE_SIZE_DEFAULT, PAGE_SIZE_HIGH = 20, 100
 _PRIORITIES: Mapping[Priority, pb.ClonePriority.ValueType] = {
     Priority.LOW: pb.CLONE_PRIORITY_LOW,
     Priority.NORMAL: pb.CLONE_PRIORITY_NORMAL,
@@ -59,9 +59,10 @@ def query_from(request: pb.ListClonesRequest) -> ListQuery:
     fields = Fields()
     if request.student_id:
         check_id(fields, "student_id", request.student_id)
-    fields.between("page_size", request.page_size or PAGE_SIZE_DEFAULT, low=1, high=PAGE_SIZE_HIGH)
+    if request.page_size < 0:
+        fields.refuse("page_size", "must be 0 or more")
     fields.raise_if_any()
-    size = request.page_size or PAGE_SIZE_DEFAULT
+    size = clamp_page_size(request.page_size)
     return ListQuery(student_id=request.student_id, size=size, token=request.page_token)
 
 
@@ -73,7 +74,7 @@ def started_from(clone: Clone) -> pb.StartCloneResponse:
         status="cloning_started",
         estimated_time_seconds=clone.estimated_seconds,
         state=_state_from(clone.state),
-        queue_position=clone.queue_position,
+        queue_position=clone.queue_position or None,
     )
 
 
@@ -88,8 +89,8 @@ def cancelled_from(clone: Clone) -> pb.CancelCloneResponse:
     )
 
 
-def clone_from(clone: Clone, *, active_version: int) -> pb.GetCloneResponse:
-    """Tells where a clone is; the active version tells whether its model still answers, 0 that none does."""
+def clone_from(clone: Clone, *, active_version: int | None) -> pb.GetCloneResponse:
+    """Tells where a clone is; the active version, if there is one, tells whether its model still answers."""
     response = pb.GetCloneResponse(
         clone_id=clone.clone_id,
         student_id=clone.student_id,
@@ -99,13 +100,13 @@ def clone_from(clone: Clone, *, active_version: int) -> pb.GetCloneResponse:
         state=_state_from(clone.state),
         sequence=clone.sequence,
         attempt=clone.attempt,
-        created_time=timestamp_from(clone.created_time),
-        updated_time=timestamp_from(clone.updated_time),
-        queue_position=clone.queue_position,
-        estimated_time_seconds=clone.seconds_left,
+        create_time=timestamp_from(clone.created_time),
+        update_time=timestamp_from(clone.updated_time),
+        queue_position=clone.queue_position or None,
+        estimated_time_seconds=_seconds_left(clone),
         attempts=map(_attempt_from, clone.attempts),
         priority=_PRIORITIES[clone.terms.priority],
-        base_version=clone.terms.base_version,
+        base_version=clone.terms.base_version or None,
         consent=None if clone.terms.consent is None else _consent_from(clone.terms.consent),
     )
     if clone.manifest is not None:
@@ -127,12 +128,12 @@ def change_from(change: Change) -> pb.WatchCloneResponse:
         message=clone.message,
         state=_state_from(clone.state),
         attempt=clone.attempt,
-        time=timestamp_from(clone.updated_time),
-        queue_position=clone.queue_position,
-        estimated_time_seconds=clone.seconds_left,
+        update_time=timestamp_from(clone.updated_time),
+        queue_position=clone.queue_position or None,
+        estimated_time_seconds=_seconds_left(clone),
     )
     if clone.manifest is not None:
-        active_version = clone.manifest.ref.version if clone.state is CloneState.COMPLETED else 0
+        active_version = clone.manifest.ref.version if clone.state is CloneState.COMPLETED else None
         response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
     if clone.failure is not None:
         response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))
@@ -149,10 +150,10 @@ def page_from(page: Page) -> pb.ListClonesResponse:
                 status=clone.state.value,
                 progress=clone.progress,
                 state=_state_from(clone.state),
-                created_time=timestamp_from(clone.created_time),
-                updated_time=timestamp_from(clone.updated_time),
-                queue_position=clone.queue_position,
-                estimated_time_seconds=clone.seconds_left,
+                create_time=timestamp_from(clone.created_time),
+                update_time=timestamp_from(clone.updated_time),
+                queue_position=clone.queue_position or None,
+                estimated_time_seconds=_seconds_left(clone),
                 attempt=clone.attempt,
             )
             for clone in page.clones
@@ -178,6 +179,10 @@ def health_from(report: HealthReport) -> pb.GetHealthResponse:
     )
 
 
+def _seconds_left(clone: Clone) -> int | None:
+    return None if clone.state.is_final else clone.seconds_left
+
+
 def _state_from(state: CloneState) -> pb.CloneState.ValueType:
     return pb.CloneState.Value(f"CLONE_STATE_{state.name}")
 
@@ -190,8 +195,8 @@ def _error_from(failure: Failure, clone_id: str) -> status_pb2.Status:
 def _attempt_from(attempt: Attempt) -> pb.CloneAttempt:
     return pb.CloneAttempt(
         number=attempt.number,
-        started_time=timestamp_from(attempt.started_time),
-        ended_time=None if attempt.ended_time is None else timestamp_from(attempt.ended_time),
+        start_time=timestamp_from(attempt.started_time),
+        end_time=None if attempt.ended_time is None else timestamp_from(attempt.ended_time),
         outcome=attempt.outcome,
     )
 
@@ -200,6 +205,6 @@ def _consent_from(consent: Consent) -> pb.Consent:
     expires = consent.expires_time
     return pb.Consent(
         basis=consent.basis,
-        granted_time=timestamp_from(consent.granted_time),
-        expires_time=None if expires is None else timestamp_from(expires),
+        grant_time=timestamp_from(consent.granted_time),
+        expire_time=None if expires is None else timestamp_from(expires),
     )

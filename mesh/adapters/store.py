@@ -23,7 +23,7 @@ from mesh.adapters.sweep import Sweeper, Swept
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound, adapter_errors_name
 from mesh.log import get_logger
 
-__all__ = ["AdapterStore", "Announce", "CloneVoided", "Removed", "StoredAdapter", "Swept"]
+__all__ = ["AdapterStore", "Announce", "CloneVoided", "Removed", "StoredAdapter", "Swept", "VersionPage"]
 
 # Is told which version is active once the pointer names it, and must not fail.
 Announce = Callable[[ActiveAdapter], Awaitable[None]]
@@ -41,6 +41,19 @@ class StoredAdapter:
 
     manifest: Manifest
     weights: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPage:
+    """Some of a student's versions, newest first.
+
+    Attributes:
+        manifests: Of the versions.
+        next_below: All versions of the next page are below this one; None if there is no next page.
+    """
+
+    manifests: tuple[Manifest, ...]
+    next_below: int | None
 
 
 class AdapterStore:
@@ -181,13 +194,19 @@ class AdapterStore:
 
     async def list_versions(self, student_id: str) -> list[Manifest]:
         """The manifests of all versions, oldest first; one that does not parse is left out and logged."""
-        keys = self._documents.keys_of(student_id)
-        found = set(await self._blobs.keys(keys.prefix))
-        refs = [self.ref(student_id, version) for version in versions_in(keys, found)]
-        # Weights alone are not published yet, a manifest alone is on its way out.
-        whole = [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= found]
-        results = await asyncio.gather(*map(self._documents.read_manifest, whole), return_exceptions=True)
-        return list(_sound(whole, results))
+        return await self._manifests(await self._published(student_id))
+
+    async def list_page(self, student_id: str, *, size: int, below: int | None = None) -> VersionPage:
+        """A page of the versions, newest first; one that does not parse is left out and logged.
+
+        Args:
+            student_id: The student.
+            size: Most versions of the page.
+            below: Only versions before this one; None starts with the newest.
+        """
+        refs = [ref for ref in await self._published(student_id) if below is None or ref.version < below][::-1]
+        manifests = await self._manifests(refs[:size])
+        return VersionPage(manifests=tuple(manifests), next_below=refs[size - 1].version if len(refs) > size else None)
 
     async def pin(self, student_id: str, version: int, pinned: bool) -> None:  # noqa: FBT001 - pin(student, 3, True)
         """Keeps a version from being retired, or allows it again.
@@ -252,6 +271,19 @@ class AdapterStore:
     async def check(self) -> None:
         """Returns if the store answers; cheap enough for a health check."""
         await self._blobs.check()
+
+    async def _published(self, student_id: str) -> list[AdapterRef]:
+        """The versions whose weights and manifest are there, oldest first."""
+        keys = self._documents.keys_of(student_id)
+        found = set(await self._blobs.keys(keys.prefix))
+        refs = [self.ref(student_id, version) for version in versions_in(keys, found)]
+        # Weights alone are not published yet, a manifest alone is on its way out.
+        return [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= found]
+
+    async def _manifests(self, refs: Sequence[AdapterRef]) -> list[Manifest]:
+        """The manifests of versions, in the same order, without those that do not parse or are gone."""
+        results = await asyncio.gather(*map(self._documents.read_manifest, refs), return_exceptions=True)
+        return _sound(refs, results)
 
     async def _whole(self, ref: AdapterRef) -> Manifest:
         """The manifest of a version whose weights are there too."""

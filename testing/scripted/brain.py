@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 
 from aivo.brain.v1 import adapter_service_pb2 as pb
+from aivo.brain.v1.adapter_pb2 import Adapter
 from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceServicer, add_AdapterServiceServicer_to_server
-from aivo.brain.v1.brain_service_pb2 import Adapter
 
 from mesh.adapters.store import AdapterStore
 from mesh.rpc.calls import Context

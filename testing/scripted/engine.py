@@ -50,6 +50,7 @@ class ScriptedEngine:
         generations: What `stream` was asked.
         weighed: The prompts that `weigh` was asked.
         closed: Set when a stream ended before its reply.
+        held: The adapters in memory: student, version, last use.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class ScriptedEngine:
         self.generations: list[Generation] = []
         self.weighed: list[Prompt] = []
         self.closed = asyncio.Event()
+        self.held = [("student123", 2, datetime(2025, 1, 15, 10, 30, tzinfo=UTC))]
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
         self.generations.append(generation)
@@ -95,9 +97,12 @@ class ScriptedEngine:
         return Warmed(adapter=_adapter(student_id, version or 1), bytes=1_800_000, load_ms=5.0, probe_tokens=4)
 
     def residencies(self) -> Sequence[Residency]:
-        last_used = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-        adapter = _adapter("student123", 2)
-        return [Residency(adapter=adapter, tier=Tier.SLOT, bytes=1_800_000, leases=1, last_used=last_used)]
+        return [
+            Residency(
+                adapter=_adapter(student_id, version), tier=Tier.SLOT, bytes=1_800_000, leases=1, last_used=last_used
+            )
+            for student_id, version, last_used in self.held
+        ]
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         return [_adapter(student_id, 1)]

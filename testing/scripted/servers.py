@@ -10,10 +10,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc
-from aivo.brain.v1 import adapter_service_pb2_grpc, brain_service_pb2_grpc
+from aivo.brain.v1 import adapter_pb2, adapter_service_pb2_grpc, brain_service_pb2_grpc
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
-from aivo.cloning.v1 import cloning_service_pb2_grpc
+from aivo.cloning.v1 import (
+    cloning_service_pb2_grpc,
+    student_model_pb2,
+    student_model_service_pb2_grpc,
+    student_service_pb2,
+    student_service_pb2_grpc,
+)
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -142,7 +149,11 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
         )
 
 
-class ScriptedCloning(cloning_service_pb2_grpc.CloningServiceServicer):
+class ScriptedCloning(
+    cloning_service_pb2_grpc.CloningServiceServicer,
+    student_model_service_pb2_grpc.StudentModelServiceServicer,
+    student_service_pb2_grpc.StudentServiceServicer,
+):
     """Knows one clone, which completes unless it is told to fail."""
 
     def __init__(self) -> None:
@@ -200,36 +211,40 @@ class ScriptedCloning(cloning_service_pb2_grpc.CloningServiceServicer):
         return cloning_pb.ListClonesResponse(clones=[summary])
 
     async def ListStudentModels(
-        self, request: cloning_pb.ListStudentModelsRequest, context: Context
-    ) -> cloning_pb.ListStudentModelsResponse:
+        self, request: models_pb.ListStudentModelsRequest, context: Context
+    ) -> models_pb.ListStudentModelsResponse:
         await self.script.enter("ListStudentModels", request, context)
-        return cloning_pb.ListStudentModelsResponse(student_id=request.student_id, active_version=1, models=[_model()])
+        return models_pb.ListStudentModelsResponse(student_id=request.student_id, active_version=1, models=[_model()])
 
     async def ActivateStudentModel(
-        self, request: cloning_pb.ActivateStudentModelRequest, context: Context
-    ) -> cloning_pb.ActivateStudentModelResponse:
+        self, request: models_pb.ActivateStudentModelRequest, context: Context
+    ) -> models_pb.ActivateStudentModelResponse:
         await self.script.enter("ActivateStudentModel", request, context)
-        return cloning_pb.ActivateStudentModelResponse(
+        return models_pb.ActivateStudentModelResponse(
             student_id=request.student_id, active_version=request.version, previous_version=2
         )
 
     async def PinStudentModel(
-        self, request: cloning_pb.PinStudentModelRequest, context: Context
-    ) -> cloning_pb.PinStudentModelResponse:
+        self, request: models_pb.PinStudentModelRequest, context: Context
+    ) -> models_pb.PinStudentModelResponse:
         await self.script.enter("PinStudentModel", request, context)
-        return cloning_pb.PinStudentModelResponse(
-            student_id=request.student_id, version=request.version, pinned=request.pinned
-        )
+        return models_pb.PinStudentModelResponse(student_id=request.student_id, version=request.version)
+
+    async def UnpinStudentModel(
+        self, request: models_pb.UnpinStudentModelRequest, context: Context
+    ) -> models_pb.UnpinStudentModelResponse:
+        await self.script.enter("UnpinStudentModel", request, context)
+        return models_pb.UnpinStudentModelResponse(student_id=request.student_id, version=request.version)
 
     async def DeleteStudent(
-        self, request: cloning_pb.DeleteStudentRequest, context: Context
-    ) -> cloning_pb.DeleteStudentResponse:
+        self, request: student_service_pb2.DeleteStudentRequest, context: Context
+    ) -> student_service_pb2.DeleteStudentResponse:
         await self.script.enter("DeleteStudent", request, context)
-        return cloning_pb.DeleteStudentResponse(
+        return student_service_pb2.DeleteStudentResponse(
             student_id=request.student_id,
-            clones=cloning_pb.ErasedClones(clones=3, cancelled=1),
-            models=cloning_pb.ErasedModels(versions=2, objects=5, bytes=7_000),
-            brain=cloning_pb.EvictedAdapters(reached=False),
+            clones=student_service_pb2.ErasedClones(clones=3, cancelled=1),
+            models=student_service_pb2.ErasedModels(versions=2, objects=5, bytes=7_000),
+            brain=student_service_pb2.EvictedAdapters(reached=False),
         )
 
     async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
@@ -252,9 +267,11 @@ async def serving_brain(brain: ScriptedBrain, *, port: int = 0, healthy: bool = 
 
 @contextlib.asynccontextmanager
 async def serving_cloning(cloning: ScriptedCloning, *, port: int = 0) -> AsyncIterator[int]:
-    """Serves the cloning service on loopback; yields the port."""
+    """Serves the cloning server's services on loopback; yields the port."""
     server = _server()
     cloning_service_pb2_grpc.add_CloningServiceServicer_to_server(cloning, server)
+    student_model_service_pb2_grpc.add_StudentModelServiceServicer_to_server(cloning, server)
+    student_service_pb2_grpc.add_StudentServiceServicer_to_server(cloning, server)
     async with _serving(server, CLONING, port=port, healthy=True) as bound:
         yield bound
 
@@ -278,18 +295,18 @@ async def _serving(server: grpc.aio.Server, service: str, *, port: int, healthy:
         await server.stop(grace=0)
 
 
-def _adapter(student_id: str) -> brain_pb.Adapter | None:
-    return brain_pb.Adapter(student_id=student_id, version=1, sha256="ab" * 32) if student_id else None
+def _adapter(student_id: str) -> adapter_pb2.Adapter | None:
+    return adapter_pb2.Adapter(student_id=student_id, version=1, sha256="ab" * 32) if student_id else None
 
 
-def _model() -> cloning_pb.StudentModel:
-    return cloning_pb.StudentModel(
+def _model() -> student_model_pb2.StudentModel:
+    return student_model_pb2.StudentModel(
         version=1,
         active=True,
         sha256="ab" * 32,
         base_model=BASE_MODEL,
-        examples=cloning_pb.ExampleCounts(given=24, train=20, heldout=4),
-        metrics=cloning_pb.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
+        examples=student_model_pb2.ExampleCounts(given=24, train=20, heldout=4),
+        metrics=student_model_pb2.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
     )
 
 

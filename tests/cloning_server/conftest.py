@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
+from aivo.cloning.v1 import student_model_service_pb2_grpc, student_service_pb2_grpc
 from redis.asyncio import Redis
 
 from cloning_server.app import open_server
@@ -30,12 +30,28 @@ from testing.parts.stores import RedisEndpoint, S3Endpoint
 from testing.scripted.brain import ScriptedBrain
 from testing.scripted.trainer import ScriptedTrainer
 
-# Quoted, as it is in the type stubs alone.
-CloningStub: TypeAlias = "pb_grpc.CloningServiceAsyncStub"
-
 STUDENT = "student123"
 NAME = "Quentin-Marigold"
 BUCKET = "test-cloning"
+
+
+class CloningStub:
+    """The methods of all services of the cloning server, over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        clones = pb_grpc.CloningServiceStub(channel)
+        self.StartClone = clones.StartClone
+        self.GetClone = clones.GetClone
+        self.WatchClone = clones.WatchClone
+        self.CancelClone = clones.CancelClone
+        self.ListClones = clones.ListClones
+        self.GetHealth = clones.GetHealth
+        models = student_model_service_pb2_grpc.StudentModelServiceStub(channel)
+        self.ListStudentModels = models.ListStudentModels
+        self.ActivateStudentModel = models.ActivateStudentModel
+        self.PinStudentModel = models.PinStudentModel
+        self.UnpinStudentModel = models.UnpinStudentModel
+        self.DeleteStudent = student_service_pb2_grpc.StudentServiceStub(channel).DeleteStudent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +76,7 @@ class Cloning:
     async def serve(self) -> AsyncIterator[CloningStub]:
         """Runs a server until it is left, as a restart would have it: whatever runs then is cut off."""
         async with self.connect() as channel:
-            yield pb_grpc.CloningServiceStub(channel)
+            yield CloningStub(channel)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[grpc.aio.Channel]:

@@ -8,10 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
-from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloning_server.app import SERVICE, open_server
+from cloning_server.app import CLONING_SERVICE, open_server
 from cloning_server.clone import CloneState
 from cloning_server.clones.redis import open_redis
 from cloning_server.settings import CloningSettings
@@ -84,7 +83,7 @@ async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning,
     cloning.set(redis_url=own_redis.url)
     async with cloning.connect() as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)))
+        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=CLONING_SERVICE)))
 
         async def until_it_is(status: int) -> None:
             while (await anext(changes)).status != status:
@@ -96,7 +95,7 @@ async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning,
         await own_redis.part.start()
         await until_it_is(SERVING)
         # Without a restart, and with nothing left over: calls are answered again.
-        stub: CloningStub = pb_grpc.CloningServiceStub(channel)
+        stub = CloningStub(channel)
         await until(stub, (await stub.StartClone(order())).clone_id, "completed")
 
 
@@ -104,7 +103,7 @@ async def test_a_clone_store_that_hangs_is_noticed(cloning: Cloning, own_redis: 
     cloning.set(redis_url=own_redis.url)
     async with cloning.connect() as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)))
+        changes = aiter(health.Watch(health_pb2.HealthCheckRequest(service=CLONING_SERVICE)))
         while (await anext(changes)).status != SERVING:
             pass
         async with open_redis(own_redis.url) as redis:
@@ -134,7 +133,7 @@ async def test_a_server_that_drains_says_so_and_takes_nothing_new(cloning: Cloni
     async with open_server(settings, trainer=cloning.trainer) as server:
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: CloningStub = pb_grpc.CloningServiceStub(channel)
+            stub = CloningStub(channel)
             clone_id = (await stub.StartClone(order())).clone_id
             await gate.reached.wait()
             watching = asyncio.create_task(until(stub, clone_id, "completed"))

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 
 from testing.scripted.servers import BASE_MODEL, CLONE_ID, Script, failure, info
 
@@ -92,9 +93,9 @@ async def test_each_route_of_the_brain_reaches_its_rpc(
             "ListClones",
             cloning_pb.ListClonesRequest(student_id="student123", page_size=5, page_token="t"),
         ),
-        ("/v1/students/a%2Eb/models", "ListStudentModels", cloning_pb.ListStudentModelsRequest(student_id="a.b")),
+        ("/v1/students/a%2Eb/models", "ListStudentModels", models_pb.ListStudentModelsRequest(student_id="a.b")),
         # An escaped slash does not part the path: the id arrives whole, and the server refuses it.
-        ("/v1/students/..%2Fx/models", "ListStudentModels", cloning_pb.ListStudentModelsRequest(student_id="../x")),
+        ("/v1/students/..%2Fx/models", "ListStudentModels", models_pb.ListStudentModelsRequest(student_id="../x")),
         ("/health", "GetHealth", cloning_pb.GetHealthRequest()),
     ],
 )

@@ -102,11 +102,18 @@ async def test_versions_are_gated_pinned_and_rolled_back_through_the_gateway(clo
 
     rolled_back = await cloning.post(f"/v1/students/returner/models/{older}/activate")
     assert (rolled_back.json()["active_version"], rolled_back.json()["previous_version"]) == (older, newer)
-    assert (await cloning.post(f"/v1/students/returner/models/{older}/pin")).json()["pinned"]
+    pinned = await cloning.post(f"/v1/students/returner/models/{older}/pin")
+    assert pinned.json() == {"student_id": "returner", "version": older}
     models = (await cloning.get("/v1/students/returner/models")).json()
     assert [(model["version"], model["active"], model["pinned"]) for model in models["models"]] == [
         (newer, False, False),
         (older, True, True),
     ]
+    unpinned = await cloning.post(f"/v1/students/returner/models/{older}/unpin")
+    assert unpinned.json() == {"student_id": "returner", "version": older}
+    page = (await cloning.get("/v1/students/returner/models?page_size=1")).json()
+    assert ([model["version"] for model in page["models"]], page["active_version"]) == ([newer], older)
+    models = (await cloning.get(f"/v1/students/returner/models?page_token={page['next_page_token']}")).json()
+    assert [(model["version"], model["pinned"]) for model in models["models"]] == [(older, False)]
     missing = await cloning.post("/v1/students/returner/models/99/activate")
     assert missing.status_code == httpx.codes.NOT_FOUND

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import grpc
@@ -276,7 +277,39 @@ async def test_the_adapters_in_memory_are_listed(served: Served) -> None:
     (residency,) = listed.adapters
     assert residency.adapter.student_id == "student123"
     assert (residency.tier, residency.leases) == (adapter_pb.ADAPTER_TIER_SLOT, 1)
-    assert residency.last_used_time.ToJsonString() == "2025-01-15T10:30:00Z"
+    assert residency.last_use_time.ToJsonString() == "2025-01-15T10:30:00Z"
+
+
+async def test_the_adapters_in_memory_are_listed_page_by_page(served: Served) -> None:
+    hour = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
+    served.engine.held = [("ada", 1, hour), ("bo", 2, hour + timedelta(hours=2)), ("cy", 3, hour + timedelta(hours=1))]
+    first = await served.adapters.ListAdapters(adapter_pb.ListAdaptersRequest(page_size=2), timeout=30)
+    assert [residency.adapter.student_id for residency in first.adapters] == ["bo", "cy"]
+    request = adapter_pb.ListAdaptersRequest(page_token=first.next_page_token)
+    rest = await served.adapters.ListAdapters(request, timeout=30)
+    assert [residency.adapter.student_id for residency in rest.adapters] == ["ada"]
+    assert rest.next_page_token == ""
+
+
+@pytest.mark.parametrize("field", ["page_size", "page_token"])
+async def test_a_page_of_adapters_that_cannot_be_is_refused(served: Served, field: str) -> None:
+    request = adapter_pb.ListAdaptersRequest()
+    if field == "page_size":
+        request.page_size = -1
+    else:
+        request.page_token = "junk"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.adapters.ListAdapters(request, timeout=30)
+    refused = error_of(caught.value)
+    assert isinstance(refused, InvalidField)
+    assert [violation.field for violation in refused.violations] == [field]
+
+
+async def test_timings_are_rounded_to_hundredths_of_a_millisecond(served: Served) -> None:
+    reply = await served.brain.Generate(pb.GenerateRequest(prompt="Why?"), timeout=30)
+    timing = reply.timing
+    for figure in (timing.queue_ms, timing.adapter_load_ms, timing.first_token_ms, timing.total_ms):
+        assert figure == round(figure, 2)
 
 
 async def test_evicting_names_what_left(served: Served) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from cloning_server.clone import CloneState
@@ -18,6 +19,7 @@ from mesh.errors import (
     QueueFull,
     RequestIdReused,
 )
+from mesh.paging import token_after
 from testing.parts.part import free_ports
 from testing.scripted.trainer import FACTS
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until, watch_all
@@ -53,7 +55,7 @@ async def test_the_seeds_request_gets_the_seeds_shape(stub: CloningStub) -> None
     status = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
     assert (status.clone_id, status.student_id, status.status) == (clone_id, "student123", "completed")
     assert (status.progress, status.state) == (100, pb.CLONE_STATE_COMPLETED)
-    assert status.created_time.ToDatetime() < status.updated_time.ToDatetime()
+    assert status.create_time.ToDatetime() < status.update_time.ToDatetime()
 
 
 async def test_the_same_request_id_and_body_get_the_first_answer(stub: CloningStub) -> None:
@@ -162,10 +164,59 @@ async def test_clones_are_listed_page_by_page(stub: CloningStub) -> None:
     assert [(clone.clone_id, clone.student_id) for clone in mine.clones] == [(started[3], "student-3")]
 
 
+async def test_models_are_listed_page_by_page(stub: CloningStub) -> None:
+    for _ in range(3):
+        await watch_all(stub, (await stub.StartClone(order())).clone_id)
+    first = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT, page_size=2))
+    assert [model.version for model in first.models] == [3, 2]
+    rest = await stub.ListStudentModels(
+        models_pb.ListStudentModelsRequest(student_id=STUDENT, page_token=first.next_page_token)
+    )
+    assert ([model.version for model in rest.models], rest.next_page_token) == ([1], "")
+    # The active version is told with every page, whichever versions are on it.
+    assert first.active_version == rest.active_version == 3
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.ListClonesRequest(page_size=101), "page_size"),
+        (models_pb.ListStudentModelsRequest(student_id=STUDENT, page_size=-1), "page_size"),
+        (models_pb.ListStudentModelsRequest(student_id=STUDENT, page_token="junk"), "page_token"),
+        (models_pb.ListStudentModelsRequest(student_id=STUDENT, page_token=token_after(3, "clones")), "page_token"),
+    ],
+)
+async def test_a_page_of_models_that_cannot_be_is_refused(
+    stub: CloningStub, request_: models_pb.ListStudentModelsRequest, field: str
+) -> None:
+    with raised() as refused:
+        await stub.ListStudentModels(request_)
+    assert isinstance(refused.error, InvalidField)
+    assert [violation.field for violation in refused.error.violations] == [field]
+
+
+async def test_a_page_larger_than_the_limit_is_lowered_and_not_refused(stub: CloningStub) -> None:
+    started = await stub.StartClone(order())
+    page = await stub.ListClones(pb.ListClonesRequest(page_size=1_000))
+    assert [clone.clone_id for clone in page.clones] == [started.clone_id]
+
+
+async def test_what_is_not_so_is_absent_and_not_zero(stub: CloningStub) -> None:
+    started = await stub.StartClone(order())
+    assert started.queue_position >= 1
+    await watch_all(stub, started.clone_id)
+    clone = await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))
+    (summary,) = (await stub.ListClones(pb.ListClonesRequest())).clones
+    changes = await watch_all(stub, started.clone_id)
+    for message in (clone, summary, changes[-1]):
+        assert not message.HasField("queue_position")
+        assert not message.HasField("estimated_time_seconds")
+    assert not clone.HasField("base_version")
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ListClonesRequest(page_size=-1), "page_size"),
         (pb.ListClonesRequest(page_token="junk"), "page_token"),
         (pb.ListClonesRequest(student_id="../x"), "student_id"),
     ],
@@ -180,7 +231,7 @@ async def test_a_list_that_cannot_be_is_refused(stub: CloningStub, request_: pb.
 async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStub, adapters: AdapterStore) -> None:
     started = await stub.StartClone(order(responses=6))
     await watch_all(stub, started.clone_id)
-    (model,) = (await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))).models
+    (model,) = (await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))).models
     (manifest,) = await adapters.list_versions(STUDENT)
     assert (model.version, model.active, model.sha256) == (1, True, manifest.sha256)
     assert (model.bytes, model.clone_id) == (manifest.size_bytes, started.clone_id)
@@ -189,17 +240,19 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     assert list(model.lora.target_modules) == ["q_proj", "v_proj"]
     assert (model.examples.given, model.examples.train, model.examples.heldout) == (6, 5, 1)
     assert (model.metrics.heldout_loss_base, model.metrics.heldout_loss_adapter) == (2.5, 1.5)
+    assert not model.pinned
+    model.ClearField("pinned")
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
 
 
 async def test_a_student_without_a_model_gets_an_empty_list(stub: CloningStub) -> None:
-    told = await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id="nobody"))
-    assert told == pb.ListStudentModelsResponse(student_id="nobody")
+    told = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="nobody"))
+    assert told == models_pb.ListStudentModelsResponse(student_id="nobody")
 
 
 async def test_models_of_a_malformed_student_id_are_refused(stub: CloningStub) -> None:
     with raised() as told:
-        await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id="../x"))
+        await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="../x"))
     assert isinstance(told.error, InvalidField)
 
 
@@ -215,7 +268,7 @@ async def test_without_the_adapter_store_models_cannot_be_listed_and_clones_can_
     cloning.set(s3_endpoint_url=f"http://{nowhere()}", s3_connect_timeout_seconds=0.2)
     async with cloning.serve() as stub:
         with raised() as told:
-            await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))
+            await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))
         assert told.code is grpc.StatusCode.UNAVAILABLE
         assert isinstance(told.error, AdapterStoreUnavailable)
         clone = await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))

@@ -75,10 +75,10 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
         (lambda r: setattr(answer(r), "score", float("inf")), f"{RESPONSE}.score", "0 to 100"),
         (lambda r: setattr(r, "priority", 9), "priority", "CLONE_PRIORITY_LOW"),
         (lambda r: consent(r, basis="Mrs Smith said so"), "consent.basis", "1 to 64"),
-        (lambda r: consent(r, granted=None), "consent.granted_time", "set"),
-        (lambda r: consent(r, granted=2**35), "consent.granted_time", "future"),
-        (lambda r: consent(r, granted=2**40), "consent.granted_time", "1 and 9999"),
-        (lambda r: consent(r, granted=10, expires=10), "consent.expires_time", "later"),
+        (lambda r: consent(r, granted=None), "consent.grant_time", "set"),
+        (lambda r: consent(r, granted=2**35), "consent.grant_time", "future"),
+        (lambda r: consent(r, granted=2**40), "consent.grant_time", "1 and 9999"),
+        (lambda r: consent(r, granted=10, expires=10), "consent.expire_time", "later"),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_by_its_field_and_what_would_be_accepted(spoil: Spoil, field: str, accepted: str) -> None:
@@ -100,9 +100,9 @@ def consent(
     """Gives a consent, in seconds since 1970."""
     request.consent.basis = basis
     if granted is not None:
-        request.consent.granted_time.seconds = granted
+        request.consent.grant_time.seconds = granted
     if expires is not None:
-        request.consent.expires_time.seconds = expires
+        request.consent.expire_time.seconds = expires
 
 
 def test_the_terms_of_a_request_are_those_of_the_clone() -> None:

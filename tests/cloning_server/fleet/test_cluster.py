@@ -8,7 +8,6 @@ from pathlib import Path
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
-from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from testing.baseline import start_body
@@ -55,7 +54,7 @@ async def server(
     env = env_of(cloning, cluster, s3_endpoint, cache_dir)
     running = cloning_server(tmp_path / "server", env=env)
     async with running as (part, address), grpc.aio.insecure_channel(address) as channel:
-        yield part, pb_grpc.CloningServiceStub(channel)
+        yield part, CloningStub(channel)
 
 
 async def test_a_clone_waits_for_a_node_and_survives_its_loss_as_one_version(

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_pb2
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
+from aivo.cloning.v1 import student_service_pb2 as student_pb
 
 from cloning_server.running.cohorts import cohort_of
 from mesh.adapters.ref import is_student_id
@@ -26,14 +28,15 @@ async def stub(cloning: Cloning) -> AsyncIterator[CloningStub]:
 
 async def clone(stub: CloningStub, student_id: str = STUDENT, *, base_version: int = 0, grade: str = "5") -> None:
     request = order(student_id)
-    request.base_version = base_version
+    if base_version:
+        request.base_version = base_version
     request.student_profile.grade = grade
     clone_id = (await stub.StartClone(request)).clone_id
     assert (await watch_all(stub, clone_id))[-1].status == "completed"
 
 
-async def models_of(stub: CloningStub, student_id: str) -> list[pb.StudentModel]:
-    return list((await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=student_id))).models)
+async def models_of(stub: CloningStub, student_id: str) -> list[student_model_pb2.StudentModel]:
+    return list((await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=student_id))).models)
 
 
 async def test_a_new_student_starts_from_their_cohort_and_the_version_tells_it(
@@ -47,8 +50,10 @@ async def test_a_new_student_starts_from_their_cohort_and_the_version_tells_it(
     assert (of_student.previous.warm, of_student.previous.to_beat) == (True, False)
     (model,) = await models_of(stub, STUDENT)
     (cohort,) = await models_of(stub, COHORT)
-    assert model.started_from == pb.StartingVersion(student_id=COHORT, version=1, sha256=cohort.sha256)
-    assert not cohort.HasField("started_from")
+    assert model.starting_version == student_model_pb2.StartingVersion(
+        student_id=COHORT, version=1, sha256=cohort.sha256
+    )
+    assert not cohort.HasField("starting_version")
 
 
 async def test_students_of_another_profile_start_afresh(cloning: Cloning, stub: CloningStub) -> None:
@@ -74,7 +79,7 @@ async def test_a_version_that_is_asked_for_comes_before_the_cohort(cloning: Clon
     await clone(stub)
     await clone(stub, base_version=1)
     later, _ = await models_of(stub, STUDENT)
-    assert (later.started_from.student_id, later.started_from.version) == (STUDENT, 1)
+    assert (later.starting_version.student_id, later.starting_version.version) == (STUDENT, 1)
     asked_for = cloning.trainer.plans[-1].previous
     assert asked_for is not None
     assert asked_for.to_beat
@@ -105,7 +110,7 @@ async def test_a_cohort_that_does_not_fit_is_left_out_and_ends_no_clone(cloning:
     _, started, afresh = cloning.trainer.plans
     assert (started.previous is None, afresh.previous is None) == (False, True)
     (model,) = await models_of(stub, STUDENT)
-    assert not model.HasField("started_from")
+    assert not model.HasField("starting_version")
 
 
 async def test_deleting_a_student_leaves_the_cohort_and_deleting_the_cohort_leaves_its_students(
@@ -114,12 +119,12 @@ async def test_deleting_a_student_leaves_the_cohort_and_deleting_the_cohort_leav
     await clone(stub, COHORT)
     for student_id in ("zoe", "bo"):
         await clone(stub, student_id)
-    await stub.DeleteStudent(pb.DeleteStudentRequest(student_id="zoe"))
+    await stub.DeleteStudent(student_pb.DeleteStudentRequest(student_id="zoe"))
     assert await models_of(stub, "zoe") == []
     assert len(await models_of(stub, COHORT)) == len(await models_of(stub, "bo")) == 1
     stored = await cloning.stored()
     assert [key for key, value in stored.items() if "zoe" in key or b"zoe" in value] == []
-    receipt = await stub.DeleteStudent(pb.DeleteStudentRequest(student_id=COHORT))
+    receipt = await stub.DeleteStudent(student_pb.DeleteStudentRequest(student_id=COHORT))
     assert receipt.models.versions == 1
     assert len(await models_of(stub, "bo")) == 1
     await clone(stub, "zoe")

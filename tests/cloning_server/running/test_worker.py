@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 
 from cloning_server.clone import CloneState
 from mesh.errors import (
@@ -104,7 +105,7 @@ async def test_as_many_clones_run_at_once_as_the_settings_allow(cloning: Cloning
 
 async def test_a_second_clone_makes_a_second_version_which_answers(cloning: Cloning, stub: CloningStub) -> None:
     first, second = await start_and_finish(stub), await start_and_finish(stub)
-    models = await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))
+    models = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))
     assert [(model.version, model.active, model.clone_id) for model in models.models] == [
         (2, True, second),
         (1, False, first),
@@ -322,7 +323,7 @@ async def test_a_clone_waits_for_an_adapter_store_that_is_down(cloning: Cloning,
         await until_left(stub, clone_id, "saving")
         clone = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
         # Numbers may have gaps: a write whose answer was lost in the outage took one.
-        models = await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=STUDENT))
+        models = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))
         assert [model.sha256 for model in models.models] == [clone.model.sha256]
 
 

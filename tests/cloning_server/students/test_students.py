@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_service_pb2 as models_pb
+from aivo.cloning.v1 import student_service_pb2 as student_pb
 
 from cloning_server.clone import CloneState, Consent, Terms
 from cloning_server.clones.clone_store import CloneStore
@@ -32,25 +34,28 @@ from tests.cloning_server.conftest import (
 async def clone(stub: CloningStub, student_id: str = STUDENT, *, base_version: int = 0, request_id: str = "") -> str:
     """Clones a student until the end."""
     request = order(student_id, request_id=request_id)
-    request.base_version = base_version
+    if base_version:
+        request.base_version = base_version
     clone_id = (await stub.StartClone(request)).clone_id
     assert (await watch_all(stub, clone_id))[-1].status == "completed"
     return clone_id
 
 
-async def models_of(stub: CloningStub, student_id: str = STUDENT) -> pb.ListStudentModelsResponse:
-    return await stub.ListStudentModels(pb.ListStudentModelsRequest(student_id=student_id))
+async def models_of(stub: CloningStub, student_id: str = STUDENT) -> models_pb.ListStudentModelsResponse:
+    return await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=student_id))
 
 
-async def delete(stub: CloningStub, student_id: str = STUDENT) -> pb.DeleteStudentResponse:
-    return await stub.DeleteStudent(pb.DeleteStudentRequest(student_id=student_id))
+async def delete(stub: CloningStub, student_id: str = STUDENT) -> student_pb.DeleteStudentResponse:
+    return await stub.DeleteStudent(student_pb.DeleteStudentRequest(student_id=student_id))
 
 
 async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: CloningStub) -> None:
     for _ in range(2):
         await clone(stub)
     for version, before in ((1, 2), (1, 1), (2, 1)):
-        told = await stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id=STUDENT, version=version))
+        told = await stub.ActivateStudentModel(
+            models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=version)
+        )
         models = await models_of(stub)
         assert (told.student_id, told.active_version, told.previous_version) == (STUDENT, version, before)
         assert models.active_version == version
@@ -59,15 +64,16 @@ async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: Clo
 
 async def test_a_version_that_is_not_there_is_neither_activated_nor_pinned(stub: CloningStub) -> None:
     for call in (
-        lambda: stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id=STUDENT, version=7)),
-        lambda: stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=7)),
+        lambda: stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=7)),
+        lambda: stub.PinStudentModel(models_pb.PinStudentModelRequest(student_id=STUDENT, version=7)),
+        lambda: stub.UnpinStudentModel(models_pb.UnpinStudentModelRequest(student_id=STUDENT, version=7)),
     ):
         with raised() as told:
             await call()
         assert isinstance(told.error, ModelVersionNotFound)
         assert told.error.facts == {"student_id": STUDENT, "version": "7"}
     with raised() as malformed:
-        await stub.ActivateStudentModel(pb.ActivateStudentModelRequest(student_id="../x"))
+        await stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id="../x"))
     assert isinstance(malformed.error, InvalidField)
     assert [violation.field for violation in malformed.error.violations] == ["student_id", "version"]
 
@@ -76,13 +82,14 @@ async def test_the_last_versions_stay_and_the_pinned_ones_and_the_active_one(clo
     cloning.set(keep_versions=2)
     async with cloning.serve() as stub:
         await clone(stub)
-        pinned = await stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=1))
-        assert pinned == pb.PinStudentModelResponse(student_id=STUDENT, version=1, pinned=True)
+        pinned = await stub.PinStudentModel(models_pb.PinStudentModelRequest(student_id=STUDENT, version=1))
+        assert pinned == models_pb.PinStudentModelResponse(student_id=STUDENT, version=1)
         for _ in range(3):
             await clone(stub)
         told = [(model.version, model.pinned, model.active) for model in (await models_of(stub)).models]
         assert told == [(4, False, True), (3, False, False), (1, True, False)]
-        await stub.PinStudentModel(pb.PinStudentModelRequest(student_id=STUDENT, version=1, pinned=False))
+        unpinned = await stub.UnpinStudentModel(models_pb.UnpinStudentModelRequest(student_id=STUDENT, version=1))
+        assert unpinned == models_pb.UnpinStudentModelResponse(student_id=STUDENT, version=1)
         await clone(stub)
         assert [model.version for model in (await models_of(stub)).models] == [5, 4]
 
@@ -135,7 +142,7 @@ async def test_a_consent_is_kept_with_the_clone_and_wanted_where_the_server_want
         assert isinstance(told.error, ConsentRequired)
         request = order()
         request.consent.basis = "parental_consent"
-        request.consent.granted_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+        request.consent.grant_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
         clone_id = (await stub.StartClone(request)).clone_id
         await watch_all(stub, clone_id)
         assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).consent == request.consent
@@ -158,8 +165,8 @@ async def test_a_repeated_request_gets_its_clone_also_after_its_consent_has_expi
     request = order(request_id="enrol")
     expires = datetime.now(UTC) + timedelta(seconds=1)
     request.consent.basis = "parental_consent"
-    request.consent.granted_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
-    request.consent.expires_time.FromDatetime(expires)
+    request.consent.grant_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+    request.consent.expire_time.FromDatetime(expires)
     first = await stub.StartClone(request)
     await asyncio.sleep((expires - datetime.now(UTC)).total_seconds())
     assert await stub.StartClone(request) == first
@@ -194,12 +201,12 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     waits = (await stub.StartClone(behind)).clone_id
 
     receipt = await delete(stub)
-    assert (receipt.student_id, receipt.deleted_time.seconds > 0) == (STUDENT, True)
-    assert receipt.clones == pb.ErasedClones(clones=4, cancelled=2, request_ids=3)
+    assert (receipt.student_id, receipt.delete_time.seconds > 0) == (STUDENT, True)
+    assert receipt.clones == student_pb.ErasedClones(clones=4, cancelled=2, request_ids=3)
     assert receipt.models.versions == 2
     assert receipt.models.objects >= 2 * 2 + 1, "weights and manifests of both, and the pointer"
     assert receipt.models.bytes > 0
-    assert receipt.brain == pb.EvictedAdapters(reached=True, adapters=2)
+    assert receipt.brain == student_pb.EvictedAdapters(reached=True, adapters=2)
     assert cloning.brain.evicted == [STUDENT]
 
     await cloning.trainer.cut_off.wait()
@@ -207,7 +214,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
         with raised() as told:
             await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
         assert isinstance(told.error, CloneNotFound)
-    assert await models_of(stub) == pb.ListStudentModelsResponse(student_id=STUDENT)
+    assert await models_of(stub) == models_pb.ListStudentModelsResponse(student_id=STUDENT)
     assert [one.clone_id for one in (await stub.ListClones(pb.ListClonesRequest())).clones] == [kept]
     stored = await cloning.stored()
     traces = (STUDENT, "enrol-", runs, waits, *ended)
@@ -215,7 +222,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
 
     again = await delete(stub)
-    assert (again.clones, again.models) == (pb.ErasedClones(), pb.ErasedModels())
+    assert (again.clones, again.models) == (student_pb.ErasedClones(), student_pb.ErasedModels())
     # Whoever was paused in the middle of it all and wakes up now.
     plan = next(plan for plan in cloning.trainer.plans if plan.clone_id == runs)
     with pytest.raises(CloneVoided):

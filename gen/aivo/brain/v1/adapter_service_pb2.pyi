@@ -3,7 +3,7 @@
 isort:skip_file
 """
 
-from aivo.brain.v1 import brain_service_pb2 as _brain_service_pb2
+from aivo.brain.v1 import adapter_pb2 as _adapter_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -28,7 +28,7 @@ class _AdapterTier:
 class _AdapterTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterTier.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_TIER_UNSPECIFIED: _AdapterTier.ValueType  # 0
-    """Not known."""
+    """Never sent."""
     ADAPTER_TIER_HOST: _AdapterTier.ValueType  # 1
     """In host memory."""
     ADAPTER_TIER_SLOT: _AdapterTier.ValueType  # 2
@@ -38,7 +38,7 @@ class AdapterTier(_AdapterTier, metaclass=_AdapterTierEnumTypeWrapper):
     """Where an adapter's weights are."""
 
 ADAPTER_TIER_UNSPECIFIED: AdapterTier.ValueType  # 0
-"""Not known."""
+"""Never sent."""
 ADAPTER_TIER_HOST: AdapterTier.ValueType  # 1
 """In host memory."""
 ADAPTER_TIER_SLOT: AdapterTier.ValueType  # 2
@@ -90,13 +90,13 @@ class WarmAdapterResponse(_message.Message):
     probe_tokens: _builtins.int
     """Tokens that the probe decoded with it."""
     @_builtins.property
-    def adapter(self) -> _brain_service_pb2.Adapter:
+    def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter."""
 
     def __init__(
         self,
         *,
-        adapter: _brain_service_pb2.Adapter | None = ...,
+        adapter: _adapter_pb2.Adapter | None = ...,
         bytes: _builtins.int = ...,
         load_ms: _builtins.float = ...,
         probe_tokens: _builtins.int = ...,
@@ -111,16 +111,25 @@ Global___WarmAdapterResponse: _TypeAlias = WarmAdapterResponse  # noqa: Y015
 
 @_typing.final
 class ListAdaptersRequest(_message.Message):
-    """Nothing: all adapters in memory are listed."""
+    """Which page of the adapters in memory to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most adapters to return; at most 100, above which it is lowered to 100. 0: 20."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,23 +137,29 @@ Global___ListAdaptersRequest: _TypeAlias = ListAdaptersRequest  # noqa: Y015
 
 @_typing.final
 class ListAdaptersResponse(_message.Message):
-    """The adapters in memory."""
+    """A page of the adapters in memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterResidency]:
-        """Most recently used first."""
+        """Most recently used first. An adapter that is used between two pages moves to the front, so that a later page may
+        lack it.
+        """
 
     def __init__(
         self,
         *,
         adapters: _abc.Iterable[Global___AdapterResidency] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,7 +175,7 @@ class AdapterResidency(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
-    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     tier: Global___AdapterTier.ValueType
     """Where its weights are."""
     bytes: _builtins.int
@@ -168,25 +183,25 @@ class AdapterResidency(_message.Message):
     leases: _builtins.int
     """Requests that use it now."""
     @_builtins.property
-    def adapter(self) -> _brain_service_pb2.Adapter:
+    def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter."""
 
     @_builtins.property
-    def last_used_time(self) -> _timestamp_pb2.Timestamp:
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
         """When a request last used it."""
 
     def __init__(
         self,
         *,
-        adapter: _brain_service_pb2.Adapter | None = ...,
+        adapter: _adapter_pb2.Adapter | None = ...,
         tier: Global___AdapterTier.ValueType = ...,
         bytes: _builtins.int = ...,
         leases: _builtins.int = ...,
-        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "last_used_time", b"last_used_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "bytes", b"bytes", "last_used_time", b"last_used_time", "leases", b"leases", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "bytes", b"bytes", "last_use_time", b"last_use_time", "leases", b"leases", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,13 +237,13 @@ class EvictAdapterResponse(_message.Message):
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_brain_service_pb2.Adapter]:
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.Adapter]:
         """The adapters that left, or will when their last request ends."""
 
     def __init__(
         self,
         *,
-        adapters: _abc.Iterable[_brain_service_pb2.Adapter] | None = ...,
+        adapters: _abc.Iterable[_adapter_pb2.Adapter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -3,6 +3,7 @@
 isort:skip_file
 The Main Brain: one base model that answers each student through the student's own adapter."""
 
+from aivo.brain.v1 import adapter_pb2 as _adapter_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -52,7 +53,7 @@ class _AdapterPolicy:
 class _AdapterPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_POLICY_UNSPECIFIED: _AdapterPolicy.ValueType  # 0
-    """The same as `ADAPTER_POLICY_PREFER`."""
+    """Not accepted."""
     ADAPTER_POLICY_PREFER: _AdapterPolicy.ValueType  # 1
     """The student's adapter if it can be had, else the base model, with `fallback` set."""
     ADAPTER_POLICY_REQUIRE: _AdapterPolicy.ValueType  # 2
@@ -64,7 +65,7 @@ class AdapterPolicy(_AdapterPolicy, metaclass=_AdapterPolicyEnumTypeWrapper):
     """Which model may answer."""
 
 ADAPTER_POLICY_UNSPECIFIED: AdapterPolicy.ValueType  # 0
-"""The same as `ADAPTER_POLICY_PREFER`."""
+"""Not accepted."""
 ADAPTER_POLICY_PREFER: AdapterPolicy.ValueType  # 1
 """The student's adapter if it can be had, else the base model, with `fallback` set."""
 ADAPTER_POLICY_REQUIRE: AdapterPolicy.ValueType  # 2
@@ -80,7 +81,7 @@ class _FallbackReason:
 class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FallbackReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FALLBACK_REASON_UNSPECIFIED: _FallbackReason.ValueType  # 0
-    """It didn't: the student's adapter answered."""
+    """Never sent."""
     FALLBACK_REASON_NO_STUDENT: _FallbackReason.ValueType  # 1
     """The request named no student."""
     FALLBACK_REASON_BASE_ONLY: _FallbackReason.ValueType  # 2
@@ -94,7 +95,7 @@ class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
     """Why the base model answered."""
 
 FALLBACK_REASON_UNSPECIFIED: FallbackReason.ValueType  # 0
-"""It didn't: the student's adapter answered."""
+"""Never sent."""
 FALLBACK_REASON_NO_STUDENT: FallbackReason.ValueType  # 1
 """The request named no student."""
 FALLBACK_REASON_BASE_ONLY: FallbackReason.ValueType  # 2
@@ -112,7 +113,7 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Not known: the reply failed before its end."""
+    """Never sent."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The model ended its reply, or a stop sequence did."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
@@ -122,7 +123,7 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why decoding ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Not known: the reply failed before its end."""
+"""Never sent."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended its reply, or a stop sequence did."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
@@ -194,36 +195,6 @@ class Turn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Turn: _TypeAlias = Turn  # noqa: Y015
-
-@_typing.final
-class Adapter(_message.Message):
-    """The adapter that decoded a reply."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Student whose adapter it is."""
-    version: _builtins.int
-    """Version, from 1."""
-    sha256: _builtins.str
-    """SHA-256 of the weights, lower-case hex."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        version: _builtins.int = ...,
-        sha256: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -312,7 +283,7 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType
-    """Which model may answer."""
+    """Which model may answer. Unset: `ADAPTER_POLICY_PREFER`."""
     adapter_version: _builtins.int
     """Version to answer with, whichever is active. Unset: the active one. Implies that the adapter is required."""
     @_builtins.property
@@ -341,14 +312,16 @@ class GenerateRequest(_message.Message):
         max_tokens: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
         history: _abc.Iterable[Global___Turn] | None = ...,
-        adapter_policy: Global___AdapterPolicy.ValueType = ...,
+        adapter_policy: Global___AdapterPolicy.ValueType | None = ...,
         adapter_version: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adapter_policy: _TypeAlias = _typing.Literal["adapter_policy"]  # noqa: Y015
+    _WhichOneofArgType__adapter_policy: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy"]  # noqa: Y015
     _WhichOneofReturnType__adapter_version: _TypeAlias = _typing.Literal["adapter_version"]  # noqa: Y015
     _WhichOneofArgType__adapter_version: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
@@ -359,6 +332,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter_policy) -> _WhichOneofReturnType__adapter_policy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter_version) -> _WhichOneofReturnType__adapter_version | None: ...
     @_typing.overload
@@ -394,7 +369,7 @@ class GenerateResponse(_message.Message):
     tokens_used: _builtins.int
     """Tokens that went in and came out, together."""
     fallback: Global___FallbackReason.ValueType
-    """Why the base model answered, if it did."""
+    """Why the base model answered. Unset: it didn't, the student's adapter did."""
     finish_reason: Global___FinishReason.ValueType
     """Why decoding ended."""
     @_builtins.property
@@ -402,7 +377,7 @@ class GenerateResponse(_message.Message):
         """When the reply was complete, in UTC, to the second."""
 
     @_builtins.property
-    def adapter(self) -> Global___Adapter:
+    def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter that decoded the reply. Unset: the base model did, see `fallback`."""
 
     @_builtins.property
@@ -420,17 +395,19 @@ class GenerateResponse(_message.Message):
         model: _builtins.str = ...,
         tokens_used: _builtins.int = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
-        adapter: Global___Adapter | None = ...,
-        fallback: Global___FallbackReason.ValueType = ...,
+        adapter: _adapter_pb2.Adapter | None = ...,
+        fallback: Global___FallbackReason.ValueType | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
+    _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fallback) -> _WhichOneofReturnType__fallback | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
@@ -461,7 +438,7 @@ class GenerateStreamRequest(_message.Message):
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType
-    """Which model may answer."""
+    """Which model may answer. Unset: `ADAPTER_POLICY_PREFER`."""
     adapter_version: _builtins.int
     """Version to answer with, whichever is active. Unset: the active one. Implies that the adapter is required."""
     @_builtins.property
@@ -490,14 +467,16 @@ class GenerateStreamRequest(_message.Message):
         max_tokens: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
         history: _abc.Iterable[Global___Turn] | None = ...,
-        adapter_policy: Global___AdapterPolicy.ValueType = ...,
+        adapter_policy: Global___AdapterPolicy.ValueType | None = ...,
         adapter_version: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adapter_policy: _TypeAlias = _typing.Literal["adapter_policy"]  # noqa: Y015
+    _WhichOneofArgType__adapter_policy: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy"]  # noqa: Y015
     _WhichOneofReturnType__adapter_version: _TypeAlias = _typing.Literal["adapter_version"]  # noqa: Y015
     _WhichOneofArgType__adapter_version: _TypeAlias = _typing.Literal["_adapter_version", b"_adapter_version"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
@@ -508,6 +487,8 @@ class GenerateStreamRequest(_message.Message):
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter_policy) -> _WhichOneofReturnType__adapter_policy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter_version) -> _WhichOneofReturnType__adapter_version | None: ...
     @_typing.overload
@@ -576,17 +557,17 @@ class Finished(_message.Message):
     model: _builtins.str
     """Name of the base model."""
     tokens_used: _builtins.int
-    """Tokens that went in and came out, together."""
+    """Tokens that went in and came out, together. Unset: not known, as the stream failed."""
     fallback: Global___FallbackReason.ValueType
-    """Why the base model answered, if it did."""
+    """Why the base model answered. Unset: it didn't, the student's adapter did, or the stream failed."""
     finish_reason: Global___FinishReason.ValueType
-    """Why decoding ended."""
+    """Why decoding ended. Unset: the stream failed before its end."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the reply was complete, in UTC, to the second."""
 
     @_builtins.property
-    def adapter(self) -> Global___Adapter:
+    def adapter(self) -> _adapter_pb2.Adapter:
         """The adapter that decoded the reply. Unset: the base model did, see `fallback`."""
 
     @_builtins.property
@@ -608,20 +589,31 @@ class Finished(_message.Message):
         *,
         response: _builtins.str = ...,
         model: _builtins.str = ...,
-        tokens_used: _builtins.int = ...,
+        tokens_used: _builtins.int | None = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
-        adapter: Global___Adapter | None = ...,
-        fallback: Global___FallbackReason.ValueType = ...,
-        finish_reason: Global___FinishReason.ValueType = ...,
+        adapter: _adapter_pb2.Adapter | None = ...,
+        fallback: Global___FallbackReason.ValueType | None = ...,
+        finish_reason: Global___FinishReason.ValueType | None = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
         error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "error", b"error", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
+    _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
+    _WhichOneofReturnType__finish_reason: _TypeAlias = _typing.Literal["finish_reason"]  # noqa: Y015
+    _WhichOneofArgType__finish_reason: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_used: _TypeAlias = _typing.Literal["tokens_used"]  # noqa: Y015
+    _WhichOneofArgType__tokens_used: _TypeAlias = _typing.Literal["_tokens_used", b"_tokens_used"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fallback) -> _WhichOneofReturnType__fallback | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__finish_reason) -> _WhichOneofReturnType__finish_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_used) -> _WhichOneofReturnType__tokens_used | None: ...
 
 Global___Finished: _TypeAlias = Finished  # noqa: Y015
 

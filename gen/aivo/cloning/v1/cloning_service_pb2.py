@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aivo.cloning.v1 import student_model_pb2 as aivo_dot_cloning_dot_v1_dot_student__model__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/cloning_service.proto\x12\x0f\x61ivo.cloning.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"|\n\x07\x43onsent\x12\r\n\x05\x62\x61sis\x18\x01 \x01(\t\x12\x30\n\x0cgranted_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpires_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x0eStudentProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x12\n\ndisability\x18\x03 \x01(\t\x12\x16\n\x0elearning_style\x18\x04 \x01(\t\"\xe7\x01\n\x10\x42\x61selineResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05skill\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x18\n\x10reference_answer\x18\x05 \x01(\t\x12\x16\n\x0estudent_answer\x18\x06 \x01(\t\x12\x17\n\nis_correct\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10teacher_feedback\x18\t \x01(\tB\r\n\x0b_is_correctB\x08\n\x06_score\"\x89\x01\n\x0c\x42\x61selineData\x12\x15\n\rassessment_id\x18\x01 \x01(\t\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.aivo.cloning.v1.BaselineResponse\x12\x1a\n\roverall_score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_overall_score\"\xb4\x02\n\x11StartCloneRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x38\n\x0fstudent_profile\x18\x02 \x01(\x0b\x32\x1f.aivo.cloning.v1.StudentProfile\x12\x34\n\rbaseline_data\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.BaselineData\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x30\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriority\x12\x14\n\x0cqueue_behind\x18\x06 \x01(\x08\x12\x14\n\x0c\x62\x61se_version\x18\x07 \x01(\r\x12)\n\x07\x63onsent\x18\x08 \x01(\x0b\x32\x18.aivo.cloning.v1.Consent\"\xae\x01\n\x12StartCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x1e\n\x16\x65stimated_time_seconds\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x16\n\x0equeue_position\x18\x06 \x01(\r\"#\n\x0fGetCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\xcb\x04\n\x10GetCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12\x0f\n\x07message\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12\x30\n\x0c\x63reated_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cupdated_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\x0b \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0equeue_position\x18\r \x01(\r\x12\x1e\n\x16\x65stimated_time_seconds\x18\x0e \x01(\r\x12/\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneAttempt\x12\x30\n\x08priority\x18\x10 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriority\x12\x14\n\x0c\x62\x61se_version\x18\x11 \x01(\r\x12)\n\x07\x63onsent\x18\x12 \x01(\x0b\x32\x18.aivo.cloning.v1.Consent\"\x91\x01\n\x0c\x43loneAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x30\n\x0cstarted_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"&\n\x12\x43\x61ncelCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\x89\x01\n\x13\x43\x61ncelCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x05 \x01(\r\"U\n\x11WatchCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xee\x02\n\x12WatchCloneResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12\x10\n\x08\x63lone_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12(\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0equeue_position\x18\x0c \x01(\r\x12\x1e\n\x16\x65stimated_time_seconds\x18\r \x01(\r\"N\n\x11ListClonesRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x12ListClonesResponse\x12-\n\x06\x63lones\x18\x01 \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaf\x02\n\x0c\x43loneSummary\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x30\n\x0c\x63reated_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cupdated_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0equeue_position\x18\x08 \x01(\r\x12\x1e\n\x16\x65stimated_time_seconds\x18\t \x01(\r\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\".\n\x18ListStudentModelsRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\"v\n\x19ListStudentModelsResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\r\x12-\n\x06models\x18\x03 \x03(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\"\xb6\x03\n\x0cStudentModel\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12\x30\n\x0c\x63reated_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63lone_id\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\t\x12)\n\x04lora\x18\t \x01(\x0b\x32\x1b.aivo.cloning.v1.LoraConfig\x12\x30\n\x08\x65xamples\x18\n \x01(\x0b\x32\x1e.aivo.cloning.v1.ExampleCounts\x12\x31\n\x07metrics\x18\x0b \x01(\x0b\x32 .aivo.cloning.v1.TrainingMetrics\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x13\n\x0b\x64\x61ta_digest\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\r\x12\x36\n\x0cstarted_from\x18\x0f \x01(\x0b\x32 .aivo.cloning.v1.StartingVersion\"F\n\x0fStartingVersion\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"B\n\x1b\x41\x63tivateStudentModelRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"t\n\x1c\x41\x63tivateStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\r\x12\x18\n\x10previous_version\x18\x03 \x01(\r\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"]\n\x16PinStudentModelRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_pinned\"N\n\x17PinStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\"*\n\x14\x44\x65leteStudentRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\"\xec\x01\n\x15\x44\x65leteStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x30\n\x0c\x64\x65leted_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06\x63lones\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedClones\x12-\n\x06models\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedModels\x12/\n\x05\x62rain\x18\x05 \x01(\x0b\x32 .aivo.cloning.v1.EvictedAdapters\"F\n\x0c\x45rasedClones\x12\x0e\n\x06\x63lones\x18\x01 \x01(\r\x12\x11\n\tcancelled\x18\x02 \x01(\r\x12\x13\n\x0brequest_ids\x18\x03 \x01(\r\"@\n\x0c\x45rasedModels\x12\x10\n\x08versions\x18\x01 \x01(\r\x12\x0f\n\x07objects\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x01\"4\n\x0f\x45victedAdapters\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x02 \x01(\r\"P\n\nLoraConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\r\n\x05scale\x18\x04 \x01(\x01\"t\n\rExampleCounts\x12\r\n\x05given\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\r\x12\x11\n\tdistilled\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\r\x12\r\n\x05train\x18\x05 \x01(\r\x12\x0f\n\x07heldout\x18\x06 \x01(\r\"\x97\x02\n\x0fTrainingMetrics\x12\x19\n\x11heldout_loss_base\x18\x01 \x01(\x01\x12\x1c\n\x14heldout_loss_adapter\x18\x02 \x01(\x01\x12\x13\n\x0btrain_steps\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_step\x18\x04 \x01(\x01\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\"\n\x15heldout_loss_previous\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cgate_replies\x18\x07 \x01(\r\x12\x18\n\x10gate_well_formed\x18\x08 \x01(\r\x12\x1d\n\x15gate_well_formed_base\x18\t \x01(\rB\x18\n\x16_heldout_loss_previous\"\x12\n\x10GetHealthRequest\"\xe6\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rqueued_clones\x18\x07 \x01(\r\x12\x16\n\x0erunning_clones\x18\x08 \x01(\r\x12\x31\n\x0c\x64\x65pendencies\x18\t \x03(\x0b\x32\x1b.aivo.cloning.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xc1\x02\n\nCloneState\x12\x1b\n\x17\x43LONE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_STATE_QUEUED\x10\x01\x12\"\n\x1e\x43LONE_STATE_LOADING_BASE_MODEL\x10\x02\x12 \n\x1c\x43LONE_STATE_CREATING_ADAPTER\x10\x03\x12\x1b\n\x17\x43LONE_STATE_FINE_TUNING\x10\x04\x12\x1a\n\x16\x43LONE_STATE_OPTIMIZING\x10\x05\x12\x16\n\x12\x43LONE_STATE_SAVING\x10\x06\x12\x19\n\x15\x43LONE_STATE_DEPLOYING\x10\x07\x12\x19\n\x15\x43LONE_STATE_COMPLETED\x10\x08\x12\x16\n\x12\x43LONE_STATE_FAILED\x10\t\x12\x19\n\x15\x43LONE_STATE_CANCELLED\x10\n*{\n\rClonePriority\x12\x1e\n\x1a\x43LONE_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_PRIORITY_LOW\x10\x01\x12\x19\n\x15\x43LONE_PRIORITY_NORMAL\x10\x02\x12\x17\n\x13\x43LONE_PRIORITY_HIGH\x10\x03\x32\xbc\n\n\x0e\x43loningService\x12q\n\nStartClone\x12\".aivo.cloning.v1.StartCloneRequest\x1a#.aivo.cloning.v1.StartCloneResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/clone/start:\x01*\x12t\n\x08GetClone\x12 .aivo.cloning.v1.GetCloneRequest\x1a!.aivo.cloning.v1.GetCloneResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/clone/{clone_id}/status\x12{\n\nWatchClone\x12\".aivo.cloning.v1.WatchCloneRequest\x1a#.aivo.cloning.v1.WatchCloneResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/clone/{clone_id}/watch0\x01\x12\x80\x01\n\x0b\x43\x61ncelClone\x12#.aivo.cloning.v1.CancelCloneRequest\x1a$.aivo.cloning.v1.CancelCloneResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/clone/{clone_id}/cancel:\x01*\x12i\n\nListClones\x12\".aivo.cloning.v1.ListClonesRequest\x1a#.aivo.cloning.v1.ListClonesResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/clones\x12\x94\x01\n\x11ListStudentModels\x12).aivo.cloning.v1.ListStudentModelsRequest\x1a*.aivo.cloning.v1.ListStudentModelsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/students/{student_id}/models\x12\xb3\x01\n\x14\x41\x63tivateStudentModel\x12,.aivo.cloning.v1.ActivateStudentModelRequest\x1a-.aivo.cloning.v1.ActivateStudentModelResponse\">\x82\xd3\xe4\x93\x02\x38\"3/v1/students/{student_id}/models/{version}/activate:\x01*\x12\x9f\x01\n\x0fPinStudentModel\x12\'.aivo.cloning.v1.PinStudentModelRequest\x1a(.aivo.cloning.v1.PinStudentModelResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/students/{student_id}/models/{version}/pin:\x01*\x12\x81\x01\n\rDeleteStudent\x12%.aivo.cloning.v1.DeleteStudentRequest\x1a&.aivo.cloning.v1.DeleteStudentResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/students/{student_id}\x12\x63\n\tGetHealth\x12!.aivo.cloning.v1.GetHealthRequest\x1a\".aivo.cloning.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/cloning_service.proto\x12\x0f\x61ivo.cloning.v1\x1a#aivo/cloning/v1/student_model.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"y\n\x07\x43onsent\x12\r\n\x05\x62\x61sis\x18\x01 \x01(\t\x12.\n\ngrant_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x0eStudentProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x12\n\ndisability\x18\x03 \x01(\t\x12\x16\n\x0elearning_style\x18\x04 \x01(\t\"\xe7\x01\n\x10\x42\x61selineResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05skill\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x18\n\x10reference_answer\x18\x05 \x01(\t\x12\x16\n\x0estudent_answer\x18\x06 \x01(\t\x12\x17\n\nis_correct\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10teacher_feedback\x18\t \x01(\tB\r\n\x0b_is_correctB\x08\n\x06_score\"\x89\x01\n\x0c\x42\x61selineData\x12\x15\n\rassessment_id\x18\x01 \x01(\t\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.aivo.cloning.v1.BaselineResponse\x12\x1a\n\roverall_score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_overall_score\"\xdc\x02\n\x11StartCloneRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x38\n\x0fstudent_profile\x18\x02 \x01(\x0b\x32\x1f.aivo.cloning.v1.StudentProfile\x12\x34\n\rbaseline_data\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.BaselineData\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x35\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriorityH\x00\x88\x01\x01\x12\x14\n\x0cqueue_behind\x18\x06 \x01(\x08\x12\x19\n\x0c\x62\x61se_version\x18\x07 \x01(\rH\x01\x88\x01\x01\x12)\n\x07\x63onsent\x18\x08 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x0b\n\t_priorityB\x0f\n\r_base_version\"\xc6\x01\n\x12StartCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x1e\n\x16\x65stimated_time_seconds\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x1b\n\x0equeue_position\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_queue_position\"#\n\x0fGetCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\x97\x05\n\x10GetCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12\x0f\n\x07message\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\x0b \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\r \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\x0e \x01(\rH\x01\x88\x01\x01\x12/\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneAttempt\x12\x30\n\x08priority\x18\x10 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriority\x12\x19\n\x0c\x62\x61se_version\x18\x11 \x01(\rH\x02\x88\x01\x01\x12)\n\x07\x63onsent\x18\x12 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_secondsB\x0f\n\r_base_version\"\x8d\x01\n\x0c\x43loneAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"&\n\x12\x43\x61ncelCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\x89\x01\n\x13\x43\x61ncelCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x05 \x01(\r\"U\n\x11WatchCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xad\x03\n\x12WatchCloneResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12\x10\n\x08\x63lone_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\r \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"N\n\x11ListClonesRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x12ListClonesResponse\x12-\n\x06\x63lones\x18\x01 \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe5\x02\n\x0c\x43loneSummary\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0equeue_position\x18\x08 \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\t \x01(\rH\x01\x88\x01\x01\x12\x0f\n\x07\x61ttempt\x18\n \x01(\rB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"\x12\n\x10GetHealthRequest\"\xe6\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rqueued_clones\x18\x07 \x01(\r\x12\x16\n\x0erunning_clones\x18\x08 \x01(\r\x12\x31\n\x0c\x64\x65pendencies\x18\t \x03(\x0b\x32\x1b.aivo.cloning.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xc1\x02\n\nCloneState\x12\x1b\n\x17\x43LONE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_STATE_QUEUED\x10\x01\x12\"\n\x1e\x43LONE_STATE_LOADING_BASE_MODEL\x10\x02\x12 \n\x1c\x43LONE_STATE_CREATING_ADAPTER\x10\x03\x12\x1b\n\x17\x43LONE_STATE_FINE_TUNING\x10\x04\x12\x1a\n\x16\x43LONE_STATE_OPTIMIZING\x10\x05\x12\x16\n\x12\x43LONE_STATE_SAVING\x10\x06\x12\x19\n\x15\x43LONE_STATE_DEPLOYING\x10\x07\x12\x19\n\x15\x43LONE_STATE_COMPLETED\x10\x08\x12\x16\n\x12\x43LONE_STATE_FAILED\x10\t\x12\x19\n\x15\x43LONE_STATE_CANCELLED\x10\n*{\n\rClonePriority\x12\x1e\n\x1a\x43LONE_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_PRIORITY_LOW\x10\x01\x12\x19\n\x15\x43LONE_PRIORITY_NORMAL\x10\x02\x12\x17\n\x13\x43LONE_PRIORITY_HIGH\x10\x03\x32\xc9\x05\n\x0e\x43loningService\x12q\n\nStartClone\x12\".aivo.cloning.v1.StartCloneRequest\x1a#.aivo.cloning.v1.StartCloneResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/clone/start:\x01*\x12t\n\x08GetClone\x12 .aivo.cloning.v1.GetCloneRequest\x1a!.aivo.cloning.v1.GetCloneResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/clone/{clone_id}/status\x12{\n\nWatchClone\x12\".aivo.cloning.v1.WatchCloneRequest\x1a#.aivo.cloning.v1.WatchCloneResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/clone/{clone_id}/watch0\x01\x12\x80\x01\n\x0b\x43\x61ncelClone\x12#.aivo.cloning.v1.CancelCloneRequest\x1a$.aivo.cloning.v1.CancelCloneResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/clone/{clone_id}/cancel:\x01*\x12i\n\nListClones\x12\".aivo.cloning.v1.ListClonesRequest\x1a#.aivo.cloning.v1.ListClonesResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/clones\x12\x63\n\tGetHealth\x12!.aivo.cloning.v1.GetHealthRequest\x1a\".aivo.cloning.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,90 +45,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLONINGSERVICE'].methods_by_name['CancelClone']._serialized_options = b'\202\323\344\223\002 \"\033/v1/clone/{clone_id}/cancel:\001*'
   _globals['_CLONINGSERVICE'].methods_by_name['ListClones']._loaded_options = None
   _globals['_CLONINGSERVICE'].methods_by_name['ListClones']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/clones'
-  _globals['_CLONINGSERVICE'].methods_by_name['ListStudentModels']._loaded_options = None
-  _globals['_CLONINGSERVICE'].methods_by_name['ListStudentModels']._serialized_options = b'\202\323\344\223\002\"\022 /v1/students/{student_id}/models'
-  _globals['_CLONINGSERVICE'].methods_by_name['ActivateStudentModel']._loaded_options = None
-  _globals['_CLONINGSERVICE'].methods_by_name['ActivateStudentModel']._serialized_options = b'\202\323\344\223\0028\"3/v1/students/{student_id}/models/{version}/activate:\001*'
-  _globals['_CLONINGSERVICE'].methods_by_name['PinStudentModel']._loaded_options = None
-  _globals['_CLONINGSERVICE'].methods_by_name['PinStudentModel']._serialized_options = b'\202\323\344\223\0023\"./v1/students/{student_id}/models/{version}/pin:\001*'
-  _globals['_CLONINGSERVICE'].methods_by_name['DeleteStudent']._loaded_options = None
-  _globals['_CLONINGSERVICE'].methods_by_name['DeleteStudent']._serialized_options = b'\202\323\344\223\002\033*\031/v1/students/{student_id}'
   _globals['_CLONINGSERVICE'].methods_by_name['GetHealth']._loaded_options = None
   _globals['_CLONINGSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\202\323\344\223\002\t\022\007/health'
-  _globals['_CLONESTATE']._serialized_start=5432
-  _globals['_CLONESTATE']._serialized_end=5753
-  _globals['_CLONEPRIORITY']._serialized_start=5755
-  _globals['_CLONEPRIORITY']._serialized_end=5878
-  _globals['_CONSENT']._serialized_start=146
-  _globals['_CONSENT']._serialized_end=270
-  _globals['_STUDENTPROFILE']._serialized_start=272
-  _globals['_STUDENTPROFILE']._serialized_end=361
-  _globals['_BASELINERESPONSE']._serialized_start=364
-  _globals['_BASELINERESPONSE']._serialized_end=595
-  _globals['_BASELINEDATA']._serialized_start=598
-  _globals['_BASELINEDATA']._serialized_end=735
-  _globals['_STARTCLONEREQUEST']._serialized_start=738
-  _globals['_STARTCLONEREQUEST']._serialized_end=1046
-  _globals['_STARTCLONERESPONSE']._serialized_start=1049
-  _globals['_STARTCLONERESPONSE']._serialized_end=1223
-  _globals['_GETCLONEREQUEST']._serialized_start=1225
-  _globals['_GETCLONEREQUEST']._serialized_end=1260
-  _globals['_GETCLONERESPONSE']._serialized_start=1263
-  _globals['_GETCLONERESPONSE']._serialized_end=1850
-  _globals['_CLONEATTEMPT']._serialized_start=1853
-  _globals['_CLONEATTEMPT']._serialized_end=1998
-  _globals['_CANCELCLONEREQUEST']._serialized_start=2000
-  _globals['_CANCELCLONEREQUEST']._serialized_end=2038
-  _globals['_CANCELCLONERESPONSE']._serialized_start=2041
-  _globals['_CANCELCLONERESPONSE']._serialized_end=2178
-  _globals['_WATCHCLONEREQUEST']._serialized_start=2180
-  _globals['_WATCHCLONEREQUEST']._serialized_end=2265
-  _globals['_WATCHCLONERESPONSE']._serialized_start=2268
-  _globals['_WATCHCLONERESPONSE']._serialized_end=2634
-  _globals['_LISTCLONESREQUEST']._serialized_start=2636
-  _globals['_LISTCLONESREQUEST']._serialized_end=2714
-  _globals['_LISTCLONESRESPONSE']._serialized_start=2716
-  _globals['_LISTCLONESRESPONSE']._serialized_end=2808
-  _globals['_CLONESUMMARY']._serialized_start=2811
-  _globals['_CLONESUMMARY']._serialized_end=3114
-  _globals['_LISTSTUDENTMODELSREQUEST']._serialized_start=3116
-  _globals['_LISTSTUDENTMODELSREQUEST']._serialized_end=3162
-  _globals['_LISTSTUDENTMODELSRESPONSE']._serialized_start=3164
-  _globals['_LISTSTUDENTMODELSRESPONSE']._serialized_end=3282
-  _globals['_STUDENTMODEL']._serialized_start=3285
-  _globals['_STUDENTMODEL']._serialized_end=3723
-  _globals['_STARTINGVERSION']._serialized_start=3725
-  _globals['_STARTINGVERSION']._serialized_end=3795
-  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_start=3797
-  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_end=3863
-  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_start=3865
-  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_end=3981
-  _globals['_PINSTUDENTMODELREQUEST']._serialized_start=3983
-  _globals['_PINSTUDENTMODELREQUEST']._serialized_end=4076
-  _globals['_PINSTUDENTMODELRESPONSE']._serialized_start=4078
-  _globals['_PINSTUDENTMODELRESPONSE']._serialized_end=4156
-  _globals['_DELETESTUDENTREQUEST']._serialized_start=4158
-  _globals['_DELETESTUDENTREQUEST']._serialized_end=4200
-  _globals['_DELETESTUDENTRESPONSE']._serialized_start=4203
-  _globals['_DELETESTUDENTRESPONSE']._serialized_end=4439
-  _globals['_ERASEDCLONES']._serialized_start=4441
-  _globals['_ERASEDCLONES']._serialized_end=4511
-  _globals['_ERASEDMODELS']._serialized_start=4513
-  _globals['_ERASEDMODELS']._serialized_end=4577
-  _globals['_EVICTEDADAPTERS']._serialized_start=4579
-  _globals['_EVICTEDADAPTERS']._serialized_end=4631
-  _globals['_LORACONFIG']._serialized_start=4633
-  _globals['_LORACONFIG']._serialized_end=4713
-  _globals['_EXAMPLECOUNTS']._serialized_start=4715
-  _globals['_EXAMPLECOUNTS']._serialized_end=4831
-  _globals['_TRAININGMETRICS']._serialized_start=4834
-  _globals['_TRAININGMETRICS']._serialized_end=5113
-  _globals['_GETHEALTHREQUEST']._serialized_start=5115
-  _globals['_GETHEALTHREQUEST']._serialized_end=5133
-  _globals['_GETHEALTHRESPONSE']._serialized_start=5136
-  _globals['_GETHEALTHRESPONSE']._serialized_end=5366
-  _globals['_DEPENDENCY']._serialized_start=5368
-  _globals['_DEPENDENCY']._serialized_end=5429
-  _globals['_CLONINGSERVICE']._serialized_start=5881
-  _globals['_CLONINGSERVICE']._serialized_end=7221
+  _globals['_CLONESTATE']._serialized_start=3720
+  _globals['_CLONESTATE']._serialized_end=4041
+  _globals['_CLONEPRIORITY']._serialized_start=4043
+  _globals['_CLONEPRIORITY']._serialized_end=4166
+  _globals['_CONSENT']._serialized_start=183
+  _globals['_CONSENT']._serialized_end=304
+  _globals['_STUDENTPROFILE']._serialized_start=306
+  _globals['_STUDENTPROFILE']._serialized_end=395
+  _globals['_BASELINERESPONSE']._serialized_start=398
+  _globals['_BASELINERESPONSE']._serialized_end=629
+  _globals['_BASELINEDATA']._serialized_start=632
+  _globals['_BASELINEDATA']._serialized_end=769
+  _globals['_STARTCLONEREQUEST']._serialized_start=772
+  _globals['_STARTCLONEREQUEST']._serialized_end=1120
+  _globals['_STARTCLONERESPONSE']._serialized_start=1123
+  _globals['_STARTCLONERESPONSE']._serialized_end=1321
+  _globals['_GETCLONEREQUEST']._serialized_start=1323
+  _globals['_GETCLONEREQUEST']._serialized_end=1358
+  _globals['_GETCLONERESPONSE']._serialized_start=1361
+  _globals['_GETCLONERESPONSE']._serialized_end=2024
+  _globals['_CLONEATTEMPT']._serialized_start=2027
+  _globals['_CLONEATTEMPT']._serialized_end=2168
+  _globals['_CANCELCLONEREQUEST']._serialized_start=2170
+  _globals['_CANCELCLONEREQUEST']._serialized_end=2208
+  _globals['_CANCELCLONERESPONSE']._serialized_start=2211
+  _globals['_CANCELCLONERESPONSE']._serialized_end=2348
+  _globals['_WATCHCLONEREQUEST']._serialized_start=2350
+  _globals['_WATCHCLONEREQUEST']._serialized_end=2435
+  _globals['_WATCHCLONERESPONSE']._serialized_start=2438
+  _globals['_WATCHCLONERESPONSE']._serialized_end=2867
+  _globals['_LISTCLONESREQUEST']._serialized_start=2869
+  _globals['_LISTCLONESREQUEST']._serialized_end=2947
+  _globals['_LISTCLONESRESPONSE']._serialized_start=2949
+  _globals['_LISTCLONESRESPONSE']._serialized_end=3041
+  _globals['_CLONESUMMARY']._serialized_start=3044
+  _globals['_CLONESUMMARY']._serialized_end=3401
+  _globals['_GETHEALTHREQUEST']._serialized_start=3403
+  _globals['_GETHEALTHREQUEST']._serialized_end=3421
+  _globals['_GETHEALTHRESPONSE']._serialized_start=3424
+  _globals['_GETHEALTHRESPONSE']._serialized_end=3654
+  _globals['_DEPENDENCY']._serialized_start=3656
+  _globals['_DEPENDENCY']._serialized_end=3717
+  _globals['_CLONINGSERVICE']._serialized_start=4169
+  _globals['_CLONINGSERVICE']._serialized_end=4882
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 Makes each student's adapter out of a baseline assessment."""
 
+from aivo.cloning.v1 import student_model_pb2 as _student_model_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -28,7 +29,7 @@ class _CloneState:
 class _CloneStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloneState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CLONE_STATE_UNSPECIFIED: _CloneState.ValueType  # 0
-    """Not known."""
+    """Never sent."""
     CLONE_STATE_QUEUED: _CloneState.ValueType  # 1
     """Waits for a trainer."""
     CLONE_STATE_LOADING_BASE_MODEL: _CloneState.ValueType  # 2
@@ -54,7 +55,7 @@ class CloneState(_CloneState, metaclass=_CloneStateEnumTypeWrapper):
     """Where a clone is in its life."""
 
 CLONE_STATE_UNSPECIFIED: CloneState.ValueType  # 0
-"""Not known."""
+"""Never sent."""
 CLONE_STATE_QUEUED: CloneState.ValueType  # 1
 """Waits for a trainer."""
 CLONE_STATE_LOADING_BASE_MODEL: CloneState.ValueType  # 2
@@ -84,7 +85,7 @@ class _ClonePriority:
 class _ClonePriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClonePriority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CLONE_PRIORITY_UNSPECIFIED: _ClonePriority.ValueType  # 0
-    """`NORMAL`."""
+    """Not accepted."""
     CLONE_PRIORITY_LOW: _ClonePriority.ValueType  # 1
     """After those of normal priority, except such as are accepted 1,000 clones later: nobody waits for ever."""
     CLONE_PRIORITY_NORMAL: _ClonePriority.ValueType  # 2
@@ -96,7 +97,7 @@ class ClonePriority(_ClonePriority, metaclass=_ClonePriorityEnumTypeWrapper):
     """How soon a clone's turn comes. Clones of one priority run in the order of their acceptance."""
 
 CLONE_PRIORITY_UNSPECIFIED: ClonePriority.ValueType  # 0
-"""`NORMAL`."""
+"""Not accepted."""
 CLONE_PRIORITY_LOW: ClonePriority.ValueType  # 1
 """After those of normal priority, except such as are accepted 1,000 clones later: nobody waits for ever."""
 CLONE_PRIORITY_NORMAL: ClonePriority.ValueType  # 2
@@ -112,30 +113,30 @@ class Consent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BASIS_FIELD_NUMBER: _builtins.int
-    GRANTED_TIME_FIELD_NUMBER: _builtins.int
-    EXPIRES_TIME_FIELD_NUMBER: _builtins.int
+    GRANT_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     basis: _builtins.str
     """What the consent rests on, in a word such as `parental_consent`: letters, digits, `.`, `_`, `-`; at most 64. Not a
     place for names.
     """
     @_builtins.property
-    def granted_time(self) -> _timestamp_pb2.Timestamp:
+    def grant_time(self) -> _timestamp_pb2.Timestamp:
         """When it was granted; not in the future."""
 
     @_builtins.property
-    def expires_time(self) -> _timestamp_pb2.Timestamp:
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends; later than it was granted. Unset: never."""
 
     def __init__(
         self,
         *,
         basis: _builtins.str = ...,
-        granted_time: _timestamp_pb2.Timestamp | None = ...,
-        expires_time: _timestamp_pb2.Timestamp | None = ...,
+        grant_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_time", b"expires_time", "granted_time", b"granted_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "grant_time", b"grant_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "expires_time", b"expires_time", "granted_time", b"granted_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "expire_time", b"expire_time", "grant_time", b"grant_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,12 +290,13 @@ class StartCloneRequest(_message.Message):
     request_id: _builtins.str
     """Makes the call safe to repeat: letters, digits, `.`, `_`, `-`; at most 64. Unset: every call is a new request."""
     priority: Global___ClonePriority.ValueType
-    """How soon its turn comes."""
+    """How soon its turn comes. Unset: `CLONE_PRIORITY_NORMAL`."""
     queue_behind: _builtins.bool
     """Waits behind the student's earlier clone, instead of failing with `ABORTED`, unless another waits there already."""
     base_version: _builtins.int
-    """Version of the student's model to train on from, with these responses alone. 0: a fresh adapter, or, for a student
-    without an active version, the one of their cohort (same grade, disability and learning style) if there is one.
+    """Version of the student's model to train on from, with these responses alone. Unset: a fresh adapter, or, for a
+    student without an active version, the one of their cohort (same grade, disability and learning style) if there is
+    one.
     """
     @_builtins.property
     def student_profile(self) -> Global___StudentProfile:
@@ -315,16 +317,23 @@ class StartCloneRequest(_message.Message):
         student_profile: Global___StudentProfile | None = ...,
         baseline_data: Global___BaselineData | None = ...,
         request_id: _builtins.str = ...,
-        priority: Global___ClonePriority.ValueType = ...,
+        priority: Global___ClonePriority.ValueType | None = ...,
         queue_behind: _builtins.bool = ...,
-        base_version: _builtins.int = ...,
+        base_version: _builtins.int | None = ...,
         consent: Global___Consent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "consent", b"consent", "student_profile", b"student_profile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "_priority", b"_priority", "base_version", b"base_version", "baseline_data", b"baseline_data", "consent", b"consent", "priority", b"priority", "student_profile", b"student_profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "baseline_data", b"baseline_data", "consent", b"consent", "priority", b"priority", "queue_behind", b"queue_behind", "request_id", b"request_id", "student_id", b"student_id", "student_profile", b"student_profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "_priority", b"_priority", "base_version", b"base_version", "baseline_data", b"baseline_data", "consent", b"consent", "priority", b"priority", "queue_behind", b"queue_behind", "request_id", b"request_id", "student_id", b"student_id", "student_profile", b"student_profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
+    _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_version) -> _WhichOneofReturnType__base_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___StartCloneRequest: _TypeAlias = StartCloneRequest  # noqa: Y015
 
@@ -351,7 +360,9 @@ class StartCloneResponse(_message.Message):
     state: Global___CloneState.ValueType
     """State of the clone."""
     queue_position: _builtins.int
-    """How many clones are to be taken up before it, and itself."""
+    """How many clones are to be taken up before it, and itself. Unset: it does not wait any more, as an earlier request
+    with this `request_id` started it.
+    """
     def __init__(
         self,
         *,
@@ -360,13 +371,15 @@ class StartCloneResponse(_message.Message):
         status: _builtins.str = ...,
         estimated_time_seconds: _builtins.int = ...,
         state: Global___CloneState.ValueType = ...,
-        queue_position: _builtins.int = ...,
+        queue_position: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "queue_position", b"queue_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "estimated_time_seconds", b"estimated_time_seconds", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "clone_id", b"clone_id", "estimated_time_seconds", b"estimated_time_seconds", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___StartCloneResponse: _TypeAlias = StartCloneResponse  # noqa: Y015
 
@@ -406,8 +419,8 @@ class GetCloneResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
-    CREATED_TIME_FIELD_NUMBER: _builtins.int
-    UPDATED_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
@@ -433,23 +446,23 @@ class GetCloneResponse(_message.Message):
     attempt: _builtins.int
     """Which try this is, from 1; a clone starts anew when its trainer or its server died."""
     queue_position: _builtins.int
-    """While it waits, how many clones are to be taken up before it, and itself; else 0."""
+    """How many clones are to be taken up before it, and itself. Unset: it does not wait."""
     estimated_time_seconds: _builtins.int
-    """How long it is likely to take from now on, queue included; 0 once it has ended."""
+    """How long it is likely to take from now on, queue included. Unset: it has ended."""
     priority: Global___ClonePriority.ValueType
     """How soon its turn comes."""
     base_version: _builtins.int
-    """Version that it trains on from; 0: none."""
+    """Version that the request named to train on from, if any."""
     @_builtins.property
-    def created_time(self) -> _timestamp_pb2.Timestamp:
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone was accepted."""
 
     @_builtins.property
-    def updated_time(self) -> _timestamp_pb2.Timestamp:
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone last changed."""
 
     @_builtins.property
-    def model(self) -> Global___StudentModel:
+    def model(self) -> _student_model_pb2.StudentModel:
         """The model that the clone made. Set from `deploying` on."""
 
     @_builtins.property
@@ -475,22 +488,33 @@ class GetCloneResponse(_message.Message):
         state: Global___CloneState.ValueType = ...,
         sequence: _builtins.int = ...,
         attempt: _builtins.int = ...,
-        created_time: _timestamp_pb2.Timestamp | None = ...,
-        updated_time: _timestamp_pb2.Timestamp | None = ...,
-        model: Global___StudentModel | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _student_model_pb2.StudentModel | None = ...,
         error: _status_pb2.Status | None = ...,
-        queue_position: _builtins.int = ...,
-        estimated_time_seconds: _builtins.int = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_time_seconds: _builtins.int | None = ...,
         attempts: _abc.Iterable[Global___CloneAttempt] | None = ...,
         priority: Global___ClonePriority.ValueType = ...,
-        base_version: _builtins.int = ...,
+        base_version: _builtins.int | None = ...,
         consent: Global___Consent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "created_time", b"created_time", "error", b"error", "model", b"model", "updated_time", b"updated_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "base_version", b"base_version", "consent", b"consent", "create_time", b"create_time", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "model", b"model", "queue_position", b"queue_position", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts", b"attempts", "base_version", b"base_version", "clone_id", b"clone_id", "consent", b"consent", "created_time", b"created_time", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "message", b"message", "model", b"model", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_version", b"_base_version", "_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "attempt", b"attempt", "attempts", b"attempts", "base_version", b"base_version", "clone_id", b"clone_id", "consent", b"consent", "create_time", b"create_time", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "message", b"message", "model", b"model", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__base_version: _TypeAlias = _typing.Literal["base_version"]  # noqa: Y015
+    _WhichOneofArgType__base_version: _TypeAlias = _typing.Literal["_base_version", b"_base_version"]  # noqa: Y015
+    _WhichOneofReturnType__estimated_time_seconds: _TypeAlias = _typing.Literal["estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_time_seconds: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_version) -> _WhichOneofReturnType__base_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_time_seconds) -> _WhichOneofReturnType__estimated_time_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___GetCloneResponse: _TypeAlias = GetCloneResponse  # noqa: Y015
 
@@ -501,8 +525,8 @@ class CloneAttempt(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
-    STARTED_TIME_FIELD_NUMBER: _builtins.int
-    ENDED_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of the try, from 1."""
@@ -511,24 +535,24 @@ class CloneAttempt(_message.Message):
     or hung, or the reason (of `aivo.error.v1`) of what failed. Empty while it lasts.
     """
     @_builtins.property
-    def started_time(self) -> _timestamp_pb2.Timestamp:
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
 
     @_builtins.property
-    def ended_time(self) -> _timestamp_pb2.Timestamp:
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended; unset while it lasts. Of a server that died, when another took the clone up."""
 
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
-        started_time: _timestamp_pb2.Timestamp | None = ...,
-        ended_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
         outcome: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_time", b"ended_time", "started_time", b"started_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_time", b"ended_time", "number", b"number", "outcome", b"outcome", "started_time", b"started_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "number", b"number", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,7 +660,7 @@ class WatchCloneResponse(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
-    TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
@@ -658,19 +682,19 @@ class WatchCloneResponse(_message.Message):
     attempt: _builtins.int
     """Which try this is, from 1."""
     queue_position: _builtins.int
-    """While it waits, how many clones were to be taken up before it, and itself; a heartbeat and the first message tell it
-    as it is now. Else 0.
+    """How many clones were to be taken up before it, and itself; a heartbeat and the first message tell it as it is now.
+    Unset: it does not wait.
     """
     estimated_time_seconds: _builtins.int
-    """How long it was likely to take from this change on; a heartbeat and the first message tell it as it is now. 0 once
+    """How long it was likely to take from this change on; a heartbeat and the first message tell it as it is now. Unset:
     it has ended.
     """
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp:
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the change happened."""
 
     @_builtins.property
-    def model(self) -> Global___StudentModel:
+    def model(self) -> _student_model_pb2.StudentModel:
         """The model that the clone made. Set from `deploying` on."""
 
     @_builtins.property
@@ -688,17 +712,24 @@ class WatchCloneResponse(_message.Message):
         message: _builtins.str = ...,
         state: Global___CloneState.ValueType = ...,
         attempt: _builtins.int = ...,
-        time: _timestamp_pb2.Timestamp | None = ...,
-        model: Global___StudentModel | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _student_model_pb2.StudentModel | None = ...,
         error: _status_pb2.Status | None = ...,
-        queue_position: _builtins.int = ...,
-        estimated_time_seconds: _builtins.int = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_time_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model", b"model", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "model", b"model", "queue_position", b"queue_position", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "heartbeat", b"heartbeat", "message", b"message", "model", b"model", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "attempt", b"attempt", "clone_id", b"clone_id", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "heartbeat", b"heartbeat", "message", b"message", "model", b"model", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_time_seconds: _TypeAlias = _typing.Literal["estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_time_seconds: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_time_seconds) -> _WhichOneofReturnType__estimated_time_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___WatchCloneResponse: _TypeAlias = WatchCloneResponse  # noqa: Y015
 
@@ -714,7 +745,7 @@ class ListClonesRequest(_message.Message):
     student_id: _builtins.str
     """Only this student's. Empty: all."""
     page_size: _builtins.int
-    """Most clones to return, 1 to 100. 0: 20."""
+    """Most clones to return; at most 100, above which it is lowered to 100. 0: 20."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -771,8 +802,8 @@ class CloneSummary(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    CREATED_TIME_FIELD_NUMBER: _builtins.int
-    UPDATED_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
@@ -787,17 +818,17 @@ class CloneSummary(_message.Message):
     state: Global___CloneState.ValueType
     """State of the clone."""
     queue_position: _builtins.int
-    """While it waits, how many clones are to be taken up before it, and itself; else 0."""
+    """How many clones are to be taken up before it, and itself. Unset: it does not wait."""
     estimated_time_seconds: _builtins.int
-    """How long it is likely to take from now on, queue included; 0 once it has ended."""
+    """How long it is likely to take from now on, queue included. Unset: it has ended."""
     attempt: _builtins.int
     """Which try this is, from 1."""
     @_builtins.property
-    def created_time(self) -> _timestamp_pb2.Timestamp:
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone was accepted."""
 
     @_builtins.property
-    def updated_time(self) -> _timestamp_pb2.Timestamp:
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the clone last changed."""
 
     def __init__(
@@ -808,603 +839,26 @@ class CloneSummary(_message.Message):
         status: _builtins.str = ...,
         progress: _builtins.int = ...,
         state: Global___CloneState.ValueType = ...,
-        created_time: _timestamp_pb2.Timestamp | None = ...,
-        updated_time: _timestamp_pb2.Timestamp | None = ...,
-        queue_position: _builtins.int = ...,
-        estimated_time_seconds: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_time_seconds: _builtins.int | None = ...,
         attempt: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "updated_time", b"updated_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "create_time", b"create_time", "estimated_time_seconds", b"estimated_time_seconds", "queue_position", b"queue_position", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clone_id", b"clone_id", "created_time", b"created_time", "estimated_time_seconds", b"estimated_time_seconds", "progress", b"progress", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "attempt", b"attempt", "clone_id", b"clone_id", "create_time", b"create_time", "estimated_time_seconds", b"estimated_time_seconds", "progress", b"progress", "queue_position", b"queue_position", "state", b"state", "status", b"status", "student_id", b"student_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_time_seconds: _TypeAlias = _typing.Literal["estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_time_seconds: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_time_seconds) -> _WhichOneofReturnType__estimated_time_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___CloneSummary: _TypeAlias = CloneSummary  # noqa: Y015
-
-@_typing.final
-class ListStudentModelsRequest(_message.Message):
-    """Whose models to list."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListStudentModelsRequest: _TypeAlias = ListStudentModelsRequest  # noqa: Y015
-
-@_typing.final
-class ListStudentModelsResponse(_message.Message):
-    """The versions of a student's model."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
-    MODELS_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    active_version: _builtins.int
-    """Version that answers; 0 if none does."""
-    @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___StudentModel]:
-        """Newest first."""
-
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        active_version: _builtins.int = ...,
-        models: _abc.Iterable[Global___StudentModel] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_version", b"active_version", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListStudentModelsResponse: _TypeAlias = ListStudentModelsResponse  # noqa: Y015
-
-@_typing.final
-class StudentModel(_message.Message):
-    """One version of a student's model: an adapter and where it comes from."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VERSION_FIELD_NUMBER: _builtins.int
-    ACTIVE_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
-    CREATED_TIME_FIELD_NUMBER: _builtins.int
-    CLONE_ID_FIELD_NUMBER: _builtins.int
-    BASE_MODEL_FIELD_NUMBER: _builtins.int
-    BASE_DIGEST_FIELD_NUMBER: _builtins.int
-    LORA_FIELD_NUMBER: _builtins.int
-    EXAMPLES_FIELD_NUMBER: _builtins.int
-    METRICS_FIELD_NUMBER: _builtins.int
-    PINNED_FIELD_NUMBER: _builtins.int
-    DATA_DIGEST_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    STARTED_FROM_FIELD_NUMBER: _builtins.int
-    version: _builtins.int
-    """Version, from 1."""
-    active: _builtins.bool
-    """Whether this version answers."""
-    sha256: _builtins.str
-    """SHA-256 of the weights, lower-case hex."""
-    bytes: _builtins.int
-    """Size of the weights."""
-    clone_id: _builtins.str
-    """Clone that made it."""
-    base_model: _builtins.str
-    """Name of the base model it belongs to."""
-    base_digest: _builtins.str
-    """SHA-256 of that base model's weights, lower-case hex."""
-    pinned: _builtins.bool
-    """Whether it stays however many come after it. Only `ListStudentModels` tells."""
-    data_digest: _builtins.str
-    """SHA-256 of the tokenised examples that it was made of, lower-case hex."""
-    seed: _builtins.int
-    """Seed of the split, the order of the examples, the first factors and the sampled replies."""
-    @_builtins.property
-    def created_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was published."""
-
-    @_builtins.property
-    def lora(self) -> Global___LoraConfig:
-        """Shape of the adapter."""
-
-    @_builtins.property
-    def examples(self) -> Global___ExampleCounts:
-        """What it was made of."""
-
-    @_builtins.property
-    def metrics(self) -> Global___TrainingMetrics:
-        """How the training went."""
-
-    @_builtins.property
-    def started_from(self) -> Global___StartingVersion:
-        """Version that training went on from: an earlier one of the student's own, or one of their cohort's. Unset: a fresh
-        adapter.
-        """
-
-    def __init__(
-        self,
-        *,
-        version: _builtins.int = ...,
-        active: _builtins.bool = ...,
-        sha256: _builtins.str = ...,
-        bytes: _builtins.int = ...,
-        created_time: _timestamp_pb2.Timestamp | None = ...,
-        clone_id: _builtins.str = ...,
-        base_model: _builtins.str = ...,
-        base_digest: _builtins.str = ...,
-        lora: Global___LoraConfig | None = ...,
-        examples: Global___ExampleCounts | None = ...,
-        metrics: Global___TrainingMetrics | None = ...,
-        pinned: _builtins.bool = ...,
-        data_digest: _builtins.str = ...,
-        seed: _builtins.int = ...,
-        started_from: Global___StartingVersion | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "started_from", b"started_from"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "created_time", b"created_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "started_from", b"started_from", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StudentModel: _TypeAlias = StudentModel  # noqa: Y015
-
-@_typing.final
-class StartingVersion(_message.Message):
-    """A version that another was trained on from. It may be gone since."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student whose version it is; of a cohort, where the server has cohorts configured."""
-    version: _builtins.int
-    """Version, from 1."""
-    sha256: _builtins.str
-    """SHA-256 of its weights, lower-case hex."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        version: _builtins.int = ...,
-        sha256: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StartingVersion: _TypeAlias = StartingVersion  # noqa: Y015
-
-@_typing.final
-class ActivateStudentModelRequest(_message.Message):
-    """Which version shall answer."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    version: _builtins.int
-    """Version, from 1."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        version: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ActivateStudentModelRequest: _TypeAlias = ActivateStudentModelRequest  # noqa: Y015
-
-@_typing.final
-class ActivateStudentModelResponse(_message.Message):
-    """The version that answers."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
-    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    active_version: _builtins.int
-    """Version that answers now."""
-    previous_version: _builtins.int
-    """Version that answered before; 0 if none did."""
-    sha256: _builtins.str
-    """SHA-256 of the weights that answer, lower-case hex."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        active_version: _builtins.int = ...,
-        previous_version: _builtins.int = ...,
-        sha256: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_version", b"active_version", "previous_version", b"previous_version", "sha256", b"sha256", "student_id", b"student_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ActivateStudentModelResponse: _TypeAlias = ActivateStudentModelResponse  # noqa: Y015
-
-@_typing.final
-class PinStudentModelRequest(_message.Message):
-    """Which version to pin."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    PINNED_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    version: _builtins.int
-    """Version, from 1."""
-    pinned: _builtins.bool
-    """Whether the version shall stay. Unset: yes."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        version: _builtins.int = ...,
-        pinned: _builtins.bool | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "pinned", b"pinned"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "pinned", b"pinned", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__pinned: _TypeAlias = _typing.Literal["pinned"]  # noqa: Y015
-    _WhichOneofArgType__pinned: _TypeAlias = _typing.Literal["_pinned", b"_pinned"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
-
-Global___PinStudentModelRequest: _TypeAlias = PinStudentModelRequest  # noqa: Y015
-
-@_typing.final
-class PinStudentModelResponse(_message.Message):
-    """The version that was pinned or unpinned."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    PINNED_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    version: _builtins.int
-    """Version."""
-    pinned: _builtins.bool
-    """Whether it stays."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        version: _builtins.int = ...,
-        pinned: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pinned", b"pinned", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PinStudentModelResponse: _TypeAlias = PinStudentModelResponse  # noqa: Y015
-
-@_typing.final
-class DeleteStudentRequest(_message.Message):
-    """Whose data to remove."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["student_id", b"student_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteStudentRequest: _TypeAlias = DeleteStudentRequest  # noqa: Y015
-
-@_typing.final
-class DeleteStudentResponse(_message.Message):
-    """A receipt: what was removed, and where."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STUDENT_ID_FIELD_NUMBER: _builtins.int
-    DELETED_TIME_FIELD_NUMBER: _builtins.int
-    CLONES_FIELD_NUMBER: _builtins.int
-    MODELS_FIELD_NUMBER: _builtins.int
-    BRAIN_FIELD_NUMBER: _builtins.int
-    student_id: _builtins.str
-    """Id of the student."""
-    @_builtins.property
-    def deleted_time(self) -> _timestamp_pb2.Timestamp:
-        """When the last of it was removed."""
-
-    @_builtins.property
-    def clones(self) -> Global___ErasedClones:
-        """What was removed from the clone store (Redis or Valkey)."""
-
-    @_builtins.property
-    def models(self) -> Global___ErasedModels:
-        """What was removed from the adapter store (S3)."""
-
-    @_builtins.property
-    def brain(self) -> Global___EvictedAdapters:
-        """What left the brain's memory."""
-
-    def __init__(
-        self,
-        *,
-        student_id: _builtins.str = ...,
-        deleted_time: _timestamp_pb2.Timestamp | None = ...,
-        clones: Global___ErasedClones | None = ...,
-        models: Global___ErasedModels | None = ...,
-        brain: Global___EvictedAdapters | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "deleted_time", b"deleted_time", "models", b"models"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "deleted_time", b"deleted_time", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteStudentResponse: _TypeAlias = DeleteStudentResponse  # noqa: Y015
-
-@_typing.final
-class ErasedClones(_message.Message):
-    """What was removed from the clone store."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CLONES_FIELD_NUMBER: _builtins.int
-    CANCELLED_FIELD_NUMBER: _builtins.int
-    REQUEST_IDS_FIELD_NUMBER: _builtins.int
-    clones: _builtins.int
-    """Clones, each with all its events."""
-    cancelled: _builtins.int
-    """Of these, the ones that waited or ran and were cancelled first. Only they still had baseline data."""
-    request_ids: _builtins.int
-    """Request ids."""
-    def __init__(
-        self,
-        *,
-        clones: _builtins.int = ...,
-        cancelled: _builtins.int = ...,
-        request_ids: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "clones", b"clones", "request_ids", b"request_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ErasedClones: _TypeAlias = ErasedClones  # noqa: Y015
-
-@_typing.final
-class ErasedModels(_message.Message):
-    """What was removed from the adapter store."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VERSIONS_FIELD_NUMBER: _builtins.int
-    OBJECTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
-    versions: _builtins.int
-    """Versions of the student's model."""
-    objects: _builtins.int
-    """Objects, versions of objects included."""
-    bytes: _builtins.float
-    """Bytes of these objects; a whole number that may be larger than 32 bits hold."""
-    def __init__(
-        self,
-        *,
-        versions: _builtins.int = ...,
-        objects: _builtins.int = ...,
-        bytes: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "objects", b"objects", "versions", b"versions"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ErasedModels: _TypeAlias = ErasedModels  # noqa: Y015
-
-@_typing.final
-class EvictedAdapters(_message.Message):
-    """What left the brain's memory."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REACHED_FIELD_NUMBER: _builtins.int
-    ADAPTERS_FIELD_NUMBER: _builtins.int
-    reached: _builtins.bool
-    """Whether the brain was reached. If not, repeat the call: the brain answers with none of it, but may still hold it."""
-    adapters: _builtins.int
-    """Adapters that left, or will with the reply that uses them."""
-    def __init__(
-        self,
-        *,
-        reached: _builtins.bool = ...,
-        adapters: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "reached", b"reached"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EvictedAdapters: _TypeAlias = EvictedAdapters  # noqa: Y015
-
-@_typing.final
-class LoraConfig(_message.Message):
-    """Shape of an adapter."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RANK_FIELD_NUMBER: _builtins.int
-    ALPHA_FIELD_NUMBER: _builtins.int
-    TARGET_MODULES_FIELD_NUMBER: _builtins.int
-    SCALE_FIELD_NUMBER: _builtins.int
-    rank: _builtins.int
-    """Rank of the update."""
-    alpha: _builtins.float
-    """Numerator of the scaling; the update is scaled by `scale` × `alpha` ÷ `rank`."""
-    scale: _builtins.float
-    """Strength that was picked on the held-out examples; 1 is as trained."""
-    @_builtins.property
-    def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Modules of the base model that are updated, such as `q_proj`."""
-
-    def __init__(
-        self,
-        *,
-        rank: _builtins.int = ...,
-        alpha: _builtins.float = ...,
-        target_modules: _abc.Iterable[_builtins.str] | None = ...,
-        scale: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "rank", b"rank", "scale", b"scale", "target_modules", b"target_modules"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LoraConfig: _TypeAlias = LoraConfig  # noqa: Y015
-
-@_typing.final
-class ExampleCounts(_message.Message):
-    """How many examples a model was made of."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    GIVEN_FIELD_NUMBER: _builtins.int
-    FEEDBACK_FIELD_NUMBER: _builtins.int
-    DISTILLED_FIELD_NUMBER: _builtins.int
-    DROPPED_FIELD_NUMBER: _builtins.int
-    TRAIN_FIELD_NUMBER: _builtins.int
-    HELDOUT_FIELD_NUMBER: _builtins.int
-    given: _builtins.int
-    """Responses of the baseline."""
-    feedback: _builtins.int
-    """Replies that a teacher wrote."""
-    distilled: _builtins.int
-    """Replies distilled from the base model."""
-    dropped: _builtins.int
-    """Responses dropped because no distilled reply was good enough."""
-    train: _builtins.int
-    """Examples trained on."""
-    heldout: _builtins.int
-    """Examples held out."""
-    def __init__(
-        self,
-        *,
-        given: _builtins.int = ...,
-        feedback: _builtins.int = ...,
-        distilled: _builtins.int = ...,
-        dropped: _builtins.int = ...,
-        train: _builtins.int = ...,
-        heldout: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distilled", b"distilled", "dropped", b"dropped", "feedback", b"feedback", "given", b"given", "heldout", b"heldout", "train", b"train"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExampleCounts: _TypeAlias = ExampleCounts  # noqa: Y015
-
-@_typing.final
-class TrainingMetrics(_message.Message):
-    """How a training went."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HELDOUT_LOSS_BASE_FIELD_NUMBER: _builtins.int
-    HELDOUT_LOSS_ADAPTER_FIELD_NUMBER: _builtins.int
-    TRAIN_STEPS_FIELD_NUMBER: _builtins.int
-    SECONDS_PER_STEP_FIELD_NUMBER: _builtins.int
-    SECONDS_FIELD_NUMBER: _builtins.int
-    HELDOUT_LOSS_PREVIOUS_FIELD_NUMBER: _builtins.int
-    GATE_REPLIES_FIELD_NUMBER: _builtins.int
-    GATE_WELL_FORMED_FIELD_NUMBER: _builtins.int
-    GATE_WELL_FORMED_BASE_FIELD_NUMBER: _builtins.int
-    heldout_loss_base: _builtins.float
-    """Mean loss of the base model on the held-out replies, nats a token."""
-    heldout_loss_adapter: _builtins.float
-    """Mean loss of the adapter on the same, at the scale that was picked."""
-    train_steps: _builtins.int
-    """Optimiser steps."""
-    seconds_per_step: _builtins.float
-    """Mean time of a step."""
-    seconds: _builtins.float
-    """From the start of the attempt to the finished weights."""
-    heldout_loss_previous: _builtins.float
-    """Mean loss on the same of the version that was active before. Unset: there was none to compare with."""
-    gate_replies: _builtins.int
-    """Greedy replies to held-out prompts that the gate looked at."""
-    gate_well_formed: _builtins.int
-    """How many of them keep the form rules of the student's profile."""
-    gate_well_formed_base: _builtins.int
-    """The same of the base model's replies to the same prompts."""
-    def __init__(
-        self,
-        *,
-        heldout_loss_base: _builtins.float = ...,
-        heldout_loss_adapter: _builtins.float = ...,
-        train_steps: _builtins.int = ...,
-        seconds_per_step: _builtins.float = ...,
-        seconds: _builtins.float = ...,
-        heldout_loss_previous: _builtins.float | None = ...,
-        gate_replies: _builtins.int = ...,
-        gate_well_formed: _builtins.int = ...,
-        gate_well_formed_base: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "heldout_loss_previous", b"heldout_loss_previous"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "gate_replies", b"gate_replies", "gate_well_formed", b"gate_well_formed", "gate_well_formed_base", b"gate_well_formed_base", "heldout_loss_adapter", b"heldout_loss_adapter", "heldout_loss_base", b"heldout_loss_base", "heldout_loss_previous", b"heldout_loss_previous", "seconds", b"seconds", "seconds_per_step", b"seconds_per_step", "train_steps", b"train_steps"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__heldout_loss_previous: _TypeAlias = _typing.Literal["heldout_loss_previous"]  # noqa: Y015
-    _WhichOneofArgType__heldout_loss_previous: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__heldout_loss_previous) -> _WhichOneofReturnType__heldout_loss_previous | None: ...
-
-Global___TrainingMetrics: _TypeAlias = TrainingMetrics  # noqa: Y015
 
 @_typing.final
 class GetHealthRequest(_message.Message):

@@ -63,26 +63,6 @@ class CloningServiceStub:
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesResponse.FromString,
                 _registered_method=True)
-        self.ListStudentModels = channel.unary_unary(
-                '/aivo.cloning.v1.CloningService/ListStudentModels',
-                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.SerializeToString,
-                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.FromString,
-                _registered_method=True)
-        self.ActivateStudentModel = channel.unary_unary(
-                '/aivo.cloning.v1.CloningService/ActivateStudentModel',
-                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.SerializeToString,
-                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.FromString,
-                _registered_method=True)
-        self.PinStudentModel = channel.unary_unary(
-                '/aivo.cloning.v1.CloningService/PinStudentModel',
-                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.SerializeToString,
-                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.FromString,
-                _registered_method=True)
-        self.DeleteStudent = channel.unary_unary(
-                '/aivo.cloning.v1.CloningService/DeleteStudent',
-                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.SerializeToString,
-                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.FromString,
-                _registered_method=True)
         self.GetHealth = channel.unary_unary(
                 '/aivo.cloning.v1.CloningService/GetHealth',
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.GetHealthRequest.SerializeToString,
@@ -151,46 +131,6 @@ class CloningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListStudentModels(self, request, context):
-        """Lists the versions of a student's model, newest first.
-
-        A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ActivateStudentModel(self, request, context):
-        """Makes a version the one that answers: back to an earlier one, or forward again.
-
-        Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-        and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def PinStudentModel(self, request, context):
-        """Pins a version, so that it stays however many come after it, or unpins it.
-
-        Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeleteStudent(self, request, context):
-        """Removes everything that AIVO holds of a student, and answers with a receipt.
-
-        Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
-        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-        student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def GetHealth(self, request, context):
         """Reports whether the server can clone and, if not, why.
 
@@ -227,26 +167,6 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     servicer.ListClones,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesResponse.SerializeToString,
-            ),
-            'ListStudentModels': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListStudentModels,
-                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.FromString,
-                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.SerializeToString,
-            ),
-            'ActivateStudentModel': grpc.unary_unary_rpc_method_handler(
-                    servicer.ActivateStudentModel,
-                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.FromString,
-                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.SerializeToString,
-            ),
-            'PinStudentModel': grpc.unary_unary_rpc_method_handler(
-                    servicer.PinStudentModel,
-                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.FromString,
-                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.SerializeToString,
-            ),
-            'DeleteStudent': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeleteStudent,
-                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.FromString,
-                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.SerializeToString,
             ),
             'GetHealth': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHealth,
@@ -393,114 +313,6 @@ class CloningService:
             '/aivo.cloning.v1.CloningService/ListClones',
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesRequest.SerializeToString,
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListClonesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListStudentModels(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aivo.cloning.v1.CloningService/ListStudentModels',
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsRequest.SerializeToString,
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ListStudentModelsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ActivateStudentModel(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aivo.cloning.v1.CloningService/ActivateStudentModel',
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelRequest.SerializeToString,
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.ActivateStudentModelResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PinStudentModel(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aivo.cloning.v1.CloningService/PinStudentModel',
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelRequest.SerializeToString,
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.PinStudentModelResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DeleteStudent(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/aivo.cloning.v1.CloningService/DeleteStudent',
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentRequest.SerializeToString,
-            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.DeleteStudentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,30 +70,6 @@ class CloningServiceStub:
     """
     ListClones: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]
     """Lists clones, newest first."""
-    ListStudentModels: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ListStudentModelsRequest, _cloning_service_pb2.ListStudentModelsResponse]
-    """Lists the versions of a student's model, newest first.
-
-    A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
-    ActivateStudentModel: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ActivateStudentModelRequest, _cloning_service_pb2.ActivateStudentModelResponse]
-    """Makes a version the one that answers: back to an earlier one, or forward again.
-
-    Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-    and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
-    PinStudentModel: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.PinStudentModelRequest, _cloning_service_pb2.PinStudentModelResponse]
-    """Pins a version, so that it stays however many come after it, or unpins it.
-
-    Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
-    """
-    DeleteStudent: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.DeleteStudentRequest, _cloning_service_pb2.DeleteStudentResponse]
-    """Removes everything that AIVO holds of a student, and answers with a receipt.
-
-    Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
-    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
     GetHealth: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]
     """Reports whether the server can clone and, if not, why.
 
@@ -142,30 +118,6 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """
     ListClones: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]  # type: ignore[assignment]
     """Lists clones, newest first."""
-    ListStudentModels: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ListStudentModelsRequest, _cloning_service_pb2.ListStudentModelsResponse]  # type: ignore[assignment]
-    """Lists the versions of a student's model, newest first.
-
-    A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
-    ActivateStudentModel: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ActivateStudentModelRequest, _cloning_service_pb2.ActivateStudentModelResponse]  # type: ignore[assignment]
-    """Makes a version the one that answers: back to an earlier one, or forward again.
-
-    Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-    and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
-    PinStudentModel: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.PinStudentModelRequest, _cloning_service_pb2.PinStudentModelResponse]  # type: ignore[assignment]
-    """Pins a version, so that it stays however many come after it, or unpins it.
-
-    Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
-    """
-    DeleteStudent: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.DeleteStudentRequest, _cloning_service_pb2.DeleteStudentResponse]  # type: ignore[assignment]
-    """Removes everything that AIVO holds of a student, and answers with a receipt.
-
-    Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
-    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-    """
     GetHealth: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can clone and, if not, why.
 
@@ -241,54 +193,6 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_service_pb2.ListClonesResponse, _abc.Awaitable[_cloning_service_pb2.ListClonesResponse]]:
         """Lists clones, newest first."""
-
-    @_abc_1.abstractmethod
-    def ListStudentModels(
-        self,
-        request: _cloning_service_pb2.ListStudentModelsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_cloning_service_pb2.ListStudentModelsResponse, _abc.Awaitable[_cloning_service_pb2.ListStudentModelsResponse]]:
-        """Lists the versions of a student's model, newest first.
-
-        A student without any gets an empty list. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
-
-    @_abc_1.abstractmethod
-    def ActivateStudentModel(
-        self,
-        request: _cloning_service_pb2.ActivateStudentModelRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_cloning_service_pb2.ActivateStudentModelResponse, _abc.Awaitable[_cloning_service_pb2.ActivateStudentModelResponse]]:
-        """Makes a version the one that answers: back to an earlier one, or forward again.
-
-        Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-        and `MODEL_VERSION_NOT_FOUND`, or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
-
-    @_abc_1.abstractmethod
-    def PinStudentModel(
-        self,
-        request: _cloning_service_pb2.PinStudentModelRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_cloning_service_pb2.PinStudentModelResponse, _abc.Awaitable[_cloning_service_pb2.PinStudentModelResponse]]:
-        """Pins a version, so that it stays however many come after it, or unpins it.
-
-        Idempotent. Fails as `ActivateStudentModel` does. `DeleteStudent` and the retention time spare no version.
-        """
-
-    @_abc_1.abstractmethod
-    def DeleteStudent(
-        self,
-        request: _cloning_service_pb2.DeleteStudentRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_cloning_service_pb2.DeleteStudentResponse, _abc.Awaitable[_cloning_service_pb2.DeleteStudentResponse]]:
-        """Removes everything that AIVO holds of a student, and answers with a receipt.
-
-        Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
-        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-        student of whom nothing is held gets a receipt of zeros. Fails with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE`.
-        """
 
     @_abc_1.abstractmethod
     def GetHealth(

@@ -1,0 +1,65 @@
+"""StudentModelService and StudentService: parse, call, convert."""
+
+from aivo.cloning.v1 import student_model_service_pb2 as pb
+from aivo.cloning.v1.student_model_service_pb2_grpc import StudentModelServiceServicer
+from aivo.cloning.v1.student_service_pb2 import DeleteStudentRequest, DeleteStudentResponse
+from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceServicer
+
+from cloning_server.edge import student_wire
+from cloning_server.students.erasure import Erasure
+from mesh.adapters.store import AdapterStore
+from mesh.rpc.calls import Context
+
+
+class StudentModelServicer(StudentModelServiceServicer):
+    """Answers for the adapter store; raises what it raises."""
+
+    def __init__(self, adapters: AdapterStore) -> None:
+        self._adapters = adapters
+
+    async def ListStudentModels(
+        self, request: pb.ListStudentModelsRequest, context: Context
+    ) -> pb.ListStudentModelsResponse:
+        """Lists a student's versions."""
+        query = student_wire.page_from(request)
+        active = await self._adapters.resolve_active(query.student_id)
+        return student_wire.models_from(
+            query.student_id,
+            await self._adapters.list_page(query.student_id, size=query.size, below=query.below),
+            active_version=None if active is None else active.ref.version,
+            pinned=await self._adapters.pinned(query.student_id),
+        )
+
+    async def ActivateStudentModel(
+        self, request: pb.ActivateStudentModelRequest, context: Context
+    ) -> pb.ActivateStudentModelResponse:
+        """Makes a version active."""
+        wanted = student_wire.version_from(request)
+        before = await self._adapters.resolve_active(wanted.student_id)
+        active = await self._adapters.activate(wanted.student_id, wanted.version)
+        return student_wire.activated_from(active, before=before)
+
+    async def PinStudentModel(self, request: pb.PinStudentModelRequest, context: Context) -> pb.PinStudentModelResponse:
+        """Pins a version."""
+        wanted = student_wire.version_from(request)
+        await self._adapters.pin(wanted.student_id, wanted.version, pinned=True)
+        return pb.PinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
+
+    async def UnpinStudentModel(
+        self, request: pb.UnpinStudentModelRequest, context: Context
+    ) -> pb.UnpinStudentModelResponse:
+        """Unpins a version."""
+        wanted = student_wire.version_from(request)
+        await self._adapters.pin(wanted.student_id, wanted.version, pinned=False)
+        return pb.UnpinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
+
+
+class StudentServicer(StudentServiceServicer):
+    """Answers for the erasure; raises what it raises."""
+
+    def __init__(self, erasure: Erasure) -> None:
+        self._erasure = erasure
+
+    async def DeleteStudent(self, request: DeleteStudentRequest, context: Context) -> DeleteStudentResponse:
+        """Erases a student."""
+        return student_wire.receipt_from(await self._erasure.erase(student_wire.student_id_from(request)))

@@ -1,0 +1,54 @@
+"""Pages of lists, as AIP-158 has them: how many elements a page has, and where the next one starts.
+
+A token holds the name of its list and a position in it, so that a token of another list is refused. Knows nothing of
+what is listed.
+"""
+
+import base64
+import binascii
+
+from mesh.errors import InvalidField, Violation
+
+PAGE_SIZE_DEFAULT = 20
+PAGE_SIZE_HIGH = 100
+
+
+def clamp_page_size(page_size: int) -> int:
+    """The number of elements to return at most, for what the caller asks; 0 leaves it to us."""
+    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_HIGH)
+
+
+def token_after(position: int | str, list_name: str) -> str:
+    """The token of the page after the element at this position; for callers it is opaque."""
+    return base64.urlsafe_b64encode(f"{position}\n{list_name}".encode()).decode()
+
+
+def position_in(token: str, list_name: str) -> str:
+    """The position in a token of this list.
+
+    Raises:
+        InvalidField: It is not a token of this list.
+    """
+    try:
+        position, _, name = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition("\n")
+    except (binascii.Error, ValueError):
+        raise _refused() from None
+    if name != list_name:
+        raise _refused()
+    return position
+
+
+def number_in(token: str, list_name: str) -> int:
+    """The same where positions are whole numbers.
+
+    Raises:
+        InvalidField: It is not a token of this list.
+    """
+    position = position_in(token, list_name)
+    if not (position.isascii() and position.isdecimal()):
+        raise _refused()
+    return int(position)
+
+
+def _refused() -> InvalidField:
+    return InvalidField([Violation("page_token", "must be the next_page_token of a page of the same list")])
