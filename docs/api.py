@@ -100,6 +100,8 @@ def reference(descriptors: descriptor_pb2.FileDescriptorSet) -> str:
     """Returns the whole page."""
     files = [File(file) for file in descriptors.file if file.package.startswith(PACKAGE)]
     options = Options(descriptors.file)
+    # What anyone may call comes first.
+    files.sort(key=lambda file: not _has_routes(file, options))
     sections = [HEAD, _overview(files, options)]
     for file in files:
         sections += _services(file, options)
@@ -160,6 +162,10 @@ def _enums(file: File) -> Iterator[str]:
         for index, value in enumerate(enum.value):
             yield f"- `{value.name}`: {file.comment((*path, _VALUE, index), indent='  ')}"
         yield ""
+
+
+def _has_routes(file: File, options: Options) -> bool:
+    return any(_route(options.of(method.options)) for service in file.proto.service for method in service.method)
 
 
 def _route(options: Mapping[str, object]) -> str | None:
