@@ -1,4 +1,4 @@
-"""The README's commands, as they stand there, by the real curl and grpcurl."""
+"""The commands of both READMEs, as they stand there, by the real curl and grpcurl."""
 
 import asyncio
 import os
@@ -15,7 +15,8 @@ from testing.scripted.servers import Script
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     line
-    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "gateway" / "README.md").read_text(), re.DOTALL)
+    for page in (ROOT / "README.md", ROOT / "gateway" / "README.md")
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     for line in block.splitlines()
     if line
 ]
@@ -26,7 +27,7 @@ COMMANDS = [
 async def test_each_command_of_the_readme_works(edge: Edge, brain: Script, cloning: Script, command: str) -> None:
     # The ports are this test's; --fail makes an HTTP error the status.
     command = command.replace("localhost:8001", edge.brain_address).replace("localhost:8014", edge.cloning_address)
-    command = command.replace("curl ", "curl --fail-with-body --silent ", 1) if command.startswith("curl") else command
+    command = re.sub(r"\bcurl ", "curl --fail-with-body --silent ", command, count=1)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     process = await asyncio.create_subprocess_shell(
