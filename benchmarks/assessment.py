@@ -28,6 +28,7 @@ from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.settings import load_settings
+from testing.waiting import until_loaded
 
 _EVEN = dict.fromkeys(LABELS, 1 / len(LABELS))
 
@@ -83,7 +84,7 @@ async def _measure(items: Sequence[Item], *, seed: int) -> None:
             S3Blobs(bucket=settings.s3_bucket, endpoint_url=settings.s3_endpoint_url)
         )
         engine = await stack.enter_async_context(TorchEngine.open(settings, AdapterStore(blobs)))
-        facts = await engine.wait_loaded()
+        facts = await until_loaded(engine)
         started = time.monotonic()
         weighed = [await _weigh(engine, item) for item in items]
         seconds = time.monotonic() - started

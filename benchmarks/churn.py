@@ -3,8 +3,8 @@
     python -m benchmarks.churn [--requests 100000] [--students 100] [--base-model small] [--seed 7] [--out FILE]
 
 Requests come in bursts, with cancellations, short deadlines, new versions and evictions, to an engine with four rows
-and four slots on a real store. Every word that was heard is compared with what transformers and PEFT make of the
-request alone, in fp32. Prints a JSON line that tells the machine, then one per stretch of requests, which counts all
+and four slots on a real store. Every reply is compared with what transformers and PEFT decode for the request alone, in
+fp32. Prints a JSON line that tells the machine, then one per stretch of requests, which counts all
 before it too; keeps the first and the last in the file. Ends with 1 on a mismatch.
 """
 
@@ -31,13 +31,14 @@ from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import fetch
-from testing.load.churn import Churn, Heard, publish_students
+from testing.load.churn import Churn, ReplyRecord, publish_students
 from testing.models.random_adapters import Widths
-from testing.models.reference_replies import Isolated, mismatches
+from testing.models.reference_replies import IsolatedDecoder, mismatches
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import seaweed
+from testing.waiting import until_loaded
 
-Judge = Callable[[Sequence[Heard]], Sequence[str]]
+Judge = Callable[[Sequence[ReplyRecord]], Sequence[str]]
 
 _STRETCH = 5_000
 _MOST_AT_ONCE = 24
@@ -73,7 +74,7 @@ async def _measure(args: argparse.Namespace) -> int:
         manifests = [manifest for versions in students.values() for manifest in versions]
         settings = _settings(base, host_bytes=len(manifests) // 5 * manifests[0].size_bytes)
         engine = await stack.enter_async_context(TorchEngine.open(settings, store))
-        loaded = await engine.wait_loaded()
+        loaded = await until_loaded(engine)
         assert loaded.ready, loaded.reason
         results = Results(args.out, conditions={"base_model": args.base_model, "dtype": "float32", "seed": args.seed})
         churn = Churn(engine, store, students=students, seed=args.seed)
@@ -98,8 +99,8 @@ async def _judge(base: BaseModel, store: AdapterStore, manifests: Sequence[Manif
     adapters = {
         LoadedAdapter(ref=item.ref, sha256=item.sha256): (await store.fetch(item.ref)).weights for item in manifests
     }
-    isolated = Isolated(base, {identity.ref: weights for identity, weights in adapters.items()})
-    return lambda heard: mismatches(heard, isolated, adapters=adapters)
+    decoder = IsolatedDecoder(base, {identity.ref: weights for identity, weights in adapters.items()})
+    return lambda records: mismatches(records, decoder, adapters=adapters)
 
 
 async def _stretches(
@@ -110,10 +111,10 @@ async def _stretches(
     seconds = 0.0
     while total["requests"] < requests:
         began_at = time.monotonic()
-        heard = await churn.run(min(_STRETCH, requests - total["requests"]), most=_MOST_AT_ONCE)
+        records = await churn.run(min(_STRETCH, requests - total["requests"]), max_concurrent=_MOST_AT_ONCE)
         seconds += time.monotonic() - began_at
-        total.update(_counted(heard))
-        total["mismatches"] += len(await asyncio.to_thread(judge, heard))
+        total.update(_count_outcomes(records))
+        total["mismatches"] += len(await asyncio.to_thread(judge, records))
         counts = engine.counts
         # Waiting, running and leased; nobody is there between two stretches.
         total["left_behind"] += counts.waiting + counts.running + sum(item.leases for item in engine.residencies())
@@ -122,7 +123,7 @@ async def _stretches(
             "seconds": round(seconds, 1),
             "slot_evictions": counts.slot.evictions,
             "host_evictions": counts.host.evictions,
-            "version_flips": churn.flips,
+            "version_flips": churn.activations,
         }
 
 
@@ -153,13 +154,13 @@ def _settings(base: BaseModel, *, host_bytes: int) -> EngineSettings:
     )
 
 
-def _counted(heard: Sequence[Heard]) -> dict[str, int]:
-    completed = sum(item.reply is not None for item in heard)
-    expired = sum(item.expired for item in heard)
+def _count_outcomes(records: Sequence[ReplyRecord]) -> dict[str, int]:
+    completed = sum(record.reply is not None for record in records)
+    expired = sum(record.has_expired for record in records)
     return {
-        "requests": len(heard),
+        "requests": len(records),
         "completed": completed,
-        "cancelled": len(heard) - completed - expired,
+        "cancelled": len(records) - completed - expired,
         "expired": expired,
     }
 

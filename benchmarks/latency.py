@@ -22,6 +22,7 @@ from brain_server.torch_engine.engine import TorchEngine
 from mesh.lm.llama_shape import Shape
 from mesh.lm.lora import LoraSpec
 from testing.parts.envoy import envoy
+from testing.waiting import until_loaded
 
 _MB = 1024 * 1024
 
@@ -129,7 +130,7 @@ async def _work_alone(stage: Stage, calls: int) -> float:
         kv_cache_bytes=256 * _MB,
     )
     async with TorchEngine.open(settings, stage.store) as engine:
-        await engine.wait_loaded()
+        await until_loaded(engine)
         async with HealthCheck(engine, adapters=stage.store, is_draining=lambda: False) as health:
             times = []
             for _ in range(calls):

@@ -13,7 +13,7 @@ from benchmarks.figures import Figure, Goal
 from benchmarks.stage import Stage
 from mesh.lm.base import load_base
 from testing.load.churn import publish_students
-from testing.load.streams import STREAMS, BrainUnderLoad, round_of_streams
+from testing.load.streams import STREAMS, BrainUnderLoad, run_round
 from testing.models.random_adapters import Widths
 from testing.models.small_models import write_small_llama
 
@@ -25,7 +25,7 @@ _MOST_BYTES_A_STREAM = 2048
 async def streams(stage: Stage) -> AsyncIterator[Figure]:
     """Memory of the brain's process after each round, on a base model that computes next to nothing.
 
-    Every round sees that those who stayed heard the whole reply of their own student's adapter, and that no row, no
+    Every round sees that the streams that stay get the whole reply of their own student's adapter, and that no row, no
     lease and no waiting call is left. oneDNN compiles a product anew for every number of rows that it meets, and keeps
     what it compiled up to a number of products; that number is small here, so that what is left is the brain's own.
     """
@@ -54,7 +54,7 @@ async def streams(stage: Stage) -> AsyncIterator[Figure]:
         )
         resident_bytes = []
         for number in range(rounds):
-            await round_of_streams(loaded, seed=stage.options.seed + number)
+            await run_round(loaded, seed=stage.options.seed + number)
             resident_bytes.append(_resident_bytes(brain.process_id))
     half = rounds // 2
     yield Figure(

@@ -98,11 +98,6 @@ class TorchEngine:
             stack.push_async_callback(engine._end)
             yield engine
 
-    async def wait_loaded(self) -> EngineFacts:
-        """Waits until the base model is loaded, or can't be."""
-        await asyncio.wait([self._loading])
-        return self.facts
-
     @property
     def facts(self) -> EngineFacts:
         """See `Engine.facts`."""

@@ -1,8 +1,8 @@
-"""Churn: many students' requests at once, in no order, while adapters come, go and change.
+"""Churn: requests of many students at once, in random order, while adapters come, go and change.
 
-What is asked and what happens meanwhile is drawn from a seed: bursts of requests, greedy, sampled and under a schema;
-callers who hang up before the first word or in the middle of a reply; short deadlines; new active versions; evictions.
-Everything that was heard is kept, to be judged by `testing.models.reference_replies`.
+A seed decides the requests and what happens meanwhile: bursts of requests, greedy, sampled and with a JSON schema;
+callers who leave before the first word or in the middle of a reply; short deadlines; new active versions; evictions.
+Every reply is recorded, for `testing.models.reference_replies` to check.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from mesh.tutoring.profile import StudentProfile
 from testing.models.random_adapters import Widths, random_weights, recipe
 
 SCHEMA = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
-# The longer one is read in several stretches.
+# The longer text takes several steps to read.
 TEXTS = ("Hi!", "Please tell me why plants are green, and why the sky is blue, but not too much at once.")
 MAX_TOKENS = {TEXTS[0]: 6, TEXTS[1]: 3}
 SEEDS = 4
-# Of an adapter's update against the base model's map: loud, so that no two students say the same.
+# Size of an adapter's update relative to the base model's map: large, so that no two students get the same reply.
 STRENGTH = 0.3
-# A few tokens are likely. Of a thousand nearly even ones, the last bits of a sum decide which a random number falls on.
+# Low, so that few tokens are likely. Among a thousand nearly equal ones, the last bits of a sum would decide.
 _TEMPERATURE = 0.1
 
 
-class Kind(Enum):
+class ReplyKind(Enum):
     """How a reply is decoded."""
 
     GREEDY = auto()
@@ -42,79 +42,83 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One request, and how patient its caller is.
+class ChurnRequest:
+    """One request, and how long its caller waits.
 
     Attributes:
-        student_id: None for the base model.
+        student_id: The student; None for the base model.
         text: What the student says.
         kind: How the reply is decoded.
-        seed: Of the sampling.
-        leaves_after: Pieces of the reply after which the caller closes the stream; None stays.
-        hangs_up_after: Seconds after which the caller is gone, whatever was heard; None stays.
-        patience: Seconds to the deadline; None has none.
+        seed: Seed of the sampling.
+        close_after_pieces: Pieces of the reply after which the caller closes the stream; None for never.
+        cancel_after_seconds: Seconds after which the caller cancels, whatever has arrived; None for never.
+        deadline_seconds: Seconds to the deadline; None for no deadline.
     """
 
     student_id: str | None
     text: str
-    kind: Kind
+    kind: ReplyKind
     seed: int
-    leaves_after: int | None = None
-    hangs_up_after: float | None = None
-    patience: float | None = None
+    close_after_pieces: int | None = None
+    cancel_after_seconds: float | None = None
+    deadline_seconds: float | None = None
 
     @property
     def generation(self) -> Generation:
-        """The request, from now on."""
-        sampled = self.kind is Kind.SAMPLED
+        """The request as the engine takes it, with the deadline counted from now."""
+        is_sampled = self.kind is ReplyKind.SAMPLED
         return Generation(
             prompt=Prompt(
                 profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text=self.text),), instruction="Be a tutor."
             ),
             student_id=self.student_id,
             sampling=Sampling(
-                temperature=_TEMPERATURE if sampled else 0.0,
+                temperature=_TEMPERATURE if is_sampled else 0.0,
                 top_p=0.9,
-                seed=self.seed if sampled else None,
-                max_tokens=12 if self.kind is Kind.SCHEMA else MAX_TOKENS[self.text],
+                seed=self.seed if is_sampled else None,
+                max_tokens=12 if self.kind is ReplyKind.SCHEMA else MAX_TOKENS[self.text],
             ),
-            json_schema=SCHEMA if self.kind is Kind.SCHEMA else None,
-            deadline=None if self.patience is None else time.monotonic() + self.patience,
+            json_schema=SCHEMA if self.kind is ReplyKind.SCHEMA else None,
+            deadline=None if self.deadline_seconds is None else time.monotonic() + self.deadline_seconds,
         )
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
-    """What came of a request.
+class ReplyRecord:
+    """What the caller of a request received.
 
     Attributes:
-        asked: The request.
-        pieces: Of the reply.
-        versions: One of these had to answer; more than one if the active version changed meanwhile.
-        reply: None if the caller left before its end, or the deadline passed.
-        expired: Whether the deadline passed.
+        request: The request.
+        pieces: Text of the reply.
+        versions: One of these had to answer; several if the active version changed meanwhile.
+        reply: The whole reply; None if the caller left before its end, or the deadline passed.
+        has_expired: Whether the deadline passed.
     """
 
-    asked: Asked
+    request: ChurnRequest
     pieces: list[str] = field(default_factory=list)
     versions: frozenset[int] = frozenset()
     reply: Reply | None = None
-    expired: bool = False
+    has_expired: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
-class _Active:
-    """A student's active versions, oldest first; a request may meet those from `settled` on."""
+class _ActiveVersions:
+    """A student's active versions, oldest first. A request may get any of them from the index `current` on."""
 
     versions: list[int]
-    settled: int = 0
-    moving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    current: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def publish_students(
     store: AdapterStore, *, count: int, versions: int, widths: Widths, base_digest: str
 ) -> dict[str, list[Manifest]]:
-    """So many students with so many versions each, all different; the latest is active."""
+    """Publishes students with so many versions each, all different. The latest version of each is active.
+
+    Returns:
+        The manifests of each student, oldest first, by student id.
+    """
     students: dict[str, list[Manifest]] = {f"student-{number:03}": [] for number in range(count)}
 
     async def publish(number: int, manifests: list[Manifest], student_id: str) -> None:
@@ -129,99 +133,106 @@ async def publish_students(
 
 
 class Churn:
-    """Asks an engine."""
+    """Sends random requests to an engine, and changes adapters meanwhile.
+
+    Attributes:
+        activations: Number of times that another version was made active.
+        evictions: Number of adapters that were evicted on request.
+    """
 
     def __init__(
         self, engine: TorchEngine, store: AdapterStore, *, students: Mapping[str, Sequence[Manifest]], seed: int
     ) -> None:
-        """Takes who asks.
+        """Prepares the students.
 
         Args:
-            engine: Answers.
-            store: Where the students' versions are.
-            students: The versions of each, oldest first; the last is active.
-            seed: Of all that is drawn.
+            engine: Answers the requests.
+            store: Has the students' versions.
+            students: Manifests of each student's versions, oldest first; the last is active.
+            seed: Seed of everything that is random.
         """
-        self.flips = 0
+        self.activations = 0
         self.evictions = 0
         self._engine = engine
         self._store = store
         self._students = students
         self._active = {
-            student: _Active(versions=[manifests[-1].ref.version]) for student, manifests in students.items()
+            student: _ActiveVersions(versions=[manifests[-1].ref.version]) for student, manifests in students.items()
         }
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
 
-    async def run(self, requests: int, *, most: int) -> list[Heard]:
-        """Asks so many requests, at most so many at once, and returns what came of them when all have ended."""
-        chance = self._chance
+    async def run(self, requests: int, *, max_concurrent: int) -> list[ReplyRecord]:
+        """Sends requests, at most `max_concurrent` at once. Returns the records when all requests have ended."""
+        rng = self._rng
         students = list(self._students)
-        running: set[asyncio.Task[None]] = set()
-        heard: list[Heard] = []
+        tasks: set[asyncio.Task[None]] = set()
+        records: list[ReplyRecord] = []
         async with asyncio.TaskGroup() as group:
             for _ in range(requests):
-                heard.append(Heard(asked=self._draw()))
-                running.add(group.create_task(self._ask(heard[-1])))
-                if chance.random() < 0.05:
-                    running.add(group.create_task(self._flip(chance.choice(students))))
-                if chance.random() < 0.05:
-                    running.add(group.create_task(self._evict(chance.choice(students))))
-                # A burst up to the most, then a lull in which all but a few end.
-                lull = chance.randrange(most) if len(running) >= most else most
-                while len(running) > lull:
-                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        return heard
+                records.append(ReplyRecord(request=self._random_request()))
+                tasks.add(group.create_task(self._send(records[-1])))
+                if rng.random() < 0.05:
+                    tasks.add(group.create_task(self._activate_another(rng.choice(students))))
+                if rng.random() < 0.05:
+                    tasks.add(group.create_task(self._evict(rng.choice(students))))
+                # A burst up to the limit, then a lull in which all but a few end.
+                max_tasks = rng.randrange(max_concurrent) if len(tasks) >= max_concurrent else max_concurrent
+                while len(tasks) > max_tasks:
+                    _, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return records
 
-    def _draw(self) -> Asked:
-        chance = self._chance
-        fate = chance.random()
-        return Asked(
-            student_id=None if chance.random() < 0.1 else chance.choice(list(self._students)),
-            text=chance.choice(TEXTS),
-            kind=chance.choices(list(Kind), weights=(85, 10, 5))[0],
-            seed=chance.randrange(SEEDS),
-            leaves_after=chance.randint(1, 4) if fate < 0.09 else None,
-            hangs_up_after=chance.random() * 0.05 if 0.09 <= fate < 0.15 else None,
-            patience=chance.random() * 0.1 if 0.15 <= fate < 0.20 else None,
+    def _random_request(self) -> ChurnRequest:
+        rng = self._rng
+        fate = rng.random()
+        return ChurnRequest(
+            student_id=None if rng.random() < 0.1 else rng.choice(list(self._students)),
+            text=rng.choice(TEXTS),
+            kind=rng.choices(list(ReplyKind), weights=(85, 10, 5))[0],
+            seed=rng.randrange(SEEDS),
+            close_after_pieces=rng.randint(1, 4) if fate < 0.09 else None,
+            cancel_after_seconds=rng.random() * 0.05 if 0.09 <= fate < 0.15 else None,
+            deadline_seconds=rng.random() * 0.1 if 0.15 <= fate < 0.20 else None,
         )
 
-    async def _ask(self, heard: Heard) -> None:
-        """Asks, and is gone when the caller would be."""
-        active = self._active.get(heard.asked.student_id or "")
-        first = active.settled if active else 0
-        listening = asyncio.create_task(self._listen(heard))
-        await asyncio.wait([listening], timeout=heard.asked.hangs_up_after)
-        if not listening.done():
-            listening.cancel()
-            await asyncio.wait([listening])
+    async def _send(self, record: ReplyRecord) -> None:
+        """Sends the request, and cancels it when its caller would."""
+        active = self._active.get(record.request.student_id or "")
+        first_version = active.current if active else 0
+        receiver = asyncio.create_task(self._receive(record))
+        await asyncio.wait([receiver], timeout=record.request.cancel_after_seconds)
+        if not receiver.done():
+            receiver.cancel()
+            await asyncio.wait([receiver])
         if active:
-            heard.versions = frozenset(active.versions[first:])
-        if not listening.cancelled():
-            listening.result()
+            record.versions = frozenset(active.versions[first_version:])
+        if not receiver.cancelled():
+            receiver.result()
 
-    async def _listen(self, heard: Heard) -> None:
+    async def _receive(self, record: ReplyRecord) -> None:
         try:
-            async with aclosing(self._engine.stream(heard.asked.generation)) as events:
+            async with aclosing(self._engine.stream(record.request.generation)) as events:
                 async for event in events:
                     if isinstance(event, Reply):
-                        heard.reply = event
+                        record.reply = event
                         return
-                    heard.pieces.append(event.text)
-                    if len(heard.pieces) == heard.asked.leaves_after:
+                    record.pieces.append(event.text)
+                    if len(record.pieces) == record.request.close_after_pieces:
                         return
         except DeadlineExceeded:
-            heard.expired = True
+            record.has_expired = True
 
-    async def _flip(self, student_id: str) -> None:
+    async def _activate_another(self, student_id: str) -> None:
         """Makes another version the active one, and tells the engine as a notice does."""
         active = self._active[student_id]
-        async with active.moving:
-            others = [one.ref.version for one in self._students[student_id] if one.ref.version != active.versions[-1]]
-            active.versions.append(self._chance.choice(others))
+        async with active.lock:
+            versions = [manifest.ref.version for manifest in self._students[student_id]]
+            active.versions.append(
+                self._rng.choice([version for version in versions if version != active.versions[-1]])
+            )
             await self._store.activate(student_id, active.versions[-1])
             self._engine.pointers.doubt(student_id)
-            active.settled = len(active.versions) - 1
-            self.flips += 1
+            active.current = len(active.versions) - 1
+            self.activations += 1
 
     async def _evict(self, student_id: str) -> None:
         self.evictions += len(await self._engine.evict(student_id))

@@ -1,4 +1,4 @@
-"""A thousand streams at once, half of them hung up on: what a test and a benchmark put a brain through."""
+"""A thousand streams at once, half of them cancelled: the load that a test and a benchmark share."""
 
 import asyncio
 import random
@@ -21,13 +21,13 @@ TOKENS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrainUnderLoad:
-    """A brain, called through its ports.
+    """A running brain, called through its ports.
 
     Attributes:
-        stub: Of its BrainService.
-        adapters: Of its AdapterService.
-        metrics_url: Where its figures are.
-        students: All of whom have an adapter.
+        stub: Stub of its BrainService.
+        adapters: Stub of its AdapterService.
+        metrics_url: URL of its metrics.
+        students: Ids of students who all have an adapter.
     """
 
     stub: "BrainServiceAsyncStub"
@@ -35,57 +35,60 @@ class BrainUnderLoad:
     metrics_url: str
     students: Sequence[str]
 
-    async def figures(self) -> dict[str, float]:
-        """Its figures without labels."""
+    async def metrics(self) -> dict[str, float]:
+        """Returns the values of its metrics without labels, by name."""
         async with httpx.AsyncClient() as client:
             text = (await client.get(self.metrics_url)).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return {sample.name: sample.value for sample in samples if not sample.labels}
 
 
-async def round_of_streams(brain: BrainUnderLoad, *, seed: int) -> None:
-    """Opens them all, cancels half of them at some moment, and sees that the rest complete and all is as before."""
-    chance = random.Random(seed)
-    leaving = set(chance.sample(range(STREAMS), STREAMS // 2))
-    everyone_is_in = asyncio.Event()
+async def run_round(brain: BrainUnderLoad, *, seed: int) -> None:
+    """Opens all streams and cancels half of them at random moments.
 
-    async def leave(number: int, listening: asyncio.Task[str]) -> None:
-        """Hangs up while the stream still waits for its turn, or decodes."""
-        await everyone_is_in.wait()
-        await asyncio.sleep(chance.random())
-        listening.cancel()
+    Asserts that every other stream gets the whole reply of its own student, and that the brain is idle afterwards.
+    """
+    rng = random.Random(seed)
+    cancelled_numbers = set(rng.sample(range(STREAMS), STREAMS // 2))
+    all_streams_are_open = asyncio.Event()
 
-    patience = [chance.choice((0, 1, 20)) if number in leaving else None for number in range(STREAMS)]
-    listening = [asyncio.create_task(_listen(brain, number, patience[number])) for number in range(STREAMS)]
-    hanging_up = [asyncio.create_task(leave(number, listening[number])) for number in sorted(leaving)[::2]]
-    await until(lambda: _most_wait(brain))
-    everyone_is_in.set()
-    await asyncio.wait(listening)
-    await asyncio.gather(*hanging_up)
+    async def cancel(stream: asyncio.Task[str]) -> None:
+        """Cancels while the stream still waits for its turn, or is decoded."""
+        await all_streams_are_open.wait()
+        await asyncio.sleep(rng.random())
+        stream.cancel()
 
-    texts: dict[str, set[str]] = {}
-    for number, one in enumerate(listening):
-        if number not in leaving:
-            texts.setdefault(_student_of(brain, number), set()).add(one.result())
-    # Everyone who stayed heard the whole of their own student's reply, and each student's is their own.
-    assert all(len(heard) == 1 for heard in texts.values())
-    assert len({text for heard in texts.values() for text in heard}) == len(texts)
-    assert sum(one.cancelled() for one in listening) > STREAMS // 4
+    character_limits = [rng.choice((0, 1, 20)) if number in cancelled_numbers else None for number in range(STREAMS)]
+    streams = [asyncio.create_task(_receive(brain, number, character_limits[number])) for number in range(STREAMS)]
+    cancellations = [asyncio.create_task(cancel(streams[number])) for number in sorted(cancelled_numbers)[::2]]
+    await until(lambda: _most_streams_wait(brain))
+    all_streams_are_open.set()
+    await asyncio.wait(streams)
+    await asyncio.gather(*cancellations)
+
+    texts_of_student: dict[str, set[str]] = {}
+    for number, stream in enumerate(streams):
+        if number not in cancelled_numbers:
+            texts_of_student.setdefault(_student_of(brain, number), set()).add(stream.result())
+    # A student's streams all got the same reply, and no two students got the same.
+    assert all(len(texts) == 1 for texts in texts_of_student.values())
+    assert len({text for texts in texts_of_student.values() for text in texts}) == len(texts_of_student)
+    assert sum(stream.cancelled() for stream in streams) > STREAMS // 4
     await until(lambda: _is_idle(brain))
-    listed = await brain.adapters.ListAdapters(ListAdaptersRequest())
-    assert sum(one.leases for one in listed.adapters) == 0
-    assert len(listed.adapters) >= len(brain.students) // 2
+    response = await brain.adapters.ListAdapters(ListAdaptersRequest())
+    assert sum(adapter.leases for adapter in response.adapters) == 0
+    assert len(response.adapters) >= len(brain.students) // 2
 
 
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Lets the tasks run until something holds."""
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Lets other tasks run until the condition holds. Raises `TimeoutError` after a minute."""
     async with asyncio.timeout(60):
-        while not await holds():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not await condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.01)
 
 
-async def _listen(brain: BrainUnderLoad, number: int, patience: int | None) -> str:
-    """Hears a reply, and hangs up on it once it has so many characters, if patience is bounded."""
+async def _receive(brain: BrainUnderLoad, number: int, character_limit: int | None) -> str:
+    """Receives a reply. Cancels the call once the text has as many characters as the limit, if there is one."""
     call = brain.stub.GenerateStream(
         pb.GenerateStreamRequest(
             prompt="Hi!",
@@ -97,7 +100,7 @@ async def _listen(brain: BrainUnderLoad, number: int, patience: int | None) -> s
     text = ""
     async for message in call:
         text += message.text
-        if patience is not None and len(text) >= patience:
+        if character_limit is not None and len(text) >= character_limit:
             call.cancel()
         if message.HasField("finished"):
             assert message.finished.response == text
@@ -106,14 +109,14 @@ async def _listen(brain: BrainUnderLoad, number: int, patience: int | None) -> s
 
 
 def _student_of(brain: BrainUnderLoad, number: int) -> str:
-    """Every tenth asks the base model."""
+    """Returns the student of a stream. Every tenth stream has none, and is answered by the base model."""
     return "" if number % 10 == 0 else brain.students[number % len(brain.students)]
 
 
-async def _most_wait(brain: BrainUnderLoad) -> bool:
-    return (await brain.figures())["aivo_engine_waiting"] > STREAMS // 2
+async def _most_streams_wait(brain: BrainUnderLoad) -> bool:
+    return (await brain.metrics())["aivo_engine_waiting"] > STREAMS // 2
 
 
 async def _is_idle(brain: BrainUnderLoad) -> bool:
-    figures = await brain.figures()
-    return figures["aivo_engine_waiting"] == figures["aivo_engine_running"] == 0
+    metrics = await brain.metrics()
+    return metrics["aivo_engine_waiting"] == metrics["aivo_engine_running"] == 0

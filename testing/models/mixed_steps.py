@@ -1,4 +1,4 @@
-"""Drives a decoder as the batch does, with all there is in each step: rows in the lane beside stretches of others."""
+"""Drives a decoder as the batch does, with a mix of rows in each step: a lane beside segments of other rows."""
 
 import random
 from collections.abc import Sequence
@@ -18,47 +18,49 @@ def logits_of_rows(
     tables: SlotTables | None = None,
     slots: Sequence[int | None] = (),
 ) -> list[Tensor]:
-    """The logits of every token of every sequence, [tokens, vocabulary], each sequence being read in its own row.
+    """Returns the logits of every token of every sequence, [tokens, vocabulary] each. Each sequence has its own row.
 
     Args:
-        decoder: With at least as many rows, all clear.
+        decoder: Has at least as many rows as there are sequences, all clear.
         sequences: Token ids.
-        seed: Decides how long the lane is in each step, which other rows are read from, and how far.
-        tables: Adapters, if any decodes.
-        slots: Of each row; None for the base model.
+        seed: Decides how long the lane is in each step, which other rows the step reads, and how much of them.
+        tables: The adapters, if any row has one.
+        slots: Slot of each row's adapter; None for the base model.
     """
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     slots = slots or [None] * len(sequences)
-    read = [0] * len(sequences)
-    found: list[list[Tensor]] = [[] for _ in sequences]
-    while any(done < len(tokens) for done, tokens in zip(read, sequences, strict=True)):
-        lane, segments = _next(read, sequences, chance)
-        placed = [*lane, *segments]
-        if not placed:
+    read_counts = [0] * len(sequences)
+    row_logits: list[list[Tensor]] = [[] for _ in sequences]
+    while any(count < len(tokens) for count, tokens in zip(read_counts, sequences, strict=True)):
+        lane, prefill = _random_step(read_counts, sequences, rng)
+        segments = [*lane, *prefill]
+        if not segments:
             continue
         adapters = None
         if tables is not None:
-            with_slots = [(segment, slots[segment.row]) for segment in segments]
-            adapters = tables.step([slots[one.row] for one in lane], with_slots)
-        count = sum(len(one.tokens) for one in placed)
-        logits_NV = decoder.step(lane, segments, adapters=adapters, logits_of=range(count))
-        for one, logits in zip(placed, torch.split(logits_NV, [len(one.tokens) for one in placed]), strict=True):
-            found[one.row].append(logits)
-            read[one.row] += len(one.tokens)
-    return [torch.cat(logits) for logits in found]
+            prefill_slots = [(segment, slots[segment.row]) for segment in prefill]
+            adapters = tables.step([slots[segment.row] for segment in lane], prefill_slots)
+        token_counts = [len(segment.tokens) for segment in segments]
+        logits_NV = decoder.step(lane, prefill, adapters=adapters, logits_of=range(sum(token_counts)))
+        for segment, logits in zip(segments, torch.split(logits_NV, token_counts), strict=True):
+            row_logits[segment.row].append(logits)
+            read_counts[segment.row] += len(segment.tokens)
+    return [torch.cat(logits) for logits in row_logits]
 
 
-def _next(
-    read: Sequence[int], sequences: Sequence[Sequence[int]], chance: random.Random
+def _random_step(
+    read_counts: Sequence[int], sequences: Sequence[Sequence[int]], rng: random.Random
 ) -> tuple[list[Segment], list[Segment]]:
-    """A lane of the first rows, as far as they have tokens left, and stretches of some of the rows behind."""
-    left = [len(tokens) - done for done, tokens in zip(read, sequences, strict=True)]
-    longest = next((row for row, count in enumerate(left) if count == 0), len(left))
-    lane = chance.randint(0, longest)
+    """Returns a lane of the first rows, as far as they have unread tokens, and segments of some of the other rows."""
+    unread_counts = [len(tokens) - count for count, tokens in zip(read_counts, sequences, strict=True)]
+    max_lane = next((row for row, count in enumerate(unread_counts) if count == 0), len(unread_counts))
+    lane_rows = rng.randint(0, max_lane)
 
     def segment(row: int, count: int) -> Segment:
-        return Segment(row=row, start=read[row], tokens=sequences[row][read[row] : read[row] + count])
+        start = read_counts[row]
+        return Segment(row=row, start=start, tokens=sequences[row][start : start + count])
 
-    behind = [row for row in range(lane, len(left)) if left[row] and chance.random() < 0.7]
-    chance.shuffle(behind)
-    return [segment(row, 1) for row in range(lane)], [segment(row, chance.randint(1, left[row])) for row in behind]
+    prefill_rows = [row for row in range(lane_rows, len(sequences)) if unread_counts[row] and rng.random() < 0.7]
+    rng.shuffle(prefill_rows)
+    lane = [segment(row, 1) for row in range(lane_rows)]
+    return lane, [segment(row, rng.randint(1, unread_counts[row])) for row in prefill_rows]

@@ -1,4 +1,4 @@
-"""Adapters for tests and benchmarks: random LoRA weights that change what a base model says, as files with recipes."""
+"""Adapters for tests and benchmarks: random LoRA weights that change a base model's replies, with recipes."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from mesh.lm.lora import LoraSpec, to_safetensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """What an adapter's shape follows from.
+    """The sizes of a base model that decide the shapes of its adapters.
 
     Attributes:
-        layers: Of the base model.
-        hidden: What goes into its attention.
-        outputs: What comes out of each target module.
+        layers: Number of layers.
+        hidden: Width of the attention's input.
+        outputs: Width of each target module's output, by module.
     """
 
     layers: int
@@ -32,7 +32,7 @@ class Widths:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> "Widths":
-        """Of a Llama or what is like one, for queries and values."""
+        """Reads the configuration of a Llama-like model; the target modules are the queries and the values."""
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         outputs = {"q_proj": head * config.num_attention_heads, "v_proj": head * config.num_key_value_heads}
         return cls(layers=config.num_hidden_layers, hidden=config.hidden_size, outputs=outputs)
@@ -46,13 +46,13 @@ SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=16)
 def random_state(
     seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M
 ) -> dict[str, Tensor]:
-    """Factors by PEFT's names in fp32, both random: unlike a fresh adapter's, they are heard in every reply.
+    """Returns factors by PEFT's names in fp32. Both are random, so that unlike a new adapter they change every reply.
 
     Args:
-        seed: Another one makes other factors.
-        strength: Of the second factor's numbers.
-        rank: Of both factors.
-        widths: Of the base model.
+        seed: Seed of the numbers.
+        strength: Standard deviation of the second factor's numbers.
+        rank: Rank of both factors.
+        widths: Sizes of the base model.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -66,12 +66,12 @@ def random_state(
 
 
 def random_weights(seed: int, *, strength: float = 0.05, rank: int = SPEC.rank, widths: Widths = SMOLLM2_135M) -> bytes:
-    """The same as a file."""
+    """Returns the content of a weight file with random factors; see `random_state`."""
     return to_safetensors(random_state(seed, strength=strength, rank=rank, widths=widths))
 
 
 def recipe(*, base_digest: str, serving: Serving = SERVING, rank: int = SPEC.rank) -> Recipe:
-    """A recipe of a clone of its own."""
+    """Returns the recipe of a new clone."""
     return Recipe(
         clone_id=f"clone_{uuid.uuid4().hex[:16]}",
         base_model="SmolLM2-135M-Instruct",
@@ -90,7 +90,7 @@ def recipe(*, base_digest: str, serving: Serving = SERVING, rank: int = SPEC.ran
 
 
 async def publish_unchecked(blobs: Blobs, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
-    """Writes a version past the store's checks, as a fault of the disk or of another program would."""
+    """Writes a version without the store's checks, as a faulty disk or another program might, and makes it active."""
     ref = AdapterRef(student_id=student_id, version=1)
     manifest = Manifest.of(weights, ref=ref, recipe=recipe)
     await blobs.create(ref.weights_key, weights)
@@ -101,7 +101,7 @@ async def publish_unchecked(blobs: Blobs, student_id: str, weights: bytes, *, re
 
 
 def with_nan(weights: bytes) -> bytes:
-    """The same weights, but for one number that is none."""
+    """Returns the same weights with one number replaced by NaN."""
     state = safetensors.torch.load(weights)
     next(iter(state.values()))[0, 0] = torch.nan
     return to_safetensors(state)

@@ -1,4 +1,4 @@
-"""What transformers and PEFT make of one request alone: nothing is batched, cached in slots, or shared."""
+"""What transformers and PEFT reply to one request at a time: nothing is batched, cached in slots, or shared."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,43 +16,48 @@ from mesh.adapters.ref import AdapterRef
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import from_safetensors
-from testing.load.churn import Asked, Heard, Kind
+from testing.load.churn import ChurnRequest, ReplyKind, ReplyRecord
 from testing.models.random_adapters import SPEC
 
 
-class Isolated:
-    """Decodes one request after the other, and remembers what it decoded."""
+class IsolatedDecoder:
+    """Decodes one request after the other, and remembers the replies."""
 
     def __init__(self, base: BaseModel, weights: Mapping[AdapterRef, bytes]) -> None:
-        """Takes a copy of the base model in fp32, and the file of every version."""
+        """Prepares the base model for adapters.
+
+        Args:
+            base: A copy of the base model in fp32, which this changes.
+            weights: The weight file of every version.
+        """
         config = LoraConfig(r=SPEC.rank, lora_alpha=SPEC.alpha, target_modules=list(SPEC.target_modules))
         self._peft = get_peft_model(base.model, config).eval()
         self._tokenizer = base.tokenizer
         self._weights = weights
-        self._loaded: AdapterRef | None = None
+        self._active_ref: AdapterRef | None = None
         assert isinstance(base.tokenizer.eos_token_id, int)
         assert isinstance(base.tokenizer.bos_token_id, int)
         self._stop_tokens = frozenset({base.tokenizer.eos_token_id, base.tokenizer.bos_token_id})
         vocabulary = int(base.model.config.vocab_size)
         self._grammars = Grammars(base.tokenizer, vocabulary=vocabulary, stop_tokens=self._stop_tokens)
-        self._known: dict[tuple[Asked, AdapterRef | None], tuple[str, int]] = {}
+        self._replies: dict[tuple[ChurnRequest, AdapterRef | None], tuple[str, int]] = {}
 
-    def reply(self, asked: Asked, ref: AdapterRef | None) -> tuple[str, int]:
-        """The text and the number of its tokens, by a version or, without one, by the base model."""
-        seed = asked.seed if asked.kind is Kind.SAMPLED else 0
-        # Of the request, what the reply depends on.
-        what = Asked(student_id=None, text=asked.text, kind=asked.kind, seed=seed)
-        if (what, ref) not in self._known:
+    def reply(self, request: ChurnRequest, ref: AdapterRef | None) -> tuple[str, int]:
+        """Returns the text and the number of its tokens, decoded with a version or, without one, by the base model."""
+        seed = request.seed if request.kind is ReplyKind.SAMPLED else 0
+        # The part of the request that the reply depends on.
+        relevant_request = ChurnRequest(student_id=None, text=request.text, kind=request.kind, seed=seed)
+        if (relevant_request, ref) not in self._replies:
             with self._with_adapter(ref), torch.inference_mode():
-                decode = self._greedy if asked.kind is Kind.GREEDY else self._step_by_step
-                self._known[what, ref] = decode(what)
-        return self._known[what, ref]
+                decode = self._decode_greedily if request.kind is ReplyKind.GREEDY else self._decode_step_by_step
+                self._replies[relevant_request, ref] = decode(relevant_request)
+        return self._replies[relevant_request, ref]
 
-    def _greedy(self, asked: Asked) -> tuple[str, int]:
+    def _decode_greedily(self, request: ChurnRequest) -> tuple[str, int]:
         """By transformers' own loop."""
-        generation = asked.generation
+        generation = request.generation
         prompt = torch.tensor([encode_prompt(self._tokenizer, generation.prompt)])
-        # The stubs of transformers don't know that a causal language model has it.
+        # The stubs of transformers lack `generate` for causal language models.
         output = cast("Callable[..., torch.Tensor]", self._peft.generate)(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
@@ -65,12 +70,12 @@ class Isolated:
         text = TextStream(self._tokenizer)
         return "".join(map(text.push, tokens)), len(tokens)
 
-    def _step_by_step(self, asked: Asked) -> tuple[str, int]:
-        """By whole passes over all that was said; what to pick from their logits is not what is tested here."""
-        generation = asked.generation
+    def _decode_step_by_step(self, request: ChurnRequest) -> tuple[str, int]:
+        """By a pass over the whole text per token. Picking from the logits is the product's: it is not tested here."""
+        generation = request.generation
         prompt = encode_prompt(self._tokenizer, generation.prompt)
         sampling = generation.sampling
-        task = ReplySequence(
+        sequence = ReplySequence(
             prompt,
             sampler=Sampler(temperature=sampling.temperature or 0, top_p=sampling.top_p or 1, seed=sampling.seed),
             max_tokens=sampling.max_tokens or 1,
@@ -78,15 +83,15 @@ class Isolated:
             text=TextStream(self._tokenizer),
             constraint=self._grammars.constraint(generation.json_schema) if generation.json_schema else None,
         )
-        read: Sequence[int] = []
-        while not task.is_finished:
-            read = [*read, *task.next_tokens]
-            logits_1V = self._peft(torch.tensor([read])).logits[:, -1].float()
-            task.mask(logits_1V[0])
-            (token,) = pick(logits_1V, [task.sampler])
+        tokens: Sequence[int] = []
+        while not sequence.is_finished:
+            tokens = [*tokens, *sequence.next_tokens]
+            logits_1V = self._peft(torch.tensor([tokens])).logits[:, -1].float()
+            sequence.mask(logits_1V[0])
+            (token,) = pick(logits_1V, [sequence.sampler])
             assert token is not None
-            task.accept(token)
-        return "".join(task.pieces), task.token_count
+            sequence.accept(token)
+        return "".join(sequence.pieces), sequence.token_count
 
     @contextmanager
     def _with_adapter(self, ref: AdapterRef | None) -> Iterator[None]:
@@ -94,35 +99,37 @@ class Isolated:
             with self._peft.disable_adapter():
                 yield
             return
-        if ref != self._loaded:
+        if ref != self._active_ref:
             set_peft_model_state_dict(self._peft, from_safetensors(self._weights[ref]))
-            self._loaded = ref
+            self._active_ref = ref
         yield
 
 
-def mismatches(heard: Sequence[Heard], isolated: Isolated, *, adapters: Mapping[LoadedAdapter, bytes]) -> list[str]:
-    """All that was heard and may not have been: one line each, empty if every word was right.
+def mismatches(
+    records: Sequence[ReplyRecord], decoder: IsolatedDecoder, *, adapters: Mapping[LoadedAdapter, bytes]
+) -> list[str]:
+    """Returns a line for each record that is wrong; none if every token is right.
 
-    A reply must be, to the last token, what the version and the bytes that it names make of the request alone, and that
-    version must have been an active one. What was heard of a reply that did not come to its end must be its beginning.
+    A reply must be, to the last token, what the version and the bytes that it names decode for the request alone, and
+    that version must have been an active one. What a caller received of a reply that did not end must be its beginning.
     """
     refs = {identity.ref.student_id: identity.ref for identity in adapters}
-    found = []
-    # By student, so that the reference changes its adapter rarely.
-    for one in sorted(heard, key=lambda one: one.asked.student_id or ""):
-        student_id, text = one.asked.student_id, "".join(one.pieces)
-        versions = (
-            [replace(refs[student_id], version=version) for version in sorted(one.versions)] if student_id else [None]
-        )
-        if one.reply is None:
-            if text and not any(isolated.reply(one.asked, ref)[0].startswith(text) for ref in versions):
-                found.append(f"{one.asked} began {text!r}, which no version of {one.versions} says")
+    lines = []
+    # By student, so that the reference rarely changes its adapter.
+    for record in sorted(records, key=lambda record: record.request.student_id or ""):
+        request, reply, text = record.request, record.reply, "".join(record.pieces)
+        versions: list[AdapterRef | None] = [None]
+        if request.student_id:
+            versions = [replace(refs[request.student_id], version=version) for version in sorted(record.versions)]
+        if reply is None:
+            if text and not any(decoder.reply(request, ref)[0].startswith(text) for ref in versions):
+                lines.append(f"{request} began with {text!r}, unlike every version of {record.versions}")
             continue
-        named = one.reply.adapter
-        if (named is not None and named not in adapters) or (named.ref if named else None) not in versions:
-            found.append(f"{one.asked} was answered by {named}, and {one.versions} were active")
+        ref = reply.adapter.ref if reply.adapter else None
+        if (reply.adapter is not None and reply.adapter not in adapters) or ref not in versions:
+            lines.append(f"{request} was answered by {reply.adapter}, but {record.versions} were active")
             continue
-        expected = isolated.reply(one.asked, named.ref if named else None)
-        if (one.reply.text, one.reply.completion_tokens) != expected or text != one.reply.text:
-            found.append(f"{one.asked} by {named} said {one.reply.text!r} and not {expected}")
-    return found
+        reference = decoder.reply(request, ref)
+        if (reply.text, reply.completion_tokens) != reference or text != reply.text:
+            lines.append(f"{request} by {reply.adapter} is {reply.text!r}, which should be {reference}")
+    return lines

@@ -1,4 +1,4 @@
-"""Small base models with random weights: of every arithmetic that the decoder knows, and computed in no time."""
+"""Small base models with random weights, for every architecture that the decoder supports. They compute fast."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ VOCABULARY = 320
 
 
 def small_model(config: PreTrainedConfig, *, seed: int = 0) -> PreTrainedModel:
-    """A model in fp32 and eval mode; its weights, norms and biases among them, are of the seed alone."""
+    """Returns a model in fp32 and eval mode. All its weights, also norms and biases, follow from the seed alone."""
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            fresh = torch.randn(weight.shape, generator=generator)
-            # As trained models are: products keep the size of what they are given, norms are about one.
-            weight.copy_(1 + 0.2 * fresh if "norm" in name else fresh / weight.shape[-1] ** 0.5)
+            noise = torch.randn(weight.shape, generator=generator)
+            # As in trained models, products keep the size of their input, and norms are about one.
+            weight.copy_(1 + 0.2 * noise if "norm" in name else noise / weight.shape[-1] ** 0.5)
     model.eval().requires_grad_(requires_grad=False)
     return model
 
 
 def write_small_llama(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A base model to load from a folder, that reads and writes with a real tokenizer and chat template."""
+    """Writes a small base model with a real tokenizer and chat template to a folder, and returns the folder."""
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=tokenizer.bos_token_id,

@@ -17,6 +17,7 @@ from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import S3Endpoint
+from testing.waiting import until_loaded
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +60,8 @@ def engine_settings(files: BaseModelFiles) -> EngineSettings:
 
 @pytest.fixture(scope="session")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
-    async with S3Blobs(bucket="test-brain", endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
-        yield opened
+    async with S3Blobs(bucket="test-brain", endpoint_url=s3_endpoint.url, create_bucket=True) as s3_blobs:
+        yield s3_blobs
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,7 @@ def adapter_store(blobs: S3Blobs) -> AdapterStore:
 @pytest.fixture(scope="session")
 async def torch_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
     async with TorchEngine.open(engine_settings, adapter_store) as engine:
-        facts = await engine.wait_loaded()
+        facts = await until_loaded(engine)
         assert facts.ready, facts.reason
         yield engine
 
@@ -81,7 +82,7 @@ async def narrow_engine(engine_settings: EngineSettings, adapter_store: AdapterS
     """An engine with one row, behind which two requests may wait."""
     settings = engine_settings.model_copy(update={"max_batch": 1, "adapter_slots": 1})
     async with TorchEngine.open(settings, adapter_store) as engine:
-        facts = await engine.wait_loaded()
+        facts = await until_loaded(engine)
         assert facts.ready, facts.reason
         yield engine
 

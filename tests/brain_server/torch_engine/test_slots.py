@@ -57,12 +57,12 @@ class SlotsMachine(RuleBasedStateMachine):
             assert lease is shared_lease
             self.counts.hits += 1
         else:
-            assert lease.slot not in {other.slot for other in self.leases}, "the slot is in use"
+            assert lease.slot not in {held_lease.slot for held_lease in self.leases}, "the slot is in use"
             self.counts.misses += 1
-            if len({other.slot for other in (*self.leases, *self.resident.values())}) == self.count:
+            if len({held_lease.slot for held_lease in (*self.leases, *self.resident.values())}) == self.count:
                 # The least recently used adapter without leases makes room, and only when no slot is free.
                 leaving_adapter = next(
-                    identity for identity, other in self.resident.items() if other not in self.leases
+                    identity for identity, resident_lease in self.resident.items() if resident_lease not in self.leases
                 )
                 assert self.resident.pop(leaving_adapter).slot == lease.slot
                 self.counts.evictions += 1

@@ -20,7 +20,7 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import load_base
 from testing.load.churn import publish_students
-from testing.load.streams import STREAMS, BrainUnderLoad, round_of_streams, until
+from testing.load.streams import STREAMS, BrainUnderLoad, run_round, until
 from testing.models.random_adapters import Widths
 from testing.parts.stores import S3Endpoint
 
@@ -79,9 +79,9 @@ async def wait_serving(channel: grpc.aio.Channel) -> None:
 
 async def test_a_thousand_streams_half_of_them_cancelled_leave_nothing_behind(brain: BrainUnderLoad) -> None:
     task_count = len(asyncio.all_tasks())
-    await round_of_streams(brain, seed=1)
+    await run_round(brain, seed=1)
     bytes_before = resident_bytes()
-    await round_of_streams(brain, seed=2)
+    await run_round(brain, seed=2)
 
     async def no_task_is_left() -> bool:
         return len(asyncio.all_tasks()) <= task_count

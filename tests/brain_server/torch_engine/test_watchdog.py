@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
+from testing.waiting import until_loaded
+from tests.brain_server.torch_engine.waiting import until
 
 STALL_SECONDS = 0.3
 GENERATION = Generation(
@@ -30,7 +32,7 @@ async def engine(
 ) -> AsyncIterator[TorchEngine]:
     settings = engine_settings.model_copy(update={"base_model": str(small_llama), "stall_seconds": STALL_SECONDS})
     async with TorchEngine.open(settings, adapter_store) as engine:
-        facts = await engine.wait_loaded()
+        facts = await until_loaded(engine)
         assert facts.ready, facts.reason
         yield engine
 
@@ -63,10 +65,3 @@ async def test_an_idle_engine_is_not_reported_as_hanging(engine: TorchEngine) ->
     end_at = asyncio.get_running_loop().time() + 2 * STALL_SECONDS
     await until(lambda: asyncio.get_running_loop().time() > end_at)
     assert engine.facts.ready
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Lets the engine's tasks run until the condition holds."""
-    async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - the condition has no event
-            await asyncio.sleep(0)

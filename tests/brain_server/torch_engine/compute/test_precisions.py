@@ -18,7 +18,7 @@ from testing.models.small_models import VOCABULARY, small_model
 
 SPEC = LoraSpec(rank=8, alpha=16, target_modules=tuple(module for group in GROUPS.values() for module in group))
 SLOTS = (1, 0, None, 1)
-# Of logits of about 1: in fp32 what two orders of sums differ by, in bf16 what 8 bits after each operation leave.
+# For logits of about 1. In fp32, two orders of summation differ by this; in bf16, each operation rounds to 8 bits.
 ATOL = {torch.float32: 1e-4, torch.bfloat16: 0.15}
 LAYOUTS = ("the machine's layout", "plain matrices")
 
@@ -56,21 +56,21 @@ def test_every_row_decodes_with_its_own_adapter(
     if layout == "plain matrices":
         monkeypatch.setattr(projections, "can_be_blocked", lambda _: False)
     model = random_llama()
-    adapted = [with_adapter(model, seed=seed) for seed in range(2)]
+    peft_models = [with_adapter(model, seed=seed) for seed in range(2)]
     decoder = Decoder(nn.Module.to(copy.deepcopy(model), dtype), rows=len(SLOTS), context_tokens=32)
     tables = SlotTables(decoder.shape, spec=SPEC, slots=2, dtype=dtype, device=torch.device("cpu"))
-    for slot, peft in enumerate(adapted):
+    for slot, peft in enumerate(peft_models):
         state: dict[str, Tensor] = get_peft_model_state_dict(peft)
         tables.put(slot, tables.pack(state, scaling=SPEC.scaling))
     sequences = torch.randint(VOCABULARY, (len(SLOTS), 25), generator=torch.Generator().manual_seed(5)).tolist()
     with torch.inference_mode():
-        expected = [
-            (model if slot is None else adapted[slot])(torch.tensor([tokens])).logits[0]
+        expected_rows = [
+            (model if slot is None else peft_models[slot])(torch.tensor([tokens])).logits[0]
             for slot, tokens in zip(SLOTS, sequences, strict=True)
         ]
-        unadapted = model(torch.tensor(sequences)).logits
+        base_logits = model(torch.tensor(sequences)).logits
     logits = logits_of_rows(decoder, sequences, seed=2, tables=tables, slots=SLOTS)
-    for row, used in enumerate(SLOTS):
-        torch.testing.assert_close(logits[row], expected[row], atol=ATOL[dtype], rtol=0)
+    for row, row_slot in enumerate(SLOTS):
+        torch.testing.assert_close(logits[row], expected_rows[row], atol=ATOL[dtype], rtol=0)
         # An adapter's effect is far above the tolerance.
-        assert used is None or (expected[row] - unadapted[row]).abs().mean() > 3 * ATOL[dtype]
+        assert row_slot is None or (expected_rows[row] - base_logits[row]).abs().mean() > 3 * ATOL[dtype]
