@@ -28,7 +28,7 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice(Generic[C]):
+class AdapterChoice(Generic[C]):
     """What answers; exactly one of the two is set."""
 
     adapter: HostAdapter[C] | None = None
@@ -65,7 +65,7 @@ class StudentAdapters(Generic[C]):
         self._prepare = prepare
 
     @asynccontextmanager
-    async def choose(self, generation: Generation) -> AsyncIterator[Choice[C]]:
+    async def choose(self, generation: Generation) -> AsyncIterator[AdapterChoice[C]]:
         """Holds the adapter that answers. A broken adapter is an error under every policy, as it is there to be used.
 
         Raises:
@@ -74,9 +74,9 @@ class StudentAdapters(Generic[C]):
         """
         async with AsyncExitStack() as stack:
             if generation.policy is AdapterPolicy.BASE_ONLY:
-                choice: Choice[C] = Choice(fallback=Fallback.BASE_ONLY)
+                choice: AdapterChoice[C] = AdapterChoice(fallback=Fallback.BASE_ONLY)
             elif generation.student_id is None:
-                choice = Choice(fallback=Fallback.NO_STUDENT)
+                choice = AdapterChoice(fallback=Fallback.NO_STUDENT)
             else:
                 choice = await self._of_student(stack, generation, generation.student_id)
             yield choice
@@ -103,18 +103,18 @@ class StudentAdapters(Generic[C]):
             else:
                 yield await self._lease_active(stack, student_id)
 
-    async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> Choice[C]:
+    async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> AdapterChoice[C]:
         required = generation.policy is AdapterPolicy.REQUIRE or generation.version is not None
         try:
-            return Choice(adapter=await stack.enter_async_context(self.lease(student_id, generation.version)))
+            return AdapterChoice(adapter=await stack.enter_async_context(self.lease(student_id, generation.version)))
         except StudentModelNotFound:
             if required:
                 raise
-            return Choice(fallback=Fallback.NO_STUDENT_MODEL)
+            return AdapterChoice(fallback=Fallback.NO_STUDENT_MODEL)
         except AdapterStoreUnavailable:
             if required:
                 raise
-            return Choice(fallback=Fallback.ADAPTER_STORE_UNAVAILABLE)
+            return AdapterChoice(fallback=Fallback.ADAPTER_STORE_UNAVAILABLE)
 
     async def _lease_active(self, stack: AsyncExitStack, student_id: str) -> HostAdapter[C]:
         active = await self._active(student_id)

@@ -7,7 +7,7 @@ from aivo.brain.v1 import adapter_service_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from brain_server.edge.wire import adapter_from
-from brain_server.engine.contract import LoadedAdapter, Residency, Tier, Warmed
+from brain_server.engine.contract import LoadedAdapter, Residency, Tier, WarmedAdapter
 from mesh.adapters.ref import validate_student_id
 from mesh.errors import InvalidField, Violation
 from mesh.paging import clamp_page_size, position_in, token_after
@@ -42,7 +42,7 @@ def version_from(request: pb.WarmAdapterRequest) -> int | None:
     return request.version
 
 
-def warmed_from(warmed: Warmed) -> pb.WarmAdapterResponse:
+def warmed_from(warmed: WarmedAdapter) -> pb.WarmAdapterResponse:
     """Tells of an adapter that was loaded."""
     return pb.WarmAdapterResponse(
         adapter=adapter_from(warmed.adapter),

@@ -1,17 +1,14 @@
-"""Who may come in, and who is next: a bounded number of requests, and turns that go round the students.
+"""Admission: a bounded number of requests in the engine, and of each student's among them.
 
 Knows nothing of models. For the event loop.
 """
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
 
 from brain_server.engine.deadline import Allowance
 from mesh.errors import QueueFull, ServerDraining
-
-T = TypeVar("T")
 
 # Of the latest request in the mean duration: a mean over about the last ten follows a change of load within a minute.
 _LATEST_WEIGHT = 0.1
@@ -66,8 +63,8 @@ class Admission:
                 if not self._of_student[student_id]:
                     del self._of_student[student_id]
 
-    def ended(self, seconds: float) -> None:
-        """Counts the duration of a request that had a row of the batch, for the hint to those who are refused."""
+    def record_duration(self, seconds: float) -> None:
+        """Counts how long a request was decoded, for the retry hint of refused ones."""
         mean = seconds if self._mean_seconds is None else self._mean_seconds
         self._mean_seconds = mean + _LATEST_WEIGHT * (seconds - mean)
 
@@ -80,41 +77,3 @@ class Admission:
     @property
     def _retry_seconds(self) -> float:
         return self._mean_seconds or _FIRST_RETRY_SECONDS
-
-
-class FairQueue(Generic[T]):
-    """Things that wait their turn: one of each key goes before the second of any, in the order they came."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[Hashable, deque[T]] = OrderedDict()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def push(self, thing: T, *, key: Hashable) -> None:
-        """Adds a thing behind the others of its key."""
-        self._waiting.setdefault(key, deque()).append(thing)
-        self._count += 1
-
-    def pop(self) -> T:
-        """Takes out the next; its key then waits behind all other keys. Raises `IndexError` if nothing waits."""
-        if not self._waiting:
-            raise IndexError("nothing waits")
-        key, things = self._waiting.popitem(last=False)
-        self._count -= 1
-        thing = things.popleft()
-        if things:
-            self._waiting[key] = things
-        return thing
-
-    def discard(self, thing: T, *, key: Hashable) -> bool:
-        """Takes out a thing that no longer wants its turn; tells whether it was here."""
-        things = self._waiting.get(key)
-        if things is None or thing not in things:
-            return False
-        things.remove(thing)
-        self._count -= 1
-        if not things:
-            del self._waiting[key]
-        return True

@@ -115,7 +115,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warmed:
+class WarmedAdapter:
     """An adapter that was loaded and has decoded a probe."""
 
     adapter: LoadedAdapter
@@ -238,7 +238,7 @@ class Engine(Protocol):
         """Returns how likely the base model is to begin its reply with each label; the probabilities add up to 1."""
         ...
 
-    async def warm(self, student_id: str, version: int | None = None) -> Warmed:
+    async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
         """Reads the pointer anew, loads the adapter and decodes a probe with it. Raises as `stream` does."""
         ...
 

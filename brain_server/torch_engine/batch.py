@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from brain_server.adapters.host_tier import HostAdapter
-from brain_server.engine.admission import FairQueue
 from brain_server.engine.contract import LoadedAdapter
 from brain_server.engine.deadline import Allowance, ended, within
 from brain_server.torch_engine.compute.model import TorchModel
@@ -23,6 +22,7 @@ from brain_server.torch_engine.compute.sequences import ReplySequence, TokenSequ
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from brain_server.torch_engine.slots import SlotLease, Slots
+from brain_server.torch_engine.turns import FairQueue
 from mesh.errors import AdapterCorrupt, AivoError, ServerDraining
 from mesh.log import get_logger
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -16,8 +16,8 @@ from typing import Self
 import torch
 
 from brain_server.adapters.choice import StudentAdapters
-from brain_server.adapters.host_tier import HostAdapter
 from brain_server.adapters.pointer_cache import ActivePointers
+from brain_server.adapters.reply_stream import stream_reply
 from brain_server.engine.admission import Admission
 from brain_server.engine.contract import (
     Delta,
@@ -28,16 +28,15 @@ from brain_server.engine.contract import (
     Reply,
     Residency,
     TierCounts,
-    Timing,
-    Warmed,
+    WarmedAdapter,
 )
-from brain_server.engine.deadline import Allowance, ended, within
-from brain_server.engine.defaults import PROBE, PROBE_SERVING, serving_of
+from brain_server.engine.deadline import ended, within
+from brain_server.engine.defaults import PROBE, PROBE_SERVING
 from brain_server.engine.settings import EngineSettings
-from brain_server.torch_engine.batch import Batch, Ticket
+from brain_server.torch_engine.batch import Batch
 from brain_server.torch_engine.compute.model import TorchModel, load_model
-from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.reply_decoder import TorchReplyDecoder
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.base import pick_device
@@ -53,6 +52,7 @@ class _Loaded:
     model: TorchModel
     adapters: StudentAdapters[SlotWeights]
     batch: Batch
+    decoder: TorchReplyDecoder
 
 
 class TorchEngine:
@@ -131,56 +131,10 @@ class TorchEngine:
             slot=replace(loaded.batch.slots.counts, load_seconds=loaded.model.load_seconds),
         )
 
-    async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+    def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
         """See `Engine.stream`."""
-        arrived_at = time.monotonic()
         loaded = self._require_loaded()
-        sampling = generation.sampling
-        async with AsyncExitStack() as stack:
-            place = self._admission.place(generation.deadline, student_id=generation.student_id)
-            allowance = stack.enter_context(place)
-            prompt = await self._encode(loaded.model, generation.prompt, allowance)
-            constraint = None
-            if generation.json_schema is not None:
-                compiling = asyncio.to_thread(loaded.model.constraint, generation.json_schema)
-                constraint = await within(compiling, allowance)
-            prepared_at = time.monotonic()
-            choice = await within(stack.enter_async_context(loaded.adapters.choose(generation)), allowance)
-            chosen_at = time.monotonic()
-            task = loaded.model.reply(
-                prompt,
-                serving=serving_of(sampling, choice.adapter.manifest.recipe.serving if choice.adapter else None),
-                seed=sampling.seed,
-                stop=sampling.stop,
-                constraint=constraint,
-            )
-            pieces: list[str] = []
-            running = self._running(
-                loaded.batch, task, adapter=choice.adapter, allowance=allowance, student_id=generation.student_id
-            )
-            ticket = await stack.enter_async_context(running)
-            async with aclosing(loaded.batch.pieces(ticket)) as coming:
-                async for piece in coming:
-                    pieces.append(piece)
-                    yield Delta(piece)
-        assert task.finish_reason is not None
-        now = time.monotonic()
-        self._admission.ended(now - ticket.joined_at)
-        yield Reply(
-            text="".join(pieces),
-            model=loaded.model.base.name,
-            adapter=choice.adapter.identity if choice.adapter else None,
-            fallback=choice.fallback,
-            finish_reason=task.finish_reason,
-            prompt_tokens=len(prompt),
-            completion_tokens=task.token_count,
-            timing=Timing(
-                queue_ms=(ticket.joined_at - chosen_at) * 1e3,
-                adapter_load_ms=(chosen_at - prepared_at) * 1e3,
-                first_token_ms=((task.first_token_at or now) - arrived_at) * 1e3,
-                total_ms=(now - arrived_at) * 1e3,
-            ),
-        )
+        return stream_reply(generation, admission=self._admission, adapters=loaded.adapters, decoder=loaded.decoder)
 
     async def weigh(
         self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
@@ -188,13 +142,13 @@ class TorchEngine:
         """See `Engine.weigh`."""
         loaded = self._require_loaded()
         with self._admission.place(deadline) as allowance:
-            tokens = await self._encode(loaded.model, prompt, allowance)
-            task = loaded.model.labels(tokens, labels)
-            async with self._running(loaded.batch, task, adapter=None, allowance=allowance, student_id=None) as ticket:
+            tokens = await loaded.decoder.encode(prompt, allowance)
+            sequence = loaded.model.labels(tokens, labels)
+            async with loaded.decoder.run(sequence, adapter=None, allowance=allowance, student_id=None) as ticket:
                 await within(asyncio.shield(ticket.completion), allowance)
-        return dict(zip(labels, task.weights, strict=True))
+        return dict(zip(labels, sequence.weights, strict=True))
 
-    async def warm(self, student_id: str, version: int | None = None) -> Warmed:
+    async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
         """See `Engine.warm`."""
         loaded = self._require_loaded()
         async with AsyncExitStack() as stack:
@@ -204,10 +158,10 @@ class TorchEngine:
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
             probe = loaded.model.reply(loaded.model.encode(PROBE), serving=PROBE_SERVING)
-            running = self._running(loaded.batch, probe, adapter=adapter, allowance=allowance, student_id=student_id)
-            ticket = await stack.enter_async_context(running)
+            in_batch = loaded.decoder.run(probe, adapter=adapter, allowance=allowance, student_id=student_id)
+            ticket = await stack.enter_async_context(in_batch)
             await asyncio.shield(ticket.completion)
-        return Warmed(
+        return WarmedAdapter(
             adapter=adapter.identity,
             bytes=adapter.manifest.size_bytes,
             load_ms=(leased_at - asked_at) * 1e3,
@@ -241,27 +195,6 @@ class TorchEngine:
             return self._failure or f"loading {self._settings.base_model}"
         return self._stall or self._loaded.model.base.fallback_reason or ""
 
-    @asynccontextmanager
-    async def _running(
-        self,
-        batch: Batch,
-        task: TokenSequence,
-        *,
-        adapter: HostAdapter[SlotWeights] | None,
-        allowance: Allowance,
-        student_id: str | None,
-    ) -> AsyncIterator[Ticket]:
-        """Has a task in the batch; when this is left, the task has left it."""
-        ticket = batch.submit(task, adapter=adapter, allowance=allowance, student_id=student_id)
-        try:
-            yield ticket
-        finally:
-            await batch.release(ticket)
-
-    async def _encode(self, model: TorchModel, prompt: Prompt, allowance: Allowance) -> tuple[int, ...]:
-        loop = asyncio.get_running_loop()
-        return await within(loop.run_in_executor(self._prompt_thread, model.encode, prompt), allowance)
-
     async def _prepare(self, model: TorchModel, stored: StoredAdapter) -> SlotWeights:
         def pack() -> SlotWeights:
             return model.pack(from_safetensors(stored.weights), scaling=stored.manifest.recipe.scaling)
@@ -286,23 +219,7 @@ class TorchEngine:
             self._failure = f"{name} could not be loaded: {type(error).__name__}"
             _log.exception("base_model_failed", base_model=name)
         else:
-            self._loaded = _Loaded(
-                model=model,
-                adapters=StudentAdapters(
-                    self._store,
-                    base_digest=model.base.digest,
-                    pointers=self.pointers,
-                    prepare=partial(self._prepare, model),
-                    host_bytes=settings.adapter_host_bytes,
-                ),
-                batch=Batch(
-                    model,
-                    self._torch_thread,
-                    rows=settings.max_batch,
-                    slots=settings.adapter_slots,
-                    prefill_tokens=settings.prefill_tokens,
-                ),
-            )
+            self._loaded = self._assemble(model)
             _log.info(
                 "base_model_loaded",
                 base_model=model.base.name,
@@ -311,6 +228,25 @@ class TorchEngine:
                 cache_bytes=model.cache_bytes,
                 slot_bytes=model.slot_bytes,
             )
+
+    def _assemble(self, model: TorchModel) -> _Loaded:
+        settings = self._settings
+        batch = Batch(
+            model,
+            self._torch_thread,
+            rows=settings.max_batch,
+            slots=settings.adapter_slots,
+            prefill_tokens=settings.prefill_tokens,
+        )
+        adapters = StudentAdapters(
+            self._store,
+            base_digest=model.base.digest,
+            pointers=self.pointers,
+            prepare=partial(self._prepare, model),
+            host_bytes=settings.adapter_host_bytes,
+        )
+        decoder = TorchReplyDecoder(model, batch, prompt_thread=self._prompt_thread)
+        return _Loaded(model=model, adapters=adapters, batch=batch, decoder=decoder)
 
     async def _end(self) -> None:
         self._admission.close()

@@ -1,10 +1,10 @@
-"""Students' adapters as vLLM has them: a folder in PEFT's layout that both see, loaded under a name of its own.
+"""Adapters in vLLM: each is a folder in PEFT's layout, which both processes see, loaded under a unique name.
 
-A name is the adapter's sha256 and a word of this loading, so that what is loaded never meets the remains of an earlier
-loading, whoever is still unloading it. Knows nothing of students, pointers or policies.
+A name is the adapter's sha256 and a random suffix per load, so that a new load never collides with an earlier one that
+is still being unloaded. Knows nothing of students, pointers or policies.
 
-The base model itself answers with a blank adapter, which changes nothing. Told to use none, vLLM's CPU build decodes
-with the one in its last slot, which is a student's, as soon as another reply of the batch has an adapter
+The base model answers with a blank adapter, which changes nothing. For a request without an adapter, vLLM's CPU build
+decodes with the adapter in its last slot, which is a student's, as soon as another reply of the batch has one
 (https://github.com/vllm-project/vllm/pull/48421).
 """
 
@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from brain_server.adapters.host_tier import HostAdapter
-from brain_server.vllm_engine.client import Served, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
+from brain_server.vllm_engine.client import ServedModel, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
 from mesh.adapters.store import StoredAdapter
 from mesh.errors import AdapterIncompatible, ModelNotLoaded
 from mesh.lm.digests import weight_files
@@ -30,7 +30,7 @@ from mesh.log import get_logger
 
 _log = get_logger(__name__)
 
-# PEFT's names.
+# PEFT's file names, and its prefix of tensor names.
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -41,98 +41,107 @@ _NAME = re.compile(rf"({_BLANK}|[0-9a-f]{{64}})-[0-9a-f]{{8}}")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VllmAdapter:
-    """An adapter that vLLM has loaded."""
+    """An adapter in vLLM.
+
+    Attributes:
+        name: What completions name it by.
+        folder: What vLLM loads it from.
+    """
 
     name: str
     folder: Path
 
 
 class AdapterFolders:
-    """Loads adapters into one vLLM, which nobody else loads adapters into. For the event loop alone.
+    """Loads adapters into one vLLM server, which has no other client that does. For the event loop alone.
 
     Attributes:
-        blank: Decodes where no student's adapter does.
+        blank: The adapter that changes nothing, for replies of the base model.
     """
 
     def __init__(self, client: VllmClient, folder: Path, *, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Takes where adapters go.
+        """Takes the server and the folder.
 
         Args:
-            client: Of the vLLM.
-            folder: Ours alone, shared with vLLM under the same absolute path; made if missing.
-            shapes: Of the base model's matrices [out, in], by their names.
+            client: A client of the server.
+            folder: Holds the adapters' folders and is not used for anything else. vLLM sees it under the same absolute
+                path. Created if missing.
+            shapes: Shapes of the base model's matrices [out, in], by name.
         """
         self._client = client
         self._folder = folder.resolve()
         self._shapes = shapes
-        self.blank = self._named(_BLANK)
+        self.blank = self._new_adapter(_BLANK)
         self._unloading: set[asyncio.Task[None]] = set()
 
-    async def prepare(self, stored: StoredAdapter) -> VllmAdapter:
+    async def prepare(self, stored_adapter: StoredAdapter) -> VllmAdapter:
         """Loads an adapter.
 
         Raises:
             AdapterIncompatible: It does not fit the base model, or vLLM refuses it, as for a rank above its limit.
             VllmUnreachable: vLLM does not answer.
         """
-        adapter = self._named(stored.manifest.sha256)
+        adapter = self._new_adapter(stored_adapter.manifest.sha256)
         try:
-            await asyncio.to_thread(self._write, stored, adapter.folder)
+            await asyncio.to_thread(self._write, stored_adapter, adapter.folder)
             await self._client.load(adapter.name, adapter.folder)
         except BaseException as error:
-            # What was cancelled may have been loaded by now.
+            # vLLM may have loaded it although the call failed or was cancelled.
             self._begin_unloading(adapter)
             if isinstance(error, VllmRefused):
-                # A vLLM whose engine died refuses everything.
-                await self._client.ask()
-                _log.warning("adapter_refused_by_vllm", ref=str(stored.manifest.ref), status=error.status)
-                why = f"vLLM refuses {stored.manifest.ref}; its log says why"
+                # A vLLM server whose engine died refuses everything: this raises if so.
+                await self._client.query_served()
+                _log.warning("adapter_refused_by_vllm", ref=str(stored_adapter.manifest.ref), status=error.status)
+                why = f"vLLM refuses {stored_adapter.manifest.ref}; see the log of vLLM"
                 raise AdapterIncompatible(why) from error
             raise
         return adapter
 
     async def load_blank(self, target_modules: Sequence[str]) -> None:
-        """Loads the blank adapter, which shows, too, whether vLLM can load any.
+        """Loads the blank adapter, which also proves that vLLM can load adapters.
 
         Args:
-            target_modules: One of them is what it changes, by nothing.
+            target_modules: Names of the base model's modules; the adapter has zeros for the first one that exists.
 
         Raises:
-            ModelNotLoaded: vLLM loads no adapters, or does not find them.
+            ModelNotLoaded: vLLM does not load adapters, or does not find their folder.
             VllmUnreachable: vLLM does not answer.
         """
         await asyncio.to_thread(_write_blank, self.blank.folder, self._shapes, target_modules)
         try:
-            await self._client.load(self.blank.name, self.blank.folder, again=True)
+            await self._client.load(self.blank.name, self.blank.folder, replace=True)
         except VllmRefused as error:
-            why = "vLLM loads no adapters: VLLM_ALLOW_RUNTIME_LORA_UPDATING and --enable-lora, or VLLM_ADAPTER_DIR?"
+            why = (
+                "vLLM does not load adapters: start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, "
+                "and let it see VLLM_ADAPTER_DIR under the same path"
+            )
             raise ModelNotLoaded(why) from error
 
     async def restore(self, adapter: VllmAdapter) -> None:
-        """Loads an adapter into a vLLM that was started anew; several callers may do so at once.
+        """Loads an adapter again after vLLM was restarted; several callers may do so at once.
 
         Raises:
-            AdapterIncompatible: vLLM refuses it now, as it may with other limits than it had.
+            AdapterIncompatible: vLLM refuses it now, as after a restart with lower limits.
             VllmUnreachable: vLLM does not answer.
         """
         try:
-            await self._client.load(adapter.name, adapter.folder, again=True)
+            await self._client.load(adapter.name, adapter.folder, replace=True)
         except VllmRefused as error:
-            raise AdapterIncompatible("vLLM was started anew and refuses the adapter; its log says why") from error
+            raise AdapterIncompatible("vLLM was restarted and now refuses the adapter; see the log of vLLM") from error
 
     def discard(self, adapter: HostAdapter[VllmAdapter]) -> None:
-        """Unloads an adapter that nobody uses any more, and removes its folder, in the background."""
+        """Unloads an adapter that is no longer in use, and removes its folder, in the background."""
         self._begin_unloading(adapter.content)
 
     async def settle(self) -> None:
-        """Waits for the unloading that is under way."""
+        """Waits until the adapters that are being unloaded are unloaded."""
         await asyncio.gather(*self._unloading)
 
-    async def sweep(self, served: Served) -> None:
-        """Unloads what an earlier brain left in this vLLM, and removes its folders.
+    async def sweep(self, served: ServedModel) -> None:
+        """Unloads the adapters that an earlier brain process loaded, and removes their folders.
 
         Raises:
-            ModelNotLoaded: The folder can't be written.
+            ModelNotLoaded: The folder is not writable.
             VllmUnreachable: vLLM does not answer.
         """
         for name, folder in served.adapters.items():
@@ -141,10 +150,10 @@ class AdapterFolders:
         try:
             await asyncio.to_thread(self._empty)
         except OSError as error:
-            raise ModelNotLoaded(f"VLLM_ADAPTER_DIR can't be written: {error.strerror}") from error
+            raise ModelNotLoaded(f"the folder of VLLM_ADAPTER_DIR is not writable: {error.strerror}") from error
 
-    def _named(self, what: str) -> VllmAdapter:
-        name = f"{what}-{secrets.token_hex(4)}"
+    def _new_adapter(self, name_prefix: str) -> VllmAdapter:
+        name = f"{name_prefix}-{secrets.token_hex(4)}"
         return VllmAdapter(name=name, folder=self._folder / name)
 
     def _begin_unloading(self, adapter: VllmAdapter) -> None:
@@ -156,31 +165,31 @@ class AdapterFolders:
         try:
             await self._client.unload(adapter.name)
         except (UnknownToVllm, VllmUnreachable):
-            # Then it is not loaded: never was, or vLLM has been, or will be, started anew.
+            # Then it is not loaded: the load failed, or vLLM was, or will be, restarted.
             pass
         except VllmRefused as error:
             _log.warning("adapter_not_unloaded", status=error.status)
         finally:
             await asyncio.to_thread(shutil.rmtree, adapter.folder, ignore_errors=True)
 
-    def _write(self, stored: StoredAdapter, folder: Path) -> None:
-        _require_fit(stored, self._shapes)
+    def _write(self, stored_adapter: StoredAdapter, folder: Path) -> None:
+        _require_fit(stored_adapter, self._shapes)
         folder.mkdir(parents=True)
-        recipe = stored.manifest.recipe
+        recipe = stored_adapter.manifest.recipe
         config = _peft_config(rank=recipe.lora.rank, scaling=recipe.scaling, target_modules=recipe.lora.target_modules)
-        (folder / _WEIGHTS).write_bytes(stored.weights)
+        (folder / _WEIGHTS).write_bytes(stored_adapter.weights)
         (folder / _CONFIG).write_bytes(config)
 
     def _empty(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.iterdir():
-            # Whatever else lies there, because the variable names the wrong folder, stays.
-            if _NAME.fullmatch(left.name):
-                shutil.rmtree(left)
+        for path in self._folder.iterdir():
+            # Anything else stays: the setting may name the wrong folder.
+            if _NAME.fullmatch(path.name):
+                shutil.rmtree(path)
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """The shapes of a base model's matrices by their names, from the headers of its files."""
+    """Returns the shapes of a base model's matrices [out, in] by name, from the headers of its files."""
     shapes = {}
     for path in weight_files(folder):
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -188,17 +197,17 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
 
 
-def _require_fit(stored: StoredAdapter, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Returns if every factor has the width of the base weight that it changes.
+def _require_fit(stored_adapter: StoredAdapter, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raises `AdapterIncompatible` if a factor does not have the width of the base weight that it changes.
 
-    vLLM finds that out when it copies the factors into a slot, in the process that decodes for everyone.
+    vLLM notices this only when it copies the factors into a slot, in the process that decodes all replies.
     """
-    for name, tensor in safetensors.deserialize(stored.weights):  # type: ignore[no-untyped-call] # its stub has no types
+    for name, tensor in safetensors.deserialize(stored_adapter.weights):  # type: ignore[no-untyped-call] # its stub has no types
         module, _, factor = str(name).removeprefix(_PREFIX).rpartition(".lora_")
         width_out, width_in = shapes.get(f"{module}.weight", (0, 0))
-        found = tensor["shape"][1] if factor == "A.weight" else tensor["shape"][0]
-        if found != (width_in if factor == "A.weight" else width_out):
-            raise AdapterIncompatible(f"{stored.manifest.ref} does not fit the base model at {module}")
+        width = tensor["shape"][1] if factor == "A.weight" else tensor["shape"][0]
+        if width != (width_in if factor == "A.weight" else width_out):
+            raise AdapterIncompatible(f"{stored_adapter.manifest.ref} does not fit the base model at {module}")
 
 
 def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_modules: Sequence[str]) -> None:
@@ -215,10 +224,10 @@ def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_mod
 
 
 def _peft_config(*, rank: int, scaling: float, target_modules: Sequence[str]) -> bytes:
-    """The `adapter_config.json` that vLLM reads.
+    """Returns the `adapter_config.json` that vLLM reads.
 
-    vLLM scales by `lora_alpha / r`: here by what the adapter is to be served with, which may be more or less than it
-    was trained with, so that alpha is no whole number as in `mesh.lm.lora`.
+    vLLM scales by `lora_alpha / r`. An adapter may be served with another scaling than it was trained with, so alpha is
+    not an integer as in `mesh.lm.lora`.
     """
     config = {
         "peft_type": "LORA",

@@ -1,6 +1,6 @@
-"""What the vLLM engine knows of the base model without its weights: tokens, what ends a reply, labels, shapes.
+"""What the vLLM engine knows of the base model: its tokenizer, the tokens that end a reply, its matrices' shapes.
 
-All of it blocks, the reading for some seconds. Knows nothing of HTTP, students or event loops.
+All calls block; `VllmModel.read` takes seconds. Knows nothing of HTTP, students or event loops.
 """
 
 import math
@@ -20,13 +20,14 @@ from mesh.settings import BaseModelSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VllmModel:
-    """A base model that vLLM has loaded, as seen from here.
+    """A base model that vLLM has loaded, without its weights.
 
     Attributes:
-        files: Of the same base model on this machine; their digest is what adapters must have been trained on.
-        tokenizer: Its own.
-        stop_tokens: What ends a reply, beside vLLM's own: the end of the tutor's turn, and what begins another.
-        shapes: Of its matrices [out, in], by their names.
+        files: Its files on this machine; adapters must have been trained on a base model of the same digest.
+        tokenizer: Its tokenizer.
+        stop_tokens: Tokens that end a reply, beside those that vLLM knows: the end of the tutor's turn, and the
+            beginning of another.
+        shapes: Shapes of its matrices [out, in], by name.
     """
 
     files: BaseModelFiles
@@ -36,10 +37,10 @@ class VllmModel:
 
     @classmethod
     def read(cls, settings: BaseModelSettings) -> Self:
-        """Reads what is needed of the files, fetching them first if need be.
+        """Reads the files, and downloads them first if they are missing.
 
         Raises:
-            BaseModelUnavailable: If they can't be had or read.
+            BaseModelUnavailable: If the files can't be downloaded or read.
         """
         files = fetch(settings.base_model, settings.model_cache_dir)
         try:
@@ -49,14 +50,16 @@ class VllmModel:
         except (OSError, ValueError) as error:
             raise BaseModelUnavailable(f"{files.name} could not be read: {error}") from error
         if not tokenizer.chat_template:
-            raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template")
+            raise BaseModelUnavailable(
+                f"{files.name}: its tokenizer has no chat template; choose an instruction-tuned base model"
+            )
         return cls(files=files, tokenizer=tokenizer, stop_tokens=stop_tokens, shapes=shapes)
 
     def encode(self, prompt: Prompt, *, room: int) -> tuple[int, ...]:
-        """The prompt in tokens.
+        """Returns the prompt's token ids.
 
         Raises:
-            InvalidField: It has more than `room`.
+            InvalidField: There are more than `room`.
         """
         tokens = encode_prompt(self.tokenizer, prompt)
         if len(tokens) > room:
@@ -65,47 +68,47 @@ class VllmModel:
         return tuple(tokens)
 
     def branches(self, labels: Sequence[str]) -> "Branches":
-        """The tokens of labels that a reply may begin with."""
+        """Returns the labels, which a reply may begin with, as token ids."""
         return Branches(
             {label: tuple(self.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
         )
 
 
 class Branches:
-    """Labels as paths through a tree of tokens: to weigh them all, each fork is looked at once.
+    """Labels as paths through a tree of tokens, so that all are weighed with one query per fork.
 
-    A label's weight is the product of its tokens' probabilities; no label should begin with another, as both would be
-    counted.
+    A label's weight is the product of its tokens' probabilities. No label may be a prefix of another: a reply that
+    begins with the longer one would count for both.
     """
 
     def __init__(self, labels: Mapping[str, Sequence[int]]) -> None:
         """Takes the labels' token ids, at least one each."""
         self._labels = {label: tuple(tokens) for label, tokens in labels.items()}
-        ways: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        next_tokens: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
         for tokens in self._labels.values():
             for place, token in enumerate(tokens):
-                ways[tokens[:place]].add(token)
-        self._ways = dict(ways)
+                next_tokens[tokens[:place]].add(token)
+        self._next_tokens = dict(next_tokens)
 
     @property
     def forks(self) -> list[tuple[int, ...]]:
-        """The beginnings of labels after which another token of one follows; the empty one among them."""
-        return list(self._ways)
+        """The prefixes of labels, the empty one among them, after each of which a label goes on."""
+        return list(self._next_tokens)
 
     @property
     def tokens(self) -> list[int]:
-        """All tokens of all labels, without repeats."""
-        return sorted(set().union(*self._ways.values()))
+        """All tokens of all labels, without duplicates."""
+        return sorted(set().union(*self._next_tokens.values()))
 
     def weigh(self, logs: Sequence[Mapping[int, float]]) -> dict[str, float]:
-        """How likely each label is rather than another; adds up to 1.
+        """Returns how likely each label is, relative to the others; the probabilities add up to 1.
 
         Args:
-            logs: For each of `forks`, the log-probability of the tokens that may follow.
+            logs: For each of `forks`, the log-probabilities of the next tokens.
         """
-        at = dict(zip(self._ways, logs, strict=True))
+        logs_at = dict(zip(self._next_tokens, logs, strict=True))
         scores = {
-            label: math.fsum(at[tokens[:place]][token] for place, token in enumerate(tokens))
+            label: math.fsum(logs_at[tokens[:place]][token] for place, token in enumerate(tokens))
             for label, tokens in self._labels.items()
         }
         top = max(scores.values())
@@ -116,10 +119,10 @@ class Branches:
 
 def _stop_tokens(files: BaseModelFiles, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     config = AutoConfig.from_pretrained(files.path, local_files_only=True)
-    named = [config.eos_token_id, tokenizer.bos_token_id]
+    settings = [config.eos_token_id, tokenizer.bos_token_id]
     if (files.path / "generation_config.json").is_file():
-        named.append(GenerationConfig.from_pretrained(files.path, local_files_only=True).eos_token_id)
-    found = {end_of_turn(tokenizer)}
-    for one in named:
-        found.update(one if isinstance(one, Iterable) else [] if one is None else [one])
-    return tuple(sorted(found))
+        settings.append(GenerationConfig.from_pretrained(files.path, local_files_only=True).eos_token_id)
+    tokens = {end_of_turn(tokenizer)}
+    for setting in settings:
+        tokens.update(setting if isinstance(setting, Iterable) else [] if setting is None else [setting])
+    return tuple(sorted(tokens))

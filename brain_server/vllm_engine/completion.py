@@ -1,4 +1,4 @@
-"""One reply as it is asked of vLLM, and the document that it must be if it has a schema.
+"""One request to vLLM for a completion, and the JSON document that a completion under a schema is.
 
 Knows nothing of HTTP or students.
 """
@@ -13,9 +13,9 @@ from brain_server.engine.defaults import serving_of
 from mesh.adapters.manifest import Serving
 from mesh.errors import InvalidField, Violation
 
-# vLLM can't end a document early, as the torch engine does when tokens run short. A schema that bounds its texts ends
-# by itself, and is given the room to: four times what was asked for is more than the longest feedback takes.
-_DOCUMENT_ROOM = 4
+# When tokens run short, the torch engine ends a document early, which vLLM can't do. A document whose schema bounds its
+# texts ends by itself if it has the room: four times the requested tokens are more than the longest feedback takes.
+_DOCUMENT_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class Limits:
     """What ends every reply of a base model.
 
     Attributes:
-        context_tokens: Most tokens of a prompt and its reply.
-        stop_tokens: End a reply, beside those that vLLM knows; not part of it.
+        context_tokens: Most tokens of a prompt and its reply together.
+        stop_tokens: Tokens that end a reply, beside those that vLLM knows; not part of it.
     """
 
     context_tokens: int
@@ -33,16 +33,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A reply to ask for.
+    """A request for one reply.
 
     Attributes:
         model: Name of the base model or of an adapter.
         prompt: Token ids.
-        serving: How to sample; `max_tokens` fits the context with the prompt.
-        seed: Of the sampling; None for vLLM's own.
+        serving: How to sample; `max_tokens` and the prompt together fit the context.
+        seed: Seed of the sampling; None leaves it to vLLM.
         stop: Texts that end the reply; not part of it.
         stop_tokens: Tokens that end the reply; not part of it.
-        json_schema: What the reply must satisfy; None leaves it free.
+        json_schema: Schema that the reply must satisfy; None leaves it free.
     """
 
     model: str
@@ -57,21 +57,21 @@ class Completion:
     def of(
         cls, generation: Generation, prompt: Sequence[int], *, model: str, profile: Serving | None, limits: Limits
     ) -> Self:
-        """What to ask vLLM for.
+        """Returns the request to vLLM for a request to the engine.
 
         Args:
-            generation: What was asked of the engine.
-            prompt: Its token ids; fewer than the context has.
-            model: Name of what answers.
+            generation: The request to the engine.
+            prompt: Its prompt's token ids, fewer than the context has.
+            model: Name of the adapter or base model that answers.
             profile: Serving profile of the adapter that answers; None for the base model.
-            limits: Of the base model.
+            limits: Limits of the base model.
         """
         serving = serving_of(generation.sampling, profile)
-        wanted = serving.max_tokens * (1 if generation.json_schema is None else _DOCUMENT_ROOM)
+        max_tokens = serving.max_tokens * (1 if generation.json_schema is None else _DOCUMENT_FACTOR)
         return cls(
             model=model,
             prompt=prompt,
-            serving=replace(serving, max_tokens=min(wanted, limits.context_tokens - len(prompt))),
+            serving=replace(serving, max_tokens=min(max_tokens, limits.context_tokens - len(prompt))),
             seed=generation.sampling.seed,
             stop=generation.sampling.stop,
             stop_tokens=limits.stop_tokens,
@@ -79,7 +79,7 @@ class Completion:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The body of `POST /v1/completions`, streaming."""
+        """Returns the body of a streaming `POST /v1/completions`."""
         body: dict[str, object] = {
             "model": self.model,
             "prompt": list(self.prompt),
@@ -88,7 +88,7 @@ class Completion:
             "top_p": self.serving.top_p,
             "stop": list(self.stop),
             "stop_token_ids": list(self.stop_tokens),
-            # What the model's own generation_config.json could say otherwise.
+            # Otherwise the model's generation_config.json could set these.
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -103,13 +103,13 @@ class Completion:
 
 
 def read_document(text: str) -> str:
-    """The JSON document that was decoded under a schema.
+    """Returns the JSON document of a reply that was decoded under a schema.
 
     Raises:
-        InvalidField: It is cut, as it did not fit the tokens that it could have.
+        InvalidField: The document is cut off, as it did not fit `max_tokens`.
     """
     try:
-        # XGrammar lets control characters into bounded strings, where JSON forbids them.
+        # XGrammar allows control characters in bounded strings; JSON forbids them.
         return json.dumps(json.loads(text, strict=False), ensure_ascii=False)
     except json.JSONDecodeError:
         raise InvalidField([Violation("max_tokens", "is too low for a whole document of the schema")]) from None

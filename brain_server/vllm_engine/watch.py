@@ -1,4 +1,4 @@
-"""Watches one vLLM: whether it is there, and what it serves.
+"""Watches one vLLM server: whether it can be used, and what it serves.
 
 Knows nothing of students or adapters.
 """
@@ -6,70 +6,73 @@ Knows nothing of students or adapters.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from brain_server.vllm_engine.client import Served, VllmClient
+from brain_server.vllm_engine.client import ServedModel, VllmClient
 from mesh.errors import ModelNotLoaded
 from mesh.log import get_logger
 
-# How long an outage, or its end, may go unnoticed while no call meets it.
-_LOOK_SECONDS = 1.0
+# How long an outage, or its end, may go unnoticed while there are no calls.
+_CHECK_SECONDS = 1.0
 
 _log = get_logger(__name__)
 
 
 class VllmWatch:
-    """Asks a vLLM how it is, every second and whenever someone doubts it.
+    """Checks a vLLM server every second, and soon after a call could not reach it.
 
     Attributes:
         served: What it serves; None while it can't be used.
         reason: Why it can't be used; empty while it can.
-        met: Whether it ever answered.
+        has_answered: Whether it could ever be used.
     """
 
-    def __init__(self, client: VllmClient, *, base_model: str, welcome: Callable[[Served], Awaitable[None]]) -> None:
-        """Takes whom to watch.
+    def __init__(
+        self, client: VllmClient, *, base_model: str, on_first_answer: Callable[[ServedModel], Awaitable[None]]
+    ) -> None:
+        """Takes the server to watch.
 
         Args:
-            client: Of the vLLM.
-            base_model: The name that it must serve its base model by.
-            welcome: Is given its first answer before anyone may use it, and raises `ModelNotLoaded` if none may yet.
+            client: A client of it.
+            base_model: The name by which it must serve its base model.
+            on_first_answer: Prepares a server that answers for the first time. Raises `ModelNotLoaded` if it can't be
+                used yet; the next check tries again.
         """
-        self.served: Served | None = None
+        self.served: ServedModel | None = None
         self.reason = "waiting for vLLM"
-        self.met = False
+        self.has_answered = False
         self._client = client
         self._base_model = base_model
-        self._welcome = welcome
+        self._on_first_answer = on_first_answer
         self._doubted = asyncio.Event()
 
     def doubt(self) -> None:
-        """Says that vLLM did not answer: nobody uses it until it was asked."""
+        """Reports that vLLM did not answer a call: it is not used until a check succeeds."""
         self.served, self.reason = None, "vLLM does not answer"
         self._doubted.set()
 
     async def run(self) -> None:
-        """Watches until cancelled."""
+        """Checks until cancelled."""
         while True:
             self._doubted.clear()
-            await self._look()
+            await self._check()
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_CHECK_SECONDS):
                     await self._doubted.wait()
             except TimeoutError:
                 continue
-            # The one who doubted met an outage a moment ago; to ask at once again and again would not end it.
-            await asyncio.sleep(_LOOK_SECONDS / 10)
+            # A call met an outage a moment ago. Checking again at once would not end it.
+            await asyncio.sleep(_CHECK_SECONDS / 10)
 
-    async def _look(self) -> None:
-        before = self.reason
+    async def _check(self) -> None:
+        previous_reason = self.reason
         try:
-            served = await self._client.ask()
+            served = await self._client.query_served()
             if served.name != self._base_model:
                 self.served, self.reason = None, f"vLLM serves {served.name}, not {self._base_model}"
             else:
-                if not self.met:
-                    await self._welcome(served)
-                self.served, self.reason, self.met = served, "", True
+                if not self.has_answered:
+                    await self._on_first_answer(served)
+                self.served, self.reason, self.has_answered = served, "", True
         except ModelNotLoaded as error:
             self.served, self.reason = None, str(error)
-        if self.reason != before:
-            _log.info("vllm_watched", usable=self.served is not None, reason=self.reason)
+        if self.reason != previous_reason:
+            _log.info("vllm_state_changed", usable=self.served is not None, reason=self.reason)

@@ -16,7 +16,7 @@ from brain_server.engine.contract import (
     Residency,
     Tier,
     Timing,
-    Warmed,
+    WarmedAdapter,
 )
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
@@ -91,10 +91,10 @@ class ScriptedEngine:
         weights = next((w for end, w in self.weights.items() if asked.endswith(end)), (1 / len(labels),) * len(labels))
         return dict(zip(labels, weights, strict=True))
 
-    async def warm(self, student_id: str, version: int | None = None) -> Warmed:
+    async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
         if self.error is not None:
             raise self.error
-        return Warmed(adapter=_adapter(student_id, version or 1), bytes=1_800_000, load_ms=5.0, probe_tokens=4)
+        return WarmedAdapter(adapter=_adapter(student_id, version or 1), bytes=1_800_000, load_ms=5.0, probe_tokens=4)
 
     def residencies(self) -> Sequence[Residency]:
         return [

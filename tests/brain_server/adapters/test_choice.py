@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from brain_server.adapters.choice import Choice, StudentAdapters
+from brain_server.adapters.choice import AdapterChoice, StudentAdapters
 from brain_server.adapters.pointer_cache import ActivePointers
 from brain_server.engine.contract import AdapterPolicy, Fallback, Generation
 from mesh.adapters.manifest import Manifest
@@ -77,7 +77,7 @@ def asked(
     return Generation(prompt=PROMPT, student_id=student, policy=policy, version=version)
 
 
-async def chosen(adapters: Adapters, generation: Generation) -> Choice[Mapping[str, Tensor]]:
+async def chosen(adapters: Adapters, generation: Generation) -> AdapterChoice[Mapping[str, Tensor]]:
     async with adapters.choose(generation) as choice:
         return choice
 
@@ -261,7 +261,7 @@ class TestAnOutage:
             assert await adapters.pointers.resolve("someone-else", anew=True) is None
 
 
-async def _until_adapter(adapters: Adapters, student: str) -> Choice[Mapping[str, Tensor]]:
+async def _until_adapter(adapters: Adapters, student: str) -> AdapterChoice[Mapping[str, Tensor]]:
     """SeaweedFS says that it is up a moment before it finds all that it holds."""
     async with asyncio.timeout(30):
         while True:
