@@ -1,1 +1,1 @@
-"""The Main Brain's server: answers students through their own adapters."""
+"""The Main Brain: a server that answers each student with the student's own adapter."""

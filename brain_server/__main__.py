@@ -7,17 +7,17 @@ from brain_server.settings import BrainSettings
 from mesh import log, process
 from mesh.settings import InvalidSettings, load_settings
 
-# The torch thread asks for the interpreter after each of some thousand operations a step, and by default waits for 5 ms
-# whenever the event loop has it: a step of eight replies took 42 ms that takes 37.
+# The torch thread takes the interpreter lock after each of about a thousand operations per step, and by default waits
+# 5 ms for it whenever the event loop holds it: a step of eight replies took 42 ms instead of 37.
 _SWITCH_SECONDS = 0.0005
 
 
 def main() -> int:
-    """Returns the exit status: 0 after an orderly end, 2 for an environment that can't be used, 1 for a port taken."""
+    """Runs the server. Returns the exit status: 0 after a drain, 1 if it can't listen, 2 for invalid settings."""
     try:
         settings = load_settings(BrainSettings)
     except InvalidSettings as error:
-        sys.stderr.write(f"the environment can't be used:\n{error}\n")
+        sys.stderr.write(f"invalid settings in the environment:\n{error}\n")
         return 2
     sys.setswitchinterval(_SWITCH_SECONDS)
     process.keep_cores()
@@ -25,8 +25,8 @@ def main() -> int:
     log.configure(
         level=settings.log_level, form=settings.log_format, service="brain_server", packages=("brain_server", "mesh")
     )
-    # Imported only now: torch and grpc read the environment when they are loaded, they take seconds that a wrong
-    # setting should not wait for, and what they print while they are imported belongs in the log.
+    # Imported only now: torch and grpc read the environment on import, take seconds that an invalid setting should not
+    # wait for, and print messages that belong in the log.
     from brain_server.app import run  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""Assembles the brain: from top to bottom the order of its start, from bottom to top that of its end."""
+"""Assembles the brain. Parts start from top to bottom, and stop from bottom to top."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,10 +23,10 @@ ADAPTER_SERVICE = "aivo.brain.v1.AdapterService"
 
 
 async def run(settings: BrainSettings) -> None:
-    """Serves until told to stop, then drains.
+    """Serves until SIGTERM or SIGINT, then drains.
 
     Raises:
-        OSError: If the server can't listen.
+        OSError: The server can't listen on its address.
     """
     async with open_server(settings) as server:
         await server.serve_until_signal()
@@ -34,10 +34,10 @@ async def run(settings: BrainSettings) -> None:
 
 @asynccontextmanager
 async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
-    """Builds the server, which drains when this is left.
+    """Yields the server, ready to start; drains it on exit.
 
-    Waits for nobody: the server starts while the base model still loads and the store is down, and its health says so.
-    Without Redis, or while it is down, a new version is noticed when the pointer that is remembered expires.
+    Does not wait for the base model, nor for the store: the server starts without them, and its health reports that.
+    Without Redis, or while it is down, the brain notices a new version when its cached pointer expires.
     """
     async with AsyncExitStack() as stack:
         adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
@@ -45,7 +45,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         if settings.redis_url is not None:
             pointers = engine.pointers
             listener = Listener(
-                settings.redis_url, tenant=settings.tenant, on_moved=pointers.doubt, on_gap=pointers.doubt_all
+                settings.redis_url, tenant=settings.tenant, on_moved=pointers.mark_stale, on_gap=pointers.mark_all_stale
             )
             await stack.enter_async_context(listener)
 

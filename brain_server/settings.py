@@ -7,11 +7,11 @@ from mesh.settings import AdapterStoreSettings, ServingSettings
 
 
 class BrainSettings(ServingSettings, EngineSettings, AdapterStoreSettings):
-    """Everything that the brain reads from the environment."""
+    """All settings of the brain, from the environment."""
 
     brain_host: str = "127.0.0.1"
     brain_port: int = Field(default=50051, ge=0, le=65535)
     brain_metrics_port: int = Field(default=9801, ge=0, le=65535)
 
-    # Where the brain hears that a new version is active. None: it learns of it when its pointers expire.
+    # Redis that sends a notice when a version is activated. None: a pointer is read again only when it expires.
     redis_url: str | None = Field(default=None, pattern=r"^(rediss?|unix)://.+")

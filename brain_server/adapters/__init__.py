@@ -1,1 +1,1 @@
-"""Which adapter answers a request, and where its bytes are."""
+"""Chooses the adapter that answers a request, and keeps adapters in memory."""

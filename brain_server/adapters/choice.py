@@ -1,6 +1,6 @@
-"""Which adapter answers a request, or why the base model does.
+"""Chooses the adapter that answers a request, or says why the base model answers.
 
-Knows nothing of the model, but which base model's digest an adapter must have been trained on.
+Of the model it knows only the digest of the base model that an adapter must have been trained on.
 """
 
 import time
@@ -29,14 +29,24 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterChoice(Generic[C]):
-    """What answers; exactly one of the two is set."""
+    """What answers a request. Exactly one of the two is set.
+
+    Attributes:
+        adapter: The student's adapter.
+        fallback: Why the base model answers instead.
+    """
 
     adapter: HostAdapter[C] | None = None
     fallback: Fallback | None = None
 
 
 class StudentAdapters(Generic[C]):
-    """The students' adapters, from the store to where the engine can use them, by the request's policy."""
+    """Brings the students' adapters from the store to the engine, by each request's policy.
+
+    Attributes:
+        pointers: Each student's active version.
+        host: The adapters in memory.
+    """
 
     def __init__(
         self,
@@ -48,15 +58,16 @@ class StudentAdapters(Generic[C]):
         host_bytes: int,
         discard: Callable[[HostAdapter[C]], None] = lambda _adapter: None,
     ) -> None:
-        """Takes where adapters come from and what the engine makes of them.
+        """Takes the source of the adapters, and how the engine uses them.
 
         Args:
-            store: Holds them.
-            base_digest: Of the base model; adapters of another one are refused.
-            pointers: Which version is whose active one.
-            prepare: Makes what the engine needs of a checked file; raises `AdapterCorrupt` or `AdapterIncompatible`.
-            host_bytes: Weights that may stay.
-            discard: Is given what has left, once nobody uses it.
+            store: Where versions are published.
+            base_digest: Digest of the base model; adapters that were trained on another one are refused.
+            pointers: Each student's active version.
+            prepare: Converts a checked file to what the engine needs. Raises `AdapterCorrupt` or
+                `AdapterIncompatible`.
+            host_bytes: Most bytes of weights to keep in memory.
+            discard: Called with an adapter that left memory, once it is no longer in use.
         """
         self.pointers = pointers
         self.host = HostTier(self._fetch, limit_bytes=host_bytes, discard=discard)
@@ -66,10 +77,11 @@ class StudentAdapters(Generic[C]):
 
     @asynccontextmanager
     async def choose(self, generation: Generation) -> AsyncIterator[AdapterChoice[C]]:
-        """Holds the adapter that answers. A broken adapter is an error under every policy, as it is there to be used.
+        """Holds the adapter that answers. A broken adapter is an error under every policy, as it should be noticed.
 
         Raises:
-            StudentModelNotFound, ModelVersionNotFound, AdapterStoreUnavailable: It is required and can't be had.
+            StudentModelNotFound, ModelVersionNotFound, AdapterStoreUnavailable: An adapter is required, and there is
+                none or it can't be fetched.
             AdapterCorrupt, AdapterIncompatible: It fails its checks, or was trained on another base model.
         """
         async with AsyncExitStack() as stack:
@@ -83,17 +95,17 @@ class StudentAdapters(Generic[C]):
 
     @asynccontextmanager
     async def lease(self, student_id: str, version: int | None = None) -> AsyncIterator[HostAdapter[C]]:
-        """Holds a student's adapter in memory: the active one, or a version.
+        """Holds a student's adapter in memory.
 
-        While the store does not answer, an adapter that is in memory and was the active one when last heard still is.
+        While the store does not answer, the last known active version counts as active if it is in memory.
 
         Args:
             student_id: The student.
-            version: A version in place of the active one.
+            version: The version; None for the active one.
 
         Raises:
-            StudentModelNotFound, ModelVersionNotFound: There is none.
-            AdapterStoreUnavailable: The store does not answer, and it is not in memory.
+            StudentModelNotFound, ModelVersionNotFound: The student has no model, or not this version.
+            AdapterStoreUnavailable: The store does not answer, and the adapter is not in memory.
             AdapterCorrupt, AdapterIncompatible: It fails its checks, or was trained on another base model.
         """
         async with AsyncExitStack() as stack:
@@ -121,8 +133,8 @@ class StudentAdapters(Generic[C]):
         try:
             return await stack.enter_async_context(self.host.lease(active.ref, sha256=active.sha256))
         except (ModelVersionNotFound, AdapterCorrupt):
-            # What the remembered pointer names may have been deleted, or deleted and made anew, a moment ago.
-            fresh = await self.pointers.resolve(student_id, anew=True)
+            # The version that the cached pointer names may have been deleted, or deleted and published again, since.
+            fresh = await self.pointers.resolve(student_id, refresh=True)
             if fresh == active:
                 raise
         if fresh is None:
@@ -141,12 +153,12 @@ class StudentAdapters(Generic[C]):
         return active
 
     async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
-        started = time.monotonic()
-        stored = await self._store.fetch(ref, sha256=sha256)
+        start_at = time.monotonic()
+        stored_adapter = await self._store.fetch(ref, sha256=sha256)
         with adapter_errors_name(ref.student_id, ref.version):
-            trained_on = stored.manifest.recipe.base_digest
-            if trained_on != self._base_digest:
-                raise AdapterIncompatible(f"{ref} was trained on another base model, with the digest {trained_on}")
-            adapter = HostAdapter(manifest=stored.manifest, content=await self._prepare(stored))
-        self.host.counts.load_seconds += time.monotonic() - started
+            digest = stored_adapter.manifest.recipe.base_digest
+            if digest != self._base_digest:
+                raise AdapterIncompatible(f"{ref} was trained on another base model, with the digest {digest}")
+            adapter = HostAdapter(manifest=stored_adapter.manifest, content=await self._prepare(stored_adapter))
+        self.host.counts.load_seconds += time.monotonic() - start_at
         return adapter

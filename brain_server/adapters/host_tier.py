@@ -1,8 +1,8 @@
-"""Adapters at hand: fetched once, bounded in bytes, leased by whoever uses them.
+"""A cache of adapters in host memory: each is fetched once and leased to its users; the total size is limited.
 
-The identity of an adapter is its version together with the sha256 of its weights: a version number that came to name
-other bytes never meets the old ones. Knows nothing of pointers, policies or the model, nor what an engine makes of an
-adapter's weights.
+The identity of an adapter is its version together with the sha256 of its weights, so that a version number that was
+published again with other bytes is another adapter. Knows nothing of pointers, policies or the model, nor what an
+engine makes of an adapter's weights.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HostAdapter(Generic[C]):
-    """An adapter at hand.
+    """An adapter in memory.
 
     Attributes:
-        manifest: Of the version.
+        manifest: The version's manifest.
         content: What the engine made of its weights.
     """
 
@@ -34,22 +34,22 @@ class HostAdapter(Generic[C]):
 
     @property
     def identity(self) -> LoadedAdapter:
-        """Which version, and which bytes."""
+        """Its version and the sha256 of its weights."""
         return LoadedAdapter(ref=self.manifest.ref, sha256=self.manifest.sha256)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Entry(Generic[C]):
+class _ResidentAdapter(Generic[C]):
     adapter: HostAdapter[C]
     leases: int = 0
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(slots=True, eq=False)
-class _Fetching(Generic[C]):
+class _PendingFetch(Generic[C]):
     task: asyncio.Task[None] = field(init=False)
     waiters: int = 0
-    entry: _Entry[C] | None = None
+    resident: _ResidentAdapter[C] | None = None
 
 
 _Key = tuple[AdapterRef, str | None]
@@ -57,7 +57,11 @@ Fetch = Callable[[AdapterRef, str | None], Coroutine[object, object, HostAdapter
 
 
 class HostTier(Generic[C]):
-    """The adapters at hand, least recently used first out. For the event loop alone."""
+    """A cache of adapters that evicts the least recently used. For the event loop alone.
+
+    Attributes:
+        counts: Its counters and its present size.
+    """
 
     def __init__(
         self,
@@ -66,154 +70,154 @@ class HostTier(Generic[C]):
         limit_bytes: int,
         discard: Callable[[HostAdapter[C]], None] = lambda _adapter: None,
     ) -> None:
-        """Takes where adapters come from and how many bytes of them may stay.
+        """Takes the source of adapters and the limit.
 
         Args:
-            fetch: Reads a version from the store and checks it; given the sha256 if that is known.
-            limit_bytes: Of weights. Adapters in use count and never leave, so they alone may exceed it.
-            discard: Is given every adapter that has left, once no lease holds it.
+            fetch: Reads a version from the store and checks it; takes the sha256 if it is known.
+            limit_bytes: Most bytes of weights. Adapters in use count too, but are never evicted, and so may exceed it.
+            discard: Called with each adapter that left the cache, once no lease holds it.
         """
         self.counts = TierCounts()
         self._fetch = fetch
         self._limit_bytes = limit_bytes
         self._discard = discard
-        self._entries: OrderedDict[LoadedAdapter, _Entry[C]] = OrderedDict()
-        # Those that left while they were leased.
-        self._leaving: dict[HostAdapter[C], _Entry[C]] = {}
-        self._fetches: dict[_Key, _Fetching[C]] = {}
+        self._residents: OrderedDict[LoadedAdapter, _ResidentAdapter[C]] = OrderedDict()
+        # Adapters that left the cache while they were leased.
+        self._leaving: dict[HostAdapter[C], _ResidentAdapter[C]] = {}
+        self._fetches: dict[_Key, _PendingFetch[C]] = {}
 
     @asynccontextmanager
     async def lease(self, ref: AdapterRef, *, sha256: str | None = None) -> AsyncIterator[HostAdapter[C]]:
-        """Holds an adapter in memory, fetching it first if need be; callers who want the same one share the fetch.
+        """Holds an adapter in memory and fetches it first if it is missing; concurrent callers share one fetch.
 
         Args:
             ref: The version.
-            sha256: Of its weights, as the pointer tells it; None for a version that is pinned.
+            sha256: sha256 of its weights, from the pointer; None for a version that the request names.
 
         Raises:
-            ModelVersionNotFound, AdapterCorrupt, AdapterIncompatible, AdapterStoreUnavailable: As the fetch does.
+            ModelVersionNotFound, AdapterCorrupt, AdapterIncompatible, AdapterStoreUnavailable: The fetch failed.
         """
-        entry = self._find(ref, sha256)
-        if entry is None:
+        resident = self._find(ref, sha256)
+        if resident is None:
             self.counts.misses += 1
-            entry = await self._fetched(ref, sha256)
+            resident = await self._fetch_and_lease(ref, sha256)
         else:
             self.counts.hits += 1
-            self._entries.move_to_end(entry.adapter.identity)
-            entry.leases += 1
-        entry.last_used = datetime.now(UTC)
+            self._residents.move_to_end(resident.adapter.identity)
+            resident.leases += 1
+        resident.last_used = datetime.now(UTC)
         try:
-            yield entry.adapter
+            yield resident.adapter
         finally:
-            self._release(entry)
+            self._release(resident)
 
     def holds(self, ref: AdapterRef, *, sha256: str | None = None) -> bool:
         """Whether a lease would need no fetch."""
         return self._find(ref, sha256) is not None
 
     def residencies(self) -> list[Residency]:
-        """What is in memory, most recently used first."""
+        """Returns the adapters in memory, most recently used first."""
         return [
             Residency(
                 adapter=identity,
                 tier=Tier.HOST,
-                bytes=entry.adapter.manifest.size_bytes,
-                leases=entry.leases,
-                last_used=entry.last_used,
+                bytes=resident.adapter.manifest.size_bytes,
+                leases=resident.leases,
+                last_used=resident.last_used,
             )
-            for identity, entry in reversed(self._entries.items())
+            for identity, resident in reversed(self._residents.items())
         ]
 
     def evict(self, student_id: str) -> list[LoadedAdapter]:
-        """Drops a student's adapters: no later lease meets them, and the memory goes with the last lease."""
+        """Drops a student's adapters and returns them. Later leases fetch again; the current ones are not affected."""
         for ref, sha256 in [key for key in self._fetches if key[0].student_id == student_id]:
-            # Those who wait for it get it, but it does not stay.
+            # Callers that wait for it get it, but it does not stay in memory.
             del self._fetches[ref, sha256]
-        dropped = [identity for identity in self._entries if identity.ref.student_id == student_id]
-        for identity in dropped:
+        identities = [identity for identity in self._residents if identity.ref.student_id == student_id]
+        for identity in identities:
             self._drop(identity)
-        return dropped
+        return identities
 
     async def close(self) -> None:
-        """Ends the fetches that are under way."""
-        fetches = [fetch.task for fetch in self._fetches.values()]
-        for fetch in fetches:
-            fetch.cancel()
-        await asyncio.gather(*fetches, return_exceptions=True)
+        """Cancels the pending fetches."""
+        tasks = [pending.task for pending in self._fetches.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _drop(self, identity: LoadedAdapter) -> None:
-        entry = self._entries.pop(identity)
-        self.counts.bytes -= entry.adapter.manifest.size_bytes
-        if entry.leases:
-            self._leaving[entry.adapter] = entry
+        resident = self._residents.pop(identity)
+        self.counts.bytes -= resident.adapter.manifest.size_bytes
+        if resident.leases:
+            self._leaving[resident.adapter] = resident
         else:
-            self._discard(entry.adapter)
+            self._discard(resident.adapter)
 
-    def _find(self, ref: AdapterRef, sha256: str | None) -> _Entry[C] | None:
+    def _find(self, ref: AdapterRef, sha256: str | None) -> _ResidentAdapter[C] | None:
         if sha256 is not None:
-            return self._entries.get(LoadedAdapter(ref=ref, sha256=sha256))
-        return next((entry for identity, entry in reversed(self._entries.items()) if identity.ref == ref), None)
+            return self._residents.get(LoadedAdapter(ref=ref, sha256=sha256))
+        return next((resident for identity, resident in reversed(self._residents.items()) if identity.ref == ref), None)
 
-    async def _fetched(self, ref: AdapterRef, sha256: str | None) -> _Entry[C]:
-        """Fetches an adapter, or waits for the fetch under way; the caller has a lease on what is returned."""
+    async def _fetch_and_lease(self, ref: AdapterRef, sha256: str | None) -> _ResidentAdapter[C]:
+        """Fetches an adapter, or waits for the pending fetch. Returns it with a lease for the caller."""
         key = (ref, sha256)
-        fetch = self._fetches.get(key)
-        if fetch is None:
-            fetch = self._fetches[key] = _Fetching()
-            fetch.task = asyncio.create_task(self._bring(key, fetch))
-            fetch.task.add_done_callback(_seen)
-        fetch.waiters += 1
+        pending = self._fetches.get(key)
+        if pending is None:
+            pending = self._fetches[key] = _PendingFetch()
+            pending.task = asyncio.create_task(self._complete_fetch(key, pending))
+            pending.task.add_done_callback(_retrieve_error)
+        pending.waiters += 1
         try:
-            # One caller who gives up does not take the fetch from the others.
-            await asyncio.shield(fetch.task)
+            # A caller that is cancelled does not cancel the fetch for the others.
+            await asyncio.shield(pending.task)
         except BaseException:
-            fetch.waiters -= 1
-            if fetch.entry is not None:
-                self._release(fetch.entry)
+            pending.waiters -= 1
+            if pending.resident is not None:
+                self._release(pending.resident)
             raise
-        assert fetch.entry is not None
-        return fetch.entry
+        assert pending.resident is not None
+        return pending.resident
 
-    async def _bring(self, key: _Key, fetch: _Fetching[C]) -> None:
-        """Fetches, and puts what came into the table in the same step in which the fetch ends."""
+    async def _complete_fetch(self, key: _Key, pending: _PendingFetch[C]) -> None:
+        """Fetches an adapter, and adds it in the same step of the event loop in which the fetch ends."""
         try:
             adapter = await self._fetch(*key)
         finally:
-            stays = self._fetches.get(key) is fetch
+            stays = self._fetches.get(key) is pending
             if stays:
                 del self._fetches[key]
-        entry = self._entries.get(adapter.identity)
-        if entry is not None:
-            # A pinned version and the active one may be the same, and were fetched side by side.
+        resident = self._residents.get(adapter.identity)
+        if resident is not None:
+            # A version that a request names and the active one may be the same, fetched side by side.
             self._discard(adapter)
         else:
-            entry = _Entry(adapter=adapter)
-            self._entries[adapter.identity] = entry
+            resident = _ResidentAdapter(adapter=adapter)
+            self._residents[adapter.identity] = resident
             self.counts.bytes += adapter.manifest.size_bytes
-        # Leased before anything can leave, as those who waited go on a moment later.
-        entry.leases += fetch.waiters
-        fetch.entry = entry
+        # Leased now, before anything can be evicted: the waiting callers continue only in a later step.
+        resident.leases += pending.waiters
+        pending.resident = resident
         if not stays:
             self._drop(adapter.identity)
         self._shrink()
 
-    def _release(self, entry: _Entry[C]) -> None:
-        entry.leases -= 1
-        if entry.leases == 0 and self._leaving.pop(entry.adapter, None) is not None:
-            self._discard(entry.adapter)
+    def _release(self, resident: _ResidentAdapter[C]) -> None:
+        resident.leases -= 1
+        if resident.leases == 0 and self._leaving.pop(resident.adapter, None) is not None:
+            self._discard(resident.adapter)
         self._shrink()
 
     def _shrink(self) -> None:
         if self.counts.bytes <= self._limit_bytes:
             return
-        for identity in [identity for identity, entry in self._entries.items() if entry.leases == 0]:
+        for identity in [identity for identity, resident in self._residents.items() if resident.leases == 0]:
             self._drop(identity)
             self.counts.evictions += 1
             if self.counts.bytes <= self._limit_bytes:
                 return
 
 
-def _seen(ended: asyncio.Task[None]) -> None:
-    """Marks an error as seen, as every caller may have given up."""
-    if not ended.cancelled():
-        ended.exception()
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    """Marks an error as retrieved, as every caller may have been cancelled; asyncio would log it otherwise."""
+    if not task.cancelled():
+        task.exception()

@@ -1,9 +1,9 @@
-"""The students' pointers in memory: which version answers for whom, at most a moment old.
+"""A cache of the students' pointers: which version is each student's active one.
 
-A pointer is believed until it expires or is said to have moved; then the next request reads it anew. While the store
-does not answer, the last pointer that was read still stands: a student whose adapter is in memory keeps it, rather than
-be answered by the base model. Availability goes before freshness here, as versions are immutable and an earlier one is
-still the student's own. Knows nothing of weights.
+A cached pointer is valid until it expires or is reported to have moved; then the next request reads it again. While the
+store does not answer, the last known pointer still counts: a student whose adapter is in memory keeps it, rather than
+being answered by the base model. Availability goes before freshness here, as versions are immutable and an earlier one
+is still the student's own. Knows nothing of weights.
 """
 
 import time
@@ -14,46 +14,46 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
 
-# A pointer takes about 1 kB; the least recently read leave first, and cost one read when they come back.
+# A pointer takes about 1 kB. The least recently used are dropped first; each costs one read when it is needed again.
 _MAX_POINTERS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _CachedPointer:
     active: ActiveAdapter | None
-    asked_at: float
-    doubted: bool
+    read_at: float
+    stale: bool
 
 
 class ActivePointers:
-    """Reads pointers through, and remembers them for a time to live."""
+    """Reads pointers from the store, and caches them for a time to live."""
 
     def __init__(self, store: AdapterStore, *, ttl_seconds: float) -> None:
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._cached_pointers: OrderedDict[str, _CachedPointer] = OrderedDict()
         self._down_until = 0.0
-        # When someone's pointer, and everyone's, was last said to have moved.
-        self._doubted_at = 0.0
-        self._all_doubted_at = 0.0
+        # When any pointer, and when all of them, were last reported to have moved.
+        self._stale_at = 0.0
+        self._all_stale_at = 0.0
 
-    async def resolve(self, student_id: str, *, anew: bool = False) -> ActiveAdapter | None:
-        """The student's active version, or None if the student has none.
+    async def resolve(self, student_id: str, *, refresh: bool = False) -> ActiveAdapter | None:
+        """Returns the student's active version, or None if the student has none.
 
         Args:
             student_id: The student.
-            anew: Ask the store, whatever is remembered.
+            refresh: Whether to read the store even if the pointer is cached.
 
         Raises:
-            AdapterStoreUnavailable: The store does not answer, or did not a moment ago: a store that is down costs one
-                caller its timeouts, not every caller.
+            AdapterStoreUnavailable: The store does not answer, or did not within the last time to live: while it is
+                down, not every caller waits for its timeouts.
             AdapterCorrupt: The pointer does not parse.
         """
         now = time.monotonic()
-        known = self._known.get(student_id)
-        if not anew:
-            if known is not None and self._believes(known, now):
-                return known.active
+        pointer = self._cached_pointers.get(student_id)
+        if not refresh:
+            if pointer is not None and self._is_valid(pointer, now):
+                return pointer.active
             if now < self._down_until:
                 raise AdapterStoreUnavailable("the adapter store did not answer a moment ago")
         try:
@@ -62,39 +62,39 @@ class ActivePointers:
             self._down_until = time.monotonic() + self._ttl_seconds
             raise
         self._down_until = 0.0
-        # A read that was under way when some pointer moved may have seen that one as it was: this request began before
-        # and may have it, the next may not.
-        self._remember(student_id, _Known(active=active, asked_at=now, doubted=now <= self._doubted_at))
+        # A read during which some pointer moved may have returned the old one. That is right for this request, which
+        # began before, but not for the next.
+        self._put(student_id, _CachedPointer(active=active, read_at=now, stale=now <= self._stale_at))
         return active
 
     def last_known(self, student_id: str) -> ActiveAdapter | None:
-        """What the store last said, however long ago; None if it said that there is none, or nothing."""
-        known = self._known.get(student_id)
-        return None if known is None else known.active
+        """Returns the active version by the last read, however old; None without one, or if the student had none."""
+        pointer = self._cached_pointers.get(student_id)
+        return None if pointer is None else pointer.active
 
-    def doubt(self, student_id: str) -> None:
-        """Has the student's next request read the pointer anew; what was read stays the last known."""
-        self._doubted_at = time.monotonic()
-        if (known := self._known.get(student_id)) is not None:
-            self._known[student_id] = replace(known, doubted=True)
+    def mark_stale(self, student_id: str) -> None:
+        """Makes the student's next request read the pointer again; the cached one stays the last known."""
+        self._stale_at = time.monotonic()
+        if (pointer := self._cached_pointers.get(student_id)) is not None:
+            self._cached_pointers[student_id] = replace(pointer, stale=True)
 
-    def doubt_all(self) -> None:
-        """Does so for every student, in constant time."""
-        self._all_doubted_at = time.monotonic()
+    def mark_all_stale(self) -> None:
+        """Does the same for every student, in constant time."""
+        self._all_stale_at = time.monotonic()
 
     def forget(self, student_id: str) -> None:
-        """Drops what is remembered of a student."""
-        self._known.pop(student_id, None)
+        """Removes a student's pointer from the cache."""
+        self._cached_pointers.pop(student_id, None)
 
-    def _believes(self, known: _Known, now: float) -> bool:
-        fresh = now - known.asked_at < self._ttl_seconds
-        return fresh and not known.doubted and known.asked_at > self._all_doubted_at
+    def _is_valid(self, pointer: _CachedPointer, now: float) -> bool:
+        fresh = now - pointer.read_at < self._ttl_seconds
+        return fresh and not pointer.stale and pointer.read_at > self._all_stale_at
 
-    def _remember(self, student_id: str, known: _Known) -> None:
-        latest = self._known.get(student_id)
-        # Of two reads at the same time, the one that began later may not be undone by the one that ended later.
-        if latest is None or latest.asked_at <= known.asked_at:
-            self._known[student_id] = known
-        self._known.move_to_end(student_id)
-        while len(self._known) > _MAX_POINTERS:
-            self._known.popitem(last=False)
+    def _put(self, student_id: str, pointer: _CachedPointer) -> None:
+        latest = self._cached_pointers.get(student_id)
+        # Of two concurrent reads, the one that began later counts, whichever ends later.
+        if latest is None or latest.read_at <= pointer.read_at:
+            self._cached_pointers[student_id] = pointer
+        self._cached_pointers.move_to_end(student_id)
+        while len(self._cached_pointers) > _MAX_POINTERS:
+            self._cached_pointers.popitem(last=False)

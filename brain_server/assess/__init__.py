@@ -1,1 +1,1 @@
-"""Assessment: what an answer is worth, and what to tell the student."""
+"""Assesses students' answers: verdicts and feedback."""

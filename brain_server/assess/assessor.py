@@ -1,8 +1,8 @@
-"""Assessment: how right an answer is, and what to tell the student.
+"""Assesses an answer: how correct it is, and feedback to the student.
 
-Two questions to the base model. The verdict is read off the probabilities of its labels, where a number that a model
-writes would mean little. The feedback is then written for that verdict. Nothing is sampled: the same answer gets the
-same verdict.
+It takes two requests to the base model. The verdict comes from the probabilities of its labels, as a score that a
+model writes as text would mean little. The feedback is then written for that verdict. Decoding is greedy: the same
+answer gets the same verdict.
 
 Knows neither gRPC nor torch.
 """
@@ -17,8 +17,8 @@ from brain_server.assess.grading import LABELS, Criteria, Level, Probabilities
 from brain_server.engine.contract import AdapterPolicy, Engine, Generation, Sampling, complete
 from mesh.tutoring.profile import StudentProfile
 
-# Criteria whose anchors are remembered, some kB each: a class answers the same questions at about the same time.
-_KNOWN = 256
+# Criteria whose anchors are cached, some kB each: a class answers the same questions at about the same time.
+_MAX_CACHED_CRITERIA = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class Assessment:
     """An answer to assess.
 
     Attributes:
-        answer: What the student wrote.
-        criteria: What it is judged by.
-        profile: Shapes the words of the feedback, never the verdict.
+        answer: The text that the student wrote.
+        criteria: What to judge it by.
+        profile: The student's profile; shapes the words of the feedback, never the verdict.
     """
 
     answer: str
@@ -41,8 +41,8 @@ class Verdict:
     """The outcome of an assessment.
 
     Attributes:
-        probabilities: Of the verdict's labels.
-        feedback: What to tell the student.
+        probabilities: Probabilities of the labels.
+        feedback: Feedback to the student.
         model: Name of the base model.
         tokens: Tokens of the feedback, prompt included.
     """
@@ -54,21 +54,21 @@ class Verdict:
 
     @property
     def correctness(self) -> float:
-        """0 to 100."""
+        """The score, 0 to 100."""
         return self.probabilities.correctness
 
     @property
     def level(self) -> Level:
-        """How far the student has come."""
+        """The level that follows from the score."""
         return Level.of(self.correctness)
 
 
 class Assessor:
-    """Assesses answers with the base model, whichever adapters there are."""
+    """Assesses answers with the base model, never with an adapter, so that all students are judged alike."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known: OrderedDict[tuple[str, Criteria], Sequence[Mapping[str, float]]] = OrderedDict()
+        self._anchor_weights: OrderedDict[tuple[str, Criteria], Sequence[Mapping[str, float]]] = OrderedDict()
 
     async def assess(self, assessment: Assessment, *, deadline: float | None = None) -> Verdict:
         """Returns the verdict with its feedback.
@@ -94,21 +94,21 @@ class Assessor:
         )
 
     async def grade(self, answer: str, criteria: Criteria, *, deadline: float | None = None) -> Probabilities:
-        """Returns the probabilities of the verdict's labels. Raises as `assess` does."""
+        """Returns the probabilities of the labels. Raises as `assess` does."""
         anchors = await self._anchors(criteria, deadline=deadline)
         weights = await self._engine.weigh(grading.prompt_for(answer, criteria), LABELS, deadline=deadline)
         return Probabilities.calibrated(weights, anchors=anchors)
 
     async def _anchors(self, criteria: Criteria, *, deadline: float | None) -> Sequence[Mapping[str, float]]:
-        """What the model says of the answers that show its bias."""
-        # Of this model: until it is loaded, another one may be asked for than the one that answers.
+        """Returns the model's weights for the answers that show its bias, from the cache if they are in it."""
+        # By model: until one is loaded, `facts` names the configured one, but the fallback may answer.
         key = (self._engine.facts.model, criteria)
-        anchors = self._known.get(key)
+        anchors = self._anchor_weights.get(key)
         if anchors is None:
             prompts = [grading.prompt_for(answer, criteria) for answer in grading.anchors_of(criteria)]
             anchors = [await self._engine.weigh(prompt, LABELS, deadline=deadline) for prompt in prompts]
-            self._known[key] = anchors
-            if len(self._known) > _KNOWN:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+            self._anchor_weights[key] = anchors
+            if len(self._anchor_weights) > _MAX_CACHED_CRITERIA:
+                self._anchor_weights.popitem(last=False)
+        self._anchor_weights.move_to_end(key)
         return anchors

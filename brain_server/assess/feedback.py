@@ -1,7 +1,7 @@
-"""Feedback: what to tell a student of an answer, for a verdict that is already known.
+"""Feedback to a student on an answer, for a given verdict.
 
-The schema follows the verdict, so that feedback can't contradict it: a wrong answer has no list of strengths, an
-excellent one no list of what is missing. Lists and texts are bounded, and so always end.
+The schema depends on the verdict, so that feedback can't contradict it: a wrong answer has no strengths, an excellent
+one has nothing to improve. Lists and texts have a maximum length, so that they always end.
 """
 
 import json
@@ -21,19 +21,19 @@ MAX_TEXT_CHARS = 160
 # Texts of about 30 tokens each, at most five of them, and the keys.
 MAX_TOKENS = 256
 
-# A sentence's end, and what closes with it.
+# The end of a sentence, with closing quotes and brackets.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """What to tell a student.
+    """Feedback to a student.
 
     Attributes:
-        feedback: To the student, of this answer.
+        feedback: A comment on the answer.
         strengths: What the answer got right.
-        areas_for_improvement: What it missed.
-        next_steps: What to do next.
+        areas_for_improvement: What the answer missed.
+        next_steps: What the student should do next.
     """
 
     feedback: str
@@ -44,23 +44,23 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Brief:
-    """What the tutor is told of a level.
+    """What feedback of a level looks like.
 
     Attributes:
-        verdict: In words, as the tutor reads it.
-        strengths: Fewest and most to name.
-        areas: Fewest and most to name.
-        shown: An answer of this level to `_SHOWN`, and feedback on it.
+        verdict: The verdict in words, for the prompt.
+        strengths: Fewest and most strengths to name.
+        areas: Fewest and most areas for improvement to name.
+        example: An answer of this level by `_EXAMPLE_CRITERIA`, and feedback on it.
     """
 
     verdict: str
     strengths: tuple[int, int]
     areas: tuple[int, int]
-    shown: tuple[str, Feedback]
+    example: tuple[str, Feedback]
 
 
 # Without an example to follow, the default base model fills the schema with numbers and brackets.
-_SHOWN = Criteria(
+_EXAMPLE_CRITERIA = Criteria(
     question="Why do we see lightning before we hear thunder?",
     reference_answer="Light travels much faster than sound.",
 )
@@ -70,7 +70,7 @@ _BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
             verdict="The answer is correct.",
             strengths=(1, 2),
             areas=(0, 0),
-            shown=(
+            example=(
                 "Light is much faster than sound.",
                 Feedback(
                     feedback="Your answer is right and clear.",
@@ -84,7 +84,7 @@ _BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
             verdict="The answer is mostly correct.",
             strengths=(1, 2),
             areas=(1, 1),
-            shown=(
+            example=(
                 "Light is fast.",
                 Feedback(
                     feedback="Your answer is nearly complete.",
@@ -98,7 +98,7 @@ _BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
             verdict="The answer is partly correct.",
             strengths=(1, 1),
             areas=(1, 2),
-            shown=(
+            example=(
                 "They are not the same speed.",
                 Feedback(
                     feedback="You have found a part of the answer.",
@@ -112,7 +112,7 @@ _BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
             verdict="The answer is not correct.",
             strengths=(0, 0),
             areas=(1, 2),
-            shown=(
+            example=(
                 "The thunder comes later.",
                 Feedback(
                     feedback="Thank you for trying; this does not yet say why.",
@@ -128,13 +128,13 @@ _PARSER = TypeAdapter(Feedback)
 
 
 def schema_for(level: Level) -> str:
-    """The JSON schema of feedback for a level."""
+    """Returns the JSON schema of feedback for a level."""
     brief = _BRIEFS[level]
     properties = {
-        "feedback": _text(),
-        "strengths": _texts(*brief.strengths),
-        "areas_for_improvement": _texts(*brief.areas),
-        "next_steps": _text(),
+        "feedback": _text_schema(),
+        "strengths": _list_schema(*brief.strengths),
+        "areas_for_improvement": _list_schema(*brief.areas),
+        "next_steps": _text_schema(),
     }
     return json.dumps(
         {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
@@ -142,32 +142,32 @@ def schema_for(level: Level) -> str:
 
 
 def prompt_for(answer: str, criteria: Criteria, *, level: Level, profile: StudentProfile) -> Prompt:
-    """What the base model reads before it writes feedback: the student's accommodations, the answer, the verdict."""
-    shown_answer, shown = _BRIEFS[level].shown
+    """Returns the prompt for feedback: the student's accommodations, an example, the answer and its verdict."""
+    example_answer, example_feedback = _BRIEFS[level].example
     turns = (
-        _asked(shown_answer, _SHOWN, level=level),
-        Turn(role=Role.TUTOR, text=json.dumps(asdict(shown))),
-        _asked(answer, criteria, level=level),
+        _request(example_answer, _EXAMPLE_CRITERIA, level=level),
+        Turn(role=Role.TUTOR, text=json.dumps(asdict(example_feedback))),
+        _request(answer, criteria, level=level),
     )
     return Prompt(profile=profile, turns=turns)
 
 
 def parse(text: str) -> Feedback:
-    """Reads what was written under the schema; a text that its bound cut off ends with its last whole sentence.
+    """Parses a reply under the schema. A text that was cut off at its maximum length ends with its last whole sentence.
 
     Raises:
-        ValueError: It does not satisfy the schema, which a constrained reply can't.
+        ValueError: It does not satisfy the schema; a reply that an engine constrained always does.
     """
-    written = _PARSER.validate_json(text)
+    feedback = _PARSER.validate_json(text)
     return Feedback(
-        feedback=_whole(written.feedback),
-        strengths=tuple(_whole(one) for one in written.strengths if one.strip()),
-        areas_for_improvement=tuple(_whole(one) for one in written.areas_for_improvement if one.strip()),
-        next_steps=_whole(written.next_steps),
+        feedback=_whole_sentences(feedback.feedback),
+        strengths=tuple(_whole_sentences(strength) for strength in feedback.strengths if strength.strip()),
+        areas_for_improvement=tuple(_whole_sentences(area) for area in feedback.areas_for_improvement if area.strip()),
+        next_steps=_whole_sentences(feedback.next_steps),
     )
 
 
-def _asked(answer: str, criteria: Criteria, *, level: Level) -> Turn:
+def _request(answer: str, criteria: Criteria, *, level: Level) -> Turn:
     text = (
         f"{criteria.described}\nStudent's answer: {one_line(answer)}\n{_BRIEFS[level].verdict}\n"
         "Write feedback to the student as JSON: feedback, strengths, areas_for_improvement, next_steps."
@@ -175,16 +175,16 @@ def _asked(answer: str, criteria: Criteria, *, level: Level) -> Turn:
     return Turn(role=Role.STUDENT, text=text)
 
 
-def _text() -> dict[str, object]:
+def _text_schema() -> dict[str, object]:
     return {"type": "string", "maxLength": MAX_TEXT_CHARS}
 
 
-def _texts(fewest: int, most: int) -> dict[str, object]:
-    return {"type": "array", "items": _text(), "minItems": fewest, "maxItems": most}
+def _list_schema(fewest: int, most: int) -> dict[str, object]:
+    return {"type": "array", "items": _text_schema(), "minItems": fewest, "maxItems": most}
 
 
-def _whole(text: str) -> str:
-    """The text up to its last sentence's end, if one was cut off at the bound; else as it is."""
+def _whole_sentences(text: str) -> str:
+    """Returns the text up to the end of its last whole sentence if it was cut off at its maximum length, else all."""
     text = text.strip()
     if len(text) < MAX_TEXT_CHARS - 1:
         return text

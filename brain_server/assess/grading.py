@@ -1,9 +1,9 @@
-"""Grading: what an answer is judged by, the labels of a verdict, and what their probabilities mean.
+"""Grading: the criteria of an answer, the labels of a verdict, and how their probabilities become a score.
 
-How far a verdict can be trusted depends on the base model: the default one, of 135M parameters, hardly tells right
-answers from wrong ones, which `benchmarks/assessment.py` measures for any other.
+How reliable a verdict is depends on the base model. The default one, with 135M parameters, hardly distinguishes correct
+answers from wrong ones; `benchmarks/assessment.py` measures any base model.
 
-Knows nothing of engines: it says what to ask and reads what was answered.
+Knows nothing of engines: it makes prompts and interprets probabilities.
 """
 
 import math
@@ -16,19 +16,19 @@ from typing import ClassVar, Self
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
 
-# Labels that a reply may begin with. Each word's first token differs from the others'.
+# Labels that a reply may begin with. The first token of each differs from that of the others.
 CORRECT, PARTIALLY_CORRECT, INCORRECT = "Correct", "Partially correct", "Incorrect"
 LABELS = (CORRECT, PARTIALLY_CORRECT, INCORRECT)
 
 _INSTRUCTION = "You grade the answers of students. Compare the student's answer with what is asked."
-# What there is to say of an answer without content is the model's bias.
+# The model's judgement of an answer without content is its bias.
 _ABSENT_ANSWER = "N/A"
-# A label that is never likely would otherwise decide the verdict by the noise of its last bits.
+# Otherwise a label that is never likely would decide the verdict by rounding noise.
 _LEAST_BIAS = 1e-4
 
 
 class Level(StrEnum):
-    """How far a student has come; follows from the correctness."""
+    """Levels of understanding; each is a range of scores."""
 
     EXCELLENT = "excellent"
     GOOD = "good"
@@ -37,7 +37,7 @@ class Level(StrEnum):
 
     @classmethod
     def of(cls, correctness: float) -> Self:
-        """The level of a correctness from 0 to 100."""
+        """Returns the level of a score from 0 to 100."""
         return next(cls(level) for level, least in _LEAST_CORRECTNESS.items() if correctness >= least)
 
 
@@ -48,13 +48,13 @@ _LEAST_CORRECTNESS: Mapping[Level, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criteria:
-    """What an answer is judged by; empty texts are not known, and at least one of `TEXTS` is.
+    """What an answer is judged by. An empty text is unknown; at least one of `TEXTS` is known.
 
     Attributes:
         grade: One of `mesh.tutoring.profile.GRADES`, or None.
-        subject: In a few words.
+        subject: The subject, in a few words.
         learning_objective: What the student should have understood.
-        question: What was asked.
+        question: The question that the student answers.
         reference_answer: A correct answer.
         rubric: How to grade.
     """
@@ -70,7 +70,7 @@ class Criteria:
 
     @property
     def described(self) -> str:
-        """The criteria as lines of a prompt."""
+        """The criteria as lines for a prompt."""
         lines = {
             "Grade": self.grade or "",
             "Subject": self.subject,
@@ -84,7 +84,7 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probabilities:
-    """How likely each label of a verdict is; they add up to 1."""
+    """The probability of each label of a verdict; they add up to 1."""
 
     correct: float
     partially_correct: float
@@ -92,15 +92,15 @@ class Probabilities:
 
     @classmethod
     def calibrated(cls, weights: Mapping[str, float], *, anchors: Sequence[Mapping[str, float]]) -> Self:
-        """The probabilities of the labels, less the model's bias towards some of them.
+        """Returns the probabilities of the labels, corrected for the model's bias.
 
-        A model favours some labels whatever it reads. Contextual calibration (Zhao et al., "Calibrate Before Use:
+        A model favours some labels whatever the answer is. Contextual calibration (Zhao et al., "Calibrate Before Use:
         Improving Few-Shot Performance of Language Models", 2021, https://arxiv.org/abs/2102.09690) measures that on
         inputs whose label is known not to depend on them, and divides by it.
 
         Args:
             weights: Probabilities of `LABELS` for the answer.
-            anchors: The same for each of `anchors_of` the criteria; their geometric mean is the bias.
+            anchors: The same for each of the answers of `anchors_of`; their geometric mean is the bias.
         """
         ratios = [weights[label] / _geometric_mean([anchor[label] for anchor in anchors]) for label in LABELS]
         correct, partially_correct, incorrect = (ratio / sum(ratios) for ratio in ratios)
@@ -113,44 +113,44 @@ class Probabilities:
 
 
 def anchors_of(criteria: Criteria) -> tuple[str, ...]:
-    """The answers by which the model's bias is measured: one without content and, if known, a right one.
+    """Returns the answers that measure the model's bias: one without content and, if known, a correct one.
 
-    With an anchor at either end, an answer that the model likes as much as halfway between them scores evenly. Without
-    the right one, every answer that has the length of an answer seems better than none.
+    With an anchor at either end, an answer halfway between them, as the model rates it, scores 50. Without the correct
+    one, every answer of a usual length would rate better than the one without content.
     """
     return (_ABSENT_ANSWER, criteria.reference_answer) if criteria.reference_answer else (_ABSENT_ANSWER,)
 
 
 def prompt_for(answer: str, criteria: Criteria) -> Prompt:
-    """What the base model reads before it begins its reply with one of `LABELS`."""
-    turns = (*_SHOWN, _asked(criteria, answer))
+    """Returns the prompt that the base model continues with one of `LABELS`."""
+    turns = (*_EXAMPLES, _request(criteria, answer))
     return Prompt(profile=StudentProfile(), turns=turns, instruction=_INSTRUCTION)
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, so that no answer can write lines of the prompt."""
+    """Returns the text without line breaks, so that no answer can add lines to the prompt."""
     return " ".join(text.split())
 
 
-def _asked(criteria: Criteria, answer: str) -> Turn:
+def _request(criteria: Criteria, answer: str) -> Turn:
     return Turn(role=Role.STUDENT, text=f"{criteria.described}\nStudent's answer: {one_line(answer)}")
 
 
-def _shown(question: str, reference_answer: str, answer: str, label: str) -> tuple[Turn, Turn]:
+def _example(question: str, reference_answer: str, answer: str, label: str) -> tuple[Turn, Turn]:
     criteria = Criteria(question=question, reference_answer=reference_answer)
-    return _asked(criteria, answer), Turn(role=Role.TUTOR, text=label)
+    return _request(criteria, answer), Turn(role=Role.TUTOR, text=label)
 
 
-# One of each label: without them the default base model does not answer with labels at all.
-_SHOWN = (
-    *_shown("Why does ice float on water?", "Ice is less dense than water.", "Because ice is cold.", INCORRECT),
-    *_shown(
+# One for each label: without them the default base model does not answer with labels at all.
+_EXAMPLES = (
+    *_example("Why does ice float on water?", "Ice is less dense than water.", "Because ice is cold.", INCORRECT),
+    *_example(
         "Why do we see lightning before we hear thunder?",
         "Light travels faster than sound.",
         "Because light is quicker than the sound.",
         CORRECT,
     ),
-    *_shown(
+    *_example(
         "What do plants need to make food?",
         "Plants need sunlight, water and carbon dioxide.",
         "They need water.",

@@ -1,1 +1,1 @@
-"""What the brain asks of an engine, and the rules that every engine follows. No torch, no vLLM."""
+"""The interface of an engine, and the rules that all engines share. Imports neither torch nor vLLM."""

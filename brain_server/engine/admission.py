@@ -1,4 +1,4 @@
-"""Admission: a bounded number of requests in the engine, and of each student's among them.
+"""Admission: limits the requests in the engine, in total and per student.
 
 Knows nothing of models. For the event loop.
 """
@@ -10,58 +10,63 @@ from contextlib import contextmanager
 from brain_server.engine.deadline import Allowance
 from mesh.errors import QueueFull, ServerDraining
 
-# Of the latest request in the mean duration: a mean over about the last ten follows a change of load within a minute.
+# Weight of the latest request in the mean duration: a mean over about ten follows a change of load within a minute.
 _LATEST_WEIGHT = 0.1
-# Told to a caller who meets a full house before any request ended.
+# The retry hint until the first request has ended.
 _FIRST_RETRY_SECONDS = 1.0
 
 
 class Admission:
-    """Places for requests, from their arrival to their end."""
+    """Gives each request a place, from its arrival to its end."""
 
     def __init__(self, *, limit: int, student_limit: int) -> None:
-        """Takes how many requests may wait or run, and how many of them may be one student's."""
+        """Takes the limits.
+
+        Args:
+            limit: Most requests that may wait or run at the same time.
+            student_limit: Most of them that may belong to one student.
+        """
         self._limit = limit
         self._student_limit = student_limit
         self._present: set[Allowance] = set()
-        self._of_student: Counter[str] = Counter()
+        self._student_counts: Counter[str] = Counter()
         self._closing = False
         self._mean_seconds: float | None = None
 
     @property
     def present(self) -> int:
-        """Requests that have a place."""
+        """Number of requests that have a place."""
         return len(self._present)
 
     @contextmanager
     def place(self, deadline: float | None, *, student_id: str | None = None) -> Iterator[Allowance]:
-        """A place for one request.
+        """Holds a place for one request.
 
-        A student who already has many is refused while there is room for others, so that no one fills the house.
+        The limit per student leaves places for the others, however many requests one student sends.
 
         Raises:
-            QueueFull: All places are taken, or all that one student may have. One is likely free after the mean
-                duration of a request.
+            QueueFull: All places are taken, or all that one student may have. Its retry hint is the mean duration of a
+                request, after which a place is likely to be free.
             ServerDraining: The engine is closing.
         """
         if self._closing:
             raise ServerDraining("the engine is closing")
         if len(self._present) >= self._limit:
             raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
-        if student_id is not None and self._of_student[student_id] >= self._student_limit:
+        if student_id is not None and self._student_counts[student_id] >= self._student_limit:
             raise QueueFull(limit=self._student_limit, retry_seconds=self._retry_seconds, of_one_student=True)
         allowance = Allowance(deadline)
         self._present.add(allowance)
-        self._of_student.update([student_id] if student_id is not None else [])
+        self._student_counts.update([student_id] if student_id is not None else [])
         try:
             yield allowance
         finally:
             allowance.withdraw()
             self._present.discard(allowance)
             if student_id is not None:
-                self._of_student[student_id] -= 1
-                if not self._of_student[student_id]:
-                    del self._of_student[student_id]
+                self._student_counts[student_id] -= 1
+                if not self._student_counts[student_id]:
+                    del self._student_counts[student_id]
 
     def record_duration(self, seconds: float) -> None:
         """Counts how long a request was decoded, for the retry hint of refused ones."""
@@ -69,7 +74,7 @@ class Admission:
         self._mean_seconds = mean + _LATEST_WEIGHT * (seconds - mean)
 
     def close(self) -> None:
-        """Withdraws what is present and refuses what comes."""
+        """Withdraws the present requests and refuses new ones."""
         self._closing = True
         for allowance in self._present:
             allowance.withdraw()

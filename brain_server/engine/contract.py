@@ -1,6 +1,6 @@
-"""What the brain asks of an engine: decode, weigh labels, and hold adapters.
+"""The interface of an engine: it decodes replies, weighs labels, and holds adapters.
 
-Says nothing of how; knows neither gRPC nor torch.
+Knows neither gRPC nor torch.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -40,7 +40,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to pick tokens; what is None comes from the adapter's serving profile or the engine's defaults.
+    """How to sample tokens. What is None comes from the adapter's serving profile, else from the engine's defaults.
 
     The reply ends before the first of the `stop` sequences, with `FinishReason.STOP`.
     """
@@ -58,12 +58,12 @@ class Generation:
 
     Attributes:
         prompt: The student's profile and the conversation so far.
-        student_id: Whose adapter decodes; None for the base model.
+        student_id: The student whose adapter decodes; None for the base model.
         policy: Which model may answer.
         version: Adapter version to use instead of the active one; implies REQUIRE.
-        sampling: How to pick tokens.
+        sampling: How to sample tokens.
         json_schema: Schema (JSON text) that the reply must satisfy; None leaves it free.
-        deadline: `time.monotonic()` seconds after which the work is worthless; None for never.
+        deadline: When the work must end, in `time.monotonic()` seconds; None for never.
     """
 
     prompt: Prompt
@@ -77,7 +77,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedAdapter:
-    """The identity of an adapter's bytes."""
+    """The identity of an adapter: its version and the sha256 of its bytes."""
 
     ref: AdapterRef
     sha256: str
@@ -85,7 +85,7 @@ class LoadedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Where the time went, in milliseconds; the last two from the arrival of the request."""
+    """Where the time went, in milliseconds. `first_token_ms` and `total_ms` count from the arrival of the request."""
 
     queue_ms: float
     adapter_load_ms: float
@@ -116,7 +116,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmedAdapter:
-    """An adapter that was loaded and has decoded a probe."""
+    """An adapter that was loaded, and has decoded a probe as proof."""
 
     adapter: LoadedAdapter
     bytes: int
@@ -125,7 +125,7 @@ class WarmedAdapter:
 
 
 class Tier(Enum):
-    """Where an adapter's weights are."""
+    """Where an adapter's weights are: in host memory, or in a slot of the device."""
 
     HOST = auto()
     SLOT = auto()
@@ -144,18 +144,18 @@ class Residency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """What health says of an engine.
+    """The state of an engine, for health checks.
 
     Attributes:
         ready: Whether it can decode now.
-        loading: Whether it can't yet, and works on it.
-        reason: Why not, or what is amiss; empty if all is well.
-        model: Name of the base model that answers, or was asked for while none is loaded.
-        device: `cuda` or `cpu`.
+        loading: Whether it still loads the base model.
+        reason: Why it is not ready, or what is wrong although it is; empty if all is well.
+        model: Name of the base model that answers; of the configured one while none is loaded.
+        device: `cuda`, `cpu` or `vllm`.
         gpu_available: Whether the machine has a usable GPU.
         quantization: `none`, `4bit` or `8bit`.
         dtype: Such as `bfloat16`; empty until the model is loaded.
-        fallback_for: The base model that was asked for, if the catalogue's fallback answers in its place.
+        fallback_for: The configured base model, if the catalogue's fallback answers in its place; else empty.
     """
 
     ready: bool
@@ -171,14 +171,14 @@ class EngineFacts:
 
 @dataclass(slots=True, kw_only=True)
 class TierCounts:
-    """What happened to a tier of adapters since the start; `bytes` is what it holds now.
+    """Counters of one tier of adapters since the start, and its present size.
 
     Attributes:
-        hits: Adapters asked for that were there.
-        misses: Those that were not.
-        evictions: Adapters that left to make room.
-        load_seconds: Spent on bringing adapters in.
-        bytes: Of weights in the tier.
+        hits: Requests for an adapter that was in the tier.
+        misses: Requests for one that was not.
+        evictions: Adapters that were removed to make room.
+        load_seconds: Time spent on loading adapters into the tier.
+        bytes: Size of the weights that are in the tier now.
     """
 
     hits: int = 0
@@ -190,14 +190,14 @@ class TierCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCounts:
-    """Figures for metrics: counts since the start, but for the first two, which are now.
+    """Figures for metrics.
 
     Attributes:
-        waiting: Requests that wait for their turn.
-        running: Requests that are decoded.
-        tokens: Tokens decoded.
-        host: Of the adapters at hand.
-        slot: Of the adapters on the device.
+        waiting: Requests that wait now.
+        running: Requests that are being decoded now.
+        tokens: Tokens decoded since the start.
+        host: Counters of the adapters in host memory.
+        slot: Counters of the adapters in slots.
     """
 
     waiting: int
@@ -210,25 +210,25 @@ class EngineCounts:
 class Engine(Protocol):
     """Decodes replies with the base model and the students' adapters.
 
-    Every method but `facts` raises `ModelNotLoaded` until the model is there. Methods that decode raise `QueueFull`
-    at once when too much waits, `DeadlineExceeded` when the deadline passes, and `InvalidField` for a conversation that
+    Every method raises `ModelNotLoaded` until the base model is loaded. Methods that decode raise `QueueFull` at once
+    when too many requests wait, `DeadlineExceeded` when the deadline passes, and `InvalidField` for a conversation that
     does not fit the context window.
     """
 
     @property
     def facts(self) -> EngineFacts:
-        """What health says."""
+        """The engine's state; never raises."""
         ...
 
     def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
-        """Decodes: zero or more deltas, then the reply. Closing the generator stops the work within a token.
+        """Decodes: yields zero or more deltas, then the reply. Closing the generator stops the work within one token.
 
         Raises:
-            StudentModelNotFound: If an adapter is required and the student has none.
-            ModelVersionNotFound: If the pinned version does not exist.
-            AdapterStoreUnavailable: If an adapter is required and can't be fetched.
-            AdapterCorrupt: If the stored adapter fails its checks.
-            AdapterIncompatible: If it does not fit the base model or the slot.
+            StudentModelNotFound: An adapter is required and the student has none.
+            ModelVersionNotFound: The requested version does not exist.
+            AdapterStoreUnavailable: An adapter is required and can't be fetched.
+            AdapterCorrupt: The stored adapter fails its checks.
+            AdapterIncompatible: The adapter does not fit the base model or the slot.
         """
         ...
 
@@ -239,15 +239,15 @@ class Engine(Protocol):
         ...
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
-        """Reads the pointer anew, loads the adapter and decodes a probe with it. Raises as `stream` does."""
+        """Reads the pointer again, loads the adapter and decodes a probe with it. Raises as `stream` does."""
         ...
 
     def residencies(self) -> Sequence[Residency]:
-        """Lists the adapters in memory, most recently used first."""
+        """Returns the adapters in memory, most recently used first."""
         ...
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
-        """Drops a student's adapters from memory; those in use leave with their last lease."""
+        """Removes a student's adapters from memory and returns them; one in use goes when its last reply ends."""
         ...
 
 

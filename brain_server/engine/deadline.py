@@ -1,4 +1,4 @@
-"""Allowances: how long work may go on, and how to wait no longer than that. For the event loop."""
+"""Deadlines that can be withdrawn early, and waits that respect them. For the event loop."""
 
 import asyncio
 import time
@@ -11,55 +11,56 @@ R = TypeVar("R")
 
 
 class Allowance:
-    """How long a piece of work may go on."""
+    """Permission to work until a deadline, or until it is withdrawn."""
 
     def __init__(self, deadline: float | None = None) -> None:
-        """Takes the deadline in `time.monotonic()` seconds, or None for never."""
+        """Takes the deadline in `time.monotonic()` seconds; None for no deadline."""
         self._deadline = deadline
         self._withdrawn = False
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the deadline, negative once it passed; None without one."""
+        """Seconds until the deadline, negative after it; None without one."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     def withdraw(self) -> None:
-        """Ends the work at its next check."""
+        """Withdraws the permission: the work ends at its next check."""
         self._withdrawn = True
 
     def check(self) -> None:
-        """Returns if the work may go on.
+        """Raises if the work must end.
 
         Raises:
             DeadlineExceeded: The deadline passed.
-            ServerDraining: It was withdrawn; only while the engine closes is anyone still there to see this.
+            ServerDraining: The permission was withdrawn. A caller sees this only while the engine closes: otherwise
+                only requests that nobody waits for are withdrawn.
         """
         if self._withdrawn:
             raise ServerDraining("the engine is closing")
-        left = self.seconds_left
-        if left is not None and left <= 0:
+        seconds = self.seconds_left
+        if seconds is not None and seconds <= 0:
             raise DeadlineExceeded
 
 
-async def within(waiting: Awaitable[R], allowance: Allowance) -> R:
-    """Waits for something no longer than the allowance.
+async def within(awaitable: Awaitable[R], allowance: Allowance) -> R:
+    """Awaits until the allowance's deadline at most.
 
     Raises:
         DeadlineExceeded: The deadline passed first.
     """
     try:
         async with asyncio.timeout(allowance.seconds_left) as limit:
-            return await waiting
+            return await awaitable
     except TimeoutError:
         if not limit.expired():
             raise
         raise DeadlineExceeded from None
 
 
-async def ended(future: asyncio.Future[R]) -> None:
-    """Waits for the end of something, whatever it is, also while being cancelled; then the cancellation goes on.
+async def wait_until_done(future: asyncio.Future[R]) -> None:
+    """Waits until a future is done, ignoring its outcome; a cancellation meanwhile is raised only then.
 
-    For work that stops very soon but may not be left before.
+    For work that stops soon and must not be abandoned before.
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -68,7 +69,7 @@ async def ended(future: asyncio.Future[R]) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
     if not future.cancelled():
-        # Marks it as seen.
+        # Marks the error as retrieved, so that asyncio does not log it.
         future.exception()
     if cancelled is not None:
         raise cancelled

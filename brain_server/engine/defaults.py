@@ -1,24 +1,24 @@
-"""What both engines decode alike: how a reply is sampled, and the probe that proves an adapter."""
+"""Defaults that all engines share: how a reply is sampled, and the probe that proves an adapter."""
 
 from brain_server.engine.contract import Sampling
 from mesh.adapters.manifest import Serving
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
 
-# What samples a reply where neither the request nor the student's adapter says how.
+# For what neither the request nor the adapter's serving profile says.
 DEFAULT_SERVING = Serving(temperature=0.7, top_p=0.9, max_tokens=256)
 
-# Enough to run an adapter through reading and writing both.
+# Enough to run an adapter both on a prompt and on generated tokens.
 PROBE = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Hello"),))
 PROBE_SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=4)
 
 
 def serving_of(sampling: Sampling, profile: Serving | None) -> Serving:
-    """How to sample a reply: what the request says, then the adapter's serving profile, then the defaults.
+    """Returns how to sample a reply: by the request, else by the adapter's serving profile, else by the defaults.
 
     Args:
-        sampling: The request's own values, which win.
-        profile: Of the adapter that answers; None for the base model.
+        sampling: The request's values, which take precedence.
+        profile: Serving profile of the adapter that answers; None for the base model.
     """
     profile = profile or DEFAULT_SERVING
     return Serving(

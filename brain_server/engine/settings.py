@@ -1,6 +1,6 @@
-"""What of the brain's engine can be set from the environment.
+"""Settings of the engine.
 
-Knows nothing of torch, so that settings are read, and their faults told, before anything heavy is loaded.
+Knows nothing of torch, so that settings are read, and errors in them reported, before anything heavy is loaded.
 """
 
 from pathlib import Path
@@ -13,33 +13,33 @@ from mesh.settings import BaseModelSettings
 
 
 class EngineSettings(BaseModelSettings):
-    """Which base model answers, and how much work and memory the engine takes on."""
+    """Which base model answers, and how much work and memory the engine may take on."""
 
-    # What computes: torch in this process, or a vLLM server beside it.
+    # Where replies are computed: by torch in this process, or by a vLLM server beside it.
     engine: Literal["torch", "vllm"] = "torch"
     vllm_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://.+")
-    # Where vLLM finds adapters: this brain's alone, and under the same path in both.
+    # Folder of the adapters for vLLM: used by this brain alone, and under the same path in both processes.
     vllm_adapter_dir: Path = Path(".aivo/vllm-adapters")
-    # Calls that wait beside those that decode. At sixteen replies in some seconds on two cores, the last of 256 waits
-    # for about two minutes; more would only wait longer.
+    # Requests that may wait, beside those that decode. Two cores answer sixteen in some seconds, so the last of 256
+    # waits for about two minutes; more requests would only wait longer.
     queue_limit: int = Field(default=256, ge=1)
-    # Of those, waiting or decoding, one student's: nobody fills the queue alone.
+    # Requests per student, waiting or decoding, so that no student fills the queue alone.
     student_limit: int = Field(default=8, ge=1)
-    # Replies that are decoded together, each in a row of the key-value cache.
+    # Replies that are decoded at the same time, each in a row of the key-value cache.
     max_batch: int = Field(default=16, ge=1)
-    # Bytes of that cache, allocated once. A row's share bounds a prompt with its reply: for the default base model in
-    # bf16 and 16 rows, 2,912 tokens.
+    # Bytes of that cache, allocated once. A row's share limits a prompt and its reply together: to 2,912 tokens for the
+    # default base model in bf16 and 16 rows.
     kv_cache_bytes: int = Field(default=1024 * 1024 * 1024, ge=1)
-    # Tokens of prompts that are read between two tokens of everyone's replies.
+    # Tokens of prompts that are processed between two tokens of the running replies.
     prefill_tokens: int = Field(default=128, ge=1)
-    # Adapters on the device at the same time, allocated once; with at least as many as replies, none waits for a slot.
+    # Adapters on the device at the same time, allocated once. At least `max_batch`, so that no reply waits for a slot.
     adapter_slots: int = Field(default=32, ge=1)
-    # What an adapter may be; each slot has room for all of it.
+    # The largest adapter that fits; each slot has room for one.
     adapter_max_rank: int = Field(default=16, ge=1, le=256)
     adapter_target_modules: Annotated[tuple[str, ...], NoDecode] = ("q_proj", "v_proj")
-    # A step of the batch takes less than a second; health says so when one takes longer than this.
+    # A step of the batch takes less than a second. Health reports a stall when one takes longer than this.
     stall_seconds: float = Field(default=30, gt=0)
-    # How long a newly activated version may go unnoticed by a brain that nobody told. Cloning warms what it publishes.
+    # How long a newly activated version may go unnoticed without a notice. Cloning warms what it publishes.
     adapter_pointer_ttl_seconds: float = Field(default=2, ge=0)
     # Adapters kept in host memory: about 280 of the default base model's 1.8 MB, or ten of a 7B model's 50 MB.
     adapter_host_bytes: int = Field(default=512 * 1024 * 1024, ge=0)

@@ -15,7 +15,7 @@ from typing import cast
 
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.engine.contract import LoadedAdapter
-from brain_server.engine.deadline import Allowance, ended, within
+from brain_server.engine.deadline import Allowance, wait_until_done, within
 from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.rows import Rows
 from brain_server.torch_engine.compute.sequences import ReplySequence, TokenSequence
@@ -142,7 +142,7 @@ class Batch:
         if self._queue.discard(ticket, key=ticket.turn_key):
             self._end(ticket, ServerDraining("the caller no longer waits for the reply"))
         self._has_work.set()
-        await ended(ticket.completion)
+        await wait_until_done(ticket.completion)
 
     def evict(self, student_id: str) -> list[LoadedAdapter]:
         """Drops a student's adapters from the slots, which are wiped before the next token. Returns those adapters."""
@@ -153,7 +153,7 @@ class Batch:
     async def close(self) -> None:
         """Ends all sequences, and returns once the torch thread is idle."""
         self._loop.cancel()
-        await ended(self._loop)
+        await wait_until_done(self._loop)
         for ticket in self._tickets():
             self._leave(ticket, ServerDraining("the engine is closing"))
         while self._queue:
@@ -176,7 +176,7 @@ class Batch:
         try:
             broken_sequences = await asyncio.shield(result)
         except asyncio.CancelledError:
-            await ended(result)
+            await wait_until_done(result)
             raise
         except Exception as error:  # noqa: BLE001 - the next step may work, as after running out of memory
             _log.exception("step_failed", sequences=len(step.rows))

@@ -30,7 +30,7 @@ from brain_server.engine.contract import (
     TierCounts,
     WarmedAdapter,
 )
-from brain_server.engine.deadline import ended, within
+from brain_server.engine.deadline import wait_until_done, within
 from brain_server.engine.defaults import PROBE, PROBE_SERVING
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.batch import Batch
@@ -154,7 +154,7 @@ class TorchEngine:
         async with AsyncExitStack() as stack:
             allowance = stack.enter_context(self._admission.place(None))
             asked_at = time.monotonic()
-            await self.pointers.resolve(student_id, anew=True)
+            await self.pointers.resolve(student_id, refresh=True)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
             probe = loaded.model.reply(loaded.model.encode(PROBE), serving=PROBE_SERVING)
@@ -250,7 +250,7 @@ class TorchEngine:
 
     async def _end(self) -> None:
         self._admission.close()
-        await ended(self._loading)
+        await wait_until_done(self._loading)
         if self._loaded is not None:
             await self._loaded.batch.close()
             await self._loaded.adapters.host.close()

@@ -97,7 +97,12 @@ class TorchReplyDecoder:
 
     @asynccontextmanager
     async def run(
-        self, sequence: TokenSequence, *, adapter: HostAdapter[SlotWeights] | None, allowance: Allowance, student_id: str | None
+        self,
+        sequence: TokenSequence,
+        *,
+        adapter: HostAdapter[SlotWeights] | None,
+        allowance: Allowance,
+        student_id: str | None,
     ) -> AsyncIterator[Ticket]:
         """Runs a sequence in the batch. On exit, the sequence has left the batch."""
         ticket = self._batch.submit(sequence, adapter=adapter, allowance=allowance, student_id=student_id)

@@ -1,1 +1,1 @@
-"""The vLLM engine: a vLLM server beside the brain, called over HTTP."""
+"""The vLLM engine: calls a vLLM server beside the brain over HTTP."""

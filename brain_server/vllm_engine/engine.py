@@ -58,7 +58,7 @@ class VllmEngine:
     """An `Engine` on vLLM. Create it with `open`.
 
     Attributes:
-        pointers: Each student's active version. Call its `doubt` when a version was activated.
+        pointers: Each student's active version. Call its `mark_stale` when a version was activated.
     """
 
     def __init__(self, settings: EngineSettings, *, store: AdapterStore, client: VllmClient) -> None:
@@ -141,7 +141,7 @@ class VllmEngine:
             stack.enter_context(self._noticing_outages())
             allowance = stack.enter_context(self._admission.place(None))
             arrived_at = time.monotonic()
-            await self.pointers.resolve(student_id, anew=True)
+            await self.pointers.resolve(student_id, refresh=True)
             adapter = await stack.enter_async_context(parts.adapters.lease(student_id, version))
             leased_at = time.monotonic()
             prompt = await decoder.encode(PROBE, allowance)
@@ -175,7 +175,7 @@ class VllmEngine:
         try:
             yield
         except VllmUnreachable:
-            self._watch.doubt()
+            self._watch.report_outage()
             raise
         except VllmRefused as error:
             if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -42,21 +42,21 @@ class VllmWatch:
         self._client = client
         self._base_model = base_model
         self._on_first_answer = on_first_answer
-        self._doubted = asyncio.Event()
+        self._outage_reported = asyncio.Event()
 
-    def doubt(self) -> None:
+    def report_outage(self) -> None:
         """Reports that vLLM did not answer a call: it is not used until a check succeeds."""
         self.served, self.reason = None, "vLLM does not answer"
-        self._doubted.set()
+        self._outage_reported.set()
 
     async def run(self) -> None:
         """Checks until cancelled."""
         while True:
-            self._doubted.clear()
+            self._outage_reported.clear()
             await self._check()
             try:
                 async with asyncio.timeout(_CHECK_SECONDS):
-                    await self._doubted.wait()
+                    await self._outage_reported.wait()
             except TimeoutError:
                 continue
             # A call met an outage a moment ago. Checking again at once would not end it.

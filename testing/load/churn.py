@@ -230,7 +230,7 @@ class Churn:
                 self._rng.choice([version for version in versions if version != active.versions[-1]])
             )
             await self._store.activate(student_id, active.versions[-1])
-            self._engine.pointers.doubt(student_id)
+            self._engine.pointers.mark_stale(student_id)
             active.current = len(active.versions) - 1
             self.activations += 1
 

@@ -124,7 +124,7 @@ async def test_a_new_version_is_seen_once_the_pointer_is_read_anew(store: Adapte
     remembered = await chosen(adapters, asked(student))
     assert remembered.adapter is not None
     assert remembered.adapter.identity.ref.version == 1
-    await adapters.pointers.resolve(student, anew=True)
+    await adapters.pointers.resolve(student, refresh=True)
     renewed = await chosen(adapters, asked(student))
     assert renewed.adapter is not None
     assert renewed.adapter.identity.sha256 == second.sha256
@@ -242,7 +242,7 @@ class TestAnOutage:
                 with pytest.raises(AdapterStoreUnavailable):
                     await chosen(adapters, required)
             with pytest.raises(AdapterStoreUnavailable):
-                await adapters.pointers.resolve("resident", anew=True)
+                await adapters.pointers.resolve("resident", refresh=True)
 
             await endpoint.part.start()
             back = await _until_adapter(adapters, "stranger")
@@ -258,7 +258,7 @@ class TestAnOutage:
             # It is back, but that is not known yet: nobody asked.
             with pytest.raises(AdapterStoreUnavailable, match="a moment ago"):
                 await adapters.pointers.resolve("someone-else")
-            assert await adapters.pointers.resolve("someone-else", anew=True) is None
+            assert await adapters.pointers.resolve("someone-else", refresh=True) is None
 
 
 async def _until_adapter(adapters: Adapters, student: str) -> AdapterChoice[Mapping[str, Tensor]]:

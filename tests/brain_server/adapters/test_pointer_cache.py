@@ -51,11 +51,11 @@ class Brain:
     @asynccontextmanager
     async def listening(self, endpoint: RedisEndpoint, *, tenant: str) -> AsyncIterator[None]:
         def on_moved(student_id: str) -> None:
-            self.pointers.doubt(student_id)
+            self.pointers.mark_stale(student_id)
             self._moved.set()
 
         def on_gap() -> None:
-            self.pointers.doubt_all()
+            self.pointers.mark_all_stale()
             self._began.set()
 
         async with Listener(endpoint.url, tenant=tenant, on_moved=on_moved, on_gap=on_gap):
@@ -153,9 +153,9 @@ async def test_a_read_that_was_under_way_when_the_pointer_moved_is_not_believed(
         await _next(late.has_read)
         second = await publish(silent, "ada", 2)
         if everyone:
-            pointers.doubt_all()
+            pointers.mark_all_stale()
         else:
-            pointers.doubt("ada")
+            pointers.mark_stale("ada")
         late.arrives.set()
 
         assert await early == first, "it began before the pointer moved"
@@ -173,8 +173,8 @@ async def test_a_pointer_in_doubt_still_stands_while_the_store_is_down(tmp_path:
         assert await pointers.resolve("ada") == first
         await endpoint.part.stop()
 
-        pointers.doubt("ada")
-        pointers.doubt_all()
+        pointers.mark_stale("ada")
+        pointers.mark_all_stale()
         with pytest.raises(AdapterStoreUnavailable):
             await pointers.resolve("ada")
         assert pointers.last_known("ada") == first
