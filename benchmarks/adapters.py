@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mesh.adapters.manifest import Manifest, Serving
 from mesh.adapters.store import AdapterStore
+from testing.adapters import publish
 from testing.models.random_adapters import Widths, random_state, random_weights, recipe
 
 # Of the update's numbers against those of the base model's map.
@@ -20,10 +21,12 @@ _SERVING = Serving(temperature=0.0, top_p=1.0, max_tokens=100)
 _PUBLISHERS = 8
 
 
-async def publish(store: AdapterStore, student_id: str, *, seed: int, widths: Widths, base_digest: str) -> Manifest:
+async def publish_random(
+    store: AdapterStore, student_id: str, *, seed: int, widths: Widths, base_digest: str
+) -> Manifest:
     """Makes a student an adapter and publishes it, as a clone would."""
     weights = await asyncio.to_thread(random_weights, seed, strength=_STRENGTH, widths=widths)
-    return await store.publish(student_id, weights, recipe=recipe(base_digest=base_digest, serving=_SERVING))
+    return await publish(store, student_id, weights, recipe=recipe(base_digest=base_digest, serving=_SERVING))
 
 
 class Students:
@@ -56,7 +59,9 @@ class Students:
     async def _publish_all(self, numbers: Iterator[int]) -> None:
         # The iterator is shared: each publisher takes the next number.
         for number in numbers:
-            await publish(self._store, _name(number), seed=number, widths=self._widths, base_digest=self._base_digest)
+            await publish_random(
+                self._store, _name(number), seed=number, widths=self._widths, base_digest=self._base_digest
+            )
 
 
 def _name(number: int) -> str:

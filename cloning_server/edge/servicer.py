@@ -15,7 +15,7 @@ from cloning_server.edge import order_wire, wire
 from cloning_server.edge.health import HealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
+from mesh.errors import AdapterStoreUnavailable
 from mesh.rpc.calls import Context
 
 
@@ -68,14 +68,11 @@ class CloningServicer(CloningServiceServicer):
 
     async def _start(self, order: CloneOrder) -> Clone:
         if order.terms.base_version:
-            await self._require_version(order.student_id, order.terms.base_version)
+            # Refuses a version that does not exist.
+            await self._adapters.read_manifest(order.student_id, order.terms.base_version)
         return await self._registry.start(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
-
-    async def _require_version(self, student_id: str, version: int) -> None:
-        if all(manifest.ref.version != version for manifest in await self._adapters.list_versions(student_id)):
-            raise ModelVersionNotFound(student_id=student_id, version=version)
 
     async def _active_version_beside(self, clone: Clone) -> int | None:
         """For a clone's model, which is told from the clone itself and so also while the adapter store is down."""

@@ -35,14 +35,12 @@ class StudentModelServicer(StudentModelServiceServicer):
     ) -> pb.ActivateStudentModelResponse:
         """Makes a version active."""
         wanted = student_wire.version_from(request)
-        before = await self._adapters.resolve_active(wanted.student_id)
-        active = await self._adapters.activate(wanted.student_id, wanted.version)
-        return student_wire.activated_from(active, before=before)
+        return student_wire.activated_from(await self._adapters.activate(wanted.student_id, wanted.version))
 
     async def PinStudentModel(self, request: pb.PinStudentModelRequest, context: Context) -> pb.PinStudentModelResponse:
         """Pins a version."""
         wanted = student_wire.version_from(request)
-        await self._adapters.pin(wanted.student_id, wanted.version, pinned=True)
+        await self._adapters.pin(wanted.student_id, wanted.version)
         return pb.PinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
 
     async def UnpinStudentModel(
@@ -50,7 +48,7 @@ class StudentModelServicer(StudentModelServiceServicer):
     ) -> pb.UnpinStudentModelResponse:
         """Unpins a version."""
         wanted = student_wire.version_from(request)
-        await self._adapters.pin(wanted.student_id, wanted.version, pinned=False)
+        await self._adapters.unpin(wanted.student_id, wanted.version)
         return pb.UnpinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
 
 

@@ -12,9 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cloning_server.edge.order_wire import check_id
 from cloning_server.students.erasure import Receipt
 from mesh.adapters.manifest import Manifest, Metrics
-from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import validate_student_id
-from mesh.adapters.store import VersionPage
+from mesh.adapters.store import Activation, VersionPage
 from mesh.errors import InvalidField, Violation
 from mesh.paging import clamp_page_size, number_in, token_after
 from mesh.rpc.validation import Fields
@@ -120,13 +119,14 @@ def model_from(
     )
 
 
-def activated_from(active: ActiveAdapter, *, before: ActiveAdapter | None) -> pb.ActivateStudentModelResponse:
+def activated_from(activation: Activation) -> pb.ActivateStudentModelResponse:
     """Tells which version answers now, and which did before."""
+    current, previous = activation.current, activation.previous
     return pb.ActivateStudentModelResponse(
-        student_id=active.ref.student_id,
-        active_version=active.ref.version,
-        previous_version=None if before is None else before.ref.version,
-        sha256=active.sha256,
+        student_id=current.ref.student_id,
+        active_version=current.ref.version,
+        previous_version=None if previous is None else previous.ref.version,
+        sha256=current.sha256,
     )
 
 

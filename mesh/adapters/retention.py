@@ -5,7 +5,7 @@ then its weights. So it is whole or gone, and can't become active on its way out
 with it: there it is known by its sha256.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from mesh.adapters.blobs import Erased
@@ -36,17 +36,13 @@ class Retention:
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
 
-    async def pin(self, student_id: str, version: int, *, pinned: bool) -> None:
+    async def pin(self, student_id: str, version: int) -> None:
         """See `AdapterStore.pin`."""
-        ref = self._documents.ref(student_id, version)
+        await self._change_pins(student_id, version, lambda pins: pins | {version})
 
-        async def change(pointer: Pointer) -> Pointer:
-            await self._documents.read_manifest(ref)
-            if version in pointer.retiring:
-                raise ModelVersionNotFound(student_id=student_id, version=version)
-            return replace(pointer, pinned=pointer.pinned | {version} if pinned else pointer.pinned - {version})
-
-        await self._documents.move_pointer(student_id, change)
+    async def unpin(self, student_id: str, version: int) -> None:
+        """See `AdapterStore.unpin`."""
+        await self._change_pins(student_id, version, lambda pins: pins - {version})
 
     async def retire(self, student_id: str, *, keep: int) -> list[int]:
         """See `AdapterStore.retire`."""
@@ -97,6 +93,19 @@ class Retention:
             manifests = {ref.manifest_key for ref in refs}
             erased += await self._documents.remove(sorted(entries, key=lambda entry: entry.key not in manifests))
         raise PublishConflict(f"others kept writing for student {student_id}", student_id=student_id)
+
+    async def _change_pins(
+        self, student_id: str, version: int, change: Callable[[frozenset[int]], frozenset[int]]
+    ) -> None:
+        ref = self._documents.ref(student_id, version)
+
+        async def change_pointer(pointer: Pointer) -> Pointer:
+            await self._documents.read_manifest(ref)
+            if version in pointer.retiring:
+                raise ModelVersionNotFound(student_id=student_id, version=version)
+            return replace(pointer, pinned=change(pointer.pinned))
+
+        await self._documents.move_pointer(student_id, change_pointer)
 
     async def _remove(self, ref: AdapterRef) -> None:
         """Removes what is there of a version that is retiring, and nothing that comes there later."""

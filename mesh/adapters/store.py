@@ -23,7 +23,16 @@ from mesh.adapters.sweep import Sweeper, Swept
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound, adapter_errors_name
 from mesh.log import get_logger
 
-__all__ = ["AdapterStore", "Announce", "CloneVoided", "Removed", "StoredAdapter", "Swept", "VersionPage"]
+__all__ = [
+    "Activation",
+    "AdapterStore",
+    "Announce",
+    "CloneVoided",
+    "Removed",
+    "StoredAdapter",
+    "Swept",
+    "VersionPage",
+]
 
 # Is told which version is active once the pointer names it, and must not fail.
 Announce = Callable[[ActiveAdapter], Awaitable[None]]
@@ -56,6 +65,19 @@ class VersionPage:
     next_below: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """What one activation changed, read and written in the same compare-and-swap.
+
+    Attributes:
+        previous: The version that was active before; None if there was none.
+        current: The version that is active now; equal to `previous` if nothing changed.
+    """
+
+    previous: ActiveAdapter | None
+    current: ActiveAdapter
+
+
 class AdapterStore:
     """One tenant's adapters.
 
@@ -84,18 +106,6 @@ class AdapterStore:
         self._retention = Retention(self._documents)
         self._sweeper = Sweeper(self._documents, self._publication)
 
-    async def publish(self, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
-        """Stages a version and makes it the active one, unless a later one is active already.
-
-        Raises:
-            AdapterCorrupt, AdapterIncompatible: The weights fail inspection; nothing is written.
-            CloneVoided: The clone may publish nothing any more.
-            PublishConflict: Other publishers won again and again.
-        """
-        manifest = await self.stage(student_id, weights, recipe=recipe)
-        await self.activate(student_id, manifest.ref.version, only_forward=True)
-        return manifest
-
     async def stage(self, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
         """Writes the next version without making it active.
 
@@ -120,39 +130,40 @@ class AdapterStore:
         """
         return await self._publication.void(clone_id)
 
-    async def activate(self, student_id: str, version: int, *, only_forward: bool = False) -> ActiveAdapter:
-        """Moves the pointer to a version and returns what is active then.
+    async def activate(self, student_id: str, version: int, *, only_forward: bool = False) -> Activation:
+        """Moves the pointer to a version.
 
         Args:
             student_id: The student.
-            version: A published one, earlier or later than the active one.
+            version: A published version, earlier or later than the active one.
             only_forward: Leave the pointer alone if it names a later version, as a publisher that was overtaken must.
 
         Raises:
             ModelVersionNotFound: The student has no such version, or it is being retired.
             AdapterCorrupt: The version's manifest or the pointer does not parse.
-            PublishConflict: Others moved the pointer again and again.
+            PublishConflict: Others kept moving the pointer.
         """
         ref = self.ref(student_id, version)
 
         async def aim(pointer: Pointer) -> Pointer:
             # The version after the pointer: what is retired in between has moved the pointer, and this starts anew.
-            target = ActiveAdapter(ref=ref, sha256=(await self._whole(ref)).sha256)
+            target = ActiveAdapter(ref=ref, sha256=(await self._read_published(ref)).sha256)
             if version in pointer.retiring:
                 raise ModelVersionNotFound(student_id=student_id, version=version)
             later = pointer.active.ref if only_forward and pointer.active is not None else ref
-            # One that is gone, as after a deletion that was cut off, overtakes nobody.
+            # A version that is gone, as after a deletion that was cut off, overtakes nobody.
             if later.version > version and not await self._documents.is_gone(later):
                 return pointer
             return replace(pointer, active=target)
 
         with adapter_errors_name(student_id, version):
-            active = (await self._documents.move_pointer(student_id, aim)).after.active
-            assert active is not None, "neither branch above leaves the pointer empty"
-            if active.ref == ref:
-                # Also if it was active already: whoever moved the pointer may have ended before it told anyone.
-                await self._announce(active)
-            return active
+            move = await self._documents.move_pointer(student_id, aim)
+            assert move.after.active is not None, "neither branch above leaves the pointer empty"
+            activation = Activation(previous=move.before.active, current=move.after.active)
+            if activation.current.ref == ref:
+                # Also if it was active already: whoever moved the pointer may have died before the announcement.
+                await self._announce(activation.current)
+            return activation
 
     async def resolve_active(self, student_id: str) -> ActiveAdapter | None:
         """The student's active version, or None if the student has none.
@@ -192,6 +203,16 @@ class AdapterStore:
             await asyncio.to_thread(self._verify, blob.data, manifest)
             return StoredAdapter(manifest=manifest, weights=blob.data)
 
+    async def read_manifest(self, student_id: str, version: int) -> Manifest:
+        """The manifest of one published version.
+
+        Raises:
+            ModelVersionNotFound: The student has no such version.
+            AdapterCorrupt: The manifest does not parse.
+        """
+        with adapter_errors_name(student_id, version):
+            return await self._read_published(self.ref(student_id, version))
+
     async def list_versions(self, student_id: str) -> list[Manifest]:
         """The manifests of all versions, oldest first; one that does not parse is left out and logged."""
         return await self._manifests(await self._published(student_id))
@@ -208,15 +229,25 @@ class AdapterStore:
         manifests = await self._manifests(refs[:size])
         return VersionPage(manifests=tuple(manifests), next_below=refs[size - 1].version if len(refs) > size else None)
 
-    async def pin(self, student_id: str, version: int, pinned: bool) -> None:  # noqa: FBT001 - pin(student, 3, True)
-        """Keeps a version from being retired, or allows it again.
+    async def pin(self, student_id: str, version: int) -> None:
+        """Keeps a version from being retired; repeatable.
 
         Raises:
             ModelVersionNotFound: The student has no such version, or it is being retired.
-            PublishConflict: Others moved the pointer again and again.
+            PublishConflict: Others kept moving the pointer.
         """
         with adapter_errors_name(student_id, version):
-            await self._retention.pin(student_id, version, pinned=pinned)
+            await self._retention.pin(student_id, version)
+
+    async def unpin(self, student_id: str, version: int) -> None:
+        """Lets a version be retired again; repeatable.
+
+        Raises:
+            ModelVersionNotFound: The student has no such version, or it is being retired.
+            PublishConflict: Others kept moving the pointer.
+        """
+        with adapter_errors_name(student_id, version):
+            await self._retention.unpin(student_id, version)
 
     async def pinned(self, student_id: str) -> frozenset[int]:
         """The versions that are pinned."""
@@ -285,7 +316,7 @@ class AdapterStore:
         results = await asyncio.gather(*map(self._documents.read_manifest, refs), return_exceptions=True)
         return _sound(refs, results)
 
-    async def _whole(self, ref: AdapterRef) -> Manifest:
+    async def _read_published(self, ref: AdapterRef) -> Manifest:
         """The manifest of a version whose weights are there too."""
         if not await self._documents.has_weights(ref):
             raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)

@@ -20,6 +20,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.errors import DeadlineExceeded
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
+from testing.adapters import publish
 from testing.models.random_adapters import Widths, random_weights, recipe
 
 SCHEMA = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
@@ -121,14 +122,14 @@ async def publish_students(
     """
     students: dict[str, list[Manifest]] = {f"student-{number:03}": [] for number in range(count)}
 
-    async def publish(number: int, manifests: list[Manifest], student_id: str) -> None:
+    async def publish_versions(number: int, manifests: list[Manifest], student_id: str) -> None:
         for version in range(versions):
             weights = random_weights(versions * number + version, strength=STRENGTH, widths=widths)
-            manifests.append(await store.publish(student_id, weights, recipe=recipe(base_digest=base_digest)))
+            manifests.append(await publish(store, student_id, weights, recipe=recipe(base_digest=base_digest)))
 
     async with asyncio.TaskGroup() as group:
         for number, (student_id, manifests) in enumerate(students.items()):
-            group.create_task(publish(number, manifests, student_id))
+            group.create_task(publish_versions(number, manifests, student_id))
     return students
 
 

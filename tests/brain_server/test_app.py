@@ -28,6 +28,7 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.weights import BaseModelFiles
 from mesh.settings import InvalidSettings, load_settings
+from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
 from testing.parts.stores import RedisEndpoint, S3Endpoint
 
@@ -185,7 +186,7 @@ async def test_a_new_version_answers_as_soon_as_it_is_announced(
         store = AdapterStore(blobs, announce=partial(announce, redis))
         for version in (1, 2):
             assert await version_of_reply() == version - 1
-            await store.publish("grace", random_weights(version), recipe=recipe(base_digest=files.digest))
+            await publish(store, "grace", random_weights(version), recipe=recipe(base_digest=files.digest))
             # The notice is on its way; nothing else would ever show the new version.
             while await version_of_reply() != version:
                 pass

@@ -26,6 +26,7 @@ from mesh.errors import (
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.lm.lora import from_safetensors
 from mesh.tutoring.profile import StudentProfile
+from testing.adapters import publish
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe, with_nan
 from testing.parts.stores import S3Endpoint, seaweed
 
@@ -67,8 +68,8 @@ def adapters_of(store: AdapterStore, *, ttl: float = 0, host_bytes: int = 1 << 3
     return StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=parsed, host_bytes=host_bytes)
 
 
-async def publish(store: AdapterStore, student: str, *, seed: int = 1, digest: str = DIGEST) -> Manifest:
-    return await store.publish(student, random_weights(seed, rank=1), recipe=recipe(base_digest=digest, rank=1))
+async def publish_random(store: AdapterStore, student: str, *, seed: int = 1, digest: str = DIGEST) -> Manifest:
+    return await publish(store, student, random_weights(seed, rank=1), recipe=recipe(base_digest=digest, rank=1))
 
 
 def asked(
@@ -83,7 +84,7 @@ async def chosen(adapters: Adapters, generation: Generation) -> AdapterChoice[Ma
 
 
 async def test_the_active_adapter_answers(store: AdapterStore, student: str) -> None:
-    manifest = await publish(store, student)
+    manifest = await publish_random(store, student)
     choice = await chosen(adapters_of(store), asked(student))
     assert choice.fallback is None
     assert choice.adapter is not None
@@ -94,7 +95,7 @@ async def test_the_base_model_never_answers_without_saying_why(store: AdapterSto
     adapters = adapters_of(store)
     assert (await chosen(adapters, asked(None))).fallback is Fallback.NO_STUDENT
     assert (await chosen(adapters, asked(student))).fallback is Fallback.NO_STUDENT_MODEL
-    await publish(store, student)
+    await publish_random(store, student)
     base_only = asked(student, policy=AdapterPolicy.BASE_ONLY)
     assert (await chosen(adapters, base_only)).fallback is Fallback.BASE_ONLY
 
@@ -103,14 +104,14 @@ async def test_a_required_adapter_that_is_not_there_is_an_error(store: AdapterSt
     adapters = adapters_of(store)
     with pytest.raises(StudentModelNotFound):
         await chosen(adapters, asked(student, policy=AdapterPolicy.REQUIRE))
-    await publish(store, student)
+    await publish_random(store, student)
     with pytest.raises(ModelVersionNotFound):
         await chosen(adapters, asked(student, version=7))
 
 
 async def test_a_pinned_version_answers_though_another_is_active(store: AdapterStore, student: str) -> None:
-    first = await publish(store, student, seed=1)
-    await publish(store, student, seed=2)
+    first = await publish_random(store, student, seed=1)
+    await publish_random(store, student, seed=2)
     choice = await chosen(adapters_of(store), asked(student, version=1))
     assert choice.adapter is not None
     assert choice.adapter.identity.sha256 == first.sha256
@@ -118,9 +119,9 @@ async def test_a_pinned_version_answers_though_another_is_active(store: AdapterS
 
 async def test_a_new_version_is_seen_once_the_pointer_is_read_anew(store: AdapterStore, student: str) -> None:
     adapters = adapters_of(store, ttl=HOUR_SECONDS)
-    await publish(store, student, seed=1)
+    await publish_random(store, student, seed=1)
     await chosen(adapters, asked(student))
-    second = await publish(store, student, seed=2)
+    second = await publish_random(store, student, seed=2)
     remembered = await chosen(adapters, asked(student))
     assert remembered.adapter is not None
     assert remembered.adapter.identity.ref.version == 1
@@ -134,10 +135,10 @@ async def test_a_student_deleted_and_cloned_anew_gets_the_new_bytes_under_the_ol
     store: AdapterStore, student: str
 ) -> None:
     adapters = adapters_of(store, ttl=HOUR_SECONDS)
-    await publish(store, student, seed=1)
+    await publish_random(store, student, seed=1)
     await chosen(adapters, asked(student))
     await store.delete_student(student)
-    again = await publish(store, student, seed=2)
+    again = await publish_random(store, student, seed=2)
     assert again.ref.version == 1
     adapters.host.evict(student)
     choice = await chosen(adapters, asked(student))
@@ -149,7 +150,7 @@ async def test_a_student_deleted_and_cloned_anew_gets_the_new_bytes_under_the_ol
 async def test_an_adapter_of_another_base_model_is_an_error_under_every_policy(
     store: AdapterStore, student: str, policy: AdapterPolicy
 ) -> None:
-    await publish(store, student, digest="e" * 64)
+    await publish_random(store, student, digest="e" * 64)
     with pytest.raises(AdapterIncompatible):
         await chosen(adapters_of(store), asked(student, policy=policy))
 
@@ -165,7 +166,7 @@ async def test_weights_that_are_not_finite_are_an_error_under_every_policy(
 
 
 async def test_many_callers_share_one_fetch(store: AdapterStore, student: str) -> None:
-    await publish(store, student)
+    await publish_random(store, student)
     adapters = adapters_of(store, ttl=HOUR_SECONDS)
     await adapters.pointers.resolve(student)
     choices = await asyncio.gather(*(chosen(adapters, asked(student)) for _ in range(20)))
@@ -173,7 +174,7 @@ async def test_many_callers_share_one_fetch(store: AdapterStore, student: str) -
 
 
 async def test_a_caller_who_gives_up_leaves_the_fetch_to_the_others(store: AdapterStore, student: str) -> None:
-    await publish(store, student)
+    await publish_random(store, student)
     adapters = adapters_of(store, ttl=HOUR_SECONDS)
     await adapters.pointers.resolve(student)
     impatient, patient = (asyncio.create_task(chosen(adapters, asked(student))) for _ in range(2))
@@ -187,7 +188,7 @@ async def test_a_caller_who_gives_up_leaves_the_fetch_to_the_others(store: Adapt
 async def test_the_least_recently_used_adapter_leaves_first_and_one_in_use_never(store: AdapterStore) -> None:
     students = [f"student-{uuid.uuid4().hex[:12]}" for _ in range(4)]
     for student in students:
-        await publish(store, student)
+        await publish_random(store, student)
     adapters = adapters_of(store, host_bytes=2 * len(WEIGHTS))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(adapters.lease(students[0]))
@@ -203,7 +204,7 @@ async def test_the_least_recently_used_adapter_leaves_first_and_one_in_use_never
 async def test_an_evicted_adapter_serves_who_holds_it_and_is_fetched_anew_for_others(
     store: AdapterStore, student: str
 ) -> None:
-    await publish(store, student)
+    await publish_random(store, student)
     adapters = adapters_of(store)
     async with adapters.lease(student) as held:
         (dropped,) = adapters.host.evict(student)
@@ -229,8 +230,8 @@ class TestAnOutage:
         async with _blobs(endpoint, bucket) as blobs:
             store = AdapterStore(blobs)
             adapters = adapters_of(store)
-            await publish(store, "resident")
-            await publish(store, "stranger")
+            await publish_random(store, "resident")
+            await publish_random(store, "stranger")
             await chosen(adapters, asked("resident"))
 
             await endpoint.part.kill()

@@ -17,6 +17,7 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
+from testing.adapters import publish
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 from tests.mesh.adapters.conftest import recipe, weights
 
@@ -96,8 +97,8 @@ def silent(blobs: S3Blobs, tenant: str) -> AdapterStore:
     return AdapterStore(blobs, tenant=tenant)
 
 
-async def publish(store: AdapterStore, student: str, version: int) -> ActiveAdapter:
-    manifest = await store.publish(student, weights(seed=version), recipe=recipe(f"clone_{student}_{version}"))
+async def publish_version(store: AdapterStore, student: str, version: int) -> ActiveAdapter:
+    manifest = await publish(store, student, weights(seed=version), recipe=recipe(f"clone_{student}_{version}"))
     assert manifest.ref.version == version
     return ActiveAdapter(ref=manifest.ref, sha256=manifest.sha256)
 
@@ -110,13 +111,13 @@ async def test_a_notice_makes_a_new_version_visible_at_once(
         publisher = AdapterStore(blobs, tenant=tenant, announce=partial(announce, redis))
         assert await brain.version_of("ada") is None
 
-        await publish(publisher, "ada", 1)
+        await publish_version(publisher, "ada", 1)
         await brain.hears()
         assert await brain.version_of("ada") == 1
 
-        await publish(silent, "ada", 2)
+        await publish_version(silent, "ada", 2)
         assert await brain.version_of("ada") == 1, "the time to live outlasts the test"
-        await publish(publisher, "bob", 1)
+        await publish_version(publisher, "bob", 1)
         await brain.hears()
         assert await brain.version_of("ada") == 1, "another student's notice is none of hers"
 
@@ -130,11 +131,11 @@ async def test_what_moved_while_nobody_could_listen_is_seen_as_soon_as_one_can(
 ) -> None:
     brain = Brain(silent)
     async with valkey(tmp_path) as endpoint, brain.listening(endpoint, tenant=tenant):
-        await publish(silent, "ada", 1)
+        await publish_version(silent, "ada", 1)
         assert await brain.version_of("ada") == 1
 
         await endpoint.part.stop()
-        await publish(silent, "ada", 2)
+        await publish_version(silent, "ada", 2)
         assert await brain.version_of("ada") == 1
         await endpoint.part.start()
         await brain.begins()
@@ -146,12 +147,12 @@ async def test_what_moved_while_nobody_could_listen_is_seen_as_soon_as_one_can(
 async def test_a_read_that_was_under_way_when_the_pointer_moved_is_not_believed(
     silent: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str, *, everyone: bool
 ) -> None:
-    first = await publish(silent, "ada", 1)
+    first = await publish_version(silent, "ada", 1)
     async with LateBlobs(s3_endpoint, bucket=bucket) as late:
         pointers = ActivePointers(AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS)
         early = asyncio.create_task(pointers.resolve("ada"))
         await _next(late.has_read)
-        second = await publish(silent, "ada", 2)
+        second = await publish_version(silent, "ada", 2)
         if everyone:
             pointers.mark_all_stale()
         else:
@@ -169,7 +170,7 @@ async def test_a_pointer_in_doubt_still_stands_while_the_store_is_down(tmp_path:
     ):
         store = AdapterStore(blobs)
         pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
-        first = await publish(store, "ada", 1)
+        first = await publish_version(store, "ada", 1)
         assert await pointers.resolve("ada") == first
         await endpoint.part.stop()
 

@@ -4,6 +4,7 @@ import pytest
 
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel
+from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
 
 
@@ -12,5 +13,5 @@ async def students(adapter_store: AdapterStore, reference: BaseModel) -> dict[st
     """Two students and the weight files of their adapters, which are random and differ."""
     weights = {"ada": random_weights(1), "ben": random_weights(2)}
     for student_id, content in weights.items():
-        await adapter_store.publish(student_id, content, recipe=recipe(base_digest=reference.digest))
+        await publish(adapter_store, student_id, content, recipe=recipe(base_digest=reference.digest))
     return weights

@@ -23,6 +23,7 @@ from mesh.errors import (
     StudentModelNotFound,
 )
 from mesh.lm.base import BaseModel
+from testing.adapters import publish
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe, with_nan
 from tests.brain_server.torch_engine.requests import greedy, prompt_of
 
@@ -35,10 +36,10 @@ async def error_by_student(
     nan, foreign, huge, wide = (f"{student_id}-{kind}" for kind in ("nan", "foreign", "huge", "wide"))
     recipe_for_base = partial(recipe, base_digest=reference.digest)
     await publish_unchecked(blobs, nan, with_nan(random_weights(6)), recipe=recipe_for_base())
-    await adapter_store.publish(foreign, random_weights(6), recipe=recipe(base_digest="0" * 64))
+    await publish(adapter_store, foreign, random_weights(6), recipe=recipe(base_digest="0" * 64))
     # Every number is finite, but what the model computes with them is not.
-    await adapter_store.publish(huge, random_weights(6, strength=3e37), recipe=recipe_for_base())
-    await adapter_store.publish(wide, random_weights(6, rank=32), recipe=recipe_for_base(rank=32))
+    await publish(adapter_store, huge, random_weights(6, strength=3e37), recipe=recipe_for_base())
+    await publish(adapter_store, wide, random_weights(6, rank=32), recipe=recipe_for_base(rank=32))
     return {nan: AdapterCorrupt, foreign: AdapterIncompatible, huge: AdapterCorrupt, wide: AdapterIncompatible}
 
 
@@ -58,7 +59,7 @@ async def test_a_broken_adapter_fails_its_own_request_and_nothing_else(
 async def test_a_warm_adapter_is_in_the_slot_until_it_is_evicted(
     torch_engine: TorchEngine, adapter_store: AdapterStore, reference: BaseModel, student_id: str
 ) -> None:
-    manifest = await adapter_store.publish(student_id, random_weights(7), recipe=recipe(base_digest=reference.digest))
+    manifest = await publish(adapter_store, student_id, random_weights(7), recipe=recipe(base_digest=reference.digest))
     warm_adapter = await torch_engine.warm(student_id)
     assert (warm_adapter.adapter.sha256, warm_adapter.bytes) == (manifest.sha256, manifest.size_bytes)
     assert warm_adapter.probe_tokens > 0
@@ -78,7 +79,7 @@ async def test_a_warm_adapter_is_in_the_slot_until_it_is_evicted(
 async def test_an_adapter_evicted_in_use_finishes_its_reply_and_then_leaves(
     torch_engine: TorchEngine, adapter_store: AdapterStore, reference: BaseModel, student_id: str
 ) -> None:
-    await adapter_store.publish(student_id, random_weights(8), recipe=recipe(base_digest=reference.digest))
+    await publish(adapter_store, student_id, random_weights(8), recipe=recipe(base_digest=reference.digest))
     undisturbed_reply = await complete(torch_engine, greedy(student_id))
     async with aclosing(torch_engine.stream(greedy(student_id))) as events:
         await anext(events)

@@ -35,6 +35,7 @@ from mesh.errors import (
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import to_peft_config
+from testing.adapters import publish
 from testing.models.random_adapters import SPEC, random_weights, recipe
 from testing.waiting import until_loaded
 from tests.brain_server.torch_engine.requests import greedy, prompt_of
@@ -109,12 +110,12 @@ async def test_students_in_turn_and_at_once_never_mix(torch_engine: TorchEngine,
 async def test_a_new_version_answers_new_requests_and_leaves_those_in_flight_alone(
     torch_engine: TorchEngine, adapter_store: AdapterStore, reference: BaseModel, student_id: str
 ) -> None:
-    await adapter_store.publish(student_id, random_weights(3), recipe=recipe(base_digest=reference.digest))
+    await publish(adapter_store, student_id, random_weights(3), recipe=recipe(base_digest=reference.digest))
     old_reply = await complete(torch_engine, greedy(student_id))
     async with aclosing(torch_engine.stream(greedy(student_id))) as events:
         first_event = await anext(events)
-        new_manifest = await adapter_store.publish(
-            student_id, random_weights(4), recipe=recipe(base_digest=reference.digest)
+        new_manifest = await publish(
+            adapter_store, student_id, random_weights(4), recipe=recipe(base_digest=reference.digest)
         )
         warm_up = asyncio.create_task(torch_engine.warm(student_id))
         *_, reply_in_flight = [first_event, *[event async for event in events]]
@@ -133,7 +134,7 @@ async def test_the_serving_profile_fills_what_the_request_leaves_open(
 ) -> None:
     serving = Serving(temperature=0.0, top_p=1.0, max_tokens=5)
     new_recipe = recipe(base_digest=reference.digest, serving=serving)
-    await adapter_store.publish(student_id, random_weights(5), recipe=new_recipe)
+    await publish(adapter_store, student_id, random_weights(5), recipe=new_recipe)
     generation = Generation(prompt=prompt_of(), student_id=student_id)
     replies = [await complete(torch_engine, generation) for _ in range(2)]
     assert replies[0].completion_tokens == 5

@@ -14,6 +14,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
+from testing.adapters import publish
 from testing.models.random_adapters import random_weights
 from testing.parts.stores import S3Endpoint
 from testing.parts.vllm_server import MAX_SEQS, PYTHON, VllmServer, vllm
@@ -77,7 +78,7 @@ async def students(adapter_store: AdapterStore, reference: BaseModel) -> dict[st
     """Three students and their adapters' weights: more than vLLM has slots."""
     weights = {student: random_weights(seed, strength=0.1) for seed, student in enumerate(("ada", "ben", "cleo"))}
     for student, data in weights.items():
-        await adapter_store.publish(student, data, recipe=recipe_of(reference))
+        await publish(adapter_store, student, data, recipe=recipe_of(reference))
     return weights
 
 

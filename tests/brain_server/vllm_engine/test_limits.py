@@ -23,6 +23,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterIncompatible, DeadlineExceeded, ModelNotLoaded, QueueFull, ServerDraining
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import to_safetensors
+from testing.adapters import publish
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe
 from testing.parts.stores import S3Endpoint
 from testing.parts.vllm_server import MAX_RANK, MAX_SEQS, VllmServer
@@ -110,14 +111,14 @@ class TestAdapters:
         before = await complete(engine, greedy("ada", max_tokens=4))
         rank = 2 * MAX_RANK
         too_big = random_weights(7, rank=rank)
-        await adapter_store.publish("rank-too-high", too_big, recipe=recipe_of(reference, rank=rank))
+        await publish(adapter_store, "rank-too-high", too_big, recipe=recipe_of(reference, rank=rank))
         narrow = to_safetensors(
             {
                 name: (weight[:, :-64] if name.endswith("A.weight") else weight).contiguous()
                 for name, weight in safetensors.torch.load(random_weights(8)).items()
             }
         )
-        await adapter_store.publish("too-narrow", narrow, recipe=recipe_of(reference))
+        await publish(adapter_store, "too-narrow", narrow, recipe=recipe_of(reference))
         await publish_unchecked(blobs, "other-base", random_weights(9), recipe=recipe(base_digest="0" * 64))
         for student in ("rank-too-high", "too-narrow", "other-base"):
             with pytest.raises(AdapterIncompatible):
@@ -133,7 +134,7 @@ class TestAdapters:
         reference: BaseModel,
     ) -> None:
         student_id = "warmed"
-        manifest = await adapter_store.publish(student_id, random_weights(5), recipe=recipe_of(reference))
+        manifest = await publish(adapter_store, student_id, random_weights(5), recipe=recipe_of(reference))
         warmed = await engine.warm(student_id)
         assert (warmed.adapter.sha256, warmed.bytes, warmed.probe_tokens) == (manifest.sha256, manifest.size_bytes, 4)
         assert [one.tier for one in engine.residencies() if one.adapter == warmed.adapter] == [Tier.SLOT]

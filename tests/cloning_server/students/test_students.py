@@ -62,6 +62,23 @@ async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: Clo
         assert told.sha256 == next(model.sha256 for model in models.models if model.active)
 
 
+async def test_activations_at_once_each_tell_the_version_that_they_replaced(stub: CloningStub) -> None:
+    for _ in range(3):
+        await clone(stub)
+
+    activations = await asyncio.gather(
+        *(
+            stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=version))
+            for version in (1, 2, 1)
+        )
+    )
+
+    # Each version is left as often as it is entered, counting where it began and where it ended.
+    entered = [3, *(activation.active_version for activation in activations)]
+    left = [*(activation.previous_version for activation in activations), (await models_of(stub)).active_version]
+    assert sorted(entered) == sorted(left)
+
+
 async def test_a_version_that_is_not_there_is_neither_activated_nor_pinned(stub: CloningStub) -> None:
     for call in (
         lambda: stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=7)),

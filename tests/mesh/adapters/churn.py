@@ -6,6 +6,7 @@ from contextlib import suppress
 from mesh.adapters.blobs import Blobs, Erased
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import ModelVersionNotFound, PublishConflict
+from testing.adapters import publish
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, MortalBlobs
@@ -44,7 +45,7 @@ class Worker:
     async def _publish(self) -> None:
         clone_id = self._draw_clone()
         student = clone_id.partition("_")[0]
-        await self._store.publish(student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
+        await publish(self._store, student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
         if student == KEPT:
             self.published.add(clone_id)
 
@@ -57,7 +58,8 @@ class Worker:
         await self._store.activate(*self._draw_version())
 
     async def _pin(self) -> None:
-        await self._store.pin(*self._draw_version(), pinned=self._chance.random() < 0.5)
+        change = self._store.pin if self._chance.random() < 0.5 else self._store.unpin
+        await change(*self._draw_version())
 
     async def _read(self) -> None:
         student = self._draw_student()

@@ -69,6 +69,22 @@ class Watched:
         """Is called before each call to the store, and told whether it writes."""
 
 
+class CountingBlobs(Watched):
+    """Remembers what was read.
+
+    Attributes:
+        keys_read: The keys, in order.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__(blobs)
+        self.keys_read: list[str] = []
+
+    async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
+        self.keys_read.append(key)
+        return await super().read(key, limit_bytes=limit_bytes)
+
+
 class CrashingBlobs(Watched):
     """A process that dies just before its n-th write."""
 

@@ -16,6 +16,7 @@ from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from testing.adapters import publish
 from testing.parts.stores import RedisEndpoint, valkey
 from tests.mesh.adapters.conftest import recipe, weights
 
@@ -166,8 +167,8 @@ async def test_publishing_announces_what_is_active_then(blobs: S3Blobs, student:
         told.append(moved)
 
     store = AdapterStore(blobs, announce=note)
-    first = await store.publish(student, weights(), recipe=recipe("clone_1"))
-    second = await store.publish(student, weights(seed=1), recipe=recipe("clone_2"))
+    first = await publish(store, student, weights(), recipe=recipe("clone_1"))
+    second = await publish(store, student, weights(seed=1), recipe=recipe("clone_2"))
     assert [one.ref for one in told] == [first.ref, second.ref]
 
     # A worker that does not know whether its earlier attempt told anyone; one that was overtaken; and a roll back.

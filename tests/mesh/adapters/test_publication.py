@@ -8,6 +8,7 @@ import pytest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import ModelVersionNotFound, PublishConflict
+from testing.adapters import publish
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
@@ -23,15 +24,15 @@ async def test_a_voided_clone_publishes_nothing_and_leaves_nothing(
     assert await store.void("clone_1") is None
 
     with pytest.raises(CloneVoided):
-        await store.publish(student, weights(), recipe=recipe("clone_1"))
+        await publish(store, student, weights(), recipe=recipe("clone_1"))
 
     assert await blobs.keys(f"{tenant}/") == [f"{tenant}/_commits/clone_1.json"]
-    manifest = await store.publish(student, weights(), recipe=recipe("clone_2"))
+    manifest = await publish(store, student, weights(), recipe=recipe("clone_2"))
     assert await store.list_versions(student) == [manifest]
 
 
 async def test_voiding_a_clone_that_published_tells_what_it_published(store: AdapterStore, student: str) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
 
     assert await store.void("clone_1") == manifest
     assert await store.stage(student, weights(), recipe=recipe()) == manifest
@@ -53,14 +54,14 @@ async def test_voiding_a_clone_that_died_after_its_commit_completes_the_version(
 
 
 async def test_a_clone_of_another_student_is_refused(store: AdapterStore, student: str) -> None:
-    await store.publish(student, weights(), recipe=recipe())
+    await publish(store, student, weights(), recipe=recipe())
     with pytest.raises(PublishConflict):
-        await store.publish(f"{student}-2", weights(), recipe=recipe())
+        await publish(store, f"{student}-2", weights(), recipe=recipe())
     assert await store.list_versions(f"{student}-2") == []
 
 
 async def test_a_student_named_like_a_folder_of_the_store_reaches_no_commit(store: AdapterStore, student: str) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe("active"))
+    manifest = await publish(store, student, weights(), recipe=recipe("active"))
     for name in ("commits", "active", "active.json"):
         await store.delete_student(name)
     assert await store.void("active") == manifest
@@ -126,8 +127,8 @@ async def test_a_worker_that_a_sweeper_without_patience_met_publishes_whole_or_n
 async def test_a_version_that_is_retired_while_it_is_activated_is_active_or_gone(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
-    await store.publish(student, weights(seed=1), recipe=recipe("clone_1"))
-    await store.publish(student, weights(seed=2), recipe=recipe("clone_2"))
+    await publish(store, student, weights(seed=1), recipe=recipe("clone_1"))
+    await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
     paused = PausingBlobs(blobs, calls=calls)
     activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 1))
     await paused.reached(activation)
@@ -171,7 +172,7 @@ async def _meet(
     """Publishes as `clone_1`, pauses before the n-th call for what happens then, and returns whether it published."""
     paused = PausingBlobs(blobs, calls=calls)
     worker = asyncio.create_task(
-        AdapterStore(paused, tenant=tenant).publish(student, weights(seed=calls), recipe=recipe("clone_1"))
+        publish(AdapterStore(paused, tenant=tenant), student, weights(seed=calls), recipe=recipe("clone_1"))
     )
     await paused.reached(worker)
     await then()

@@ -9,6 +9,7 @@ from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided, Removed
 from mesh.errors import ModelVersionNotFound
+from testing.adapters import publish
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
@@ -16,7 +17,7 @@ from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
 
 async def _publish(store: AdapterStore, student: str, count: int) -> list[Manifest]:
     return [
-        await store.publish(student, weights(seed=number), recipe=recipe(f"{student}_{number}"))
+        await publish(store, student, weights(seed=number), recipe=recipe(f"{student}_{number}"))
         for number in range(1, count + 1)
     ]
 
@@ -29,7 +30,7 @@ async def test_the_newest_the_pinned_and_the_active_stay(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     manifests = await _publish(store, student, 6)
-    await store.pin(student, 2, pinned=True)
+    await store.pin(student, 2)
     await store.activate(student, 3)
 
     assert await store.retire(student, keep=2) == [1, 4]
@@ -41,7 +42,7 @@ async def test_the_newest_the_pinned_and_the_active_stay(
     with pytest.raises(ModelVersionNotFound):
         await store.activate(student, 4)
     with pytest.raises(ModelVersionNotFound):
-        await store.pin(student, 1, pinned=True)
+        await store.pin(student, 1)
     with pytest.raises(CloneVoided):
         await store.stage(student, weights(seed=1), recipe=recipe(f"{student}_1"))
     assert await leftovers(blobs, store, tenant) == set()
@@ -51,19 +52,19 @@ async def test_a_pin_is_told_and_taken_back(store: AdapterStore, student: str) -
     assert await store.pinned(student) == frozenset()
     await _publish(store, student, 2)
 
-    await asyncio.gather(store.pin(student, 1, pinned=True), store.pin(student, 2, pinned=True))
+    await asyncio.gather(store.pin(student, 1), store.pin(student, 2))
     assert await store.pinned(student) == {1, 2}
     assert await store.retire(student, keep=1) == []
 
-    await store.pin(student, 1, pinned=False)
-    await store.pin(student, 1, pinned=False)
+    await store.unpin(student, 1)
+    await store.unpin(student, 1)
     assert await store.pinned(student) == {2}
     assert await store.retire(student, keep=1) == [1]
 
 
 async def test_only_a_version_that_exists_can_be_pinned(store: AdapterStore, blobs: S3Blobs, student: str) -> None:
     with pytest.raises(ModelVersionNotFound):
-        await store.pin(student, 1, pinned=True)
+        await store.pin(student, 1)
     assert await store.retire(student, keep=1) == []
     assert await blobs.keys(f"{store.ref(student, 1).tenant}/") == []
 
@@ -73,7 +74,7 @@ async def test_a_version_number_is_never_given_again(store: AdapterStore, studen
     await store.activate(student, 1)
     await store.retire(student, keep=1)
 
-    manifest = await store.publish(student, weights(), recipe=recipe("next"))
+    manifest = await publish(store, student, weights(), recipe=recipe("next"))
 
     assert manifest.ref.version == 4
     with pytest.raises(ValueError, match="at least one"):
@@ -105,7 +106,7 @@ async def test_a_version_that_is_pinned_while_it_is_retired_stays_or_is_gone(
     await paused.reached(retirement)
 
     try:
-        await store.pin(student, 1, pinned=True)
+        await store.pin(student, 1)
     except ModelVersionNotFound:
         is_pinned = False
     else:
@@ -140,7 +141,7 @@ async def test_nothing_is_left_of_a_deleted_student_and_others_keep_all(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     await _publish(store, student, 3)
-    await store.pin(student, 1, pinned=True)
+    await store.pin(student, 1)
     (other,) = await _publish(store, f"{student}-2", 1)
     size = sum([entry.size_bytes async for entry in blobs.entries(f"{tenant}/{student}/")])
 
@@ -165,8 +166,8 @@ async def test_a_deleted_students_clones_publish_no_more_and_new_ones_begin_anew
     await store.delete_student(student)
 
     with pytest.raises(CloneVoided):
-        await store.publish(student, weights(seed=1), recipe=recipe(f"{student}_1"))
-    again = await store.publish(student, weights(seed=3), recipe=recipe(f"{student}_3"))
+        await publish(store, student, weights(seed=1), recipe=recipe(f"{student}_1"))
+    again = await publish(store, student, weights(seed=3), recipe=recipe(f"{student}_3"))
 
     assert again.ref.version == 1
     assert await _versions(store, student) == [1]
@@ -204,7 +205,7 @@ async def test_a_clone_that_publishes_while_its_student_is_deleted_leaves_a_whol
     await paused.reached(deletion)
 
     # Nobody voided it before, so that it may count as the first of a new student.
-    await store.publish(student, weights(seed=2), recipe=recipe(f"{student}_2"))
+    await publish(store, student, weights(seed=2), recipe=recipe(f"{student}_2"))
     paused.go.set()
     await deletion
 
@@ -259,8 +260,8 @@ async def test_the_last_pin_that_goes_takes_the_pointer_with_it(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     manifest = await store.stage(student, weights(), recipe=recipe())
-    await store.pin(student, 1, pinned=True)
-    await store.pin(student, 1, pinned=False)
+    await store.pin(student, 1)
+    await store.unpin(student, 1)
 
     assert await blobs.keys(f"{tenant}/{student}/") == [manifest.ref.weights_key, manifest.ref.manifest_key]
 
@@ -269,7 +270,7 @@ async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, stu
     store = AdapterStore(versioned, tenant=tenant)
     await _publish(store, student, 3)
     await store.retire(student, keep=1)
-    await store.pin(student, 3, pinned=True)
+    await store.pin(student, 3)
     (other,) = await _publish(store, f"{student}-2", 1)
 
     removed = await store.delete_student(student)

@@ -13,6 +13,7 @@ from mesh.adapters.blobs import BlobConflict, Erased
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
+from testing.adapters import publish
 from testing.parts.part import free_ports
 from testing.parts.stores import S3Endpoint, seaweed
 from tests.mesh.adapters.conftest import recipe, weights
@@ -203,7 +204,7 @@ async def test_an_outage_is_unavailable_and_passes_without_a_restart(
         S3Blobs(bucket="outage", endpoint_url=endpoint.url, create_bucket=True) as blobs,
     ):
         store = AdapterStore(blobs)
-        manifest = await store.publish(student, weights(), recipe=recipe())
+        manifest = await publish(store, student, weights(), recipe=recipe())
 
         await endpoint.part.kill()
         with pytest.raises(AdapterStoreUnavailable):
@@ -211,7 +212,7 @@ async def test_an_outage_is_unavailable_and_passes_without_a_restart(
         with pytest.raises(AdapterStoreUnavailable):
             await store.fetch(manifest.ref)
         with pytest.raises(AdapterStoreUnavailable):
-            await store.publish(student, weights(), recipe=recipe("clone_2"))
+            await publish(store, student, weights(), recipe=recipe("clone_2"))
 
         await endpoint.part.start()
         await store.check()

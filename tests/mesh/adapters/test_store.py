@@ -10,8 +10,9 @@ from mesh.adapters.manifest import Manifest
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, ModelVersionNotFound
+from testing.adapters import publish
 from tests.mesh.adapters.conftest import recipe, weights
-from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, ForgetfulBlobs
+from tests.mesh.adapters.faulty_blobs import CountingBlobs, Crash, CrashingBlobs, ForgetfulBlobs, PausingBlobs
 
 
 async def overwrite(blobs: Blobs, key: str, data: bytes) -> None:
@@ -21,7 +22,7 @@ async def overwrite(blobs: Blobs, key: str, data: bytes) -> None:
 
 
 async def test_what_was_published_is_what_is_fetched(store: AdapterStore, student: str, tenant: str) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
 
     active = await store.resolve_active(student)
     assert active is not None
@@ -34,8 +35,8 @@ async def test_what_was_published_is_what_is_fetched(store: AdapterStore, studen
 
 
 async def test_the_next_clone_is_the_next_version_and_the_first_one_stays(store: AdapterStore, student: str) -> None:
-    await store.publish(student, weights(seed=1), recipe=recipe("clone_1"))
-    await store.publish(student, weights(seed=2), recipe=recipe("clone_2"))
+    await publish(store, student, weights(seed=1), recipe=recipe("clone_1"))
+    await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
 
     assert [manifest.ref.version for manifest in await store.list_versions(student)] == [1, 2]
     assert (await store.fetch(store.ref(student, 1))).weights == weights(seed=1)
@@ -54,7 +55,7 @@ async def test_a_crash_between_weights_and_manifest_publishes_nothing(
     store: AdapterStore, student: str, blobs: Blobs, tenant: str
 ) -> None:
     with pytest.raises(Crash):
-        await AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant).publish(student, weights(), recipe=recipe())
+        await publish(AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant), student, weights(), recipe=recipe())
 
     assert await blobs.keys(_prefix(store, student)) == [store.ref(student, 1).weights_key]
     assert await store.list_versions(student) == []
@@ -70,12 +71,12 @@ async def test_publishing_after_a_crash_anywhere_ends_with_one_version(
     store: AdapterStore, student: str, blobs: Blobs, writes: int, tenant: str
 ) -> None:
     with pytest.raises(Crash):
-        await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).publish(
-            student, weights(seed=1), recipe=recipe()
+        await publish(
+            AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant), student, weights(seed=1), recipe=recipe()
         )
 
     # Training again gives other bytes; those that were committed count.
-    manifest = await store.publish(student, weights(seed=2), recipe=recipe())
+    manifest = await publish(store, student, weights(seed=2), recipe=recipe())
 
     assert await store.list_versions(student) == [manifest]
     assert await _active_version(store, student) == manifest.ref.version
@@ -84,8 +85,8 @@ async def test_publishing_after_a_crash_anywhere_ends_with_one_version(
 
 
 async def test_publishing_again_for_the_same_clone_makes_no_second_version(store: AdapterStore, student: str) -> None:
-    first = await store.publish(student, weights(seed=1), recipe=recipe())
-    again = await store.publish(student, weights(seed=2), recipe=recipe())
+    first = await publish(store, student, weights(seed=1), recipe=recipe())
+    again = await publish(store, student, weights(seed=2), recipe=recipe())
 
     assert again == first
     assert await store.list_versions(student) == [first]
@@ -95,7 +96,7 @@ async def test_two_workers_on_the_same_clone_publish_one_version(
     store: AdapterStore, student: str, blobs: Blobs
 ) -> None:
     manifests = await asyncio.gather(
-        *(store.publish(student, weights(seed=seed), recipe=recipe()) for seed in range(4))
+        *(publish(store, student, weights(seed=seed), recipe=recipe()) for seed in range(4))
     )
 
     assert len({manifest.ref for manifest in manifests}) == 1
@@ -107,7 +108,7 @@ async def test_two_workers_on_the_same_clone_publish_one_version(
 
 async def test_two_publishers_race_and_both_versions_survive_with_one_active(store: AdapterStore, student: str) -> None:
     manifests = await asyncio.gather(
-        *(store.publish(student, weights(seed=seed), recipe=recipe(f"clone_{seed}")) for seed in range(4))
+        *(publish(store, student, weights(seed=seed), recipe=recipe(f"clone_{seed}")) for seed in range(4))
     )
 
     listed = await store.list_versions(student)
@@ -131,26 +132,74 @@ async def test_a_write_whose_answer_was_lost_is_not_taken_for_a_rival(
 
 async def test_activating_goes_back_and_forth(store: AdapterStore, student: str) -> None:
     for number in (1, 2):
-        await store.publish(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+        await publish(store, student, weights(seed=number), recipe=recipe(f"clone_{number}"))
 
-    assert (await store.activate(student, 1)).ref.version == 1
+    assert (await store.activate(student, 1)).current.ref.version == 1
     assert await _active_version(store, student) == 1
     await store.activate(student, 2)
     assert await _active_version(store, student) == 2
+
+
+@pytest.mark.parametrize("calls", range(5))
+async def test_the_previous_version_is_the_one_that_was_replaced_whoever_came_between(
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str, calls: int
+) -> None:
+    for number in (1, 2, 3):
+        await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+    assert (await store.activate(student, 1)).previous is None
+    paused = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 3))
+    await paused.reached(activation)
+
+    other = await store.activate(student, 2)
+    paused.go.set()
+
+    last = await activation
+    first, second = (other, last) if other.current == last.previous else (last, other)
+    assert (first.previous and first.previous.ref.version, second.previous) == (1, first.current)
+    assert second.current == await store.resolve_active(student)
+
+
+async def test_a_lost_answer_does_not_hide_the_version_that_was_active_before(
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str
+) -> None:
+    for number in (1, 2):
+        await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+    forgetful = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
+
+    first = await forgetful.activate(student, 1)
+    second = await forgetful.activate(student, 2)
+
+    assert (first.previous, second.previous) == (None, first.current)
+    assert second.current.ref.version == 2
+
+
+async def test_the_manifest_of_one_version_is_read_without_the_others(
+    store: AdapterStore, student: str, blobs: Blobs, tenant: str
+) -> None:
+    for number in (1, 2, 3):
+        await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+    counting = CountingBlobs(blobs)
+
+    manifest = await AdapterStore(counting, tenant=tenant).read_manifest(student, 2)
+
+    assert (manifest.ref.version, counting.keys_read) == (2, [manifest.ref.manifest_key])
+    with pytest.raises(ModelVersionNotFound):
+        await store.read_manifest(student, 4)
 
 
 async def test_a_publisher_that_was_overtaken_leaves_the_later_version_active(
     store: AdapterStore, student: str
 ) -> None:
     await store.stage(student, weights(seed=1), recipe=recipe("clone_1"))
-    await store.publish(student, weights(seed=2), recipe=recipe("clone_2"))
+    await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
 
-    assert (await store.activate(student, 1, only_forward=True)).ref.version == 2
+    assert (await store.activate(student, 1, only_forward=True)).current.ref.version == 2
     assert await _active_version(store, student) == 2
 
 
 async def test_a_flipped_byte_in_the_store_is_refused(store: AdapterStore, student: str, blobs: Blobs) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     flipped = bytearray(weights())
     flipped[-1] ^= 1
     await overwrite(blobs, manifest.ref.weights_key, bytes(flipped))
@@ -160,7 +209,7 @@ async def test_a_flipped_byte_in_the_store_is_refused(store: AdapterStore, stude
 
 
 async def test_weights_that_grew_or_vanished_are_refused(store: AdapterStore, student: str, blobs: Blobs) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
 
     await overwrite(blobs, manifest.ref.weights_key, weights() + b"\0")
     with pytest.raises(AdapterCorrupt, match="bytes") as grown:
@@ -173,7 +222,7 @@ async def test_weights_that_grew_or_vanished_are_refused(store: AdapterStore, st
 
 
 async def test_another_sha256_than_the_pointers_is_refused(store: AdapterStore, student: str) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
 
     with pytest.raises(AdapterCorrupt, match="pointer"):
         await store.fetch(manifest.ref, sha256="f" * 64)
@@ -182,7 +231,7 @@ async def test_another_sha256_than_the_pointers_is_refused(store: AdapterStore, 
 async def test_one_students_folder_copied_to_another_is_refused(
     store: AdapterStore, student: str, blobs: Blobs
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     theirs = store.ref(f"{student}-2", 1)
     await blobs.create(theirs.weights_key, weights())
     await blobs.create(theirs.manifest_key, manifest.to_json())
@@ -196,8 +245,8 @@ async def test_one_students_folder_copied_to_another_is_refused(
 
 
 async def test_a_corrupt_manifest_hides_no_other_version(store: AdapterStore, student: str, blobs: Blobs) -> None:
-    first = await store.publish(student, weights(seed=1), recipe=recipe("clone_1"))
-    second = await store.publish(student, weights(seed=2), recipe=recipe("clone_2"))
+    first = await publish(store, student, weights(seed=1), recipe=recipe("clone_1"))
+    second = await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
     await overwrite(blobs, second.ref.manifest_key, b"{}")
 
     assert await store.list_versions(student) == [first]
@@ -209,7 +258,7 @@ async def test_a_pickle_is_refused_and_nothing_is_written(store: AdapterStore, s
     # What torch.save wrote before its zip format: protocol 2, then the magic number.
     pickled = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
     with pytest.raises(AdapterCorrupt, match="safetensors"):
-        await store.publish(student, pickled, recipe=recipe())
+        await publish(store, student, pickled, recipe=recipe())
 
     assert await blobs.keys(_prefix(store, student)) == []
 
@@ -229,7 +278,7 @@ async def test_a_pickle_that_someone_put_into_the_store_is_refused(
 async def test_an_adapter_above_the_limits_is_not_downloaded(
     store: AdapterStore, student: str, blobs: Blobs, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     small = AdapterStore(blobs, tenant=tenant, limits=AdapterLimits(size_bytes=len(weights()) - 1))
     await blobs.erase(manifest.ref.weights_key)
 
@@ -247,7 +296,7 @@ async def test_a_student_without_a_version_has_none(store: AdapterStore) -> None
 
 
 async def test_a_student_whose_id_begins_like_anothers_sees_nothing_of_it(store: AdapterStore, student: str) -> None:
-    await store.publish(f"{student}1", weights(), recipe=recipe())
+    await publish(store, f"{student}1", weights(), recipe=recipe())
     assert await store.list_versions(student) == []
     assert await store.list_versions(f"{student}12") == []
 

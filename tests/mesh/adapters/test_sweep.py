@@ -7,6 +7,7 @@ import pytest
 from mesh.adapters.blobs import Erased
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided, Swept
+from testing.adapters import publish
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, DelayingBlobs, PausingBlobs
@@ -17,7 +18,7 @@ HOUR_SECONDS = 3600
 async def test_a_tenant_in_order_is_left_as_it_is(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    await store.publish(student, weights(), recipe=recipe())
+    await publish(store, student, weights(), recipe=recipe())
     await store.void("clone_2")
     keys = await blobs.keys(f"{tenant}/")
 
@@ -36,7 +37,7 @@ async def test_weights_of_a_worker_that_died_go(store: AdapterStore, blobs: S3Bl
     assert swept.bytes >= len(weights())
     assert await blobs.keys(f"{tenant}/") == []
     # The clone was never decided, so its next worker publishes.
-    await store.publish(student, weights(), recipe=recipe())
+    await publish(store, student, weights(), recipe=recipe())
 
 
 async def test_a_version_that_lacks_its_manifest_is_finished(
@@ -54,7 +55,7 @@ async def test_a_version_that_lacks_its_manifest_is_finished(
 async def test_a_commit_whose_weights_are_gone_becomes_void(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     await blobs.erase(f"{tenant}/{student}/")
 
     assert (await store.sweep(older_than_seconds=0)).voided == 1
@@ -67,7 +68,7 @@ async def test_a_commit_whose_weights_are_gone_becomes_void(
 async def test_a_pointer_of_a_student_without_versions_goes(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     await blobs.erase(f"{manifest.ref}/")
 
     swept = await store.sweep(older_than_seconds=0)
@@ -116,7 +117,7 @@ async def test_a_placeholder_that_arrives_after_the_deletion_of_its_student_goes
 async def test_a_pointer_goes_with_the_last_remains_of_its_student(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     # As a deletion that was cut off leaves it, and beside it the weights of a clone that died.
     await blobs.erase(f"{manifest.ref}/")
     await blobs.create(store.ref(student, 2).weights_key, weights())
@@ -130,7 +131,7 @@ async def test_a_version_that_no_longer_exists_stays_in_no_list_of_the_pointer(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     for number in (1, 2):
-        await store.publish(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+        await publish(store, student, weights(seed=number), recipe=recipe(f"clone_{number}"))
     # It dies after the version is gone and before the pointer forgets that it was being retired.
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=7), tenant=tenant).retire(student, keep=1)
@@ -161,7 +162,7 @@ async def test_a_commit_whose_manifest_is_void_becomes_void(
 async def test_a_corrupt_manifest_stays_for_a_person_and_stops_no_sweep(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     await blobs.erase(manifest.ref.manifest_key)
     await blobs.create(manifest.ref.manifest_key, b"{}")
     await blobs.create(store.ref(f"{student}-2", 1).weights_key, weights())
@@ -175,8 +176,8 @@ async def test_a_pointers_past_goes_if_the_process_died_before_it_forgot_it(
     versioned: S3Blobs, student: str, tenant: str
 ) -> None:
     store = AdapterStore(versioned, tenant=tenant)
-    manifest = await store.publish(student, weights(), recipe=recipe())
-    (kept,) = [await store.publish(f"{student}-2", weights(), recipe=recipe("clone_2"))]
+    manifest = await publish(store, student, weights(), recipe=recipe())
+    (kept,) = [await publish(store, f"{student}-2", weights(), recipe=recipe("clone_2"))]
     await versioned.erase(f"{manifest.ref}/")
     # The first write of this sweep deletes the pointer, and the second would forget its past versions.
     with pytest.raises(Crash):
@@ -195,8 +196,8 @@ async def test_a_pointer_forgets_versions_that_are_gone(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     for number in (1, 2):
-        await store.publish(student, weights(), recipe=recipe(f"clone_{number}"))
-    await store.pin(student, 2, pinned=True)
+        await publish(store, student, weights(), recipe=recipe(f"clone_{number}"))
+    await store.pin(student, 2)
     # As a deletion that was cut off, or a hand, leaves it.
     await blobs.erase(f"{store.ref(student, 2)}/")
 
@@ -210,10 +211,10 @@ async def test_a_pointer_forgets_versions_that_are_gone(
 
 async def test_a_later_version_that_is_gone_overtakes_nobody(store: AdapterStore, blobs: S3Blobs, student: str) -> None:
     for number in (1, 2):
-        await store.publish(student, weights(), recipe=recipe(f"clone_{number}"))
+        await publish(store, student, weights(), recipe=recipe(f"clone_{number}"))
     await blobs.erase(f"{store.ref(student, 2)}/")
 
-    published = await store.publish(student, weights(), recipe=recipe("clone_3"))
+    published = await publish(store, student, weights(), recipe=recipe("clone_3"))
 
     active = await store.resolve_active(student)
     assert active is not None
@@ -223,7 +224,7 @@ async def test_a_later_version_that_is_gone_overtakes_nobody(store: AdapterStore
 async def test_a_version_without_any_commit_stays(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     # As if someone had restored the students' folders alone.
     await blobs.erase(f"{tenant}/_commits/")
 
@@ -236,7 +237,7 @@ async def test_what_a_cut_off_retirement_left_goes(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, writes: int
 ) -> None:
     for number in (1, 2):
-        await store.publish(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
+        await publish(store, student, weights(seed=number), recipe=recipe(f"clone_{number}"))
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).retire(student, keep=1)
 
@@ -282,7 +283,7 @@ async def test_a_worker_that_publishes_while_a_sweeper_pauses_loses_nothing(
     await late.reached(sweep)
 
     try:
-        manifest = await store.publish(student, weights(seed=2), recipe=recipe("clone_2"))
+        manifest = await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
     except CloneVoided:
         manifest = None
     late.go.set()
@@ -295,7 +296,7 @@ async def test_a_worker_that_publishes_while_a_sweeper_pauses_loses_nothing(
 
 
 async def test_two_sweepers_at_once_do_no_harm(store: AdapterStore, blobs: S3Blobs, student: str, tenant: str) -> None:
-    manifest = await store.publish(student, weights(), recipe=recipe())
+    manifest = await publish(store, student, weights(), recipe=recipe())
     for number in (2, 3):
         with pytest.raises(Crash):
             await AdapterStore(CrashingBlobs(blobs, writes=number - 1), tenant=tenant).stage(
