@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.clones.registry import digest
+from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
 from cloning_server.learning.packing import pack
@@ -77,7 +77,14 @@ class Workshop:
     def _name(self, baseline: Baseline) -> str:
         """Returns a name made of everything that the adapter depends on."""
         replies = [target.reply for target in lesson_targets(draft_examples(baseline), self)]
-        inputs = [digest("", baseline), replies, self._epochs, self._seed, self.base.digest, str(self.base.dtype)]
+        inputs = [
+            request_digest("", baseline),
+            replies,
+            self._epochs,
+            self._seed,
+            self.base.digest,
+            str(self.base.dtype),
+        ]
         return sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
     def _make(self, baseline: Baseline) -> bytes:

@@ -9,11 +9,11 @@ from mesh.settings import InvalidSettings, load_settings
 
 
 def main() -> int:
-    """Returns the exit status: 0 after an orderly end, 2 for an environment that can't be used, 1 for a port taken."""
+    """Returns the exit status: 0 after an orderly end, 1 if the port is in use, 2 for invalid settings."""
     try:
         settings = load_settings(CloningSettings)
     except InvalidSettings as error:
-        sys.stderr.write(f"the environment can't be used:\n{error}\n")
+        sys.stderr.write(f"invalid settings in the environment:\n{error}\n")
         return 2
     process.share_cores()
     process.silence_grpc_forks()
@@ -23,8 +23,8 @@ def main() -> int:
         service="cloning_server",
         packages=("cloning_server", "mesh"),
     )
-    # Imported only now: torch and grpc read the environment when they are loaded, they take seconds that a wrong
-    # setting should not wait for, and what they print while they are imported belongs in the log.
+    # Imported only now: torch and grpc read the environment when they load; they take seconds, which a wrong setting
+    # should not wait for; and what they print while they load belongs in the log.
     from cloning_server.app import run  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""Assembles the cloning server: from top to bottom the order of its start, from bottom to top that of its end."""
+"""Assembles the cloning server. Parts start in the order from top to bottom, and end in the reverse order."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -13,7 +13,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.feed import Feed
 from cloning_server.clones.redis import open_redis
 from cloning_server.clones.registry import Registry
-from cloning_server.clones.wakeups import Notices
+from cloning_server.clones.wakeups import Wakeups
 from cloning_server.edge.health import HealthCheck
 from cloning_server.edge.servicer import CloningServicer
 from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
@@ -48,49 +48,56 @@ async def run(settings: CloningSettings) -> None:
 
 @asynccontextmanager
 async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIterator[Server]:
-    """Builds all but the trainer; clones run as long as this is open, and it drains when it is left.
+    """Builds everything except the trainer. Clones run while this is open; leaving it drains the server.
 
-    Contacts nobody: the server starts while its stores or the brain are down, and its health says so.
+    Opens no connection yet: the server starts even while its stores or the brain are down, and its health says so.
     """
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
-        clones = CloneStore(redis, tenant=settings.tenant)
-        registry = Registry(
-            clones,
+        store = CloneStore(redis, tenant=settings.tenant)
+        registry = Registry.on(
+            store,
             queue_limit=settings.clone_queue_limit,
             parallel=settings.clones_at_once,
             require_consent=settings.require_consent,
         )
-        notices = await stack.enter_async_context(Notices(redis, clones.channel))
+        wakeups = await stack.enter_async_context(Wakeups(redis, store.channel))
         blobs = await stack.enter_async_context(S3Blobs.of(settings))
         adapters = AdapterStore(blobs, tenant=settings.tenant, announce=partial(announce, redis))
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
         server = _server(settings)
-        runner = CloneRunner(registry, trainer=trainer, adapters=adapters, brain=brain, policy=_policy(settings))
+        policy = _policy(settings)
+        runner = CloneRunner(registry.leases, trainer=trainer, adapters=adapters, brain=brain, policy=policy)
         worker = Worker(
-            registry,
-            notices,
-            runner,
+            registry.leases,
+            changes=registry.changes,
+            wakeups=wakeups,
+            runner=runner,
+            # Clones that this server can't train now stay in the queue, for another server.
+            seats=lambda: 0 if server.draining else trainer.seats,
             parallel=settings.clones_at_once,
             lease_seconds=settings.lease_seconds,
-            # Clones that could not be trained now stay in the queue, for whichever server can.
-            seats=lambda: 0 if server.draining else trainer.seats,
         )
         await stack.enter_async_context(worker)
-        erasure = Erasure(registry, clones, adapters=adapters, brain=brain)
-        await stack.enter_async_context(_housekeeping(settings, clones, adapters=adapters, erasure=erasure))
+        erasure = Erasure(store, adapters=adapters, brain=brain)
+        await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
 
         parts = await stack.enter_async_context(
             HealthCheck(registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining)
         )
-        feed = Feed(registry, notices, heartbeat_seconds=settings.heartbeat_seconds)
+        feed = Feed(
+            registry.changes,
+            listing=registry.listing,
+            wakeups=wakeups,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         server.add(
             add_CloningServiceServicer_to_server,
             CloningServicer(registry, feed=feed, adapters=adapters, health=parts),
             service=CLONING_SERVICE,
-            # A trainer that still loads is no reason to refuse clones: they wait for it.
-            ready=lambda: notices.connected and worker.works,
+            # Clones are accepted while the trainer still loads, and wait for it.
+            ready=lambda: wakeups.is_connected and worker.is_running,
         )
         server.add(
             add_StudentModelServiceServicer_to_server,
@@ -103,7 +110,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             add_StudentServiceServicer_to_server,
             StudentServicer(erasure),
             service=STUDENT_SERVICE,
-            ready=lambda: notices.connected,
+            ready=lambda: wakeups.is_connected,
         )
         stack.push_async_callback(server.stop)
         yield server
@@ -112,6 +119,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
 def _policy(settings: CloningSettings) -> RunPolicy:
     return RunPolicy(
         epochs=settings.clone_epochs,
+        require_consent=settings.require_consent,
         save_seconds=settings.save_timeout_seconds,
         deploy_seconds=settings.deploy_timeout_seconds,
         pause_seconds=settings.trainer_pause_seconds,
@@ -121,11 +129,11 @@ def _policy(settings: CloningSettings) -> RunPolicy:
 
 
 def _housekeeping(
-    settings: CloningSettings, clones: CloneStore, *, adapters: AdapterStore, erasure: Erasure
+    settings: CloningSettings, store: CloneStore, *, adapters: AdapterStore, erasure: Erasure
 ) -> Housekeeping:
     days = settings.retention_days
     return Housekeeping(
-        clones,
+        store,
         adapters=adapters,
         erasure=erasure,
         every_seconds=settings.housekeeping_seconds,

@@ -13,7 +13,7 @@ from mesh.tutoring.profile import StudentProfile
 
 
 class CloneState(StrEnum):
-    """Where a clone is in its life; the values are the frontend's words."""
+    """The state of a clone. The values are the words that the frontend shows."""
 
     QUEUED = "queued"
     LOADING_BASE_MODEL = "loading_base_model"
@@ -28,13 +28,13 @@ class CloneState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing comes after."""
+        """Whether no other state can follow."""
         return self in {CloneState.COMPLETED, CloneState.FAILED, CloneState.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineResponse:
-    """One answer of the student and what is known of it; None is unknown, an empty string not given."""
+    """A student's answer to one question. None or an empty string stands for an absent value."""
 
     question: str
     student_answer: str
@@ -49,7 +49,7 @@ class BaselineResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A student's baseline assessment, and for whom it is. Never holds the student's name."""
+    """A student's baseline assessment and profile. Never holds the student's name."""
 
     profile: StudentProfile
     responses: tuple[BaselineResponse, ...]
@@ -58,7 +58,7 @@ class Baseline:
 
 
 class Priority(StrEnum):
-    """How soon a clone's turn comes."""
+    """How early a clone runs, compared with other clones in the queue."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -67,10 +67,10 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """Why a student's data may be used, and until when.
+    """The permission to use a student's data.
 
     Attributes:
-        basis: What it rests on, in a word; never a name.
+        basis: The reason for it, as one word such as `parental_consent`; never a name.
         granted_time: When it was granted.
         expires_time: When it ends; None is never.
     """
@@ -80,19 +80,19 @@ class Consent:
     expires_time: datetime | None = None
 
     def holds(self, now: datetime) -> bool:
-        """Whether it has not expired."""
+        """Whether it has not expired yet."""
         return self.expires_time is None or now < self.expires_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """On what terms a clone was asked for.
+    """The terms of a request for a clone.
 
     Attributes:
-        priority: How soon its turn comes.
+        priority: How early the clone runs.
         queue_behind: Whether it may wait behind the student's earlier clone.
-        base_version: Version that it trains on from; 0 is none.
-        consent: What the data may be used for; None if nothing was said.
+        base_version: The version that it trains on from; 0 for a fresh adapter.
+        consent: The permission to use the data; None if the request has none.
     """
 
     priority: Priority = Priority.NORMAL
@@ -101,8 +101,8 @@ class Terms:
     consent: Consent | None = None
 
 
-class Outcome(StrEnum):
-    """How an attempt ended, unless a fault ended it: then it is the fault's reason."""
+class AttemptOutcome(StrEnum):
+    """How an attempt ended that no error ended. The outcome of any other attempt is the error's reason."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -112,13 +112,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A try at a clone; it lasts while it has no end.
+    """One attempt to run a clone.
 
     Attributes:
         number: From 1.
-        started_time: When it did its first work.
-        ended_time: When it ended, or was found to have ended.
-        outcome: Why: an `Outcome`, or the reason of an `AivoError`.
+        started_time: The time of its first change.
+        ended_time: When it ended, or when another server noticed that it had ended; None while it runs.
+        outcome: How it ended: an `AttemptOutcome`, or the reason of an `AivoError`; empty while it runs.
     """
 
     number: int
@@ -142,15 +142,15 @@ class Clone:
 
     Attributes:
         sequence: Number of that change, from 1.
-        attempt: Which try this is, from 1.
-        progress: 0 to 100; never goes back within an attempt.
+        attempt: Number of the current attempt, from 1.
+        progress: 0 to 100; never decreases within an attempt.
         estimated_seconds: How long it was expected to take when it was accepted.
-        request_id: What the caller named the request; empty if nothing.
-        manifest: The adapter version that was published; None before.
-        failure: Why it failed; None if it has not.
-        terms: On what terms it was asked for.
-        attempts: The tries that have begun, oldest first.
-        queue_position: While it waits, the clones to be taken up before it and itself; else 0.
+        request_id: Id that the caller gave the request; empty if none.
+        manifest: The adapter version that it committed; None before.
+        failure: Why it failed; None unless it has failed.
+        terms: The terms of the request.
+        attempts: The attempts that have started, oldest first.
+        queue_position: Position in the queue, from 1; 0 unless it waits.
         seconds_left: How long it was expected to take from this change on; 0 if it is final.
     """
 
@@ -173,14 +173,13 @@ class Clone:
     seconds_left: int = 0
 
 
-def with_attempt_begun(clone: Clone, now: datetime) -> Clone:
-    """The clone with its current attempt among its attempts."""
-    begun = Attempt(number=clone.attempt, started_time=now)
-    return replace(clone, attempts=(*clone.attempts, begun))
+def with_attempt_started(clone: Clone, now: datetime) -> Clone:
+    """Returns the clone with its current attempt added to its attempts."""
+    return replace(clone, attempts=(*clone.attempts, Attempt(number=clone.attempt, started_time=now)))
 
 
 def with_attempt_ended(clone: Clone, outcome: str, now: datetime) -> Clone:
-    """The clone with its current attempt ended; as it is if none had begun."""
+    """Returns the clone with its current attempt ended, or unchanged if no attempt runs."""
     *earlier, last = clone.attempts or (None,)
     if last is None or last.ended_time is not None:
         return clone
@@ -188,9 +187,9 @@ def with_attempt_ended(clone: Clone, outcome: str, now: datetime) -> Clone:
 
 
 def cancelled(clone: Clone, now: datetime) -> Clone:
-    """The clone after its last change, if that is its cancelling."""
+    """Returns the clone as cancelled: its final change."""
     return replace(
-        with_attempt_ended(clone, Outcome.CANCELLED, now),
+        with_attempt_ended(clone, AttemptOutcome.CANCELLED, now),
         state=CloneState.CANCELLED,
         sequence=clone.sequence + 1,
         message="Cancelled",

@@ -6,7 +6,7 @@ from mesh.settings import AdapterStoreSettings, BaseModelSettings, ServingSettin
 
 
 class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
-    """Everything that the cloning server reads from the environment."""
+    """The settings that the cloning server reads from the environment."""
 
     cloning_host: str = "127.0.0.1"
     cloning_port: int = Field(default=50052, ge=0, le=65535)
@@ -15,10 +15,10 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     redis_url: str = Field(default="redis://127.0.0.1:6390/0", pattern=r"^(rediss?|unix)://.+")
     brain_address: str = Field(default="127.0.0.1:50051", min_length=1)
 
-    # None: Ray runs in this process's own cluster. Ray's client (`ray://`) can't stream a training's progress.
+    # None: the server starts a Ray cluster of its own. Ray's client (`ray://`) can't stream a training's progress.
     ray_address: str | None = Field(default=None, pattern=r"^[^/\s]+$")
     trainers: int = Field(default=1, ge=1, le=256)
-    # None: as many as this machine has; without a cluster, the trainers' share of them.
+    # None: all CPUs of this machine; without a cluster, divided among the trainers.
     trainer_cpus: float | None = Field(default=None, gt=0)
     trainer_gpus: float = Field(default=0, ge=0)
 
@@ -27,30 +27,30 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     parallel_clones: int | None = Field(default=None, ge=1, le=1024)
     clone_epochs: int = Field(default=3, ge=1, le=100)
     class_size: int = Field(default=8, ge=1, le=64)
-    # Shorter than a store's or a network's hiccup, and clones start anew for nothing.
+    # A lease that is shorter than a brief outage of the store or the network makes clones start again needlessly.
     lease_seconds: float = Field(default=15, ge=1, le=600)
 
-    # Empty: nobody starts from a cohort's adapter. Short, as the profile's words have to fit in an id behind it.
+    # Empty: no clone starts from a cohort's adapter. Short, because an id must also hold the words of the profile.
     cohort_prefix: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,23})?$")
     require_consent: bool = False
     keep_versions: int = Field(default=5, ge=1)
-    # None: for ever.
+    # None: students' data stays for ever.
     retention_days: float | None = Field(default=None, gt=0)
     housekeeping_seconds: float = Field(default=3600, gt=0)
 
-    # What promises 15 seconds to a watcher must not be configured away.
+    # The contract promises a heartbeat at least every 15 seconds.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)
-    # How long a trained adapter waits for a part that is down before its clone fails.
+    # How long a trained adapter waits for a store or a brain that is down before its clone fails.
     save_timeout_seconds: float = Field(default=600, ge=0)
     deploy_timeout_seconds: float = Field(default=600, ge=0)
-    # Before a clone is tried again whose trainer died; doubles with each time.
+    # Wait before a clone runs again whose trainer died; doubles with each time.
     trainer_pause_seconds: float = Field(default=5, ge=0)
 
     @property
     def clones_at_once(self) -> int:
-        """Clones that run at once on a server: as it is set, else a class a trainer where that helps.
+        """How many clones a server runs at once: as set, or else one class per trainer with GPUs, one clone without.
 
-        A student's step leaves most of a GPU idle, so a class ends sooner than its students one after another. CPUs are
-        full with one: a class would end hardly sooner, and none of its students before all of them.
+        The step of one student leaves most of a GPU idle, so a class takes less time than its students one after
+        another. One student keeps the CPUs busy: a class would hardly end sooner, and all its students would end last.
         """
         return self.parallel_clones or self.trainers * (self.class_size if self.trainer_gpus else 1)

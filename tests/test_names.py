@@ -24,7 +24,7 @@ BARE_WORDS = frozenset({
 VERBS = frozenset({"read"})
 
 # To be renamed. These lists only get shorter.
-DUPLICATE_CLASSES = frozenset({"Erased", "HealthCheck", "HealthReport"})
+DUPLICATE_CLASSES = frozenset({"HealthCheck", "HealthReport"})
 BARE_NAMES = {
     "mesh/adapters/documents.py": "found seen",
     "mesh/adapters/inspection.py": "found",
@@ -43,10 +43,6 @@ BARE_NAMES = {
     "brain_server/edge/metrics.py": "held seen",
     "brain_server/edge/wire.py": "asked",
     "brain_server/torch_engine/engine.py": "one",
-    "cloning_server/clones/clone_store.py": "found",
-    "cloning_server/clones/estimates.py": "left",
-    "cloning_server/clones/feed.py": "seen",
-    "cloning_server/clones/registry.py": "asked found",
     "cloning_server/compute/batch_decoding.py": "_ended ended found one read wanted",
     "cloning_server/compute/kernels.py": "_said one",
     "cloning_server/compute/layers.py": "Seen one seen wanted",
@@ -67,9 +63,6 @@ BARE_NAMES = {
     "cloning_server/learning/packed_attention.py": "_seen asked kept known one said seen",
     "cloning_server/learning/passes.py": "one seen taken",
     "cloning_server/learning/trainer.py": "held made one said",
-    "cloning_server/running/lineage.py": "found",
-    "cloning_server/running/runner.py": "one told",
-    "cloning_server/running/worker.py": "_taken",
     "client/demo.py": "one",
     "client/ready.py": "told",
     "gateway/settings.py": "one",

@@ -1,31 +1,31 @@
-"""Cancelling a clone, wherever it is and whoever runs it.
+"""Cancelling a clone, in whatever state it is and whoever runs it.
 
-A clone is cancelled first where its version would be committed, then where its state is kept: from the first step on it
-can publish nothing, whoever wakes up late, and whoever dies between the two leaves a clone that its runner finds voided
-and ends as cancelled. The one who runs it learns of it by losing its lease.
+It takes two steps: void the clone in the adapter store, then write its final state. After the first step nobody can
+publish a version of it, however late. If this server dies between the two, the runner finds the clone voided and ends
+it as cancelled. The runner of a cancelled clone stops because it has lost its lease.
 """
 
 from cloning_server.clone import Clone, CloneState
-from cloning_server.clones.registry import Registry
+from cloning_server.clones.changes import CloneChanges
 from mesh.adapters.store import AdapterStore
 from mesh.errors import CloneFinal
 
 
-async def cancel(clone_id: str, *, registry: Registry, adapters: AdapterStore) -> Clone:
-    """Returns the clone as it was cancelled, now or before.
+async def cancel(clone_id: str, *, changes: CloneChanges, adapters: AdapterStore) -> Clone:
+    """Cancels a clone; returns it in its final state. A clone that was cancelled before stays as it is.
 
     Raises:
-        CloneNotFound: There is none with this id.
-        CloneFinal: It has completed or failed, or has committed its version and will complete.
-        AdapterStoreUnavailable: It may have run, and the store can't be told; it goes on.
+        CloneNotFound: No clone has this id.
+        CloneFinal: The clone has completed or failed, or it has committed its version and will complete.
+        AdapterStoreUnavailable: The clone may have run, so the adapter store is needed. The clone goes on.
     """
-    clone = await registry.find(clone_id)
-    # What has never run can't publish, so that this needs no store.
-    if not clone.state.is_final and not await registry.cancel_unbegun(clone):
+    clone = await changes.find(clone_id)
+    # A clone that has never run can't publish anything, so this needs no adapter store.
+    if not clone.state.is_final and not await changes.cancel_unstarted(clone):
         if await adapters.void(clone_id) is not None:
             raise CloneFinal(clone_id=clone_id, state=CloneState.DEPLOYING)
-        await registry.cancel(clone_id)
-    clone = await registry.find(clone_id)
+        await changes.cancel(clone_id)
+    clone = await changes.find(clone_id)
     if clone.state is not CloneState.CANCELLED:
         raise CloneFinal(clone_id=clone_id, state=clone.state)
     return clone

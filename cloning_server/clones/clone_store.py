@@ -1,24 +1,25 @@
-"""The clone store: the keys that clones have in Valkey or Redis, and what is read and written there.
+"""The clone store: the keys in Valkey or Redis that hold the clones, and the operations on them.
 
 ```
-feed:{clone_id}       stream; entry `n-0` is the clone (JSON) as of its n-th change, so the last entry is the clone
-baseline:{clone_id}   the baseline (JSON); gone as soon as the clone is final
-request:{request_id}  hash: the clone that this request made, and the digest of its body
+feed:{clone_id}       stream: entry `n-0` is the clone (JSON) as of its n-th change; the last entry is its current state
+baseline:{clone_id}   string: the baseline (JSON), until the clone is final
+request:{request_id}  hash: the clone that this request made, and the digest of the request
 lane:{student_id}     list: the student's clones that are not final; the first may run, the second waits behind it
 requests:{student_id} set: the request ids of the student's clones
-clones, clones:{student_id}   sorted sets: clone ids by their number in the order of acceptance
-open                  sorted set: the clones that are not final by their place: the number less their head start
-queued                sorted set: those of them that may be claimed now, by the same place
-leases                sorted set: those that run by the time at which their lease expires, milliseconds since 1970; and
-                      those that were put off by the time at which they may be claimed
-tokens                hash: the clones that run, each with the token of its lease
-sizes                 hash: responses of every clone that is not final
+clones, clones:{student_id}   sorted sets: clone ids by number, in the order of acceptance
+open                  sorted set: clones that are not final, by place: the number less the head start
+queued                sorted set: those of them that can be claimed now, by place
+leases                sorted set: running clones by the time at which their lease expires, in milliseconds since 1970;
+                      and delayed clones by the time from which they can be claimed
+tokens                hash: the lease token of each running clone
+sizes                 hash: the number of responses of each clone that is not final
 students              sorted set: students by the time at which their latest clone was accepted
-counter, lease_counter, pace  the last number and the last token given; seconds a response takes
-housekeeping          there while one server has the turn to keep house
+counter, lease_counter, pace  strings: the last clone number, the last lease token, the seconds per response
+housekeeping          string: exists while a server has its turn at housekeeping
 ```
 
-All keys of a tenant share one hash tag, so the scripts also run on a cluster. Knows nothing of what the JSON holds.
+All keys of a tenant share one hash tag, so that the scripts also run on a cluster. Changes that must be atomic are Lua
+scripts; see `scripts`. Knows nothing of what the JSON holds.
 """
 
 import math
@@ -28,151 +29,170 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from cloning_server.clones import scripts
-from cloning_server.clones.records import Backlog, Claimed, Erased, NewChange, NewClone, Outcome
-from cloning_server.clones.redis import answered
+from cloning_server.clones.records import Backlog, Claim, ErasedRecords, NewChange, NewClone, StartOutcome
+from cloning_server.clones.redis import answers_in_time
+from cloning_server.clones.scripts.script import LuaScript
 from mesh.adapters.ref import DEFAULT_TENANT
 
 
 class CloneStore:
-    """One tenant's keys. Every method raises `CloneStoreUnavailable` while the store does not answer."""
+    """One tenant's clones in Redis. Every method raises `CloneStoreUnavailable` while Redis does not answer."""
 
     def __init__(self, redis: Redis, *, tenant: str = DEFAULT_TENANT) -> None:
         self._redis = redis
         self._prefix = f"{{aivo:{tenant}}}:"
-        self._start = redis.register_script(scripts.START)
-        self._claim = redis.register_script(scripts.CLAIM)
-        self._renew = redis.register_script(scripts.RENEW)
-        self._change = redis.register_script(scripts.CHANGE)
-        self._erase = redis.register_script(scripts.ERASE)
+        self._start = LuaScript(redis, "start")
+        self._claim = LuaScript(redis, "claim")
+        self._renew = LuaScript(redis, "renew")
+        self._change = LuaScript(redis, "change")
+        self._erase = LuaScript(redis, "erase")
 
     @property
     def channel(self) -> str:
-        """Where the id of every clone that changed is published."""
+        """The channel on which Redis publishes the id of every clone that changes."""
         return self._key("changes")
 
-    async def start(self, new: NewClone, *, queue_limit: int) -> tuple[Outcome, str]:
-        """Writes a clone if nothing stands in its way; returns what happened and the id of the clone it is about."""
-        student_id, clone_id = new.student_id, new.clone_id
-        keys = [
-            self._key("request", new.request_id),
-            self._key("lane", student_id),
-            self._key("queued"),
-            self._key("open"),
-            self._key("clones"),
-            self._key("clones", student_id),
-            self._key("sizes"),
-            self._key("tokens"),
-            self._key("feed", clone_id),
-            self._key("baseline", clone_id),
-            self._key("counter"),
-            self._key("students"),
-            self._key("requests", student_id),
-        ]
-        facts: list[str | bytes | int] = [
-            clone_id,
-            new.digest,
-            queue_limit,
-            new.clone,
-            new.baseline,
-            new.responses,
-            self.channel,
-            new.head_start,
-            int(new.may_wait),
-            student_id,
-            new.request_id,
-        ]
-        async with answered():
-            outcome, clone_id = await self._start(keys=keys, args=facts)
-        return outcome, clone_id
+    async def start(self, new: NewClone, *, queue_limit: int) -> tuple[StartOutcome, str]:
+        """Writes a clone unless something stands in its way.
 
-    async def claim(self, *, seconds: float) -> Claimed:
-        """Leases the clone whose turn it is, for so long; one whose lease has expired comes first."""
-        keys = [self._key("queued"), self._key("leases"), self._key("tokens"), self._key("lease_counter")]
-        async with answered():
-            clone_id, number = await self._claim(keys=keys, args=[_milliseconds(seconds)])
+        Returns:
+            What happened, and the id of the clone that it is about.
+        """
+        student_id, clone_id = new.student_id, new.clone_id
+        async with answers_in_time():
+            answer = await self._start(
+                keys={
+                    "request": self._key("request", new.request_id),
+                    "lane": self._key("lane", student_id),
+                    "queued": self._key("queued"),
+                    "open": self._key("open"),
+                    "clones": self._key("clones"),
+                    "student_clones": self._key("clones", student_id),
+                    "sizes": self._key("sizes"),
+                    "tokens": self._key("tokens"),
+                    "feed": self._key("feed", clone_id),
+                    "baseline": self._key("baseline", clone_id),
+                    "counter": self._key("counter"),
+                    "students": self._key("students"),
+                    "student_requests": self._key("requests", student_id),
+                },
+                args={
+                    "clone_id": clone_id,
+                    "digest": new.digest,
+                    "queue_limit": queue_limit,
+                    "clone": new.clone,
+                    "baseline": new.baseline,
+                    "size": new.responses,
+                    "channel": self.channel,
+                    "head_start": new.head_start,
+                    "may_wait": int(new.may_wait),
+                    "student_id": student_id,
+                    "request_id": new.request_id,
+                },
+            )
+        return cast("tuple[StartOutcome, str]", tuple(cast("list[str]", answer)))
+
+    async def claim(self, *, seconds: float) -> Claim:
+        """Leases the next clone for so many seconds. A clone whose lease has expired comes first."""
+        async with answers_in_time():
+            answer = await self._claim(
+                keys={
+                    "queued": self._key("queued"),
+                    "leases": self._key("leases"),
+                    "tokens": self._key("tokens"),
+                    "lease_counter": self._key("lease_counter"),
+                },
+                args={"milliseconds": _milliseconds(seconds)},
+            )
+        clone_id, number = cast("tuple[str, int]", answer)
         if clone_id:
-            return Claimed(clone_id=clone_id, token=number)
-        return Claimed(due_seconds=None if number < 0 else number / 1000)
+            return Claim(clone_id=clone_id, token=number)
+        return Claim(due_seconds=None if number < 0 else number / 1000)
 
     async def renew(self, clone_id: str, *, token: int, seconds: float) -> bool:
-        """Makes a lease last for so long from now on; returns False if it is somebody else's."""
-        keys = [self._key("leases"), self._key("tokens")]
-        async with answered():
-            return bool(await self._renew(keys=keys, args=[clone_id, token, _milliseconds(seconds)]))
+        """Makes a lease last for so many seconds from now on; returns False if another lease replaced it."""
+        async with answers_in_time():
+            answer = await self._renew(
+                keys={"leases": self._key("leases"), "tokens": self._key("tokens")},
+                args={"clone_id": clone_id, "token": token, "milliseconds": _milliseconds(seconds)},
+            )
+        return bool(answer)
 
     async def change(self, change: NewChange) -> bool:
-        """Writes a clone's next change; returns False if it is not the next, or not the writer's to write.
+        """Writes a clone's next change. A repeated call has no further effect.
 
-        Again is the same as once.
+        Returns:
+            False if another change came first, or if the token does not allow the change.
         """
         clone_id = change.clone_id
-        keys = [
-            self._key("feed", clone_id),
-            self._key("queued"),
-            self._key("leases"),
-            self._key("tokens"),
-            self._key("open"),
-            self._key("lane", change.student_id),
-            self._key("baseline", clone_id),
-            self._key("sizes"),
-        ]
-        facts: list[str | bytes | int] = [
-            clone_id,
-            change.sequence,
-            change.clone,
-            change.effect,
-            "" if change.token is None else change.token,
-            _milliseconds(change.delay_seconds),
-            self.channel,
-        ]
-        async with answered():
-            return bool(await self._change(keys=keys, args=facts))
+        async with answers_in_time():
+            answer = await self._change(
+                keys={
+                    "feed": self._key("feed", clone_id),
+                    "queued": self._key("queued"),
+                    "leases": self._key("leases"),
+                    "tokens": self._key("tokens"),
+                    "open": self._key("open"),
+                    "lane": self._key("lane", change.student_id),
+                    "baseline": self._key("baseline", clone_id),
+                    "sizes": self._key("sizes"),
+                },
+                args={
+                    "clone_id": clone_id,
+                    "sequence": change.sequence,
+                    "clone": change.clone,
+                    "effect": change.effect,
+                    "token": "" if change.token is None else change.token,
+                    "delay_milliseconds": _milliseconds(change.delay_seconds),
+                    "channel": self.channel,
+                },
+            )
+        return bool(answer)
 
     async def read_request(self, request_id: str) -> tuple[str, str] | None:
-        """Returns the id of the clone that a request made and the digest of its body; None if it made none."""
-        async with answered():
-            found = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
-        clone_id, digest = cast("list[str | None]", found)
+        """Returns the id of the clone that a request made, and the request's digest; None if it made no clone."""
+        async with answers_in_time():
+            values = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
+        clone_id, digest = cast("list[str | None]", values)
         return None if clone_id is None or digest is None else (clone_id, digest)
 
     async def read_latest(self, clone_ids: Sequence[str]) -> list[str]:
-        """Returns each clone as it is now; those that are not there are left out."""
+        """Returns the current state of each clone, without the clones that do not exist."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id in clone_ids:
                 pipe.xrevrange(self._key("feed", clone_id), count=1)
-            async with answered():
+            async with answers_in_time():
                 feeds = await pipe.execute()
         return [entry[1]["clone"] for feed in feeds for entry in feed]
 
     async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
-        """Returns the clone as of each change after that one, in order."""
-        async with answered():
+        """Returns the clone as of each change after number `after`, in order."""
+        async with answers_in_time():
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
         return [fields["clone"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries)]
 
     async def read_baseline(self, clone_id: str) -> str | None:
         """Returns the baseline, or None once the clone is final."""
-        async with answered():
+        async with answers_in_time():
             return cast("str | None", await self._redis.get(self._key("baseline", clone_id)))
 
     async def list_numbers(self, student_id: str, *, below: int | None, limit: int) -> list[tuple[str, int]]:
-        """Returns ids and numbers, newest first, of one student's clones, or of all if the id is empty."""
+        """Returns the ids and numbers of a student's clones, newest first; an empty id stands for all students."""
         newest = "+inf" if below is None else f"({below}"
-        async with answered():
-            found = await self._redis.zrevrangebyscore(
+        async with answers_in_time():
+            ids_with_numbers = await self._redis.zrevrangebyscore(
                 self._key("clones", student_id), newest, "-inf", start=0, num=limit, withscores=True
             )
-        return [(clone_id, int(number)) for clone_id, number in cast("list[tuple[str, float]]", found)]
+        return [(clone_id, int(number)) for clone_id, number in cast("list[tuple[str, float]]", ids_with_numbers)]
 
     async def read_backlog(self) -> Backlog:
-        """Returns what estimates are made of."""
+        """Returns the unfinished clones and the pace, from which estimates are made."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zrange(self._key("open"), 0, -1, withscores=True)
             pipe.hgetall(self._key("sizes"))
             pipe.hkeys(self._key("tokens"))
             pipe.mget(self._key("counter"), self._key("pace"))
-            async with answered():
+            async with answers_in_time():
                 places, sizes, running, (counter, pace) = await pipe.execute()
         return Backlog(
             places=dict(places),
@@ -183,55 +203,75 @@ class CloneStore:
         )
 
     async def write_pace(self, pace: float) -> None:
-        """Keeps the seconds that a response takes."""
-        async with answered():
+        """Stores the seconds that a response takes."""
+        async with answers_in_time():
             await self._redis.set(self._key("pace"), pace)
 
     async def count(self) -> tuple[int, int]:
-        """Counts the clones that wait and those that run."""
+        """Returns the number of waiting clones and the number of running clones."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zcard(self._key("open"))
             pipe.hlen(self._key("tokens"))
-            async with answered():
+            async with answers_in_time():
                 unfinished, running = await pipe.execute()
         return unfinished - running, running
 
     async def read_lane(self, student_id: str) -> list[str]:
-        """Returns the ids of the student's clones that are not final, in the order of their turns."""
-        async with answered():
+        """Returns the ids of the student's clones that are not final, in the order in which they run."""
+        async with answers_in_time():
             return cast("list[str]", await self._redis.lrange(self._key("lane", student_id), 0, -1))
 
-    async def erase(self, student_id: str) -> Erased | None:
-        """Removes all that is kept of a student; None, and removes nothing, if there is a clone that is not final."""
-        own, requests = self._key("clones", student_id), self._key("requests", student_id)
+    async def erase(self, student_id: str) -> ErasedRecords | None:
+        """Removes everything about a student.
+
+        Returns:
+            What was removed. None, and nothing is removed, if one of the student's clones is not final.
+        """
+        student_clones, student_requests = self._key("clones", student_id), self._key("requests", student_id)
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrange(own, 0, -1)
-            pipe.smembers(requests)
-            async with answered():
+            pipe.zrange(student_clones, 0, -1)
+            pipe.smembers(student_requests)
+            async with answers_in_time():
                 clone_ids, request_ids = await pipe.execute()
-        keys = [self._key("clones"), own, requests, self._key("lane", student_id), self._key("students")]
-        keys += [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
-        keys += [self._key("request", request_id) for request_id in request_ids]
-        async with answered():
-            removed = await self._erase(keys=keys, args=[student_id, self.channel, len(request_ids), *clone_ids])
-        return None if removed < 0 else Erased(clones=len(clone_ids), request_ids=len(request_ids))
+        records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
+        records += [self._key("request", request_id) for request_id in request_ids]
+        async with answers_in_time():
+            removed = await self._erase(
+                keys={
+                    "clones": self._key("clones"),
+                    "student_clones": student_clones,
+                    "student_requests": student_requests,
+                    "lane": self._key("lane", student_id),
+                    "students": self._key("students"),
+                    "records": records,
+                },
+                args={
+                    "student_id": student_id,
+                    "channel": self.channel,
+                    "request_count": len(request_ids),
+                    "clone_ids": clone_ids,
+                },
+            )
+        if cast("int", removed) < 0:
+            return None
+        return ErasedRecords(clones=len(clone_ids), request_ids=len(request_ids))
 
     async def list_idle_students(self, *, before: datetime, limit: int) -> list[str]:
-        """Returns students whose latest clone was accepted before this time, longest ago first."""
+        """Returns students whose latest clone was accepted before this time, oldest first."""
         latest = f"({before.timestamp() * 1000:.0f}"
-        async with answered():
-            found = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
-        return cast("list[str]", found)
+        async with answers_in_time():
+            student_ids = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
+        return cast("list[str]", student_ids)
 
     async def take_turn(self, *, seconds: float) -> bool:
-        """Whether the caller is the first to ask for so long."""
-        async with answered():
+        """Gives the caller the turn at housekeeping for so many seconds; returns False if another server has it."""
+        async with answers_in_time():
             return bool(await self._redis.set(self._key("housekeeping"), "1", nx=True, px=_milliseconds(seconds)))
 
-    def _key(self, name: str, of: str = "") -> str:
-        return f"{self._prefix}{name}:{of}" if of else f"{self._prefix}{name}"
+    def _key(self, name: str, owner_id: str = "") -> str:
+        return f"{self._prefix}{name}:{owner_id}" if owner_id else f"{self._prefix}{name}"
 
 
 def _milliseconds(seconds: float) -> int:
-    # Rounded up: a short time is no time at all otherwise.
+    # Rounded up, so that a short time never becomes zero.
     return math.ceil(seconds * 1000)

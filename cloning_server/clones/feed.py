@@ -1,6 +1,6 @@
-"""The feed: a clone's changes as they happen, from any one on.
+"""The feed: a clone's changes as they happen, from any number on.
 
-Every change is in the store under its number, so any server can serve any watcher from any point.
+The store holds every change under its number, so any server can serve any watcher from any point.
 Knows nothing of gRPC.
 """
 
@@ -10,19 +10,20 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from cloning_server.clone import Clone
-from cloning_server.clones.registry import Registry
-from cloning_server.clones.wakeups import Notices
+from cloning_server.clones.changes import CloneChanges
+from cloning_server.clones.listing import CloneListing
+from cloning_server.clones.wakeups import Wakeups
 from mesh.errors import CloneNotFound, CloneStoreUnavailable, InvalidField, Violation
 
-# A restart of the store and the reading of its file; a watcher that resumes loses nothing, so longer is not better.
+# Covers a restart of the store, which reads its file. A watcher that resumes loses nothing, so longer is not better.
 OUTAGE_SECONDS = 20.0
-# How often a watcher looks while the store does not answer, if no notice of its return comes first.
-LOOK_SECONDS = 1.0
+# How often a watcher reads the store while it does not answer, unless a wake-up comes first.
+OUTAGE_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """The clone as of a change, or, as a sign of life, as of the last one again."""
+    """The clone as of a change. A heartbeat repeats the last change during a silence."""
 
     clone: Clone
     heartbeat: bool = False
@@ -32,52 +33,56 @@ class Feed:
     """Serves watchers.
 
     Args:
-        registry: Where the changes are.
-        notices: Tell when to look.
+        changes: Reads the changes.
+        listing: Estimates the time left.
+        wakeups: Say when to read.
         heartbeat_seconds: Longest silence.
     """
 
-    def __init__(self, registry: Registry, notices: Notices, *, heartbeat_seconds: float = 10.0) -> None:
-        self._registry = registry
-        self._notices = notices
+    def __init__(
+        self, changes: CloneChanges, *, listing: CloneListing, wakeups: Wakeups, heartbeat_seconds: float = 10.0
+    ) -> None:
+        self._changes = changes
+        self._listing = listing
+        self._wakeups = wakeups
         self._heartbeat_seconds = heartbeat_seconds
 
     async def watch(self, clone_id: str, *, after_sequence: int | None = None) -> AsyncGenerator[Change, None]:
-        """Yields the current state and every later change; or, given a number, every change after that one.
+        """Yields the current state and every later change; or every change after number `after_sequence`.
 
-        The current state and signs of life tell the queue and the time left as they are now; changes tell them as they
-        were, so that every watcher sees the same. Ends after the final state; at once if that is the number given.
-        Bears an outage of the store of `OUTAGE_SECONDS`.
+        The current state and heartbeats carry the current queue position and time left. Changes carry those of their
+        time, so that every watcher sees the same. Ends after the final state, or at once if `after_sequence` is its
+        number. Tolerates an outage of the store of up to `OUTAGE_SECONDS`.
 
         Raises:
-            CloneNotFound: There is no such clone, or not any more.
-            InvalidField: The clone has no change with this number yet: the caller can't have seen it.
+            CloneNotFound: No clone has this id, or it was erased.
+            InvalidField: The clone has no change with this number yet.
             CloneStoreUnavailable: The store does not answer.
         """
-        with self._notices.waiter(clone_id) as waiter:
-            clone = await self._registry.find(clone_id)
+        with self._wakeups.waiter(clone_id) as waiter:
+            clone = await self._changes.find(clone_id)
             if after_sequence is not None and after_sequence > clone.sequence:
                 raise InvalidField([Violation("after_sequence", f"the latest change has the number {clone.sequence}")])
-            seen = clone.sequence - 1 if after_sequence is None else after_sequence
+            last_sequence = clone.sequence - 1 if after_sequence is None else after_sequence
             outage = _Outage()
             silent_since = time.monotonic()
-            is_now = after_sequence is None
+            is_current_state = after_sequence is None
             while True:
-                for clone in await self._read_changes(clone_id, after=seen, outage=outage):
-                    yield Change(clone=await self._seen_now(clone) if is_now else clone)
-                    seen, silent_since, is_now = clone.sequence, time.monotonic(), False
+                for clone in await self._read_changes(clone_id, after=last_sequence, outage=outage):
+                    yield Change(clone=await self._with_estimate(clone) if is_current_state else clone)
+                    last_sequence, silent_since, is_current_state = clone.sequence, time.monotonic(), False
                 if clone.state.is_final:
                     return
                 silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
                 if silence_left <= 0:
-                    yield Change(clone=await self._seen_now(clone), heartbeat=True)
+                    yield Change(clone=await self._with_estimate(clone), heartbeat=True)
                     silent_since = time.monotonic()
-                await waiter.wait(min(silence_left, LOOK_SECONDS) if outage.lasts else silence_left)
+                await waiter.wait(min(silence_left, OUTAGE_POLL_SECONDS) if outage.lasts else silence_left)
 
     async def _read_changes(self, clone_id: str, *, after: int, outage: "_Outage") -> list[Clone]:
         try:
-            # The last one seen again, which is gone only if the clone is.
-            changes = await self._registry.read_changes(clone_id, after=max(0, after - 1))
+            # Reads the last known change once more: it is missing only if the clone was erased.
+            changes = await self._changes.read(clone_id, after=max(0, after - 1))
         except CloneStoreUnavailable:
             if outage.seconds() > OUTAGE_SECONDS:
                 raise
@@ -87,15 +92,15 @@ class Feed:
             raise CloneNotFound(clone_id=clone_id)
         return [clone for clone in changes if clone.sequence > after]
 
-    async def _seen_now(self, clone: Clone) -> Clone:
-        # A sign of life is worth more than a fresh estimate.
+    async def _with_estimate(self, clone: Clone) -> Clone:
+        # A heartbeat with an old estimate is better than none.
         with contextlib.suppress(CloneStoreUnavailable):
-            (clone,) = await self._registry.look_ahead([clone])
+            (clone,) = await self._listing.with_estimates([clone])
         return clone
 
 
 class _Outage:
-    """How long the store has not answered."""
+    """An outage of the store, as a watcher sees it."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -105,7 +110,7 @@ class _Outage:
         return self._since is not None
 
     def seconds(self) -> float:
-        """Time since the first call of this after the last end."""
+        """Seconds since the outage began, which is the first call of this after the last `end`."""
         now = time.monotonic()
         if self._since is None:
             self._since = now

@@ -1,25 +1,27 @@
-"""What goes into the clone store and comes out of it. Clones and baselines are bytes here; `registry` reads them."""
+"""What the clone store takes and returns. Clones and baselines are JSON here; `codec` reads and writes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["made", "same", "reused", "running", "full"]
+# How `start` ends; see `scripts/start.lua`.
+StartOutcome = Literal["made", "same", "reused", "running", "full"]
+# What a change does to its clone; see `scripts/change.lua`.
 Effect = Literal["waits", "runs", "ends"]
-# The token of a clone that nobody holds.
-NOBODYS = 0
+# Stands for the token of a clone without a lease.
+NO_LEASE = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewClone:
-    """What is written when a clone is accepted.
+    """A clone to accept.
 
     Attributes:
-        digest: Of the request's body.
+        digest: Of the request.
         clone: JSON.
         baseline: JSON.
-        responses: How many the baseline has.
-        head_start: Places before those that are accepted at the same time.
+        responses: Number of responses in the baseline.
+        head_start: Places in the queue before clones that are accepted at the same time.
         may_wait: Whether it may wait behind the student's earlier clone.
     """
 
@@ -39,11 +41,11 @@ class NewChange:
     """A clone's next change.
 
     Attributes:
-        sequence: Its number.
+        sequence: Number of the change.
         clone: JSON.
-        effect: What becomes of the clone.
-        token: Of the lease under which it is written; `NOBODYS` while there is none, None whatever there is.
-        delay_seconds: For one that waits, how long at least.
+        effect: What the change does to the clone.
+        token: Of the writer's lease. `NO_LEASE` writes only while there is no lease; None, whatever lease there is.
+        delay_seconds: How long at least a clone waits that goes back to the queue.
     """
 
     clone_id: str
@@ -57,14 +59,14 @@ class NewChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What estimates are made of.
+    """The clones that are not final, and the pace: what estimates are made of.
 
     Attributes:
-        places: Of the clones that are not final: when their turns come, lowest first.
-        sizes: Their responses.
-        running: Those of them that run.
-        next_number: That of the clone that is accepted next.
-        pace: Seconds per response; None while nothing was measured.
+        places: Place of each clone in the queue; the lowest runs first.
+        sizes: Number of responses of each clone.
+        running: Ids of the running clones.
+        next_number: Number of the clone that is accepted next.
+        pace: Seconds per response; None until a clone has completed.
     """
 
     places: Mapping[str, float]
@@ -75,13 +77,13 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """Answer to a claim: the clone and the token of its lease; or nothing, and when there may be something.
+class Claim:
+    """The answer to a claim: a clone and the token of its lease, or how long to wait.
 
     Attributes:
-        clone_id: None if there is nothing.
-        token: Larger than that of every lease before it; 0 if there is nothing.
-        due_seconds: Until the next lease expires; None if there is none.
+        clone_id: None if there is nothing to claim.
+        token: Larger than the token of every earlier lease; 0 if there is nothing to claim.
+        due_seconds: Seconds until the next lease expires; None if there is no lease.
     """
 
     clone_id: str | None = None
@@ -90,8 +92,8 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
-    """How much of a student was removed from the store."""
+class ErasedRecords:
+    """How much the clone store held of a student who was erased."""
 
     clones: int
     request_ids: int

@@ -1,6 +1,6 @@
-"""The connection to Valkey or Redis: how long it is waited for, and what passes by itself.
+"""The connection to Valkey or Redis: its timeouts, its retries, and the errors that are temporary.
 
-Knows nothing of what is kept there.
+Knows nothing of what is stored there.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from mesh.errors import CloneStoreUnavailable
 
-# One server reads and writes little at a time; more connections would only queue in the store instead of here.
+# One server reads and writes little at a time. More connections would move the queue into Redis, not shorten it.
 MAX_CONNECTIONS = 32
-# A store that is there answers within milliseconds, or seconds where its disk is busy and every write is flushed; one
-# that is not is told as such rather than waited for.
+# Redis answers within milliseconds, or within seconds while its disk is busy and it flushes every write. Callers learn
+# of a Redis that does not answer; they do not wait for it.
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-# Enough for a connection of the pool that a restart of the store has cut; an outage is for the caller to wait out.
+# Enough for a pooled connection that a restart of Redis has closed. Waiting out an outage is up to the caller.
 RETRIES = 2
 
-# What passes by itself: no answer, a replica during a failover, no memory left, a cluster that changes shape.
+# Temporary: no answer, a replica during a failover, no memory left, a cluster that changes shape.
 _TRANSIENT = (
     TimeoutError,
     exceptions.ConnectionError,
@@ -37,14 +37,14 @@ _TRANSIENT = (
 
 
 def open_redis(url: str) -> Redis:
-    """Returns a client that connects when it is first used; close it with `aclose`."""
+    """Returns a client that connects on first use; close it with `aclose`."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_SECONDS,
         socket_connect_timeout=CONNECT_SECONDS,
-        # Whoever calls sets a timeout around the whole. The client's own goes through `asyncio.wait_for`, which up to
-        # Python 3.11 loses a cancellation that comes as it ends: a worker that was told to stop would go on.
+        # `answers_in_time` limits the whole call. The client's own timeout uses `asyncio.wait_for`, which loses a
+        # cancellation that arrives as it ends (up to Python 3.11): a worker that should stop would go on.
         socket_timeout=None,
         retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), RETRIES),
         decode_responses=True,
@@ -53,11 +53,11 @@ def open_redis(url: str) -> Redis:
 
 
 @contextlib.asynccontextmanager
-async def answered() -> AsyncIterator[None]:
-    """Wants the answer of what is inside within `ANSWER_SECONDS`.
+async def answers_in_time() -> AsyncIterator[None]:
+    """Limits the calls inside to `ANSWER_SECONDS`.
 
     Raises:
-        CloneStoreUnavailable: In place of all that passes by itself.
+        CloneStoreUnavailable: In place of every temporary error.
     """
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

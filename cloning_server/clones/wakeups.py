@@ -1,78 +1,76 @@
-"""Notices: wakes whoever waits for a change in the clone store, without anyone polling it.
+"""Wake-ups: coroutines that wait for a change in the clone store wake at once, and nobody polls the store.
 
-One connection for the whole server hears of every change, however many wait. A notice says where to look, never what is
-there: lost ones cost time and nothing else, and after every reconnect all who wait look again.
+Redis publishes the id of every clone that changes. One subscription per server receives these ids, however many
+coroutines wait. A wake-up says that something may have changed, never what. A lost one therefore costs only time, and
+after each reconnect everybody wakes up and looks again.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Self
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mesh.background import BackgroundTask
 from mesh.log import get_logger
 from mesh.subscription import subscribe
 
-# How long silence lasts before the connection has to show that it lives, and how long that may take.
+# After so much silence the connection is checked with a ping, which may take as long again.
 SILENCE_SECONDS = 2.0
-# Between tries to connect.
+# Between attempts to connect.
 RECONNECT_SECONDS = 0.5
 
 _log = get_logger(__name__)
 
 
 class Waiter:
-    """Wakes when something may have changed since it last looked."""
+    """Waits for a wake-up. One that comes before the wait is not lost."""
 
     def __init__(self) -> None:
-        self._noticed = asyncio.Event()
+        self._is_awake = asyncio.Event()
 
     def wake(self) -> None:
-        """Lets the current or the next wait return at once."""
-        self._noticed.set()
+        """Ends the current wait, or the next one at once."""
+        self._is_awake.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Waits for a notice and takes it; False if none came in time."""
+        """Waits for a wake-up; returns False if none came in time."""
         try:
             async with asyncio.timeout(max(seconds, 0)):
-                await self._noticed.wait()
+                await self._is_awake.wait()
         except TimeoutError:
             return False
-        self._noticed.clear()
+        self._is_awake.clear()
         return True
 
 
-class Notices:
-    """Listens to a channel of clone ids while it is entered."""
+class Wakeups(BackgroundTask):
+    """Listens to a channel of clone ids while it is entered.
+
+    Args:
+        redis: Publishes the ids.
+        channel: See `CloneStore.channel`.
+    """
 
     def __init__(self, redis: Redis, channel: str) -> None:
         self._redis = redis
         self._channel = channel
         self._waiters: defaultdict[str, set[Waiter]] = defaultdict(set)
-        self._connected = False
-        self._task: asyncio.Task[None] | None = None
+        self._is_connected = False
 
     @property
-    def connected(self) -> bool:
-        """Whether the store answers."""
-        return self._connected
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen(), name="notices")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+    def is_connected(self) -> bool:
+        """Whether Redis answers."""
+        return self._is_connected
 
     @contextlib.contextmanager
     def waiter(self, clone_id: str = "") -> Iterator[Waiter]:
-        """A waiter for the changes of one clone, or of any. Look after this, then wait: nothing is missed between."""
+        """Yields a waiter for changes of a clone; an empty id stands for every clone.
+
+        Enter this, then read the clone, then wait: so no change is missed in between.
+        """
         waiter = Waiter()
         self._waiters[clone_id].add(waiter)
         try:
@@ -82,18 +80,18 @@ class Notices:
             if not self._waiters[clone_id]:
                 del self._waiters[clone_id]
 
-    async def _listen(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
                     async for clone_id in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
-                        self._connected = True
-                        # After a reconnect, all who wait look again.
+                        self._is_connected = True
+                        # None: the connection is new, and changes may have been missed. Everybody looks again.
                         self._wake(clone_id or "")
             except (RedisError, OSError) as error:
-                if self._connected:
-                    _log.warning("clone_store_lost", error=type(error).__name__)
-                self._connected = False
+                if self._is_connected:
+                    _log.warning("clone_store_connection_lost", error=type(error).__name__)
+                self._is_connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def _wake(self, clone_id: str) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from cloning_server.clones.registry import Load, Registry
-from cloning_server.running.runner import Brain
+from cloning_server.clones.listing import CloneCounts
+from cloning_server.clones.registry import Registry
+from cloning_server.running.brain import Brain
 from cloning_server.training import Trainer, TrainerFacts
 from mesh.adapters.store import AdapterStore
 from mesh.dependencies import Dependency, DependencyCheck
@@ -23,7 +24,7 @@ class HealthReport:
 
     status: str
     trainer: TrainerFacts
-    load: Load
+    load: CloneCounts
     dependencies: tuple[Dependency, ...]
 
     @property
@@ -57,7 +58,7 @@ class HealthCheck:
         self._registry = registry
         self._trainer = trainer
         self._is_draining = is_draining
-        self._load = Load(queued=0, running=0)
+        self._load = CloneCounts(queued=0, running=0)
         self._clone_store = DependencyCheck(CLONE_STORE, self._count)
         self._adapter_store = DependencyCheck(ADAPTER_STORE, adapters.check)
         self._brain = DependencyCheck(BRAIN, brain.check)
@@ -77,11 +78,11 @@ class HealthCheck:
         facts = self._trainer.facts
         trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")
         parts = (clone_store, adapter_store, trainer, brain)
-        load = self._load if clone_store.available else Load(queued=0, running=0)
+        load = self._load if clone_store.available else CloneCounts(queued=0, running=0)
         return HealthReport(status=self._status(parts, facts), trainer=facts, load=load, dependencies=parts)
 
     async def _count(self) -> None:
-        self._load = await self._registry.load()
+        self._load = await self._registry.listing.count()
 
     def _status(self, parts: tuple[Dependency, ...], facts: TrainerFacts) -> str:
         missing = {part.name for part in parts if not part.available}

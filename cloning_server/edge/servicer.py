@@ -32,14 +32,16 @@ class CloningServicer(CloningServiceServicer):
         """Accepts a clone."""
         order = order_wire.order_from(request)
         # First: what the request made is its answer, also once its consent has expired or its base version is gone.
-        clone = await self._registry.find_started(
+        clone = await self._registry.intake.find_started(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
         return wire.started_from(clone or await self._start(order))
 
     async def GetClone(self, request: pb.GetCloneRequest, context: Context) -> pb.GetCloneResponse:
         """Returns a clone."""
-        (clone,) = await self._registry.look_ahead([await self._registry.find(wire.clone_id_from(request))])
+        (clone,) = await self._registry.listing.with_estimates(
+            [await self._registry.changes.find(wire.clone_id_from(request))]
+        )
         return wire.clone_from(clone, active_version=await self._active_version_beside(clone))
 
     async def WatchClone(
@@ -54,13 +56,13 @@ class CloningServicer(CloningServiceServicer):
     async def CancelClone(self, request: pb.CancelCloneRequest, context: Context) -> pb.CancelCloneResponse:
         """Cancels a clone."""
         clone_id = wire.clone_id_from(request)
-        return wire.cancelled_from(await cancel(clone_id, registry=self._registry, adapters=self._adapters))
+        return wire.cancelled_from(await cancel(clone_id, changes=self._registry.changes, adapters=self._adapters))
 
     async def ListClones(self, request: pb.ListClonesRequest, context: Context) -> pb.ListClonesResponse:
         """Lists clones."""
         query = wire.query_from(request)
-        page = await self._registry.list_clones(student_id=query.student_id, size=query.size, token=query.token)
-        return wire.page_from(replace(page, clones=tuple(await self._registry.look_ahead(page.clones))))
+        page = await self._registry.listing.list_clones(student_id=query.student_id, size=query.size, token=query.token)
+        return wire.page_from(replace(page, clones=tuple(await self._registry.listing.with_estimates(page.clones))))
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
         """Reports health."""
@@ -70,7 +72,7 @@ class CloningServicer(CloningServiceServicer):
         if order.terms.base_version:
             # Refuses a version that does not exist.
             await self._adapters.read_manifest(order.student_id, order.terms.base_version)
-        return await self._registry.start(
+        return await self._registry.intake.start(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
 

@@ -11,7 +11,7 @@ from google.rpc import status_pb2
 
 from cloning_server.clone import Attempt, Clone, CloneState, Consent, Failure, Priority
 from cloning_server.clones.feed import Change
-from cloning_server.clones.registry import Page
+from cloning_server.clones.listing import ClonePage
 from cloning_server.edge.health import HealthReport
 from cloning_server.edge.order_wire import check_id
 from cloning_server.edge.student_wire import model_from, timestamp_from
@@ -140,7 +140,7 @@ def change_from(change: Change) -> pb.WatchCloneResponse:
     return response
 
 
-def page_from(page: Page) -> pb.ListClonesResponse:
+def page_from(page: ClonePage) -> pb.ListClonesResponse:
     """Tells of a page of clones."""
     return pb.ListClonesResponse(
         clones=[

@@ -5,10 +5,8 @@ count: while all are pending, loading or dead, no clone is claimed, and the queu
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Self
 
 import ray
 from ray.exceptions import RayError
@@ -17,6 +15,7 @@ from cloning_server.fleet import ray_node
 from cloning_server.fleet.supervisor import ActorSupervisor, not_ready
 from cloning_server.settings import CloningSettings
 from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
+from mesh.background import BackgroundTask
 from mesh.errors import TrainerUnavailable
 from mesh.log import get_logger
 
@@ -28,7 +27,7 @@ LOOK_SECONDS = 5.0
 _log = get_logger(__name__)
 
 
-class RayTrainer:
+class RayTrainer(BackgroundTask):
     """Trains on Ray. Open it with `async with`; it starts Ray, and the actors, in the background.
 
     Args:
@@ -40,17 +39,6 @@ class RayTrainer:
         self._keepers = [ActorSupervisor(settings) for _ in range(settings.trainers)]
         # Why there are no actors to keep; None once Ray is there.
         self._without_ray: TrainerFacts | None = not_ready(settings, "the trainer is starting")
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._stay_in_ray(), name="trainer")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
     @property
     def facts(self) -> TrainerFacts:
@@ -77,7 +65,7 @@ class RayTrainer:
     def _ready(self) -> list[ActorSupervisor]:
         return [keeper for keeper in self._keepers if keeper.facts.ready]
 
-    async def _stay_in_ray(self) -> None:
+    async def _run(self) -> None:
         while True:
             is_ours = await self._join()
             try:

@@ -1,7 +1,8 @@
-"""The brain server, called over gRPC."""
+"""The brain server: what a clone needs of it, and the client that calls it over gRPC."""
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import grpc
 from aivo.brain.v1 import adapter_service_pb2 as pb
@@ -12,32 +13,62 @@ from mesh.errors import BrainUnavailable, DeadlineExceeded, ResourceExhausted, U
 from mesh.rpc.errors import RemoteError, error_of
 
 _SERVICE = "aivo.brain.v1.AdapterService"
-# A fetch from the store, a load and a probe take well below a second; a brain under full load some.
+# A fetch from the store, a load and a probe take well below a second; under full load, some seconds.
 WARM_SECONDS = 60.0
-# Nothing is computed; who deletes a student waits for it.
+# An eviction computes nothing, and the caller of DeleteStudent waits for it.
 EVICT_SECONDS = 5.0
-# How a call ends that was under way when the brain died, besides UNAVAILABLE.
+# The status of a call during which the brain died, besides UNAVAILABLE.
 _CUT_OFF = {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 
 
+class Brain(Protocol):
+    """The server that replies with the adapters."""
+
+    async def warm(self, student_id: str, version: int) -> str:
+        """Makes the brain load a version and probe it; returns the sha256 of its weights.
+
+        The brain also reads the student's active pointer, so requests after this use the version that is active now.
+
+        Raises:
+            BrainUnavailable: The brain, or a service that it depends on, does not answer now.
+        """
+        ...
+
+    async def evict(self, student_id: str) -> int:
+        """Makes the brain drop a student's adapters from memory; returns how many there were.
+
+        Raises:
+            BrainUnavailable: The brain does not answer now.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Returns if the brain can load adapters.
+
+        Raises:
+            BrainUnavailable: It can't.
+        """
+        ...
+
+
 class GrpcBrain:
-    """A `Brain` behind a channel, which its owner closes."""
+    """A `Brain` that is called through a channel. The channel's owner closes it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._adapters = AdapterServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
 
     async def warm(self, student_id: str, version: int) -> str:
-        """See `Brain.warm`. Also raises what the brain says of the adapter, such as `AdapterIncompatible`."""
+        """See `Brain.warm`. Also raises the brain's errors about the adapter, such as `AdapterIncompatible`."""
         request = pb.WarmAdapterRequest(student_id=student_id, version=version)
-        with _told_as_unavailable():
+        with _temporary_as_unavailable():
             response = await self._adapters.WarmAdapter(request, timeout=WARM_SECONDS)
         return response.adapter.sha256
 
     async def evict(self, student_id: str) -> int:
         """See `Brain.evict`."""
         request = pb.EvictAdapterRequest(student_id=student_id)
-        with _told_as_unavailable():
+        with _temporary_as_unavailable():
             response = await self._adapters.EvictAdapter(request, timeout=EVICT_SECONDS)
         return len(response.adapters)
 
@@ -46,15 +77,15 @@ class GrpcBrain:
         call: Awaitable[health_pb2.HealthCheckResponse] = self._health.Check(
             health_pb2.HealthCheckRequest(service=_SERVICE)
         )
-        with _told_as_unavailable():
+        with _temporary_as_unavailable():
             response = await call
         if response.status != health_pb2.HealthCheckResponse.SERVING:
-            raise BrainUnavailable("the brain is up and does not serve")
+            raise BrainUnavailable("the brain is running but is not ready to serve adapters")
 
 
 @contextmanager
-def _told_as_unavailable() -> Iterator[None]:
-    """Turns what passes by itself into `BrainUnavailable`, and all else into what the brain raised."""
+def _temporary_as_unavailable() -> Iterator[None]:
+    """Turns temporary errors into `BrainUnavailable`, and all others into what the brain raised."""
     try:
         yield
     except grpc.aio.AioRpcError as rpc_error:

@@ -1,7 +1,7 @@
-"""The journal of a clone while it runs: turns what happens into the clone's changes.
+"""The journal of a running clone: turns what happens into the clone's changes.
 
-Every state is written, in order; within a state, only what moves the percentage. While the clone store does not answer,
-the writer waits: there is no other place for the truth, and the clone goes on where it was.
+It writes every state, in order; within a state, only what moves the percentage. While the clone store does not answer,
+the journal waits: the clone's state is stored nowhere else. The clone then goes on where it was.
 """
 
 import math
@@ -9,22 +9,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cloning_server.clone import (
+    AttemptOutcome,
     Clone,
     CloneState,
     Failure,
-    Outcome,
     cancelled,
-    with_attempt_begun,
     with_attempt_ended,
+    with_attempt_started,
 )
-from cloning_server.clones import pace
-from cloning_server.clones.registry import Lease, Registry
-from cloning_server.running.retry import Patience
+from cloning_server.clones.changes import CloneChanges
+from cloning_server.clones.estimates import seconds_left
+from cloning_server.clones.leases import CloneLease
+from cloning_server.running.retry import Retry
 from mesh.adapters.manifest import Manifest
 from mesh.errors import CloneStoreUnavailable
 
-# Where each state begins and ends on the way from 0 to 100, about as the time of a clone of 100 responses divides with
-# nothing distilled before. Work that is not there (replies distilled for a classmate) is a jump, never a step back.
+# The percentages at which each state begins and ends. They divide as the time of a clone of 100 responses does with an
+# empty reply cache. Work that is skipped (replies distilled for a classmate) is a jump ahead, never a step back.
 SPANS = {
     CloneState.QUEUED: (0, 0),
     CloneState.LOADING_BASE_MODEL: (0, 5),
@@ -35,68 +36,68 @@ SPANS = {
     CloneState.DEPLOYING: (96, 99),
     CloneState.COMPLETED: (100, 100),
 }
-_WITHOUT_END = Patience(longest_wait_seconds=2.0)
+_FOREVER = Retry(longest_wait_seconds=2.0)
 
 
 class Journal:
-    """The writer of a clone's changes under its lease.
+    """Writes a clone's changes under its lease.
 
     Every method raises `CloneOvertaken` if the lease is lost.
 
     Attributes:
         clone: As of its latest change.
-        leaving: Whether a change that gives the lease up is being written, or was.
+        gives_up_lease: Whether the latest change, which may still be under way, gives up the lease.
     """
 
-    def __init__(self, registry: Registry, lease: Lease) -> None:
-        self._registry = registry
+    def __init__(self, changes: CloneChanges, lease: CloneLease) -> None:
+        self._changes = changes
         self._lease = lease
         self.clone = lease.clone
-        self.leaving = False
+        self.gives_up_lease = False
 
     async def take_over(self) -> None:
-        """Begins the next attempt in place of one whose lease expired."""
+        """Ends an attempt whose lease expired, and begins the next one."""
         now = datetime.now(UTC)
-        clone = with_attempt_ended(self.clone, Outcome.LEASE_EXPIRED, now)
-        message = "Taken up again, as its server was lost"
+        clone = with_attempt_ended(self.clone, AttemptOutcome.LEASE_EXPIRED, now)
+        message = "Starting again after a server was lost"
         await self._write(
             replace(clone, state=CloneState.QUEUED, attempt=clone.attempt + 1, progress=0, message=message)
         )
 
     async def reach(self, state: CloneState, message: str, *, fraction: float = 0.0) -> None:
-        """Tells that this share of a state's work is done, 0 to 1."""
+        """Writes that this share of a state's work is done, 0 to 1."""
         low, high = SPANS[state]
         progress = max(self.clone.progress, math.floor(low + (high - low) * fraction))
         if (state, progress) != (self.clone.state, self.clone.progress):
-            await self._write(replace(self._begun(), state=state, progress=progress, message=message))
+            await self._write(replace(self._started(), state=state, progress=progress, message=message))
 
-    async def keep(self, manifest: Manifest) -> None:
-        """Tells what was committed, so that no later attempt trains again; the clone is deploying from here on."""
+    async def deploy(self, manifest: Manifest) -> None:
+        """Writes which version was committed, and that the clone is deploying. No later attempt trains again."""
         state = CloneState.DEPLOYING
-        clone = self._begun()
+        clone = self._started()
         progress = max(clone.progress, SPANS[state][0])
         message = "Loading the model into the brain"
         await self._write(replace(clone, state=state, progress=progress, message=message, manifest=manifest))
 
     async def put_back(self, message: str, *, outcome: str, seconds: float = 0.0) -> None:
-        """Gives the lease up: the clone goes back to its place in the queue, for at least so long.
+        """Gives up the lease: the clone goes back to its place in the queue, for at least so many seconds.
 
-        Its next attempt is another one, unless this one is handed back before it began. One that failed before it could
-        tell anything counts: else a fault that comes at once would be tried again for ever.
+        An attempt that is handed back before its first change does not count. One that fails before its first change
+        does: otherwise a fault that comes at once would be repeated for ever.
         """
-        clone = self.clone if outcome == Outcome.HANDED_BACK else self._begun()
-        attempt = clone.attempt + _has_begun(clone)
+        clone = self.clone if outcome == AttemptOutcome.HANDED_BACK else self._started()
+        attempt = clone.attempt + _has_started(clone)
         clone = with_attempt_ended(clone, outcome, datetime.now(UTC))
         clone = replace(clone, state=CloneState.QUEUED, attempt=attempt, progress=0, message=message)
-        await self._write(clone, put_off_seconds=seconds)
+        await self._write(clone, delay_seconds=seconds)
 
     async def complete(self, message: str) -> None:
-        """Ends the clone well."""
-        clone = with_attempt_ended(self.clone, Outcome.COMPLETED, datetime.now(UTC))
+        """Ends the clone as completed."""
+        clone = with_attempt_ended(self.clone, AttemptOutcome.COMPLETED, datetime.now(UTC))
         await self._write(replace(clone, state=CloneState.COMPLETED, progress=100, message=message))
 
     async def fail(self, failure: Failure) -> None:
-        """Ends the clone without a model."""
+        """Ends the clone as failed."""
         clone = with_attempt_ended(self.clone, failure.reason, datetime.now(UTC))
         await self._write(replace(clone, state=CloneState.FAILED, message=failure.message, failure=failure))
 
@@ -104,33 +105,33 @@ class Journal:
         """Ends the clone as cancelled."""
         await self._write(cancelled(self.clone, datetime.now(UTC)))
 
-    def _begun(self) -> Clone:
-        return self.clone if _has_begun(self.clone) else with_attempt_begun(self.clone, datetime.now(UTC))
+    def _started(self) -> Clone:
+        return self.clone if _has_started(self.clone) else with_attempt_started(self.clone, datetime.now(UTC))
 
-    async def _write(self, changed: Clone, *, put_off_seconds: float | None = None) -> None:
+    async def _write(self, changed: Clone, *, delay_seconds: float | None = None) -> None:
         now = datetime.now(UTC)
         clone = replace(
             changed,
             sequence=self.clone.sequence + 1,
             updated_time=now,
             queue_position=0,
-            seconds_left=0 if changed.state.is_final else self._left_seconds(changed, now),
+            seconds_left=0 if changed.state.is_final else self._seconds_left(changed, now),
         )
-        self.leaving = clone.state.is_final or put_off_seconds is not None
-        await _WITHOUT_END.insist(
-            lambda: self._registry.change(clone, token=self._lease.token, put_off_seconds=put_off_seconds),
+        self.gives_up_lease = clone.state.is_final or delay_seconds is not None
+        await _FOREVER.call(
+            lambda: self._changes.write(clone, token=self._lease.token, delay_seconds=delay_seconds),
             on=(CloneStoreUnavailable,),
         )
         self.clone = clone
 
-    def _left_seconds(self, clone: Clone, now: datetime) -> int:
+    def _seconds_left(self, clone: Clone, now: datetime) -> int:
         expected = self._lease.expected_seconds
         if clone.state is CloneState.QUEUED:
             return expected
         elapsed = (now - clone.attempts[-1].started_time).total_seconds()
-        return pace.left_seconds(expected, progress=clone.progress, elapsed=max(0.0, elapsed))
+        return seconds_left(expected, progress=clone.progress, elapsed=max(0.0, elapsed))
 
 
-def _has_begun(clone: Clone) -> bool:
-    """Whether its current attempt is among its attempts, which are numbered from 1."""
+def _has_started(clone: Clone) -> bool:
+    """Whether the current attempt is among the clone's attempts, which are numbered from 1."""
     return len(clone.attempts) == clone.attempt

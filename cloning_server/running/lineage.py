@@ -1,15 +1,18 @@
-"""Which version a clone goes on from, and which it has to beat.
+"""Which version a clone trains on from, and which it has to beat.
 
-The version that a request names comes first, then the one that answers the student now, then the cohort's. Only what
-the request names must be there and fit: whatever else does not is left out, as a fresh adapter can always be made.
+The version that the request names comes first, then the student's active version, then the cohort's. Only the version
+that the request names must exist and fit. Any other that does not fit is left out, because a clone can always train a
+fresh adapter.
 
-Knows nothing of how training goes.
+A cohort is the students of one grade, disability and learning style. Its adapter is an ordinary published version, made
+by an ordinary clone, under an id that is reserved for the cohort (ADR 12).
+
+Knows nothing of how training works.
 """
 
 from dataclasses import replace
 
 from cloning_server.clone import Clone
-from cloning_server.running.cohorts import cohort_of, is_cohort
 from cloning_server.training import PreviousVersion, Trainer
 from mesh.adapters.manifest import Start
 from mesh.adapters.store import AdapterStore
@@ -17,16 +20,19 @@ from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFoun
 from mesh.log import get_logger
 from mesh.tutoring.profile import StudentProfile
 
+# Stands for a part of the profile that is unknown.
+_UNKNOWN = "none"
+
 _log = get_logger(__name__)
 
 
-class Ancestry:
-    """Finds what was there before a clone.
+class Lineage:
+    """Finds the version that comes before a clone's.
 
     Args:
-        adapters: Where the versions are.
-        trainer: Whose base model they have to fit.
-        cohort_prefix: How the ids of cohorts begin; empty if none are configured.
+        adapters: Holds the versions.
+        trainer: Its base model is the one that versions have to fit.
+        cohort_prefix: How the ids of cohorts begin; empty if there are no cohorts.
     """
 
     def __init__(self, adapters: AdapterStore, *, trainer: Trainer, cohort_prefix: str = "") -> None:
@@ -35,26 +41,26 @@ class Ancestry:
         self._cohort_prefix = cohort_prefix
 
     async def find(self, clone: Clone, profile: StudentProfile) -> PreviousVersion | None:
-        """What to train on from or to compare with; None if there is only the base model.
+        """Returns the version to train on from or to compare with; None if there is only the base model.
 
         Raises:
             AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound: The version that the request names can't be used.
-            AdapterStoreUnavailable: The store does not answer.
+            AdapterStoreUnavailable: The adapter store does not answer.
         """
         if clone.terms.base_version:
-            asked_for = await self._fetch(clone.student_id, clone.terms.base_version)
-            return replace(asked_for, warm=True)
-        own = await self._fetch_active(clone, clone.student_id)
-        return own or await self._find_cohort(clone, profile)
+            base_version = await self._fetch(clone.student_id, clone.terms.base_version)
+            return replace(base_version, warm=True)
+        active_version = await self._fetch_active(clone, clone.student_id)
+        return active_version or await self._find_cohort(clone, profile)
 
     async def _find_cohort(self, clone: Clone, profile: StudentProfile) -> PreviousVersion | None:
         prefix = self._cohort_prefix
-        # A cohort is made from the answers that were given for it, not from an earlier cohort unless that is asked for.
+        # A cohort's adapter learns from its own baseline alone, unless the request names a version to train on from.
         if not prefix or is_cohort(clone.student_id, prefix=prefix):
             return None
-        found = await self._fetch_active(clone, cohort_of(profile, prefix=prefix))
-        # The base model answers this student until now, so that is what there is to beat.
-        return replace(found, warm=True, to_beat=False) if found else None
+        cohort = await self._fetch_active(clone, cohort_of(profile, prefix=prefix))
+        # Until now the base model answers this student, so the base model is what the clone has to beat.
+        return replace(cohort, warm=True, to_beat=False) if cohort else None
 
     async def _fetch_active(self, clone: Clone, student_id: str) -> PreviousVersion | None:
         try:
@@ -63,7 +69,7 @@ class Ancestry:
                 return None
             return await self._fetch(student_id, active.ref.version, sha256=active.sha256)
         except (AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound) as error:
-            _log.warning("no_previous_version", clone_id=clone.clone_id, reason=error.reason)
+            _log.warning("previous_version_left_out", clone_id=clone.clone_id, reason=error.reason)
             return None
 
     async def _fetch(self, student_id: str, version: int, *, sha256: str | None = None) -> PreviousVersion:
@@ -79,3 +85,14 @@ class Ancestry:
             identity=Start(student_id=student_id, version=version, sha256=stored.manifest.sha256),
             base_digest=recipe.base_digest,
         )
+
+
+def cohort_of(profile: StudentProfile, *, prefix: str) -> str:
+    """The id of a student's cohort, such as `cohort-5-adhd-visual`. The subject is not part of it."""
+    parts = (profile.grade, profile.disability, profile.learning_style)
+    return "-".join((prefix, *(str(part or _UNKNOWN) for part in parts)))
+
+
+def is_cohort(student_id: str, *, prefix: str) -> bool:
+    """Whether an id is reserved for a cohort."""
+    return student_id.startswith(f"{prefix}-")

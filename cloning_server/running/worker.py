@@ -1,182 +1,163 @@
-"""The worker: leases clones in the order of their turns, and runs as many at once as it may.
+"""The worker: leases clones in the order of the queue, and runs several at once.
 
-Any number of servers work on a clone store. A lease lasts a while and is renewed while its clone runs; that of a server
-that died or hangs expires, and whoever asks next goes on with the clone. The server that hung then finds its token
-refused and stops.
+Any number of servers share a clone store. A server renews the lease of a clone while it runs it. If the server dies or
+hangs, the lease expires, and another server claims the clone. If the first server wakes up, its token is refused, and
+it stops.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Self
 
-from cloning_server.clone import Outcome
-from cloning_server.clones.registry import CloneOvertaken, Lease, Pause, Registry
-from cloning_server.clones.wakeups import Notices
+from cloning_server.clone import AttemptOutcome
+from cloning_server.clones.changes import CloneChanges, CloneOvertaken
+from cloning_server.clones.leases import CloneLease, Leases, Pause
+from cloning_server.clones.wakeups import Wakeups
 from cloning_server.running.journal import Journal
 from cloning_server.running.runner import CloneRunner
+from mesh.background import BackgroundTask, cancel_and_wait
 from mesh.errors import CloneNotFound, CloneStoreUnavailable
 from mesh.log import get_logger
 
-# A notice wakes the worker at once; this is for one that was lost.
-LOOK_SECONDS = 5.0
-# How often to look whether a trainer is ready; it is a question within the process.
+# How often to look for clones in case a wake-up was lost. Otherwise a wake-up starts the next clone at once.
+POLL_SECONDS = 5.0
+# How often to check whether a trainer is ready. The check stays within the process.
 SEAT_SECONDS = 0.5
-# Between tries while the store does not answer: it is back before anybody's lease has been looked at.
+# Between attempts while the store does not answer. Shorter than a lease, so that the store's return is noticed in time.
 STORE_PAUSE_SECONDS = 0.5
-# A lease is renewed this many times while it lasts, so that two lost renewals cost nothing.
+# How often a lease is renewed while it lasts. Two renewals may get lost.
 RENEWALS = 3
-# For the change that hands a clone back; without it, its lease expires.
+# For handing a clone back. If this fails, the clone's lease expires.
 HAND_BACK_SECONDS = 5.0
 _HAND_BACK_TRIES = 3
 
 _log = get_logger(__name__)
 
 
-class Worker:
-    """Works while it is entered. What runs when it is left goes back to its place in the queue.
+class Worker(BackgroundTask):
+    """Takes clones while it is entered. Leaving puts the clones that run back to their places in the queue.
+
+    `is_running` says whether the worker still takes clones.
 
     Args:
-        registry: Where the clones wait.
-        notices: Tell when to look.
-        runner: Runs them.
-        parallel: How many at once.
-        lease_seconds: How long a clone waits for another server when this one is lost.
-        seats: How many clones may run now: 0 while the server drains, or while none of its trainers is ready.
+        leases: Lease the clones.
+        changes: Write their changes.
+        wakeups: Say when to look for clones.
+        runner: Runs the clones.
+        seats: Returns how many clones may run now: 0 while the server drains, or while no trainer is ready.
+        parallel: How many clones run at once.
+        lease_seconds: How long a clone waits for another server after this one is lost.
     """
 
     def __init__(
         self,
-        registry: Registry,
-        notices: Notices,
-        runner: CloneRunner,
+        leases: Leases,
         *,
+        changes: CloneChanges,
+        wakeups: Wakeups,
+        runner: CloneRunner,
         seats: Callable[[], int],
         parallel: int = 1,
         lease_seconds: float = 15.0,
     ) -> None:
-        self._registry = registry
-        self._notices = notices
+        self._leases = leases
+        self._changes = changes
+        self._wakeups = wakeups
         self._runner = runner
         self._parallel = parallel
         self._lease_seconds = lease_seconds
         self._seats = seats
-        # Clones that run or are being claimed.
-        self._taken = 0
-        self._task: asyncio.Task[None] | None = None
+        # Seats of clones that run or are being claimed.
+        self._seats_in_use = 0
 
-    @property
-    def works(self) -> bool:
-        """Whether clones are taken off the queue; not any more once a bug ended it, which leaving raises."""
-        return self._task is not None and not self._task.done()
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._work(), name="worker")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _work(self) -> None:
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as slots:
             for _ in range(self._parallel):
                 slots.create_task(self._serve_slot())
 
     async def _serve_slot(self) -> None:
-        with self._notices.waiter() as waiter:
+        with self._wakeups.waiter() as waiter:
             while True:
                 pause_seconds = await self._run_next()
                 if pause_seconds > 0:
                     await waiter.wait(pause_seconds)
 
     async def _run_next(self) -> float:
-        """Runs the next clone if there is a seat; returns how long to wait for one, 0 if there was one."""
-        if self._taken >= self._seats():
+        """Runs the next clone, if there is one and a seat for it; returns how many seconds to wait for the next."""
+        if self._seats_in_use >= self._seats():
             return SEAT_SECONDS
-        self._taken += 1
+        self._seats_in_use += 1
         try:
             return await self._claim_and_run()
         finally:
-            self._taken -= 1
+            self._seats_in_use -= 1
 
     async def _claim_and_run(self) -> float:
         try:
-            claimed = await self._registry.claim(seconds=self._lease_seconds)
+            claim = await self._leases.claim(seconds=self._lease_seconds)
         except CloneStoreUnavailable:
-            # If a claim was written and only its answer lost, its lease expires.
+            # If the claim was written and only its answer was lost, its lease expires.
             return STORE_PAUSE_SECONDS
-        if isinstance(claimed, Pause):
-            # A millisecond later than due: the store counts in whole ones.
-            return LOOK_SECONDS if claimed.seconds is None else min(LOOK_SECONDS, claimed.seconds + 0.001)
-        await self._run(claimed)
+        if isinstance(claim, Pause):
+            # A millisecond later than due, because the store counts in whole milliseconds.
+            return POLL_SECONDS if claim.seconds is None else min(POLL_SECONDS, claim.seconds + 0.001)
+        await self._run_clone(claim)
         return 0.0
 
-    async def _run(self, lease: Lease) -> None:
+    async def _run_clone(self, lease: CloneLease) -> None:
         """Runs a clone until it has ended, its lease is lost, or the worker is left."""
-        journal = Journal(self._registry, lease)
+        journal = Journal(self._changes, lease)
         run = asyncio.create_task(self._runner.run(journal), name="run")
-        hold = asyncio.create_task(self._hold(lease), name="hold")
+        renewal = asyncio.create_task(self._renew_until_lost(lease), name="renewal")
         try:
-            await asyncio.wait((run, hold), return_when=asyncio.FIRST_COMPLETED)
-            if not run.done() and journal.leaving:
-                # The lease is gone because the run is giving it up.
+            await asyncio.wait((run, renewal), return_when=asyncio.FIRST_COMPLETED)
+            if not run.done() and journal.gives_up_lease:
+                # The lease is gone because the run itself gives it up.
                 await asyncio.wait((run,))
         except asyncio.CancelledError:
-            await _end(run)
+            await cancel_and_wait(run)
             await self._hand_back(lease)
             raise
         finally:
             if not run.done():
                 _log.warning("lease_lost", clone_id=lease.clone.clone_id)
-            await _end(run)
-            await _end(hold)
+            await cancel_and_wait(run)
+            await cancel_and_wait(renewal)
 
-    async def _hold(self, lease: Lease) -> None:
+    async def _renew_until_lost(self, lease: CloneLease) -> None:
         """Renews a lease until it is lost."""
         every_seconds = self._lease_seconds / RENEWALS
-        with self._notices.waiter(lease.clone.clone_id) as waiter:
+        with self._wakeups.waiter(lease.clone.clone_id) as waiter:
             pause_seconds = every_seconds
             while True:
-                # A change of the clone may be that of somebody who took it or cancelled it.
+                # A change of the clone may mean that somebody claimed or cancelled it.
                 await waiter.wait(pause_seconds)
                 try:
-                    if not await self._registry.renew(lease, seconds=self._lease_seconds):
+                    if not await self._leases.renew(lease, seconds=self._lease_seconds):
                         return
                     pause_seconds = every_seconds
                 except CloneStoreUnavailable:
-                    # Nobody else can take the clone meanwhile.
+                    # Nobody else can claim the clone meanwhile.
                     pause_seconds = min(every_seconds, STORE_PAUSE_SECONDS)
 
-    async def _hand_back(self, lease: Lease) -> None:
-        """Puts a clone that was cut off back to its place, so that nobody waits for its lease to expire."""
+    async def _hand_back(self, lease: CloneLease) -> None:
+        """Puts the clone of a run that was cut off back to its place, so that nobody waits for its lease to expire."""
         with contextlib.suppress(CloneStoreUnavailable, CloneNotFound, TimeoutError):
             async with asyncio.timeout(HAND_BACK_SECONDS):
-                # A change of the run that was cut off may yet arrive between the reading and the writing.
+                # A change of the run that was cut off may still arrive between reading the clone and writing it.
                 for _ in range(_HAND_BACK_TRIES):
                     if await self._try_hand_back(lease):
                         return
 
-    async def _try_hand_back(self, lease: Lease) -> bool:
-        clone = await self._registry.find(lease.clone.clone_id)
+    async def _try_hand_back(self, lease: CloneLease) -> bool:
+        current = await self._leases.refresh(lease)
+        clone = current.clone
         if clone.state.is_final:
             return True
-        journal = Journal(
-            self._registry, Lease(clone=clone, token=lease.token, expected_seconds=lease.expected_seconds)
-        )
+        journal = Journal(self._changes, current)
         try:
-            await journal.put_back("Waiting for a trainer, after a restart", outcome=Outcome.HANDED_BACK)
+            await journal.put_back("Waiting for a trainer, after a restart", outcome=AttemptOutcome.HANDED_BACK)
         except CloneOvertaken:
             return False
         _log.info("clone_handed_back", clone_id=clone.clone_id, attempt=clone.attempt)
         return True
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancels a task and waits for its end; raises the bug that ended it, if one did."""
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.result()

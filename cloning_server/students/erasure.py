@@ -1,17 +1,18 @@
-"""Erasing a student: everything that is held of them, in an order that can be broken off anywhere and begun again.
+"""Erasing a student: removes everything that AIVO stores about them. It may be interrupted anywhere and repeated.
 
-Clones are cancelled first, so that nothing new is made; then goes what was made, then what is known of it, so that a
-student of whom anything is left is found again; last the brain's memory, as it could load again what is still stored.
+The order matters. Clones are cancelled first, so that nothing new is made. Then the versions go, then the clone
+records: while any version is left, the records still lead to the student. The brain's memory comes last, because the
+brain could load again what is still stored.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloning_server.clone import CloneState
+from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.records import Erased
-from cloning_server.clones.registry import Registry
-from cloning_server.running.runner import Brain
+from cloning_server.clones.records import ErasedRecords
+from cloning_server.running.brain import Brain
 from mesh.adapters.store import AdapterStore, Removed
 from mesh.errors import BrainUnavailable, CloneNotFound
 from mesh.log import get_logger
@@ -21,19 +22,19 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was removed where.
+    """What an erasure removed.
 
     Attributes:
-        erased_time: When the last of it was.
-        clones: From the clone store.
-        cancelled: Of these, the clones that had not ended.
-        models: From the adapter store.
-        evicted: Adapters that left the brain's memory; None if the brain was not reached.
+        erased_time: When the erasure ended.
+        clones: What it removed from the clone store.
+        cancelled: How many of the clones it cancelled.
+        models: What it removed from the adapter store.
+        evicted: How many adapters the brain dropped from memory; None if the brain did not answer.
     """
 
     student_id: str
     erased_time: datetime
-    clones: Erased
+    clones: ErasedRecords
     cancelled: int
     models: Removed
     evicted: int | None
@@ -43,27 +44,26 @@ class Erasure:
     """Erases students.
 
     Args:
-        registry: Cancels their clones.
-        clones: Holds them.
+        store: Holds the students' clones.
         adapters: Holds their versions.
-        brain: Has them in memory.
+        brain: Holds their adapters in memory.
     """
 
-    def __init__(self, registry: Registry, clones: CloneStore, *, adapters: AdapterStore, brain: Brain) -> None:
-        self._registry = registry
-        self._clones = clones
+    def __init__(self, store: CloneStore, *, adapters: AdapterStore, brain: Brain) -> None:
+        self._store = store
+        self._changes = CloneChanges(store)
         self._adapters = adapters
         self._brain = brain
 
     async def erase(self, student_id: str) -> Receipt:
-        """Removes all that is held of a student; of one of whom nothing is held, nothing.
+        """Removes everything about a student. It succeeds also if there is nothing.
 
         Raises:
             AdapterStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
         """
         cancelled, models = 0, Removed(versions=0, objects=0, bytes=0)
-        erased: Erased | None = None
-        # Again if the student was given another clone meanwhile.
+        erased: ErasedRecords | None = None
+        # Repeats if another clone of the student was accepted meanwhile.
         while erased is None:
             cancelled += await self._cancel_all(student_id)
             removed = await self._adapters.delete_student(student_id)
@@ -72,7 +72,7 @@ class Erasure:
                 objects=models.objects + removed.objects,
                 bytes=models.bytes + removed.bytes,
             )
-            erased = await self._clones.erase(student_id)
+            erased = await self._store.erase(student_id)
         evicted = await self._evict(student_id)
         _log.info("student_erased", clones=erased.clones, versions=models.versions, brain_reached=evicted is not None)
         return Receipt(
@@ -85,15 +85,15 @@ class Erasure:
         )
 
     async def _cancel_all(self, student_id: str) -> int:
-        """Cancels the student's clones, committed or not; returns how many had not ended."""
+        """Cancels the student's clones, also those that have committed a version; returns how many it cancelled."""
         cancelled = 0
-        # The one that waits behind first, else its turn would come.
-        for clone_id in reversed(await self._clones.read_lane(student_id)):
+        # The second clone first: it would run as soon as the first has ended.
+        for clone_id in reversed(await self._store.read_lane(student_id)):
             await self._adapters.void(clone_id)
             try:
-                clone = await self._registry.cancel(clone_id)
+                clone = await self._changes.cancel(clone_id)
             except CloneNotFound:
-                # Another call for the same student was faster.
+                # Another call erased the same student.
                 continue
             cancelled += clone.state is CloneState.CANCELLED
         return cancelled

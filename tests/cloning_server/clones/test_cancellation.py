@@ -8,7 +8,8 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 
 from cloning_server.clone import CloneState, Terms
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.registry import Lease, Registry
+from cloning_server.clones.leases import CloneLease
+from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from mesh.adapters.store import CloneVoided
 from mesh.errors import AdapterStoreUnavailable, CloneFinal, CloneNotFound, NoTrainableExamples
@@ -55,12 +56,12 @@ async def test_a_clone_that_waits_is_cancelled_at_once_and_never_runs(cloning: C
 async def test_without_the_adapter_store_a_clone_that_waits_is_cancelled_and_one_that_runs_goes_on(
     cloning: Cloning, clones: CloneStore
 ) -> None:
-    registry = Registry(clones)
-    runs = (await registry.start(STUDENT, baseline())).clone_id
-    lease = await registry.claim(seconds=60)
-    assert isinstance(lease, Lease)
-    await Journal(registry, lease).reach(CloneState.FINE_TUNING, "step 1")
-    waits = (await registry.start(STUDENT, baseline(), terms=Terms(queue_behind=True))).clone_id
+    registry = Registry.on(clones)
+    runs = (await registry.intake.start(STUDENT, baseline())).clone_id
+    lease = await registry.leases.claim(seconds=60)
+    assert isinstance(lease, CloneLease)
+    await Journal(registry.changes, lease).reach(CloneState.FINE_TUNING, "step 1")
+    waits = (await registry.intake.start(STUDENT, baseline(), terms=Terms(queue_behind=True))).clone_id
     (port,) = free_ports(1)
     cloning.set(s3_endpoint_url=f"http://127.0.0.1:{port}", s3_connect_timeout_seconds=0.2)
     async with cloning.serve() as stub:
@@ -131,11 +132,11 @@ async def test_from_the_commit_on_it_is_too_late_and_the_clone_completes(cloning
 
 
 async def test_a_clone_whose_server_is_dead_is_cancelled_all_the_same(cloning: Cloning, clones: CloneStore) -> None:
-    registry = Registry(clones)
-    clone_id = (await registry.start(STUDENT, baseline())).clone_id
-    dead = await registry.claim(seconds=600)
-    assert isinstance(dead, Lease)
-    await Journal(registry, dead).reach(CloneState.FINE_TUNING, "step 1")
+    registry = Registry.on(clones)
+    clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
+    dead = await registry.leases.claim(seconds=600)
+    assert isinstance(dead, CloneLease)
+    await Journal(registry.changes, dead).reach(CloneState.FINE_TUNING, "step 1")
     async with cloning.serve() as stub:
         await cancel(stub, clone_id)
         last = (await watch_all(stub, clone_id))[-1]

@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloning_server.clone import Clone, CloneState, Consent, Failure, Outcome, Priority, Terms
+from cloning_server.clone import AttemptOutcome, Clone, CloneState, Consent, Failure, Priority, Terms
+from cloning_server.clones.changes import CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.estimates import HEAD_START_PLACES
-from cloning_server.clones.records import NOBODYS
-from cloning_server.clones.registry import CloneOvertaken, Lease, Pause, Registry
+from cloning_server.clones.leases import CloneLease, Pause
+from cloning_server.clones.records import NO_LEASE
+from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from mesh.errors import CloneAlreadyRunning, ConsentRequired, QueueFull
 from tests.cloning_server.conftest import STUDENT, baseline
@@ -21,12 +23,12 @@ BEHIND = Terms(queue_behind=True)
 
 @pytest.fixture
 def registry(clones: CloneStore) -> Registry:
-    return Registry(clones, queue_limit=2_000)
+    return Registry.on(clones, queue_limit=2_000)
 
 
-async def take(registry: Registry, *, seconds: float = LONG) -> Lease:
+async def take(registry: Registry, *, seconds: float = LONG) -> CloneLease:
     """Claims the clone whose turn it is, or the next one whose lease expires."""
-    while isinstance(claimed := await registry.claim(seconds=seconds), Pause):
+    while isinstance(claimed := await registry.leases.claim(seconds=seconds), Pause):
         assert claimed.seconds is not None, "nothing will ever be claimed"
         await asyncio.sleep(claimed.seconds)
     return claimed
@@ -36,7 +38,7 @@ async def accept(
     registry: Registry, student_id: str, *, priority: Priority = Priority.NORMAL, queue_behind: bool = False
 ) -> str:
     terms = Terms(priority=priority, queue_behind=queue_behind)
-    return (await registry.start(student_id, baseline(), terms=terms)).clone_id
+    return (await registry.intake.start(student_id, baseline(), terms=terms)).clone_id
 
 
 def next_of(clone: Clone, state: CloneState = CloneState.FINE_TUNING) -> Clone:
@@ -46,8 +48,8 @@ def next_of(clone: Clone, state: CloneState = CloneState.FINE_TUNING) -> Clone:
 async def test_a_lease_that_is_renewed_is_nobody_elses(registry: Registry) -> None:
     await accept(registry, STUDENT)
     lease = await take(registry, seconds=SHORT)
-    assert await registry.renew(lease, seconds=LONG)
-    claimed = await registry.claim(seconds=LONG)
+    assert await registry.leases.renew(lease, seconds=LONG)
+    claimed = await registry.leases.claim(seconds=LONG)
     assert isinstance(claimed, Pause)
     assert claimed.seconds is not None
     assert claimed.seconds > SHORT, "and the next one is told when it expires"
@@ -59,27 +61,27 @@ async def test_an_expired_lease_is_taken_with_a_larger_token_and_the_old_one_wri
     owner = await take(registry)
     assert (owner.clone.clone_id, owner.token > paused.token) == (clone_id, True)
     with pytest.raises(CloneOvertaken):
-        await registry.change(next_of(paused.clone), token=paused.token)
-    assert not await registry.renew(paused, seconds=LONG)
-    await registry.change(next_of(owner.clone), token=owner.token)
-    assert [change.sequence for change in await registry.read_changes(clone_id, after=0)] == [1, 2]
+        await registry.changes.write(next_of(paused.clone), token=paused.token)
+    assert not await registry.leases.renew(paused, seconds=LONG)
+    await registry.changes.write(next_of(owner.clone), token=owner.token)
+    assert [change.sequence for change in await registry.changes.read(clone_id, after=0)] == [1, 2]
 
 
 async def test_an_expired_lease_that_nobody_took_can_still_be_renewed(registry: Registry) -> None:
     await accept(registry, STUDENT)
     lease = await take(registry, seconds=0.001)
-    assert await registry.renew(lease, seconds=LONG)
-    await registry.change(next_of(lease.clone), token=lease.token)
+    assert await registry.leases.renew(lease, seconds=LONG)
+    await registry.changes.write(next_of(lease.clone), token=lease.token)
 
 
 async def test_of_many_servers_that_see_a_lease_expire_one_gets_the_clone(clones: CloneStore) -> None:
-    servers = [Registry(clones) for _ in range(12)]
+    servers = [Registry.on(clones) for _ in range(12)]
     await accept(servers[0], STUDENT)
     await take(servers[0], seconds=0.001)
 
     async def insist(server: Registry) -> bool:
         """Whether this server got it, once somebody did."""
-        while isinstance(claimed := await server.claim(seconds=LONG), Pause):
+        while isinstance(claimed := await server.leases.claim(seconds=LONG), Pause):
             assert claimed.seconds is not None
             if claimed.seconds > SHORT:
                 return False
@@ -100,7 +102,7 @@ async def test_an_expired_lease_comes_before_whoever_waits(registry: Registry) -
 
 async def test_a_clone_that_is_put_off_is_claimed_when_its_time_has_come_and_not_before(registry: Registry) -> None:
     put_off, other = await accept(registry, "first"), await accept(registry, "second")
-    journal = Journal(registry, await take(registry))
+    journal = Journal(registry.changes, await take(registry))
     await journal.reach(CloneState.FINE_TUNING, "step 1")
     await journal.put_back("Waiting", outcome="TRAINER_UNAVAILABLE", seconds=0.2)
     assert (await take(registry)).clone.clone_id == other
@@ -115,9 +117,9 @@ async def test_an_attempt_that_fails_before_it_tells_anything_counts_and_one_han
     registry: Registry,
 ) -> None:
     await accept(registry, STUDENT)
-    outcomes: list[str] = ["TRAINER_UNAVAILABLE", Outcome.HANDED_BACK, "MODEL_NOT_LOADED"]
+    outcomes: list[str] = ["TRAINER_UNAVAILABLE", AttemptOutcome.HANDED_BACK, "MODEL_NOT_LOADED"]
     for outcome in outcomes:
-        await Journal(registry, await take(registry)).put_back("Waiting", outcome=outcome)
+        await Journal(registry.changes, await take(registry)).put_back("Waiting", outcome=outcome)
     told = (await take(registry)).clone
     assert [(attempt.number, attempt.outcome) for attempt in told.attempts] == [
         (1, "TRAINER_UNAVAILABLE"),
@@ -128,16 +130,16 @@ async def test_an_attempt_that_fails_before_it_tells_anything_counts_and_one_han
 
 async def test_who_goes_on_with_a_lost_clone_says_so_in_its_feed(registry: Registry) -> None:
     await accept(registry, STUDENT)
-    journal = Journal(registry, await take(registry, seconds=SHORT))
+    journal = Journal(registry.changes, await take(registry, seconds=SHORT))
     await journal.reach(CloneState.FINE_TUNING, "step 1", fraction=0.5)
-    taken_over = Journal(registry, await take(registry))
+    taken_over = Journal(registry.changes, await take(registry))
     await taken_over.take_over()
     await taken_over.reach(CloneState.FINE_TUNING, "step 1")
     first, second = taken_over.clone.attempts
-    assert (first.number, first.outcome) == (1, Outcome.LEASE_EXPIRED)
+    assert (first.number, first.outcome) == (1, AttemptOutcome.LEASE_EXPIRED)
     assert (second.number, second.outcome, second.ended_time) == (2, "", None)
     states = [
-        (one.state, one.attempt, one.progress) for one in await registry.read_changes(journal.clone.clone_id, after=2)
+        (one.state, one.attempt, one.progress) for one in await registry.changes.read(journal.clone.clone_id, after=2)
     ]
     assert states[0] == (CloneState.QUEUED, 2, 0)
 
@@ -162,16 +164,16 @@ async def test_no_stream_of_higher_priority_starves_a_lower_one(
 async def test_a_student_has_one_clone_that_may_run_and_one_behind_it(registry: Registry) -> None:
     first = await accept(registry, STUDENT)
     with pytest.raises(CloneAlreadyRunning) as alone:
-        await registry.start(STUDENT, baseline())
+        await registry.intake.start(STUDENT, baseline())
     second = await accept(registry, STUDENT, queue_behind=True)
     with pytest.raises(CloneAlreadyRunning) as full:
-        await registry.start(STUDENT, baseline(), terms=BEHIND)
+        await registry.intake.start(STUDENT, baseline(), terms=BEHIND)
     assert (alone.value.facts["clone_id"], full.value.facts["clone_id"]) == (first, second)
 
     lease = await take(registry)
     assert lease.clone.clone_id == first
-    assert isinstance(await registry.claim(seconds=LONG), Pause), "they never run at the same time"
-    await registry.change(next_of(lease.clone, CloneState.COMPLETED), token=lease.token)
+    assert isinstance(await registry.leases.claim(seconds=LONG), Pause), "they never run at the same time"
+    await registry.changes.write(next_of(lease.clone, CloneState.COMPLETED), token=lease.token)
     assert (await take(registry)).clone.clone_id == second
 
 
@@ -180,80 +182,82 @@ async def test_the_clone_behind_keeps_the_place_of_its_own_acceptance(registry: 
     behind = await accept(registry, STUDENT, queue_behind=True)
     later = await accept(registry, "another")
     lease = await take(registry)
-    await registry.change(next_of(lease.clone, CloneState.FAILED), token=lease.token)
+    await registry.changes.write(next_of(lease.clone, CloneState.FAILED), token=lease.token)
     assert [(await take(registry)).clone.clone_id for _ in range(2)] == [behind, later]
 
 
 async def test_cancelling_the_first_frees_the_one_behind_and_the_other_way_round(registry: Registry) -> None:
     first = await accept(registry, STUDENT)
     second = await accept(registry, STUDENT, queue_behind=True)
-    await registry.cancel(second)
+    await registry.changes.cancel(second)
     third = await accept(registry, STUDENT, queue_behind=True)
-    await registry.cancel(first)
+    await registry.changes.cancel(first)
     assert (await take(registry)).clone.clone_id == third
 
 
 async def test_a_clone_behind_another_counts_as_one_that_waits(clones: CloneStore) -> None:
-    registry = Registry(clones, queue_limit=2)
+    registry = Registry.on(clones, queue_limit=2)
     await accept(registry, STUDENT)
     await accept(registry, STUDENT, queue_behind=True)
-    assert (await registry.load()).queued == 2
+    assert (await registry.listing.count()).queued == 2
     with pytest.raises(QueueFull):
-        await registry.start("another", baseline())
+        await registry.intake.start("another", baseline())
 
 
 async def test_cancelling_ends_a_clone_whoever_holds_it(registry: Registry) -> None:
     clone_id = await accept(registry, STUDENT)
     lease = await take(registry)
-    await registry.change(next_of(lease.clone), token=lease.token)
-    assert (await registry.cancel(clone_id)).state is CloneState.CANCELLED
-    assert not await registry.renew(lease, seconds=LONG)
-    running = await registry.load()
+    await registry.changes.write(next_of(lease.clone), token=lease.token)
+    assert (await registry.changes.cancel(clone_id)).state is CloneState.CANCELLED
+    assert not await registry.leases.renew(lease, seconds=LONG)
+    running = await registry.listing.count()
     assert (running.queued, running.running) == (0, 0)
-    assert (await registry.cancel(clone_id)).state is CloneState.CANCELLED, "again is the same as once"
+    assert (await registry.changes.cancel(clone_id)).state is CloneState.CANCELLED, "again is the same as once"
 
 
 async def test_only_what_never_ran_and_nobody_holds_is_cancelled_without_asking_further(registry: Registry) -> None:
-    waits = await registry.start("first", baseline())
-    assert await registry.cancel_unbegun(waits)
-    held = await registry.start("second", baseline())
+    waits = await registry.intake.start("first", baseline())
+    assert await registry.changes.cancel_unstarted(waits)
+    held = await registry.intake.start("second", baseline())
     lease = await take(registry)
-    assert not await registry.cancel_unbegun(held)
-    journal = Journal(registry, lease)
+    assert not await registry.changes.cancel_unstarted(held)
+    journal = Journal(registry.changes, lease)
     await journal.reach(CloneState.FINE_TUNING, "step 1")
-    await journal.put_back("Waiting", outcome=Outcome.HANDED_BACK)
-    assert not await registry.cancel_unbegun(journal.clone), "an attempt may have been paused just before it publishes"
+    await journal.put_back("Waiting", outcome=AttemptOutcome.HANDED_BACK)
+    assert not await registry.changes.cancel_unstarted(journal.clone), (
+        "an attempt may have been paused just before it publishes"
+    )
 
 
 async def test_of_a_cancel_and_the_last_change_one_wins(registry: Registry) -> None:
     for n in range(20):
         clone_id = await accept(registry, f"student-{n}")
-        journal = Journal(registry, await take(registry))
+        journal = Journal(registry.changes, await take(registry))
         failure = Failure(reason="TRAINING_DIVERGED", message="not finite")
         ended, cancelled = await asyncio.gather(
-            journal.fail(failure), registry.cancel(clone_id), return_exceptions=True
+            journal.fail(failure), registry.changes.cancel(clone_id), return_exceptions=True
         )
-        (*_, last) = await registry.read_changes(clone_id, after=0)
+        (*_, last) = await registry.changes.read(clone_id, after=0)
         assert isinstance(cancelled, Clone)
         assert cancelled.state is last.state
         assert isinstance(ended, CloneOvertaken) == (last.state is CloneState.CANCELLED)
 
 
 async def test_every_waiting_clone_is_told_its_place_and_its_time(clones: CloneStore) -> None:
-    registry = Registry(clones, parallel=1)
-    await registry.record_pace(seconds=8, responses=4)
+    registry = Registry.on(clones, parallel=1)
+    await registry.leases.record_pace(seconds=8, responses=4)
     accepted = [await accept(registry, f"student-{n}") for n in range(3)]
     running = (await take(registry)).clone
-    told = await registry.look_ahead([running, *[await registry.find(one) for one in accepted[1:]]])
+    told = await registry.listing.with_estimates([running, *[await registry.changes.find(one) for one in accepted[1:]]])
     assert [clone.queue_position for clone in told] == [0, 1, 2]
     # 2 s a response, 4 responses a clone, and whatever comes before.
     assert [clone.seconds_left for clone in told[1:]] == [16, 24]
 
 
 async def test_the_time_left_follows_what_was_measured_on_the_clone_itself(registry: Registry) -> None:
-    await registry.record_pace(seconds=400, responses=4)
+    await registry.leases.record_pace(seconds=400, responses=4)
     await accept(registry, STUDENT)
-    journal = Journal(registry, await take(registry))
+    journal = Journal(registry.changes, await take(registry))
     left = []
     for fraction in (0.0, 0.5, 1.0):
         await journal.reach(CloneState.FINE_TUNING, "step", fraction=fraction)
@@ -267,29 +271,29 @@ async def test_a_consent_that_has_expired_or_is_missing_where_it_is_wanted_is_re
     now = datetime.now(UTC)
     holds = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(days=1))
     expired = replace(holds, expires_time=now)
-    easy, strict = Registry(clones), Registry(clones, require_consent=True)
+    easy, strict = Registry.on(clones), Registry.on(clones, require_consent=True)
     for registry, consent in ((easy, expired), (strict, expired), (strict, None)):
         with pytest.raises(ConsentRequired):
-            await registry.start(STUDENT, baseline(), terms=Terms(consent=consent))
-    clone = await strict.start(STUDENT, baseline(), terms=Terms(consent=holds))
-    assert (await strict.find(clone.clone_id)).terms.consent == holds
-    await easy.start("another", baseline())
+            await registry.intake.start(STUDENT, baseline(), terms=Terms(consent=consent))
+    clone = await strict.intake.start(STUDENT, baseline(), terms=Terms(consent=holds))
+    assert (await strict.changes.find(clone.clone_id)).terms.consent == holds
+    await easy.intake.start("another", baseline())
 
 
 async def test_erasing_leaves_nothing_of_a_student_and_everything_of_another(
     registry: Registry, clones: CloneStore
 ) -> None:
     for student_id in (STUDENT, "another"):
-        clone = await registry.start(student_id, baseline(), request_id=f"enrol-{student_id}")
+        clone = await registry.intake.start(student_id, baseline(), request_id=f"enrol-{student_id}")
         if student_id == STUDENT:
             assert await clones.erase(STUDENT) is None, "not while a clone is under way"
-        await registry.change(next_of(clone, CloneState.FAILED), token=NOBODYS)
+        await registry.changes.write(next_of(clone, CloneState.FAILED), token=NO_LEASE)
     erased = await clones.erase(STUDENT)
     assert erased is not None
     assert (erased.clones, erased.request_ids) == (1, 1)
-    assert [clone.student_id for clone in (await registry.list_clones()).clones] == ["another"]
+    assert [clone.student_id for clone in (await registry.listing.list_clones()).clones] == ["another"]
     again = await clones.erase(STUDENT)
     assert again is not None
     assert (again.clones, again.request_ids) == (0, 0)
     # The request id is free again, and stands for a new clone.
-    assert (await registry.start(STUDENT, baseline(5), request_id=f"enrol-{STUDENT}")).sequence == 1
+    assert (await registry.intake.start(STUDENT, baseline(5), request_id=f"enrol-{STUDENT}")).sequence == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cloning_server.clone import Clone, CloneState, Consent, Failure, Priority, Terms
 from cloning_server.clones.feed import Change
-from cloning_server.clones.registry import digest
+from cloning_server.clones.intake import request_digest
 from cloning_server.edge import order_wire, wire
 from mesh.errors import InvalidField, NoTrainableExamples
 from mesh.rpc.errors import error_from
@@ -192,7 +192,7 @@ def test_every_field_but_the_name_makes_another_request() -> None:
 
 def _digest(request: pb.StartCloneRequest) -> str:
     asked = order_wire.order_from(request)
-    return digest(asked.student_id, asked.baseline, asked.terms)
+    return request_digest(asked.student_id, asked.baseline, asked.terms)
 
 
 def test_every_state_has_its_place_in_the_contract() -> None:

@@ -7,7 +7,7 @@ from aivo.cloning.v1 import student_model_pb2
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from aivo.cloning.v1 import student_service_pb2 as student_pb
 
-from cloning_server.running.cohorts import cohort_of
+from cloning_server.running.lineage import cohort_of
 from mesh.adapters.ref import is_student_id
 from mesh.errors import AdapterIncompatible
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile

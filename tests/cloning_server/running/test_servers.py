@@ -7,8 +7,10 @@ import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 
 from cloning_server.clone import CloneState
+from cloning_server.clones.changes import CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.registry import CloneOvertaken, Lease, Registry
+from cloning_server.clones.leases import CloneLease
+from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from testing.scripted.trainer import ScriptedTrainer, recipe_for, weights_for
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, order, until, watch_all
@@ -88,11 +90,11 @@ async def test_a_server_that_shuts_down_hands_its_clone_to_the_other_at_once(clo
 async def test_a_server_that_hangs_is_overtaken_and_can_neither_tell_nor_publish_anything(
     cloning: Cloning, clones: CloneStore
 ) -> None:
-    registry = Registry(clones)
-    clone_id = (await registry.start(STUDENT, baseline())).clone_id
-    hung = await registry.claim(seconds=0.2)
-    assert isinstance(hung, Lease)
-    journal = Journal(registry, hung)
+    registry = Registry.on(clones)
+    clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
+    hung = await registry.leases.claim(seconds=0.2)
+    assert isinstance(hung, CloneLease)
+    journal = Journal(registry.changes, hung)
     await journal.reach(CloneState.FINE_TUNING, "step 1")
     async with cloning.serve() as stub:
         changes = await watch_all(stub, clone_id)
@@ -114,21 +116,21 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
         clone_id = (await stub.StartClone(order())).clone_id
         await gate.reached.wait()
         await expire(cloning, clone_id)
-        registry = Registry(clones)
-        taken = await registry.claim(seconds=LONG_LEASE_SECONDS)
-        assert isinstance(taken, Lease)
-        await Journal(registry, taken).take_over()
+        registry = Registry.on(clones)
+        taken = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)
+        assert isinstance(taken, CloneLease)
+        await Journal(registry.changes, taken).take_over()
         await cloning.trainer.cut_off.wait()
         assert cloning.trainer.stopped == [clone_id]
 
 
 async def test_a_clone_whose_servers_are_lost_every_time_ends(cloning: Cloning, clones: CloneStore) -> None:
-    registry = Registry(clones)
-    clone_id = (await registry.start(STUDENT, baseline())).clone_id
+    registry = Registry.on(clones)
+    clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
     for attempt in range(10):
-        lease = await registry.claim(seconds=LONG_LEASE_SECONDS)
-        assert isinstance(lease, Lease)
-        journal = Journal(registry, lease)
+        lease = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)
+        assert isinstance(lease, CloneLease)
+        journal = Journal(registry.changes, lease)
         if attempt:
             await journal.take_over()
         await journal.reach(CloneState.LOADING_BASE_MODEL, "Loading")

@@ -170,7 +170,7 @@ async def test_a_consent_that_expires_while_the_clone_waits_ends_it_untrained(
 ) -> None:
     now = datetime.now(UTC)
     consent = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(seconds=0.3))
-    accepted = await Registry(clones).start(STUDENT, baseline(), terms=Terms(consent=consent))
+    accepted = await Registry.on(clones).intake.start(STUDENT, baseline(), terms=Terms(consent=consent))
     await asyncio.sleep((now + timedelta(seconds=0.3) - datetime.now(UTC)).total_seconds())
     async with cloning.serve() as stub:
         last = (await watch_all(stub, accepted.clone_id))[-1]
@@ -278,15 +278,14 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
     async with cloning.serve() as stub:
         old = await clone(stub, "old")
         await clone(stub, "new")
-        registry = Registry(clones)
         long_ago = datetime.now(UTC) - timedelta(days=31)
         students = f"{{aivo:{cloning.settings.tenant}}}:students"
         await cloning.redis.zadd(students, {"old": long_ago.timestamp() * 1000})
         async with open_channel(cloning.brain.address) as channel:
-            erasure = Erasure(registry, clones, adapters=adapters, brain=GrpcBrain(channel))
+            erasure = Erasure(clones, adapters=adapters, brain=GrpcBrain(channel))
             await Housekeeping(
                 clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
-            ).keep_house()
+            ).clean_up()
         with raised() as told:
             await stub.GetClone(pb.GetCloneRequest(clone_id=old))
         assert isinstance(told.error, CloneNotFound)

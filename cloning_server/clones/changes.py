@@ -1,0 +1,103 @@
+"""The changes of a clone: what they are, and who may write the next one.
+
+A clone has one writer at a time, the holder of its lease. Each change carries the token of that lease and the number
+after the last change that its writer knows. It is refused if another lease replaced that one, or if another change came
+first. The queue and the student's lane move in the same atomic step; see `scripts/change.lua`.
+"""
+
+from datetime import UTC, datetime
+
+from cloning_server.clone import Clone, CloneState, cancelled
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.codec import decode_clone, encode_clone
+from cloning_server.clones.records import NO_LEASE, Effect, NewChange
+from mesh.errors import CloneNotFound
+
+
+class CloneOvertaken(Exception):
+    """Another writer changed the clone or leased it. Whoever gets this no longer runs the clone."""
+
+
+class CloneChanges:
+    """Reads and writes clones. Every method raises `CloneStoreUnavailable` while the store does not answer.
+
+    Args:
+        store: Holds the clones.
+    """
+
+    def __init__(self, store: CloneStore) -> None:
+        self._store = store
+
+    async def find(self, clone_id: str) -> Clone:
+        """Returns the clone as it is now.
+
+        Raises:
+            CloneNotFound: No clone has this id.
+        """
+        latest = await self._store.read_latest([clone_id])
+        if not latest:
+            raise CloneNotFound(clone_id=clone_id)
+        return decode_clone(latest[0])
+
+    async def read(self, clone_id: str, *, after: int, limit: int | None = None) -> list[Clone]:
+        """Returns the clone as of each change after number `after`, in order; nothing if no clone has this id."""
+        return [decode_clone(json) for json in await self._store.read_changes(clone_id, after=after, limit=limit)]
+
+    async def write(self, clone: Clone, *, token: int | None, delay_seconds: float | None = None) -> None:
+        """Writes the clone's next change, and updates the queue. A repeated call has no further effect.
+
+        A final change deletes the baseline and lets the student's next clone run.
+
+        Args:
+            clone: As of this change.
+            token: Of the writer's lease. `NO_LEASE` writes only while there is no lease; None, whatever lease there is.
+            delay_seconds: Puts the clone back to its place in the queue, to be claimed after so many seconds at the
+                earliest. None: it keeps running.
+
+        Raises:
+            CloneOvertaken: Another change came first, or another lease replaced this one.
+        """
+        change = NewChange(
+            clone_id=clone.clone_id,
+            student_id=clone.student_id,
+            sequence=clone.sequence,
+            clone=encode_clone(clone),
+            effect=_effect_of(clone.state, is_put_back=delay_seconds is not None),
+            token=token,
+            delay_seconds=delay_seconds or 0.0,
+        )
+        if not await self._store.change(change):
+            raise CloneOvertaken(clone.clone_id)
+
+    async def cancel(self, clone_id: str) -> Clone:
+        """Ends a clone as cancelled, whoever runs it.
+
+        Returns:
+            The clone in its final state, which is another one if it ended first.
+
+        Raises:
+            CloneNotFound: No clone has this id.
+        """
+        while True:
+            clone = await self.find(clone_id)
+            if clone.state.is_final:
+                return clone
+            if await self._try_cancel(clone, token=None):
+                return await self.find(clone_id)
+
+    async def cancel_unstarted(self, clone: Clone) -> bool:
+        """Cancels a clone that has never run and has no lease; returns False if it has run or has a lease."""
+        return not clone.attempts and await self._try_cancel(clone, token=NO_LEASE)
+
+    async def _try_cancel(self, clone: Clone, *, token: int | None) -> bool:
+        try:
+            await self.write(cancelled(clone, datetime.now(UTC)), token=token)
+        except CloneOvertaken:
+            return False
+        return True
+
+
+def _effect_of(state: CloneState, *, is_put_back: bool) -> Effect:
+    if state.is_final:
+        return "ends"
+    return "waits" if is_put_back else "runs"
