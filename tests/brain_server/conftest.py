@@ -1,4 +1,4 @@
-"""The real base model in fp32, its tokenizer, and an engine on the real store; each made once for all tests here."""
+"""The real base model in fp32, its tokenizer, and an engine on the real store; shared by all tests here."""
 
 import os
 import uuid
@@ -27,19 +27,19 @@ def files() -> BaseModelFiles:
 
 @pytest.fixture(scope="session")
 def tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
-    return loaded
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
 def small_llama(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a base model that computes next to nothing, where many requests matter and their words don't."""
+    """The folder of a base model that computes almost nothing, for tests of many requests whose texts do not matter."""
     return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
 
 
 @pytest.fixture(scope="session")
 def reference(files: BaseModelFiles) -> BaseModel:
-    """A second copy of the base model, for what plain transformers and PEFT make of the same weights."""
+    """A second copy of the base model for plain transformers and PEFT, to compare with."""
     return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
 
 
@@ -89,5 +89,5 @@ async def narrow_engine(engine_settings: EngineSettings, adapter_store: AdapterS
 
 @pytest.fixture
 def student_id() -> str:
-    """A student of this test alone."""
+    """A student that no other test uses."""
     return f"student-{uuid.uuid4().hex[:12]}"

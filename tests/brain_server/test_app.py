@@ -1,4 +1,4 @@
-"""The brain as a whole: its environment, its start, what it answers with the real model, and its end."""
+"""The brain as a process: its settings, its start, its answers with the real model, and its drain."""
 
 import asyncio
 import contextlib
@@ -47,36 +47,36 @@ SEED_ASSESSMENT = {
 
 @dataclass(slots=True, kw_only=True)
 class Brain:
-    """A brain in a process of its own.
+    """A brain in its own process.
 
     Attributes:
-        process: The process; its standard error is read here.
-        started: The facts of its first log line that says where it serves.
-        first_health: What it said of itself as soon as it served.
-        stub: To call it with.
-        channel: The same server's other services.
+        process: The process.
+        addresses: The fields of its log event `serving`.
+        first_health: Its health as soon as it served.
+        stub: Calls it.
+        channel: A channel to it, for its other services.
     """
 
     process: Process
-    started: dict[str, Any]
+    addresses: dict[str, Any]
     first_health: pb.GetHealthResponse
     stub: "BrainServiceAsyncStub"
     channel: grpc.aio.Channel
 
 
 async def read_until(process: Process, event: str) -> dict[str, Any]:
-    """The first log line with this event."""
+    """Returns the fields of the first log line with this event."""
     assert process.stderr is not None
     async for line in process.stderr:
         facts: dict[str, Any] = json.loads(line)
         if facts["event"] == event:
             return facts
-    raise AssertionError(f"the server ended without saying {event}")
+    raise AssertionError(f"the server ended without logging {event}")
 
 
 @contextlib.asynccontextmanager
-async def running(*, bucket: str, files: BaseModelFiles, **env: str) -> AsyncIterator[Brain]:
-    """Runs a brain on free ports; ends it if the test did not."""
+async def running_brain(*, bucket: str, files: BaseModelFiles, **env: str) -> AsyncIterator[Brain]:
+    """Runs a brain on free ports, and kills it if it still runs on exit."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brain_server"),
         env={
@@ -92,11 +92,11 @@ async def running(*, bucket: str, files: BaseModelFiles, **env: str) -> AsyncIte
         stdout=PIPE,
     )
     try:
-        started = await read_until(process, "serving")
-        async with grpc.aio.insecure_channel(started["address"]) as channel:
+        addresses = await read_until(process, "serving")
+        async with grpc.aio.insecure_channel(addresses["address"]) as channel:
             stub: BrainServiceAsyncStub = BrainServiceStub(channel)
             health = await stub.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)
-            yield Brain(process=process, started=started, first_health=health, stub=stub, channel=channel)
+            yield Brain(process=process, addresses=addresses, first_health=health, stub=stub, channel=channel)
     finally:
         if process.returncode is None:
             process.kill()
@@ -113,9 +113,9 @@ async def wait_serving(brain: Brain) -> None:
 
 @pytest.fixture(scope="module")
 async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: BaseModelFiles) -> AsyncIterator[Brain]:
-    """One that believes a pointer for an hour, if nobody tells it otherwise."""
+    """A brain whose cached pointers expire after an hour, so that it sees a new version only by a notice."""
     env = {"S3_ENDPOINT_URL": s3_endpoint.url, "REDIS_URL": redis_endpoint.url, "ADAPTER_POINTER_TTL_SECONDS": "3600"}
-    async with running(bucket=BUCKET, files=files, **env) as process:
+    async with running_brain(bucket=BUCKET, files=files, **env) as process:
         await wait_serving(process)
         yield process
 
@@ -123,29 +123,35 @@ async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: B
 def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BrainSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    read = load_settings(BrainSettings)
-    assert (read.brain_host, read.brain_port, read.brain_metrics_port) == ("127.0.0.1", 50051, 9801)
-    assert (read.base_model, read.device, read.quantization) == ("SmolLM2-135M-Instruct", "auto", "none")
+    settings = load_settings(BrainSettings)
+    assert (settings.brain_host, settings.brain_port, settings.brain_metrics_port) == ("127.0.0.1", 50051, 9801)
+    assert (settings.base_model, settings.device, settings.quantization) == ("SmolLM2-135M-Instruct", "auto", "none")
 
 
-def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = {"BRAIN_PORT": "99999", "QUEUE_LIMIT": "0", "DEVICE": "gpu", "TENANT": "A/B", "DRAIN_SECONDS": "-1"}
-    wrong["REDIS_URL"] = "localhost"
-    for name, value in wrong.items():
+def test_all_invalid_settings_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    invalid_values = {
+        "BRAIN_PORT": "99999",
+        "QUEUE_LIMIT": "0",
+        "DEVICE": "gpu",
+        "TENANT": "A/B",
+        "DRAIN_SECONDS": "-1",
+    }
+    invalid_values["REDIS_URL"] = "localhost"
+    for name, value in invalid_values.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings) as caught:
         load_settings(BrainSettings)
-    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(invalid_values)
 
 
-async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Path) -> None:
+async def test_the_command_exits_with_a_report_of_its_invalid_settings(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brain_server"), env={"BRAIN_PORT": "many", "PATH": str(tmp_path)}, stderr=PIPE
     )
-    _, told = await process.communicate()
+    _, output = await process.communicate()
     assert process.returncode == 2
-    assert b"BRAIN_PORT" in told
-    assert b"Traceback" not in told
+    assert b"BRAIN_PORT" in output
+    assert b"Traceback" not in output
 
 
 async def test_the_server_answers_before_its_model_is_loaded(brain: Brain) -> None:
@@ -187,7 +193,7 @@ async def test_a_new_version_answers_as_soon_as_it_is_announced(
         for version in (1, 2):
             assert await version_of_reply() == version - 1
             await publish(store, "grace", random_weights(version), recipe=recipe(base_digest=files.digest))
-            # The notice is on its way; nothing else would ever show the new version.
+            # The notice is on its way. Without it, the new version would not answer within the test.
             while await version_of_reply() != version:
                 pass
 
@@ -202,9 +208,9 @@ async def test_the_seeds_assessment_gets_a_whole_verdict(brain: Brain) -> None:
     assert response.model == "SmolLM2-135M-Instruct"
 
 
-async def test_the_engines_figures_are_beside_those_of_the_calls(brain: Brain) -> None:
+async def test_the_metrics_show_the_engine_and_the_calls(brain: Brain) -> None:
     await brain.stub.Generate(pb.GenerateRequest(prompt="Hi", max_tokens=2))
-    url = f"http://127.0.0.1:{brain.started['metrics_port']}/metrics"
+    url = f"http://127.0.0.1:{brain.addresses['metrics_port']}/metrics"
     figures = (await asyncio.to_thread(lambda: urlopen(url).read())).decode()
 
     tokens = next(line for line in figures.splitlines() if line.startswith("aivo_engine_tokens_total "))
@@ -214,25 +220,25 @@ async def test_the_engines_figures_are_beside_those_of_the_calls(brain: Brain) -
     assert 'aivo_rpc_calls_total{code="OK",method="Generate"' in figures
 
 
-async def test_a_store_that_is_down_is_told_and_does_not_stop_the_server(
+async def test_a_store_that_is_down_is_reported_and_does_not_stop_the_server(
     files: BaseModelFiles, unused_tcp_port: int
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with running(bucket="none", files=files, S3_ENDPOINT_URL=url, BASE_MODEL="/nowhere") as brain:
+    async with running_brain(bucket="none", files=files, S3_ENDPOINT_URL=url, BASE_MODEL="/nowhere") as brain:
         health = brain.first_health
         while health.status == "loading":
             health = await brain.stub.GetHealth(pb.GetHealthRequest())
 
         assert (health.status, health.model_loaded) == ("unhealthy", False)
         assert "/nowhere" in health.reason
-        assert [part.available for part in health.dependencies] == [False]
+        assert [dependency.available for dependency in health.dependencies] == [False]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await brain.stub.Generate(pb.GenerateRequest(prompt="Hi"))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_the_server_drains_when_told_to_end(brain: Brain) -> None:
-    """Last in this file: it ends the server that the tests above share."""
+async def test_the_server_drains_on_sigterm(brain: Brain) -> None:
+    """Must be the last test in this file, as it stops the server that the tests share."""
     request = pb.GenerateStreamRequest(prompt="Count from one to twenty.", temperature=0, max_tokens=24)
     stream = aiter(brain.stub.GenerateStream(request))
     messages = [await anext(stream)]

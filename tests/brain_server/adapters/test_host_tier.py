@@ -1,4 +1,4 @@
-"""What the host tier promises an engine that keeps more than memory for an adapter: it is told when one has left."""
+"""When an adapter leaves the host tier and is discarded, for engines that hold more than memory for it."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -15,98 +15,108 @@ REF = AdapterRef(student_id="ada", version=1)
 SHA256 = "a" * 64
 
 
-class Shelf:
-    """A store whose fetches end when told to, and a record of what was discarded."""
+class ControlledStore:
+    """A store whose fetches wait for an event, and a record of the discarded adapters."""
 
     def __init__(self) -> None:
-        self.open = asyncio.Event()
+        self.released = asyncio.Event()
         self.fails = False
-        self.made: list[HostAdapter[int]] = []
+        self.fetched_adapters: list[HostAdapter[int]] = []
         self.discarded: list[HostAdapter[int]] = []
 
     def tier(self, *, limit_bytes: int = 100) -> HostTier[int]:
         return HostTier(self._fetch, limit_bytes=limit_bytes, discard=self.discarded.append)
 
     async def _fetch(self, ref: AdapterRef, _sha256: str | None) -> HostAdapter[int]:
-        await self.open.wait()
+        await self.released.wait()
         if self.fails:
             raise AdapterStoreUnavailable("down")
         manifest = Manifest.of(b"0123456789", ref=ref, recipe=recipe(base_digest="d" * 64))
-        self.made.append(HostAdapter(manifest=manifest, content=len(self.made)))
-        return self.made[-1]
+        self.fetched_adapters.append(HostAdapter(manifest=manifest, content=len(self.fetched_adapters)))
+        return self.fetched_adapters[-1]
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def controlled_store() -> ControlledStore:
+    return ControlledStore()
 
 
-async def test_an_adapter_without_room_serves_those_who_waited_and_is_discarded_after_the_last(shelf: Shelf) -> None:
-    tier = shelf.tier(limit_bytes=0)
-    shelf.open.set()
+async def test_an_adapter_beyond_the_limit_serves_its_waiting_callers_and_is_then_discarded(
+    controlled_store: ControlledStore,
+) -> None:
+    tier = controlled_store.tier(limit_bytes=0)
+    controlled_store.released.set()
     async with AsyncExitStack() as stack:
-        held = [await stack.enter_async_context(tier.lease(REF)) for _ in range(2)]
-        assert held == [shelf.made[0]] * 2
-        assert shelf.discarded == []
-    assert shelf.discarded == shelf.made
+        leased_adapters = [await stack.enter_async_context(tier.lease(REF)) for _ in range(2)]
+        assert leased_adapters == [controlled_store.fetched_adapters[0]] * 2
+        assert controlled_store.discarded == []
+    assert controlled_store.discarded == controlled_store.fetched_adapters
     assert (tier.residencies(), tier.counts.bytes) == ([], 0)
 
 
-async def test_an_adapter_evicted_while_it_is_fetched_is_discarded_after_its_last_lease(shelf: Shelf) -> None:
-    tier = shelf.tier()
+async def test_an_adapter_evicted_while_it_is_fetched_is_discarded_after_its_last_lease(
+    controlled_store: ControlledStore,
+) -> None:
+    tier = controlled_store.tier()
 
     async def use() -> None:
         async with tier.lease(REF):
-            assert shelf.discarded == []
+            assert controlled_store.discarded == []
 
-    using = [asyncio.create_task(use()) for _ in range(3)]
+    tasks = [asyncio.create_task(use()) for _ in range(3)]
     await asyncio.sleep(0)
     tier.evict(REF.student_id)
-    shelf.open.set()
-    await asyncio.gather(*using)
-    assert shelf.discarded == shelf.made
+    controlled_store.released.set()
+    await asyncio.gather(*tasks)
+    assert controlled_store.discarded == controlled_store.fetched_adapters
     assert tier.residencies() == []
 
 
-async def test_an_adapter_that_nobody_waits_for_any_more_stays_for_the_next_unless_it_was_evicted(
-    shelf: Shelf,
+async def test_an_adapter_whose_callers_were_cancelled_stays_in_memory_unless_it_was_evicted(
+    controlled_store: ControlledStore,
 ) -> None:
-    for evicted in (False, True):
-        tier = shelf.tier()
-        shelf.open.clear()
-        waiting = asyncio.create_task(tier.lease(REF).__aenter__())
+    for is_evicted in (False, True):
+        tier = controlled_store.tier()
+        controlled_store.released.clear()
+        caller = asyncio.create_task(tier.lease(REF).__aenter__())
         await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        if evicted:
+        caller.cancel()
+        await asyncio.wait([caller])
+        if is_evicted:
             tier.evict(REF.student_id)
-        shelf.open.set()
+        controlled_store.released.set()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert (len(tier.residencies()), len(shelf.discarded)) == ((0, 1) if evicted else (1, 0))
+        assert (len(tier.residencies()), len(controlled_store.discarded)) == ((0, 1) if is_evicted else (1, 0))
 
 
-async def test_the_same_adapter_fetched_as_a_pin_and_as_the_active_one_is_kept_once(shelf: Shelf) -> None:
-    tier = shelf.tier()
-    shelf.open.set()
+async def test_an_adapter_fetched_by_version_and_as_the_active_one_is_in_memory_once(
+    controlled_store: ControlledStore,
+) -> None:
+    tier = controlled_store.tier()
+    controlled_store.released.set()
     sha256 = Manifest.of(b"0123456789", ref=REF, recipe=recipe(base_digest="d" * 64)).sha256
     async with AsyncExitStack() as stack:
         leases = (stack.enter_async_context(lease) for lease in (tier.lease(REF), tier.lease(REF, sha256=sha256)))
-        one, other = await asyncio.gather(*leases)
-        assert one is other
-        assert len(shelf.made) == 2
-        assert shelf.discarded == [made for made in shelf.made if made is not one]
+        by_version, by_digest = await asyncio.gather(*leases)
+        assert by_version is by_digest
+        assert len(controlled_store.fetched_adapters) == 2
+        assert controlled_store.discarded == [
+            adapter for adapter in controlled_store.fetched_adapters if adapter is not by_version
+        ]
     assert [residency.leases for residency in tier.residencies()] == [0]
 
 
-async def test_a_fetch_that_fails_fails_all_who_wait_and_the_next_one_tries_again(shelf: Shelf) -> None:
-    tier = shelf.tier()
-    shelf.fails = True
-    shelf.open.set()
+async def test_a_failed_fetch_fails_for_all_waiting_callers_and_the_next_caller_fetches_again(
+    controlled_store: ControlledStore,
+) -> None:
+    tier = controlled_store.tier()
+    controlled_store.fails = True
+    controlled_store.released.set()
     for _ in range(2):
         leases = (tier.lease(REF).__aenter__() for _ in range(2))
         errors = await asyncio.gather(*leases, return_exceptions=True)
         assert {type(error) for error in errors} == {AdapterStoreUnavailable}
-    shelf.fails = False
-    async with tier.lease(REF) as held:
-        assert held is shelf.made[0]
+    controlled_store.fails = False
+    async with tier.lease(REF) as adapter:
+        assert adapter is controlled_store.fetched_adapters[0]

@@ -1,4 +1,4 @@
-"""Which version answers once a pointer has moved: through the real S3 and Valkey."""
+"""Which version answers once a pointer has moved. Uses the real S3 and Valkey."""
 
 import asyncio
 import uuid
@@ -21,13 +21,13 @@ from testing.adapters import publish
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 from tests.mesh.adapters.conftest import recipe, weights
 
-# Whatever is seen within a test is seen because of a notice.
+# Longer than any test: a new version is visible only because of a notice.
 HOUR_SECONDS = 3600.0
 WAIT_SECONDS = 20
 
 
 class LateBlobs(S3Blobs):
-    """The real store behind a network on which what was read arrives late."""
+    """The real store, whose answers arrive only when a test allows it."""
 
     def __init__(self, endpoint: S3Endpoint, *, bucket: str) -> None:
         super().__init__(bucket=bucket, endpoint_url=endpoint.url)
@@ -41,40 +41,40 @@ class LateBlobs(S3Blobs):
         return blob
 
 
-class Brain:
-    """The pointers of a brain that listens, and a way to wait until it has heard."""
+class PointerListener:
+    """The pointers of a brain that listens for notices, and a way to wait for a notice."""
 
     def __init__(self, store: AdapterStore) -> None:
         self.pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
-        self._moved = asyncio.Event()
-        self._began = asyncio.Event()
+        self._notice_received = asyncio.Event()
+        self._listening_started = asyncio.Event()
 
     @asynccontextmanager
     async def listening(self, endpoint: RedisEndpoint, *, tenant: str) -> AsyncIterator[None]:
         def on_moved(student_id: str) -> None:
             self.pointers.mark_stale(student_id)
-            self._moved.set()
+            self._notice_received.set()
 
         def on_gap() -> None:
             self.pointers.mark_all_stale()
-            self._began.set()
+            self._listening_started.set()
 
         async with Listener(endpoint.url, tenant=tenant, on_moved=on_moved, on_gap=on_gap):
-            await self.begins()
+            await self.wait_listening()
             yield
 
-    async def hears(self) -> None:
-        await _next(self._moved)
+    async def wait_notice(self) -> None:
+        await _wait_for(self._notice_received)
 
-    async def begins(self) -> None:
-        await _next(self._began)
+    async def wait_listening(self) -> None:
+        await _wait_for(self._listening_started)
 
     async def version_of(self, student: str) -> int | None:
         active = await self.pointers.resolve(student)
         return None if active is None else active.ref.version
 
 
-async def _next(event: asyncio.Event) -> None:
+async def _wait_for(event: asyncio.Event) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         await event.wait()
     event.clear()
@@ -92,8 +92,8 @@ def tenant() -> str:
 
 
 @pytest.fixture
-def silent(blobs: S3Blobs, tenant: str) -> AdapterStore:
-    """Where versions are published without a notice."""
+def silent_store(blobs: S3Blobs, tenant: str) -> AdapterStore:
+    """A store that publishes versions without a notice."""
     return AdapterStore(blobs, tenant=tenant)
 
 
@@ -104,66 +104,66 @@ async def publish_version(store: AdapterStore, student: str, version: int) -> Ac
 
 
 async def test_a_notice_makes_a_new_version_visible_at_once(
-    blobs: S3Blobs, tenant: str, silent: AdapterStore, redis_endpoint: RedisEndpoint
+    blobs: S3Blobs, tenant: str, silent_store: AdapterStore, redis_endpoint: RedisEndpoint
 ) -> None:
-    brain = Brain(silent)
+    brain = PointerListener(silent_store)
     async with Redis.from_url(redis_endpoint.url) as redis, brain.listening(redis_endpoint, tenant=tenant):
         publisher = AdapterStore(blobs, tenant=tenant, announce=partial(announce, redis))
         assert await brain.version_of("ada") is None
 
         await publish_version(publisher, "ada", 1)
-        await brain.hears()
+        await brain.wait_notice()
         assert await brain.version_of("ada") == 1
 
-        await publish_version(silent, "ada", 2)
-        assert await brain.version_of("ada") == 1, "the time to live outlasts the test"
+        await publish_version(silent_store, "ada", 2)
+        assert await brain.version_of("ada") == 1, "the cached pointer must not expire within the test"
         await publish_version(publisher, "bob", 1)
-        await brain.hears()
-        assert await brain.version_of("ada") == 1, "another student's notice is none of hers"
+        await brain.wait_notice()
+        assert await brain.version_of("ada") == 1, "another student's notice must not refresh hers"
 
         await publisher.activate("ada", 2)
-        await brain.hears()
+        await brain.wait_notice()
         assert await brain.version_of("ada") == 2
 
 
-async def test_what_moved_while_nobody_could_listen_is_seen_as_soon_as_one_can(
-    tmp_path: Path, tenant: str, silent: AdapterStore
+async def test_a_pointer_that_moved_while_redis_was_down_is_read_again_once_it_is_up(
+    tmp_path: Path, tenant: str, silent_store: AdapterStore
 ) -> None:
-    brain = Brain(silent)
+    brain = PointerListener(silent_store)
     async with valkey(tmp_path) as endpoint, brain.listening(endpoint, tenant=tenant):
-        await publish_version(silent, "ada", 1)
+        await publish_version(silent_store, "ada", 1)
         assert await brain.version_of("ada") == 1
 
         await endpoint.part.stop()
-        await publish_version(silent, "ada", 2)
+        await publish_version(silent_store, "ada", 2)
         assert await brain.version_of("ada") == 1
         await endpoint.part.start()
-        await brain.begins()
+        await brain.wait_listening()
 
         assert await brain.version_of("ada") == 2
 
 
-@pytest.mark.parametrize("everyone", [False, True])
-async def test_a_read_that_was_under_way_when_the_pointer_moved_is_not_believed(
-    silent: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str, *, everyone: bool
+@pytest.mark.parametrize("all_students", [False, True])
+async def test_a_read_during_which_the_pointer_moved_is_not_cached(
+    silent_store: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str, *, all_students: bool
 ) -> None:
-    first = await publish_version(silent, "ada", 1)
+    first = await publish_version(silent_store, "ada", 1)
     async with LateBlobs(s3_endpoint, bucket=bucket) as late:
         pointers = ActivePointers(AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS)
         early = asyncio.create_task(pointers.resolve("ada"))
-        await _next(late.has_read)
-        second = await publish_version(silent, "ada", 2)
-        if everyone:
+        await _wait_for(late.has_read)
+        second = await publish_version(silent_store, "ada", 2)
+        if all_students:
             pointers.mark_all_stale()
         else:
             pointers.mark_stale("ada")
         late.arrives.set()
 
-        assert await early == first, "it began before the pointer moved"
+        assert await early == first, "this read began before the pointer moved"
         assert await pointers.resolve("ada") == second
 
 
-async def test_a_pointer_in_doubt_still_stands_while_the_store_is_down(tmp_path: Path, bucket: str) -> None:
+async def test_a_stale_pointer_is_still_the_last_known_while_the_store_is_down(tmp_path: Path, bucket: str) -> None:
     async with (
         seaweed(tmp_path) as endpoint,
         S3Blobs(bucket=bucket, endpoint_url=endpoint.url, create_bucket=True) as blobs,

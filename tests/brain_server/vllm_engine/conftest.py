@@ -1,4 +1,4 @@
-"""A real vLLM with the real base model, an engine on it and on the real store; made once for the tests here."""
+"""A real vLLM server with the real base model, an engine on it, and the real store; shared by the tests here."""
 
 import os
 import uuid
@@ -31,20 +31,20 @@ def files() -> BaseModelFiles:
 async def server(tmp_path_factory: pytest.TempPathFactory, files: BaseModelFiles) -> AsyncIterator[VllmServer]:
     if not PYTHON.exists():
         pytest.skip("vLLM has a venv of its own, which is absent: `make test-vllm` makes it and runs these tests")
-    async with vllm(tmp_path_factory.mktemp("vllm"), files) as started:
-        yield started
+    async with vllm(tmp_path_factory.mktemp("vllm"), files) as server:
+        yield server
 
 
 @pytest.fixture(scope="package")
 def reference(files: BaseModelFiles) -> BaseModel:
-    """The base model for what plain transformers and PEFT make of the same weights."""
+    """A copy of the base model for plain transformers and PEFT, to compare with."""
     return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="package")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
-    async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
-        yield opened
+    async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs:
+        yield blobs
 
 
 @pytest.fixture(scope="package")
@@ -54,7 +54,7 @@ def adapter_store(blobs: S3Blobs) -> AdapterStore:
 
 @pytest.fixture(scope="package")
 def settings(server: VllmServer, files: BaseModelFiles, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
-    """Room for two calls beside those that vLLM decodes."""
+    """Two requests may wait beside those that vLLM decodes."""
     return EngineSettings(
         engine="vllm",
         vllm_url=server.url,
@@ -68,14 +68,14 @@ def settings(server: VllmServer, files: BaseModelFiles, tmp_path_factory: pytest
 
 @pytest.fixture(scope="package")
 async def engine(settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[VllmEngine]:
-    async with VllmEngine.open(settings, adapter_store) as opened:
-        await until_ready(opened)
-        yield opened
+    async with VllmEngine.open(settings, adapter_store) as engine:
+        await until_ready(engine)
+        yield engine
 
 
 @pytest.fixture(scope="package")
 async def students(adapter_store: AdapterStore, reference: BaseModel) -> dict[str, bytes]:
-    """Three students and their adapters' weights: more than vLLM has slots."""
+    """Publishes adapters of three students, more than vLLM has slots. Returns their weights by student."""
     weights = {student: random_weights(seed, strength=0.1) for seed, student in enumerate(("ada", "ben", "cleo"))}
     for student, data in weights.items():
         await publish(adapter_store, student, data, recipe=recipe_of(reference))
@@ -84,5 +84,5 @@ async def students(adapter_store: AdapterStore, reference: BaseModel) -> dict[st
 
 @pytest.fixture
 def student_id() -> str:
-    """A student of this test alone."""
+    """A student that no other test uses."""
     return f"student-{uuid.uuid4().hex[:12]}"

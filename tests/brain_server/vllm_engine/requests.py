@@ -1,4 +1,4 @@
-"""What the tests here ask of an engine, and the recipe of the adapters that they publish."""
+"""Requests to an engine, and the recipe of the published adapters, for the tests here."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
 from testing.models.random_adapters import SPEC, recipe
 
-# A strength unlike that of training: it must reach vLLM, too.
+# Differs from the scaling of training, to show that it reaches vLLM.
 SCALE = 0.5
 BUCKET = "test-vllm"
 

@@ -1,6 +1,6 @@
-"""What the vLLM engine says: a real vLLM in fp32, adapters in the real store, plain transformers and PEFT beside them.
+"""Replies of the vLLM engine, compared with plain transformers and PEFT. Uses a real vLLM in fp32 and the real store.
 
-Adapters are random, so that what they say means nothing but differs from student to student and from the base model.
+Adapters are random, so that replies are meaningless but differ between the students and the base model.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ from tests.brain_server.vllm_engine.requests import SCALE, greedy, prompt_of
 SCHEMA = json.dumps(
     {
         "type": "object",
-        "properties": {"said": {"type": "string", "minLength": 12, "maxLength": 24}},
-        "required": ["said"],
+        "properties": {"comment": {"type": "string", "minLength": 12, "maxLength": 24}},
+        "required": ["comment"],
         "additionalProperties": False,
     }
 )
 
 
 def text_by_transformers(reference: BaseModel, generation: Generation, *, adapter: Path | None = None) -> str:
-    """What plain transformers, with PEFT if there is an adapter, decodes in isolation."""
+    """Returns what plain transformers, with PEFT if there is an adapter, decodes for this request alone."""
     tokens = torch.tensor([encode_prompt(reference.tokenizer, generation.prompt)])
     peft = None if adapter is None else PeftModel.from_pretrained(reference.model, adapter)
     # The stubs of transformers don't know that a causal language model has it.
@@ -66,14 +66,14 @@ def text_by_transformers(reference: BaseModel, generation: Generation, *, adapte
     return str(reference.tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))
 
 
-def written_for_peft(folder: Path, weights: bytes) -> Path:
+def write_for_peft(folder: Path, weights: bytes) -> Path:
     spec = dataclasses.replace(SPEC, alpha=int(SPEC.alpha * SCALE))
     (folder / "adapter_model.safetensors").write_bytes(weights)
     (folder / "adapter_config.json").write_bytes(to_peft_config(spec, base_model="any"))
     return folder
 
 
-class TestWhatDecodes:
+class TestDecoding:
     async def test_a_greedy_base_reply_is_that_of_plain_transformers(
         self, engine: VllmEngine, reference: BaseModel
     ) -> None:
@@ -88,7 +88,7 @@ class TestWhatDecodes:
     ) -> None:
         reply = await complete(engine, greedy("ada"))
         assert reply.text == text_by_transformers(
-            reference, greedy(), adapter=written_for_peft(tmp_path, students["ada"])
+            reference, greedy(), adapter=write_for_peft(tmp_path, students["ada"])
         )
         assert reply.text != text_by_transformers(reference, greedy())
         assert reply.adapter is not None
@@ -97,14 +97,14 @@ class TestWhatDecodes:
     async def test_students_and_the_base_model_at_once_never_mix(
         self, engine: VllmEngine, students: dict[str, bytes]
     ) -> None:
-        who = [*students, None]
-        alone = {student: (await complete(engine, greedy(student, max_tokens=6))).text for student in who}
-        assert len(set(alone.values())) == len(who)
-        for order in (who, who[::-1], [None, "ada", None, "cleo"]):
-            together = await asyncio.gather(*(complete(engine, greedy(one, max_tokens=6)) for one in order))
+        student_ids = [*students, None]
+        alone = {student: (await complete(engine, greedy(student, max_tokens=6))).text for student in student_ids}
+        assert len(set(alone.values())) == len(student_ids)
+        for order in (student_ids, student_ids[::-1], [None, "ada", None, "cleo"]):
+            together = await asyncio.gather(*(complete(engine, greedy(student, max_tokens=6)) for student in order))
             assert [reply.text for reply in together] == [alone[student] for student in order]
 
-    async def test_a_student_without_a_model_gets_the_base_model_and_is_told(
+    async def test_a_student_without_a_model_gets_the_base_model_with_the_reason(
         self, engine: VllmEngine, student_id: str
     ) -> None:
         reply = await complete(engine, greedy(student_id, max_tokens=2))
@@ -129,7 +129,7 @@ class TestWhatDecodes:
         assert [weights[label] for label in LABELS] == pytest.approx(expected, rel=1e-2)
 
 
-class TestWhatIsSaid:
+class TestReplies:
     async def test_the_deltas_add_up_to_the_reply(self, engine: VllmEngine, students: dict[str, bytes]) -> None:
         async with aclosing(engine.stream(greedy("ben"))) as events:
             *deltas, reply = [event async for event in events]
@@ -146,24 +146,26 @@ class TestWhatIsSaid:
         reply = await complete(engine, Generation(prompt=prompt_of(), sampling=sampling))
         assert (reply.text, reply.finish_reason) == (text[: text.index(stop)], FinishReason.STOP)
 
-    async def test_the_end_of_the_turn_is_no_token_of_the_reply(self, engine: VllmEngine, reference: BaseModel) -> None:
+    async def test_the_end_of_the_turn_is_not_a_token_of_the_reply(
+        self, engine: VllmEngine, reference: BaseModel
+    ) -> None:
         prompt = prompt_of("Say hello, and nothing else.")
         reply = await complete(engine, Generation(prompt=prompt, sampling=Sampling(temperature=0.0, max_tokens=64)))
         assert reply.finish_reason is FinishReason.STOP
         assert reply.completion_tokens == len(reference.tokenizer(reply.text, add_special_tokens=False)["input_ids"])
 
-    async def test_a_reply_under_a_schema_comes_as_one_whole_document(self, engine: VllmEngine) -> None:
+    async def test_a_reply_under_a_schema_is_one_delta_with_a_whole_document(self, engine: VllmEngine) -> None:
         async with aclosing(engine.stream(dataclasses.replace(greedy(max_tokens=8), json_schema=SCHEMA))) as events:
             delta, reply = [event async for event in events]
         assert isinstance(reply, Reply)
         assert delta == Delta(reply.text)
-        assert set(json.loads(reply.text)) == {"said"}
+        assert set(json.loads(reply.text)) == {"comment"}
         assert reply.finish_reason is FinishReason.STOP
 
     async def test_a_document_that_does_not_fit_its_tokens_is_an_error(self, engine: VllmEngine) -> None:
         with pytest.raises(InvalidField, match="max_tokens"):
             await complete(engine, dataclasses.replace(greedy(max_tokens=1), json_schema=SCHEMA))
 
-    async def test_a_prompt_that_leaves_no_room_is_told_by_its_length(self, engine: VllmEngine) -> None:
+    async def test_a_prompt_that_leaves_no_room_for_a_reply_is_an_error(self, engine: VllmEngine) -> None:
         with pytest.raises(InvalidField, match="prompt"):
             await complete(engine, Generation(prompt=prompt_of("word " * CONTEXT_TOKENS)))

@@ -1,4 +1,4 @@
-"""What stops the vLLM engine, what it refuses, and what it survives: a real vLLM, adapters in the real store."""
+"""What stops decoding on vLLM, what the engine refuses, and outages. Uses a real vLLM and the real store."""
 
 import asyncio
 import time
@@ -48,9 +48,9 @@ class TestThroughTheServer:
     async def test_a_brain_on_vllm_answers_a_student_and_assesses_an_answer(
         self, settings: EngineSettings, s3_endpoint: S3Endpoint, students: dict[str, bytes], tmp_path: Path
     ) -> None:
-        own = settings.model_dump() | {"vllm_adapter_dir": tmp_path, "s3_endpoint_url": s3_endpoint.url}
-        own |= {"s3_bucket": BUCKET, "brain_port": 0, "brain_metrics_port": 0, "drain_seconds": 1}
-        async with open_server(BrainSettings.model_validate(own)) as server:
+        own_settings = settings.model_dump() | {"vllm_adapter_dir": tmp_path, "s3_endpoint_url": s3_endpoint.url}
+        own_settings |= {"s3_bucket": BUCKET, "brain_port": 0, "brain_metrics_port": 0, "drain_seconds": 1}
+        async with open_server(BrainSettings.model_validate(own_settings)) as server:
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
                 stub: BrainServiceAsyncStub = BrainServiceStub(channel)
@@ -59,15 +59,15 @@ class TestThroughTheServer:
                     return (await stub.GetHealth(pb.GetHealthRequest())).status == "healthy"
 
                 await until(is_healthy, seconds=30)
-                asked = {"prompt": "What is rain?", "context": {"student_id": "ada"}, "max_tokens": 4}
-                reply = await stub.Generate(ParseDict(asked, pb.GenerateRequest()))
+                request = {"prompt": "What is rain?", "context": {"student_id": "ada"}, "max_tokens": 4}
+                reply = await stub.Generate(ParseDict(request, pb.GenerateRequest()))
                 assert (reply.adapter.student_id, reply.usage.completion_tokens) == ("ada", 4)
                 verdict = await stub.Assess(ParseDict(ASSESSMENT, pb.AssessRequest()))
                 assert 0 <= verdict.correctness <= 100
                 assert verdict.feedback
 
 
-class TestWhatStops:
+class TestStopping:
     async def test_vllm_stops_decoding_when_the_stream_is_closed(
         self, engine: VllmEngine, server: VllmServer, students: dict[str, bytes]
     ) -> None:
@@ -76,7 +76,9 @@ class TestWhatStops:
             await server.until_running(1)
         await server.until_running(0)
         assert engine.counts.running == 0
-        assert [one.leases for one in engine.residencies() if one.adapter.ref.student_id == "ada"] == [0]
+        assert [
+            residency.leases for residency in engine.residencies() if residency.adapter.ref.student_id == "ada"
+        ] == [0]
 
     async def test_vllm_stops_decoding_when_the_deadline_passes(self, engine: VllmEngine, server: VllmServer) -> None:
         with pytest.raises(DeadlineExceeded):
@@ -88,14 +90,14 @@ class TestWhatStops:
             for _ in range(MAX_SEQS):
                 events = await stack.enter_async_context(aclosing(engine.stream(greedy(max_tokens=900))))
                 await anext(events)
-            waiting = [asyncio.create_task(complete(engine, greedy(max_tokens=900))) for _ in range(2)]
-            stack.callback(lambda: [task.cancel() for task in waiting])
+            waiting_calls = [asyncio.create_task(complete(engine, greedy(max_tokens=900))) for _ in range(2)]
+            stack.callback(lambda: [task.cancel() for task in waiting_calls])
             await server.until_running(MAX_SEQS + 2)
-            with pytest.raises(QueueFull) as refused:
+            with pytest.raises(QueueFull) as caught:
                 await complete(engine, greedy())
-            assert refused.value.retry_seconds > 0
+            assert caught.value.retry_seconds > 0
             assert (engine.counts.running, engine.counts.waiting) == (MAX_SEQS, 2)
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*waiting_calls, return_exceptions=True)
         await server.until_running(0)
 
 
@@ -110,8 +112,8 @@ class TestAdapters:
     ) -> None:
         before = await complete(engine, greedy("ada", max_tokens=4))
         rank = 2 * MAX_RANK
-        too_big = random_weights(7, rank=rank)
-        await publish(adapter_store, "rank-too-high", too_big, recipe=recipe_of(reference, rank=rank))
+        too_large = random_weights(7, rank=rank)
+        await publish(adapter_store, "rank-too-high", too_large, recipe=recipe_of(reference, rank=rank))
         narrow = to_safetensors(
             {
                 name: (weight[:, :-64] if name.endswith("A.weight") else weight).contiguous()
@@ -126,7 +128,7 @@ class TestAdapters:
         assert (await complete(engine, greedy("ada", max_tokens=4))).text == before.text
         assert engine.facts.ready
 
-    async def test_what_is_warmed_is_loaded_under_its_sha256_and_what_is_evicted_is_unloaded(
+    async def test_warming_loads_an_adapter_under_its_sha256_and_evicting_unloads_it(
         self,
         engine: VllmEngine,
         server: VllmServer,
@@ -137,7 +139,9 @@ class TestAdapters:
         manifest = await publish(adapter_store, student_id, random_weights(5), recipe=recipe_of(reference))
         warmed = await engine.warm(student_id)
         assert (warmed.adapter.sha256, warmed.bytes, warmed.probe_tokens) == (manifest.sha256, manifest.size_bytes, 4)
-        assert [one.tier for one in engine.residencies() if one.adapter == warmed.adapter] == [Tier.SLOT]
+        assert [residency.tier for residency in engine.residencies() if residency.adapter == warmed.adapter] == [
+            Tier.SLOT
+        ]
         assert any(name.startswith(manifest.sha256) for name in await server.adapters())
 
         assert await engine.evict(student_id) == [warmed.adapter]
@@ -146,7 +150,7 @@ class TestAdapters:
 
 
 class TestOutages:
-    async def test_a_brain_that_starts_anew_sweeps_out_what_the_last_one_left(
+    async def test_a_restarted_brain_removes_the_adapters_that_the_last_one_left(
         self,
         server: VllmServer,
         settings: EngineSettings,
@@ -154,9 +158,9 @@ class TestOutages:
         students: dict[str, bytes],
         tmp_path: Path,
     ) -> None:
-        own = settings.model_copy(update={"vllm_adapter_dir": tmp_path})
+        own_settings = settings.model_copy(update={"vllm_adapter_dir": tmp_path})
         for _ in range(2):
-            async with VllmEngine.open(own, adapter_store) as brain:
+            async with VllmEngine.open(own_settings, adapter_store) as brain:
                 await until_ready(brain)
                 (blank,) = names_in(tmp_path)
                 await complete(brain, greedy("ben", max_tokens=1))
@@ -167,17 +171,17 @@ class TestOutages:
     async def test_a_vllm_of_another_base_model_is_not_used(
         self, settings: EngineSettings, adapter_store: AdapterStore, server: VllmServer, tmp_path: Path
     ) -> None:
-        other = settings.model_copy(update={"base_model": str(settings.model_cache_dir / settings.base_model)})
-        async with VllmEngine.open(other, adapter_store) as brain:
+        other_settings = settings.model_copy(update={"base_model": str(settings.model_cache_dir / settings.base_model)})
+        async with VllmEngine.open(other_settings, adapter_store) as brain:
 
-            async def was_asked() -> bool:
+            async def has_answered() -> bool:
                 return brain.facts.reason.startswith("vLLM serves")
 
-            await until(was_asked, seconds=30)
+            await until(has_answered, seconds=30)
             with pytest.raises(ModelNotLoaded, match="vLLM serves"):
                 await complete(brain, greedy())
 
-    async def test_students_keep_their_adapters_when_vllm_is_started_anew(
+    async def test_students_keep_their_adapters_when_vllm_is_restarted(
         self, engine: VllmEngine, server: VllmServer, students: dict[str, bytes]
     ) -> None:
         before = await complete(engine, greedy("cleo"))
