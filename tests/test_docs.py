@@ -74,6 +74,15 @@ def _anchors(text: str) -> set[str]:
     return slugs | set(re.findall(r'<a id="([^"]+)">', text))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_that_a_page_names_exist(page: Path) -> None:
+    folders = "|".join(re.escape(folder.name) for folder in FOLDERS)
+    paths = re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text())
+
+    # NNNN stands for a number.
+    assert [path for path in paths if "NNNN" not in path and not (ROOT / path).exists()] == []
+
+
 def test_the_operations_page_names_events_that_are_logged() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     events = re.findall(r"^\| `([a-z_]+)` \| (?:info|warning|error) \|", text, flags=re.MULTILINE)
