@@ -186,7 +186,7 @@ def with_attempt_ended(clone: Clone, outcome: str, now: datetime) -> Clone:
     return replace(clone, attempts=(*earlier, replace(last, ended_time=now, outcome=outcome)))
 
 
-def cancelled(clone: Clone, now: datetime) -> Clone:
+def as_cancelled(clone: Clone, now: datetime) -> Clone:
     """Returns the clone as cancelled: its final change."""
     return replace(
         with_attempt_ended(clone, AttemptOutcome.CANCELLED, now),

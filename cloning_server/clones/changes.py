@@ -7,7 +7,7 @@ first. The queue and the student's lane move in the same atomic step; see `scrip
 
 from datetime import UTC, datetime
 
-from cloning_server.clone import Clone, CloneState, cancelled
+from cloning_server.clone import Clone, CloneState, as_cancelled
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_clone, encode_clone
 from cloning_server.clones.records import NO_LEASE, Effect, NewChange
@@ -91,7 +91,7 @@ class CloneChanges:
 
     async def _try_cancel(self, clone: Clone, *, token: int | None) -> bool:
         try:
-            await self.write(cancelled(clone, datetime.now(UTC)), token=token)
+            await self.write(as_cancelled(clone, datetime.now(UTC)), token=token)
         except CloneOvertaken:
             return False
         return True

@@ -193,11 +193,11 @@ class CloneStore:
             pipe.hkeys(self._key("tokens"))
             pipe.mget(self._key("counter"), self._key("pace"))
             async with answers_in_time():
-                places, sizes, running, (counter, pace) = await pipe.execute()
+                places, sizes, running_ids, (counter, pace) = await pipe.execute()
         return Backlog(
             places=dict(places),
             sizes={clone_id: int(size) for clone_id, size in sizes.items()},
-            running=frozenset(running),
+            running_ids=frozenset(running_ids),
             next_number=int(counter or 0) + 1,
             pace=None if pace is None else float(pace),
         )
@@ -213,8 +213,8 @@ class CloneStore:
             pipe.zcard(self._key("open"))
             pipe.hlen(self._key("tokens"))
             async with answers_in_time():
-                unfinished, running = await pipe.execute()
-        return unfinished - running, running
+                unfinished_count, running_count = await pipe.execute()
+        return unfinished_count - running_count, running_count
 
     async def read_lane(self, student_id: str) -> list[str]:
         """Returns the ids of the student's clones that are not final, in the order in which they run."""
@@ -236,7 +236,7 @@ class CloneStore:
         records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
         records += [self._key("request", request_id) for request_id in request_ids]
         async with answers_in_time():
-            removed = await self._erase(
+            key_count = await self._erase(
                 keys={
                     "clones": self._key("clones"),
                     "student_clones": student_clones,
@@ -252,7 +252,7 @@ class CloneStore:
                     "clone_ids": clone_ids,
                 },
             )
-        if cast("int", removed) < 0:
+        if cast("int", key_count) < 0:
             return None
         return ErasedRecords(clones=len(clone_ids), request_ids=len(request_ids))
 

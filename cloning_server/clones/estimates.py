@@ -23,8 +23,8 @@ NEWEST_SHARE = 0.3
 
 def position(place: float, backlog: Backlog) -> int:
     """The position in the queue of a clone at this place, from 1; running clones do not count."""
-    before = (clone_id for clone_id, other in backlog.places.items() if other < place)
-    return 1 + sum(1 for clone_id in before if clone_id not in backlog.running)
+    before = (clone_id for clone_id, other_place in backlog.places.items() if other_place < place)
+    return 1 + sum(1 for clone_id in before if clone_id not in backlog.running_ids)
 
 
 def seconds_until_done(place: float, responses: int, *, backlog: Backlog, parallel: int) -> int:
@@ -38,11 +38,11 @@ def seconds_until_done(place: float, responses: int, *, backlog: Backlog, parall
     """
     ahead = [
         backlog.sizes.get(clone_id, 0)
-        for clone_id, other in backlog.places.items()
-        if other < place or (clone_id in backlog.running and other != place)
+        for clone_id, other_place in backlog.places.items()
+        if other_place < place or (clone_id in backlog.running_ids and other_place != place)
     ]
     # Other servers run clones too. How many they could run is unknown, so count those that they do run.
-    return _estimate(backlog.pace, responses, ahead=ahead, parallel=max(parallel, len(backlog.running)))
+    return _estimate(backlog.pace, responses, ahead=ahead, parallel=max(parallel, len(backlog.running_ids)))
 
 
 def expected_seconds(clone: Clone, backlog: Backlog) -> int:
@@ -65,11 +65,11 @@ def seconds_left(expected: float, *, progress: int, elapsed: float) -> int:
         progress: 0 to 100.
         elapsed: Seconds since its start.
     """
-    done = progress / 100
+    done_share = progress / 100
     # Earlier clones say that the whole takes `expected`, this one says `elapsed / done`. Weigh them by the share that
     # is left and the share that is done.
-    whole = (1 - done) * expected + elapsed
-    return max(1, math.ceil((1 - done) * whole))
+    whole = (1 - done_share) * expected + elapsed
+    return max(1, math.ceil((1 - done_share) * whole))
 
 
 def with_estimate(clone: Clone, backlog: Backlog, *, parallel: int, now: datetime) -> Clone:
@@ -77,7 +77,7 @@ def with_estimate(clone: Clone, backlog: Backlog, *, parallel: int, now: datetim
     if clone.state.is_final:
         return clone
     place = backlog.places.get(clone.clone_id)
-    if clone.state is CloneState.QUEUED and place is not None and clone.clone_id not in backlog.running:
+    if clone.state is CloneState.QUEUED and place is not None and clone.clone_id not in backlog.running_ids:
         responses = backlog.sizes.get(clone.clone_id, 0)
         seconds = seconds_until_done(place, responses, backlog=backlog, parallel=parallel)
         return replace(clone, queue_position=position(place, backlog), seconds_left=seconds)

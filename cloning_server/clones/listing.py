@@ -23,8 +23,8 @@ class ClonePage:
 class CloneCounts:
     """How many clones wait, and how many run."""
 
-    queued: int
-    running: int
+    queued_clones: int
+    running_clones: int
 
 
 class CloneListing:
@@ -63,8 +63,8 @@ class CloneListing:
 
     async def count(self) -> CloneCounts:
         """Counts the clones; cheap enough for a health check."""
-        queued, running = await self._store.count()
-        return CloneCounts(queued=queued, running=running)
+        queued_clones, running_clones = await self._store.count()
+        return CloneCounts(queued_clones=queued_clones, running_clones=running_clones)
 
 
 def _list_name(student_id: str) -> str:

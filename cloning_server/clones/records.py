@@ -64,14 +64,14 @@ class Backlog:
     Attributes:
         places: Place of each clone in the queue; the lowest runs first.
         sizes: Number of responses of each clone.
-        running: Ids of the running clones.
+        running_ids: Of the running clones.
         next_number: Number of the clone that is accepted next.
         pace: Seconds per response; None until a clone has completed.
     """
 
     places: Mapping[str, float]
     sizes: Mapping[str, int]
-    running: frozenset[str]
+    running_ids: frozenset[str]
     next_number: int
     pace: float | None
 

@@ -24,7 +24,7 @@ class HealthReport:
 
     status: str
     trainer: TrainerFacts
-    load: CloneCounts
+    counts: CloneCounts
     dependencies: tuple[Dependency, ...]
 
     @property
@@ -58,7 +58,7 @@ class HealthCheck:
         self._registry = registry
         self._trainer = trainer
         self._is_draining = is_draining
-        self._load = CloneCounts(queued=0, running=0)
+        self._counts = CloneCounts(queued_clones=0, running_clones=0)
         self._clone_store = DependencyCheck(CLONE_STORE, self._count)
         self._adapter_store = DependencyCheck(ADAPTER_STORE, adapters.check)
         self._brain = DependencyCheck(BRAIN, brain.check)
@@ -78,11 +78,12 @@ class HealthCheck:
         facts = self._trainer.facts
         trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")
         parts = (clone_store, adapter_store, trainer, brain)
-        load = self._load if clone_store.available else CloneCounts(queued=0, running=0)
-        return HealthReport(status=self._status(parts, facts), trainer=facts, load=load, dependencies=parts)
+        unknown = CloneCounts(queued_clones=0, running_clones=0)
+        counts = self._counts if clone_store.available else unknown
+        return HealthReport(status=self._status(parts, facts), trainer=facts, counts=counts, dependencies=parts)
 
     async def _count(self) -> None:
-        self._load = await self._registry.listing.count()
+        self._counts = await self._registry.listing.count()
 
     def _status(self, parts: tuple[Dependency, ...], facts: TrainerFacts) -> str:
         missing = {part.name for part in parts if not part.available}

@@ -132,15 +132,15 @@ def activated_from(activation: Activation) -> pb.ActivateStudentModelResponse:
 
 def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
     """Tells what was removed where."""
-    clones, models = receipt.clones, receipt.models
+    clones, models, adapters = receipt.clones, receipt.models, receipt.evicted_adapters
     return student_pb.DeleteStudentResponse(
         student_id=receipt.student_id,
         delete_time=timestamp_from(receipt.erased_time),
         clones=student_pb.ErasedClones(
-            clones=clones.clones, cancelled=receipt.cancelled, request_ids=clones.request_ids
+            clones=clones.clones, cancelled=receipt.cancelled_clones, request_ids=clones.request_ids
         ),
         models=student_pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
-        brain=student_pb.EvictedAdapters(reached=receipt.evicted is not None, adapters=receipt.evicted or 0),
+        brain=student_pb.EvictedAdapters(reached=adapters is not None, adapters=adapters or 0),
     )
 
 

@@ -171,8 +171,8 @@ def health_from(report: HealthReport) -> pb.GetHealthResponse:
         model_name=report.trainer.model,
         gpu_available=report.trainer.gpu_available,
         reason=report.reason,
-        queued_clones=report.load.queued,
-        running_clones=report.load.running,
+        queued_clones=report.counts.queued_clones,
+        running_clones=report.counts.running_clones,
         dependencies=[
             pb.Dependency(name=part.name, available=part.available, reason=part.reason) for part in report.dependencies
         ],

@@ -13,7 +13,7 @@ from cloning_server.clone import (
     Clone,
     CloneState,
     Failure,
-    cancelled,
+    as_cancelled,
     with_attempt_ended,
     with_attempt_started,
 )
@@ -103,7 +103,7 @@ class Journal:
 
     async def cancel(self) -> None:
         """Ends the clone as cancelled."""
-        await self._write(cancelled(self.clone, datetime.now(UTC)))
+        await self._write(as_cancelled(self.clone, datetime.now(UTC)))
 
     def _started(self) -> Clone:
         return self.clone if _has_started(self.clone) else with_attempt_started(self.clone, datetime.now(UTC))

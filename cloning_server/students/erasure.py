@@ -27,17 +27,17 @@ class Receipt:
     Attributes:
         erased_time: When the erasure ended.
         clones: What it removed from the clone store.
-        cancelled: How many of the clones it cancelled.
+        cancelled_clones: How many of the clones it cancelled.
         models: What it removed from the adapter store.
-        evicted: How many adapters the brain dropped from memory; None if the brain did not answer.
+        evicted_adapters: How many adapters the brain dropped from memory; None if the brain did not answer.
     """
 
     student_id: str
     erased_time: datetime
     clones: ErasedRecords
-    cancelled: int
+    cancelled_clones: int
     models: Removed
-    evicted: int | None
+    evicted_adapters: int | None
 
 
 class Erasure:
@@ -61,11 +61,11 @@ class Erasure:
         Raises:
             AdapterStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
         """
-        cancelled, models = 0, Removed(versions=0, objects=0, bytes=0)
+        cancelled_clones, models = 0, Removed(versions=0, objects=0, bytes=0)
         erased: ErasedRecords | None = None
         # Repeats if another clone of the student was accepted meanwhile.
         while erased is None:
-            cancelled += await self._cancel_all(student_id)
+            cancelled_clones += await self._cancel_all(student_id)
             removed = await self._adapters.delete_student(student_id)
             models = Removed(
                 versions=models.versions + removed.versions,
@@ -73,20 +73,22 @@ class Erasure:
                 bytes=models.bytes + removed.bytes,
             )
             erased = await self._store.erase(student_id)
-        evicted = await self._evict(student_id)
-        _log.info("student_erased", clones=erased.clones, versions=models.versions, brain_reached=evicted is not None)
+        evicted_adapters = await self._evict(student_id)
+        _log.info(
+            "student_erased", clones=erased.clones, versions=models.versions, brain_reached=evicted_adapters is not None
+        )
         return Receipt(
             student_id=student_id,
             erased_time=datetime.now(UTC),
             clones=erased,
-            cancelled=cancelled,
+            cancelled_clones=cancelled_clones,
             models=models,
-            evicted=evicted,
+            evicted_adapters=evicted_adapters,
         )
 
     async def _cancel_all(self, student_id: str) -> int:
         """Cancels the student's clones, also those that have committed a version; returns how many it cancelled."""
-        cancelled = 0
+        cancelled_clones = 0
         # The second clone first: it would run as soon as the first has ended.
         for clone_id in reversed(await self._store.read_lane(student_id)):
             await self._adapters.void(clone_id)
@@ -95,8 +97,8 @@ class Erasure:
             except CloneNotFound:
                 # Another call erased the same student.
                 continue
-            cancelled += clone.state is CloneState.CANCELLED
-        return cancelled
+            cancelled_clones += clone.state is CloneState.CANCELLED
+        return cancelled_clones
 
     async def _evict(self, student_id: str) -> int | None:
         try:

@@ -54,8 +54,8 @@ class Housekeeping(BackgroundTask):
             before = datetime.now(UTC) - self._retention
             for student_id in await self._store.list_idle_students(before=before, limit=STUDENTS_PER_TURN):
                 await self._erasure.erase(student_id)
-        swept = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
-        _log.info("housekeeping_done", swept=str(swept))
+        report = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
+        _log.info("housekeeping_done", swept=str(report))
 
     async def _run(self) -> None:
         while True:
