@@ -26,15 +26,7 @@ VERBS = frozenset({"read"})
 # To be renamed. These lists only get shorter.
 DUPLICATE_CLASSES = frozenset({"HealthCheck", "HealthReport"})
 BARE_NAMES = {
-    "mesh/adapters/documents.py": "found seen",
-    "mesh/adapters/inspection.py": "found",
-    "mesh/adapters/manifest.py": "given told",
-    "mesh/adapters/pointer.py": "held",
-    "mesh/adapters/publication.py": "told",
-    "mesh/adapters/retention.py": "found",
-    "mesh/adapters/s3.py": "found one",
-    "mesh/adapters/store.py": "found",
-    "mesh/adapters/sweep.py": "gone",
+    "mesh/adapters/manifest.py": "given",  # a field of stored manifests
     "mesh/errors.py": "given",
     "mesh/rpc/errors.py": "_told told",
     "mesh/rpc/ports.py": "told",

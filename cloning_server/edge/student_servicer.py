@@ -27,7 +27,7 @@ class StudentModelServicer(StudentModelServiceServicer):
             query.student_id,
             await self._adapters.list_page(query.student_id, size=query.size, below=query.below),
             active_version=None if active is None else active.ref.version,
-            pinned=await self._adapters.pinned(query.student_id),
+            pinned=await self._adapters.list_pinned(query.student_id),
         )
 
     async def ActivateStudentModel(

@@ -13,7 +13,7 @@ from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.running.brain import Brain
-from mesh.adapters.store import AdapterStore, Removed
+from mesh.adapters.store import AdapterStore, RemovedAdapters
 from mesh.errors import BrainUnavailable, CloneNotFound
 from mesh.log import get_logger
 
@@ -36,7 +36,7 @@ class Receipt:
     erased_time: datetime
     clones: ErasedRecords
     cancelled_clones: int
-    models: Removed
+    models: RemovedAdapters
     evicted_adapters: int | None
 
 
@@ -61,13 +61,13 @@ class Erasure:
         Raises:
             AdapterStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
         """
-        cancelled_clones, models = 0, Removed(versions=0, objects=0, bytes=0)
+        cancelled_clones, models = 0, RemovedAdapters(versions=0, objects=0, bytes=0)
         erased: ErasedRecords | None = None
         # Repeats if another clone of the student was accepted meanwhile.
         while erased is None:
             cancelled_clones += await self._cancel_all(student_id)
             removed = await self._adapters.delete_student(student_id)
-            models = Removed(
+            models = RemovedAdapters(
                 versions=models.versions + removed.versions,
                 objects=models.objects + removed.objects,
                 bytes=models.bytes + removed.bytes,

@@ -1,4 +1,4 @@
-"""What the adapter store needs from an object store.
+"""The operations that the adapter store needs from an object store.
 
 Knows no vendor; `mesh.adapters.s3` is the one implementation.
 """
@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 class BlobConflict(Exception):
-    """The condition of a write did not hold: the key exists, or its blob is no longer the one that was read."""
+    """The condition of a write did not hold: the key exists, or its blob changed since it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """The bytes at a key, and the tag that a compare-and-swap needs.
+    """The bytes at a key, with the tag that a compare-and-swap needs.
 
     Attributes:
         data: The whole content.
@@ -26,14 +26,14 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A key in a listing.
+class BlobEntry:
+    """One blob in a listing.
 
     Attributes:
         key: The key.
-        etag: The tag of its blob.
-        size_bytes: Of its blob.
-        age_seconds: Since the blob was written, by the store's own clock, whose step is a second.
+        etag: Tag of the blob.
+        size_bytes: Size of the blob.
+        age_seconds: Time since the blob was written, by the store's own clock, in steps of one second.
     """
 
     key: str
@@ -43,38 +43,38 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
-    """What an erasure removed.
+class RemovedObjects:
+    """Counts what a call removed.
 
     Attributes:
-        objects: Blobs, each of their past versions, and the marks that a deletion leaves where past versions are kept.
-        bytes: Their size.
+        objects: Number of blobs, of their past versions, and of deletion markers.
+        bytes: Their total size.
     """
 
     objects: int = 0
     bytes: int = 0
 
-    def __add__(self, other: "Erased") -> "Erased":
-        return Erased(objects=self.objects + other.objects, bytes=self.bytes + other.bytes)
+    def __add__(self, other: "RemovedObjects") -> "RemovedObjects":
+        return RemovedObjects(objects=self.objects + other.objects, bytes=self.bytes + other.bytes)
 
 
 class Blobs(Protocol):
-    """Bytes under keys, with conditional writes and nothing else: no write can overwrite what it has not read.
+    """Bytes under keys. Every write is conditional, so a write overwrites only what its caller has read.
 
-    The store may keep past versions of what was replaced or deleted (S3's bucket versioning); only `erase`,
-    `forget` and `forget_deleted` see them.
+    The store may keep past versions of replaced and deleted blobs (S3's bucket versioning). A deletion then leaves a
+    deletion marker. Only `erase`, `forget` and `forget_deleted` touch past versions and markers.
 
-    A conditional write may report a conflict with itself: when the answer to the first try is lost, the retry finds
-    the key taken. Callers read back before they believe a conflict.
+    A conditional write may report a conflict with itself: if the answer to the first try is lost, the retry finds the
+    key taken. So callers read the key before they treat a conflict as another writer's.
 
     Every method raises `AdapterStoreUnavailable` when the store does not answer or refuses.
     """
 
     async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
-        """The blob at the key, or None if there is none.
+        """Returns the blob at the key, or None if there is none.
 
         Raises:
-            AdapterCorrupt: It is larger than the limit; nothing beyond the limit is read.
+            AdapterCorrupt: The blob is larger than the limit; nothing beyond the limit is read.
         """
         ...
 
@@ -87,7 +87,7 @@ class Blobs(Protocol):
         ...
 
     async def replace(self, key: str, data: bytes, *, etag: str) -> None:
-        """Writes over the blob that was read with this tag.
+        """Replaces the blob that was read with this tag.
 
         Raises:
             BlobConflict: The blob changed since, or is gone.
@@ -95,11 +95,11 @@ class Blobs(Protocol):
         ...
 
     async def keys(self, prefix: str) -> list[str]:
-        """All keys with the prefix, in lexical order."""
+        """Returns all keys with the prefix, in lexical order."""
         ...
 
-    def entries(self, prefix: str) -> AsyncIterator[Entry]:
-        """The same with what a listing tells of each blob, and without holding more than a page."""
+    def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
+        """Lists all blobs with the prefix, in lexical order of their keys; holds one page in memory."""
         ...
 
     async def delete(self, key: str, *, etag: str) -> None:
@@ -110,24 +110,21 @@ class Blobs(Protocol):
         """
         ...
 
-    async def erase(self, prefix: str) -> Erased:
-        """Removes all blobs whose keys have the prefix, the oldest versions first, until a listing finds none.
+    async def erase(self, prefix: str) -> RemovedObjects:
+        """Removes all blobs with the prefix and their past versions, oldest first, until a listing is empty.
 
-        No conditions: for what nobody may write any more. A whole key is a prefix too.
+        Unconditional: only for keys that nobody writes any more. A complete key is a prefix too.
         """
         ...
 
-    async def forget(self, prefix: str) -> Erased:
-        """Removes past versions and the marks of deletions, and none of the blobs that are there."""
+    async def forget(self, prefix: str) -> RemovedObjects:
+        """Removes past versions and deletion markers; leaves the current blobs."""
         ...
 
-    async def forget_deleted(self, prefix: str) -> Erased:
-        """Removes the past versions of blobs that were deleted, and the marks of their deletions.
-
-        The past of blobs that are there stays.
-        """
+    async def forget_deleted(self, prefix: str) -> RemovedObjects:
+        """Removes past versions and deletion markers of deleted blobs; leaves those of current blobs."""
         ...
 
     async def check(self) -> None:
-        """Returns if the store answers and its bucket is there."""
+        """Returns if the store answers and the bucket exists."""
         ...

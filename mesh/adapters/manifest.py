@@ -1,7 +1,7 @@
-"""The manifest: how one version of an adapter came to be, what it fits, and how to serve it.
+"""The manifest: how one version of an adapter was trained, which base model it fits, and how to serve it.
 
-JSON, parsed strictly: an unknown schema, a missing or an extra field, or a wrong type is `AdapterCorrupt`. It never
-holds a student's name or words.
+JSON, parsed strictly: an unknown schema, a missing or extra field, or a wrong type raises `AdapterCorrupt`. A manifest
+never holds a student's name or words.
 """
 
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ class Lora:
         rank: Rows of A and columns of B.
         alpha: Numerator of the scaling that training used, `alpha / rank`.
         target_modules: Last name of each adapted module, such as `q_proj`; sorted, without repeats.
-        dtype: Of all factors, as safetensors spells it.
+        dtype: Data type of all factors, as safetensors spells it.
     """
 
     rank: Annotated[int, Field(ge=1)]
@@ -46,7 +46,7 @@ class Lora:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Serving:
-    """The serving profile that optimisation picked; a request's own values win over it."""
+    """The decoding parameters that optimisation picked; values in a request override them."""
 
     temperature: Annotated[float, Field(ge=0, le=2)]
     top_p: Annotated[float, Field(gt=0, le=1)]
@@ -63,7 +63,7 @@ class Examples:
         distilled: Examples whose reply was distilled from the base model.
         dropped: Responses that gave no example.
         train: Examples trained on.
-        heldout: Examples kept apart to measure.
+        heldout: Examples held out for measuring.
     """
 
     given: Count
@@ -79,15 +79,15 @@ class Metrics:
     """What training measured; losses are mean nats per reply token on the held-out examples.
 
     Attributes:
-        heldout_loss_base: Of the base model, with the same prompts.
-        heldout_loss_adapter: Of this version, at the scale that was picked.
-        train_steps: Steps taken; training stops early when the held-out loss turns.
-        seconds_per_step: Of this clone alone; of a class that was trained together, each has the time of all.
-        seconds: From the plan to the adapter.
-        heldout_loss_previous: Of the version that was active before, on the same examples; None if there was none.
-        gate_replies: Greedy replies to held-out prompts that the gate judged.
-        gate_well_formed: Of these, how many kept the form rules of the student's profile.
-        gate_well_formed_base: How many of the base model's replies to the same prompts did.
+        heldout_loss_base: Loss of the base model, with the same prompts.
+        heldout_loss_adapter: Loss of this version, at the chosen scale.
+        train_steps: Number of steps; training stops early when the held-out loss rises.
+        seconds_per_step: Duration of one step. Clones that trained together each have the duration of the joint step.
+        seconds: Duration from the plan to the adapter.
+        heldout_loss_previous: Loss of the previously active version, on the same examples; None if there was none.
+        gate_replies: Number of greedy replies to held-out prompts that the gate judged.
+        gate_well_formed: How many of them keep the form rules of the student's profile.
+        gate_well_formed_base: How many of the base model's replies to the same prompts do.
     """
 
     heldout_loss_base: Loss
@@ -103,7 +103,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Profile:
-    """For whom the adapter was trained: the words that shape the prompt, empty where none was given. Never a name."""
+    """The part of the student's profile that shapes the prompt; an empty word is unknown. Never a name."""
 
     grade: Word = ""
     disability: Word = ""
@@ -112,12 +112,12 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Start:
-    """The version that a training went on from: an earlier one of the student's own, or a cohort's.
+    """The version from which training started: an earlier version of the student, or a cohort's.
 
     Attributes:
-        student_id: Whose version it is.
-        version: Its number.
-        sha256: Of its weights, lower-case hex.
+        student_id: The student or cohort that has the version.
+        version: Number of the version.
+        sha256: Digest of its weights, lower-case hex.
     """
 
     student_id: str
@@ -130,21 +130,21 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Recipe:
-    """How a version was trained and how to serve it: what the trainer knows before the store names the version.
+    """How a version was trained and how to serve it: all that is known before the store numbers the version.
 
     Attributes:
         clone_id: The clone that trained it; a clone makes at most one version.
         base_model: Name of the base model.
-        base_digest: sha256 of the base model's weights, lower-case hex; the adapter fits no other.
+        base_digest: sha256 of the base model's weights, lower-case hex; the adapter fits only these.
         lora: Shape of the factors.
-        scale: Multiplier on LoRA's scaling that optimisation picked on the held-out examples.
+        scale: Multiplier on LoRA's scaling; optimisation picks it on the held-out examples.
         serving: Decoding parameters to serve with.
         examples: Counts of the examples.
-        metrics: What training measured.
-        seed: Of data order, split and initial factors.
+        metrics: Measurements of the training.
+        seed: Seed of data order, split and initial factors.
         profile: The student's learning profile.
         data_digest: sha256 of the tokenised examples, lower-case hex.
-        start: What training went on from; None for a fresh adapter.
+        start: The version from which training started; None for a new adapter.
 
     Raises:
         pydantic.ValidationError: A value has the wrong type or is out of range.
@@ -169,7 +169,7 @@ class Recipe:
 
     @property
     def scaling(self) -> float:
-        """What the product of the factors is multiplied with when serving: `scale * alpha / rank`."""
+        """The factor on the product of A and B when serving: `scale * alpha / rank`."""
         return self.scale * self.lora.alpha / self.lora.rank
 
 
@@ -178,12 +178,12 @@ class Manifest:
     """One version: the identity of its weights, and their recipe.
 
     Attributes:
-        schema: Of this document.
+        schema: Version of the document's format.
         ref: The version.
-        sha256: Of the weights file, lower-case hex: the identity under which a brain holds the adapter.
-        size_bytes: Of the weights file.
-        created_time: When it was written, UTC.
-        recipe: What the trainer knew.
+        sha256: Digest of the weights file, lower-case hex: the identity under which a brain holds the adapter.
+        size_bytes: Size of the weights file.
+        created_time: Time when the manifest was written, UTC.
+        recipe: How the weights were trained.
     """
 
     schema: Literal[1] = 1
@@ -195,7 +195,7 @@ class Manifest:
 
     @classmethod
     def of(cls, weights: bytes, *, ref: AdapterRef, recipe: Recipe) -> "Manifest":
-        """The manifest of these weights, created now."""
+        """Creates the manifest of these weights."""
         return cls(
             ref=ref,
             sha256=sha256(weights).hexdigest(),
@@ -209,25 +209,25 @@ class Manifest:
         """Parses strictly.
 
         Raises:
-            AdapterCorrupt: It is not a manifest of a known schema. The message names the fields, never their values.
+            AdapterCorrupt: The bytes are not a manifest of a known schema. The message names fields, never values.
         """
         try:
             return _JSON.validate_json(data)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_input=False, include_context=False)
-            told = "; ".join(
+            reasons = "; ".join(
                 f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}" for fault in faults[:5]
             )
-            raise AdapterCorrupt(f"the manifest does not parse: {told}") from None
+            raise AdapterCorrupt(f"the manifest does not parse: {reasons}") from None
         except InvalidField as error:
             raise AdapterCorrupt(f"the manifest does not parse: {error}") from None
 
     def describes(self, weights: bytes) -> bool:
-        """Whether these are the weights that were published; hashes them, a few milliseconds per MB."""
+        """Whether these are the weights that were published; hashes them, which takes milliseconds per MB."""
         return len(weights) == self.size_bytes and sha256(weights).hexdigest() == self.sha256
 
     def to_json(self) -> bytes:
-        """The JSON that `from_json` reads, indented for the people who look into a bucket."""
+        """Returns the JSON that `from_json` reads, indented for people who look into a bucket."""
         return _JSON.dump_json(self, indent=2)
 
 

@@ -1,8 +1,8 @@
-"""Notices: tell every brain at once that a student's pointer has moved.
+"""Notices tell every brain at once that a student's pointer has moved.
 
-They go through Redis or Valkey, on one channel a tenant, and say where to look again: what the pointer names is read
-from the store. One that is lost therefore costs time and nothing else, and neither side waits for a Redis that is down:
-a brain then learns of a new version when the pointer that it remembers expires.
+They travel through Redis or Valkey, on one channel per tenant. A brain that receives one reads the pointer from the
+store again. So a lost notice costs only time, and nobody waits for a Redis that is down: a brain then learns of a new
+version when its cached pointer expires.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from mesh.errors import InvalidField
 from mesh.log import get_logger
 from mesh.subscription import subscribe
 
-# A publisher has better things to do than to wait for a notice to be taken.
+# A publisher does not wait longer for Redis to accept a notice.
 ANNOUNCE_SECONDS = 1.0
 CONNECT_SECONDS = 1.0
-# How long silence lasts before the connection has to show that it lives, and how long that may take.
+# After this much silence the connection is probed, and the probe may take as long.
 SILENCE_SECONDS = 5.0
-# Between tries to connect; doubles from the first to the longest.
+# Pauses between attempts to connect; they double from the first to the longest.
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -37,7 +37,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
 class Notice:
-    """What a notice says, and all it says: which version of whom is active, and the identity of its weights.
+    """The content of a notice: the active version of a student, and the identity of its weights.
 
     Raises:
         InvalidField: The student's id is malformed.
@@ -52,12 +52,12 @@ class Notice:
 
 
 def channel_of(tenant: str) -> str:
-    """Where a tenant's notices go."""
+    """Returns the channel of a tenant's notices."""
     return f"aivo:active:{tenant}"
 
 
 async def announce(redis: Redis, active: ActiveAdapter) -> None:
-    """Tells whoever listens that this version is active now. Never fails: a notice that can't be sent is logged."""
+    """Tells all listeners that this version is active now. Never raises: it logs a notice that it cannot send."""
     notice = Notice(student_id=active.ref.student_id, version=active.ref.version, sha256=active.sha256)
     try:
         async with asyncio.timeout(ANNOUNCE_SECONDS):
@@ -67,17 +67,17 @@ async def announce(redis: Redis, active: ActiveAdapter) -> None:
 
 
 class Listener:
-    """Hears a tenant's notices while it is entered.
+    """Receives a tenant's notices while it is entered.
 
     Args:
-        url: Of the Redis or Valkey; nobody contacts it before this is entered, and nobody waits for it then.
-        tenant: Whose notices.
-        on_moved: Is given the student of each notice.
-        on_gap: Is called whenever notices may have been missed, that is each time that listening begins.
+        url: URL of Redis or Valkey. Entering starts to connect, and does not wait for the connection.
+        tenant: The tenant whose notices are received.
+        on_moved: Called with the student of each notice.
+        on_gap: Called each time that listening begins, because notices may have been missed before.
     """
 
     def __init__(self, url: str, *, tenant: str, on_moved: Callable[[str], None], on_gap: Callable[[], None]) -> None:
-        # Trying again is this class's own work, as it has to know of every gap.
+        # This class reconnects itself, because it must know of every gap.
         self._redis = Redis.from_url(
             url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=None, retry=Retry(NoBackoff(), 0)
         )
@@ -109,7 +109,7 @@ class Listener:
                         else:
                             self._take(data)
             except (RedisError, OSError) as error:
-                # Once an outage, however often it is tried.
+                # Logged once per outage, not once per attempt.
                 if not self._lost:
                     _log.warning("pointer_notices_lost", error=type(error).__name__)
                 self._lost = True
@@ -127,7 +127,7 @@ class Listener:
         try:
             notice = _JSON.validate_json(data)
         except (ValidationError, InvalidField):
-            # Once, as whoever sends one may send many; and not what it said, as nobody knows what that is.
+            # Logged once, because one sender may send many; without its content, which is unknown and may be private.
             if not self._saw_malformed:
                 _log.warning("pointer_notice_malformed")
             self._saw_malformed = True

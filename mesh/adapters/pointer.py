@@ -1,6 +1,6 @@
-"""The pointer: which version of a student's adapter answers now, and which may not go or must.
+"""The pointer: which version of a student's adapter is active, which are pinned, and which are being removed.
 
-One document, so that a version can't become active or pinned in the moment in which it is retired.
+It is one document, so that a version cannot become active or pinned while it is being retired.
 """
 
 from collections.abc import Set as AbstractSet
@@ -24,7 +24,7 @@ class ActiveAdapter:
 
     Attributes:
         ref: The version.
-        sha256: Of its weights, lower-case hex.
+        sha256: Digest of its weights, lower-case hex.
     """
 
     ref: AdapterRef
@@ -33,15 +33,15 @@ class ActiveAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Pointer:
-    """What is told of a student's versions beside the versions themselves.
+    """The state of a student's versions.
 
     Attributes:
-        schema: Of this document.
-        active: The version that answers; None if none was made active yet.
+        schema: Version of the document's format.
+        active: The version that answers; None if no version is active.
         pinned: Versions that are kept whatever their age.
-        retiring: Versions that are being removed; none of them can become active or pinned any more.
-        nonce: Random, another one with each move. An object's ETag may be the hash of its bytes, and a pointer that
-            went there and back must not look as if it had never moved.
+        retiring: Versions that are being removed; they cannot become active or pinned any more.
+        nonce: A new random value with each move. An object's ETag may be the hash of its bytes, and a pointer that
+            moved away and back must not look unmoved.
     """
 
     schema: Literal[1] = 1
@@ -52,12 +52,12 @@ class Pointer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it names no version, and so says what no pointer at all says."""
+        """Whether it names no version, which means the same as no pointer."""
         return self.active is None and not self.pinned and not self.retiring
 
     @property
-    def held(self) -> AbstractSet[int]:
-        """The versions that can't be retired."""
+    def protected(self) -> AbstractSet[int]:
+        """The versions that cannot be retired."""
         return self.pinned if self.active is None else self.pinned | {self.active.ref.version}
 
     @classmethod
@@ -65,7 +65,7 @@ class Pointer:
         """Parses strictly.
 
         Raises:
-            AdapterCorrupt: It is not a pointer of a known schema.
+            AdapterCorrupt: The bytes are not a pointer of a known schema.
         """
         try:
             return _JSON.validate_json(data)
@@ -73,7 +73,7 @@ class Pointer:
             raise AdapterCorrupt("the pointer to the active version does not parse") from None
 
     def to_json(self) -> bytes:
-        """The JSON that `from_json` reads."""
+        """Returns the JSON that `from_json` reads."""
         return _JSON.dump_json(self, indent=2)
 
 

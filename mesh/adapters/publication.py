@@ -1,13 +1,11 @@
-"""Publication: how the weights that a clone made become a version, once or never.
+"""Publication: how the weights of a clone become a version, once or never.
 
-The clone's commit is the arbiter. It is created once, with `If-None-Match: *`: by a worker, with the manifest of the
-version that the clone makes, or by whoever cancels the clone, as void. So a worker that was paused and wakes up late
-finds that the clone has its version, or that it may have none; it then takes away what it wrote, and what it can't take
-away because it died is the sweeper's.
+The clone's commit decides. It is created once, with `If-None-Match: *`: by a worker, with the manifest of the clone's
+version, or by a process that cancels the clone, as void. So a worker that was paused and resumes late finds that the
+clone has a version already, or must not have one. It then removes what it wrote; if it dies first, the sweeper does.
 
-The order of a publication is weights, commit, manifest, and a last look at the weights. Whoever withdraws a version
-makes its commit void, then removes manifest and weights. So one of two that meet sees what the other did, whatever the
-order of their steps.
+A publication writes weights, commit and manifest, and then reads the weights once more. A withdrawal makes the commit
+void, then removes manifest and weights. So whichever order their steps take, one of the two sees what the other did.
 """
 
 import asyncio
@@ -21,15 +19,15 @@ from mesh.errors import PublishConflict
 
 
 class CloneVoided(Exception):
-    """The clone may publish nothing any more: it was cancelled, or what it had published was removed."""
+    """The clone must not publish: it was cancelled, or its version was removed."""
 
     def __init__(self, clone_id: str) -> None:
-        super().__init__(f"clone {clone_id} is void")
+        super().__init__(f"clone {clone_id} must not publish: its commit is void")
         self.clone_id = clone_id
 
 
 class Publication:
-    """Stages and voids; `AdapterStore` says what these mean."""
+    """Stages and voids; `AdapterStore` documents each method."""
 
     def __init__(self, documents: Documents, *, limits: AdapterLimits) -> None:
         self._documents = documents
@@ -37,47 +35,47 @@ class Publication:
 
     async def stage(self, student_id: str, weights: bytes, *, recipe: Recipe) -> Manifest:
         """See `AdapterStore.stage`."""
-        committed = await self._documents.read_commit(recipe.clone_id)
-        if committed is None:
+        commit = await self._documents.read_commit(recipe.clone_id)
+        if commit is None:
             await asyncio.to_thread(inspect, weights, lora=recipe.lora, limits=self._limits)
             ref = await self._write_weights(student_id, weights)
             manifest = await asyncio.to_thread(Manifest.of, weights, ref=ref, recipe=recipe)
-            committed = await self._commit(manifest, weights)
-        if committed == VOID:
+            commit = await self._commit(manifest, weights)
+        if commit == VOID:
             raise CloneVoided(recipe.clone_id)
-        manifest = Manifest.from_json(committed)
+        manifest = Manifest.from_json(commit)
         if manifest.ref.student_id != student_id:
-            raise PublishConflict(f"clone {recipe.clone_id} made a version of another student")
+            raise PublishConflict(f"clone {recipe.clone_id} has published a version for another student")
         if await self._complete(manifest) is None:
             raise CloneVoided(recipe.clone_id)
         return manifest
 
     async def void(self, clone_id: str) -> Manifest | None:
         """See `AdapterStore.void`."""
-        committed = await self._documents.create_once(self._documents.keys.commit(clone_id), VOID)
-        return None if committed == VOID else await self._complete(Manifest.from_json(committed))
+        commit = await self._documents.create_once(self._documents.keys.commit(clone_id), VOID)
+        return None if commit == VOID else await self._complete(Manifest.from_json(commit))
 
     async def finish(self, clone_id: str) -> Manifest | None:
-        """Completes what a clone committed; None if it committed nothing, or what it did was withdrawn."""
-        committed = await self._documents.read_commit(clone_id)
-        return None if committed is None or committed == VOID else await self._complete(Manifest.from_json(committed))
+        """Completes the clone's version; returns None if the clone has committed none, or it was withdrawn."""
+        commit = await self._documents.read_commit(clone_id)
+        return None if commit is None or commit == VOID else await self._complete(Manifest.from_json(commit))
 
     async def _complete(self, manifest: Manifest) -> Manifest | None:
-        """Writes the manifest of a committed version unless it is there, or returns None if it was withdrawn.
+        """Writes the manifest of a committed version if it is missing; returns None if the version was withdrawn.
 
-        Also after a crash between the commit and the manifest: whoever comes next completes it with the same bytes.
+        After a crash between the commit and the manifest, any later call completes the version with the same bytes.
         """
         ref = manifest.ref
-        told = await self._documents.create_once(ref.manifest_key, manifest.to_json())
-        is_ours = told != VOID and Manifest.from_json(told) == manifest
-        if is_ours and await self._documents.has_weights_of(manifest):
+        document = await self._documents.create_once(ref.manifest_key, manifest.to_json())
+        is_own = document != VOID and Manifest.from_json(document) == manifest
+        if is_own and await self._documents.has_weights_of(manifest):
             return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
         await self._documents.take_back(ref.manifest_key, manifest.to_json())
         return None
 
     async def _write_weights(self, student_id: str, weights: bytes) -> AdapterRef:
-        # The number is taken by the weights, so it is free only if no weights are there, published or not.
+        # The weights take the number, so it is free only if it has no weights, published or not.
         keys = self._documents.keys_of(student_id)
         first = max(versions_in(keys, await self._documents.blobs.keys(keys.prefix)), default=0) + 1
         for version in range(first, first + TRIES):
@@ -90,10 +88,10 @@ class Publication:
         raise PublishConflict(f"no version of student {student_id} was free", student_id=student_id)
 
     async def _commit(self, manifest: Manifest, weights: bytes) -> bytes:
-        """Makes the version that of its clone, or returns what the clone committed otherwise."""
-        ours = manifest.to_json()
-        committed = await self._documents.create_once(self._documents.keys.commit(manifest.recipe.clone_id), ours)
-        if committed == VOID or Manifest.from_json(committed).ref != manifest.ref:
-            # The clone was cancelled, or a second worker was faster; nobody knows of these weights.
+        """Commits the version, and returns the clone's commit: this one or an earlier one."""
+        key = self._documents.keys.commit(manifest.recipe.clone_id)
+        commit = await self._documents.create_once(key, manifest.to_json())
+        if commit == VOID or Manifest.from_json(commit).ref != manifest.ref:
+            # The clone was cancelled, or another worker was faster. Nothing refers to these weights.
             await self._documents.take_back(manifest.ref.weights_key, weights)
-        return committed
+        return commit

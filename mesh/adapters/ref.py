@@ -1,14 +1,14 @@
-"""Names of adapters at rest: which student, which version, and the keys that follow.
+"""Names of stored adapters: a student, a version, and the keys that follow from them.
 
 ```
 {tenant}/{student_id}/v{version}/adapter.safetensors   the weights, immutable
-{tenant}/{student_id}/v{version}/manifest.json         how they came to be, immutable; written after the weights
-{tenant}/{student_id}/active.json                      the pointer, moved by compare-and-swap
-{tenant}/_commits/{clone_id}.json                      what the clone published: the same manifest, or that it is void
+{tenant}/{student_id}/v{version}/manifest.json         the manifest, immutable; written after the weights
+{tenant}/{student_id}/active.json                      the pointer, changed by compare-and-swap
+{tenant}/_commits/{clone_id}.json                      the clone's commit: the same manifest, or a void document
 ```
 
-Ids are validated before they become part of a key, so no id can reach another student's keys; none begins with an
-underscore, so no student's folder is that of the commits.
+Ids are validated before they become part of a key, so no id can reach another student's keys. No id begins with an
+underscore, so the folder of the commits is no student's.
 """
 
 import re
@@ -18,8 +18,8 @@ from mesh.errors import InvalidField, Violation
 
 DEFAULT_TENANT = "default"
 
-# Python's `$` also matches before a last newline, so match with `fullmatch`, as `is_student_id` does. Two dots in a row
-# have no use in an id and are half of every path traversal.
+# Python's `$` also matches before a final newline, so match with `fullmatch`, as `is_student_id` does. Two dots in a
+# row have no use in an id, and every path traversal needs them.
 STUDENT_ID_PATTERN = r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 _ID = re.compile(STUDENT_ID_PATTERN)
@@ -39,7 +39,7 @@ def validate_student_id(value: str, *, field: str = "student_id") -> str:
         field: Path of the field in the request, for the violation.
 
     Raises:
-        InvalidField: It does not match `STUDENT_ID_PATTERN`. The value is not repeated in the message.
+        InvalidField: The id does not match `STUDENT_ID_PATTERN`. The message does not repeat the id.
     """
     if is_student_id(value):
         return value
@@ -62,16 +62,16 @@ class TenantKeys:
 
     @property
     def prefix(self) -> str:
-        """What all keys of this tenant start with, last slash included."""
+        """Prefix of all keys of this tenant, with the final slash."""
         return f"{self.tenant}/"
 
     @property
     def commits(self) -> str:
-        """What the keys of all commits start with, last slash included."""
+        """Prefix of the keys of all commits, with the final slash."""
         return f"{self.prefix}_commits/"
 
     def commit(self, clone_id: str) -> str:
-        """Key of what this clone published.
+        """Returns the key of the clone's commit.
 
         Raises:
             InvalidField: The clone id is malformed.
@@ -79,12 +79,12 @@ class TenantKeys:
         return f"{self.commits}{validate_student_id(clone_id, field='clone_id')}.json"
 
     def clone_in(self, key: str) -> str | None:
-        """The clone whose commit this key is, or None for any other key."""
+        """Returns the clone whose commit has this key, or None for any other key."""
         clone_id = key.removeprefix(self.commits).removesuffix(".json")
         return clone_id if is_student_id(clone_id) and key == self.commit(clone_id) else None
 
     def student_in(self, key: str) -> str | None:
-        """The student in whose folder this key is, or None for any other key."""
+        """Returns the student in whose folder this key is, or None for any other key."""
         student_id, slash, _ = key.removeprefix(self.prefix).partition("/")
         return student_id if slash and is_student_id(student_id) else None
 
@@ -106,7 +106,7 @@ class StudentKeys:
 
     @property
     def prefix(self) -> str:
-        """What all keys of this student start with, last slash included."""
+        """Prefix of all keys of this student, with the final slash."""
         return f"{self.tenant}/{self.student_id}/"
 
     @property
@@ -115,7 +115,7 @@ class StudentKeys:
         return f"{self.prefix}active.json"
 
     def version_in(self, key: str) -> int | None:
-        """The version that a key of this student belongs to, or None for the pointer."""
+        """Returns the version to which a key of this student belongs, or None for the pointer."""
         match = _VERSION_FOLDER.fullmatch(key.removeprefix(self.prefix).partition("/")[0])
         return int(match[1]) if match else None
 
@@ -125,8 +125,8 @@ class AdapterRef:
     """One version of one student's adapter.
 
     Attributes:
-        student_id: The student, as `STUDENT_ID_PATTERN` allows.
-        version: 1 or more; numbers grow, and may have gaps.
+        student_id: The student; matches `STUDENT_ID_PATTERN`.
+        version: 1 or more. Numbers grow and may have gaps.
         tenant: The school or district that owns the student.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Blobs on S3, or on anything that speaks it: AWS S3, SeaweedFS, MinIO.
+"""Blobs on S3 or a compatible store: AWS S3, SeaweedFS, MinIO.
 
 The store must honour `If-None-Match: *` and `If-Match` on PUT, and should honour `If-Match` on DELETE; AWS S3 does, see
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html. Erasing needs the permissions
-`s3:ListBucketVersions` and `s3:DeleteObjectVersion`, also in a bucket that keeps no past versions.
+`s3:ListBucketVersions` and `s3:DeleteObjectVersion`, even in a bucket without versioning.
 
 The only module that imports boto3.
 """
@@ -20,7 +20,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mesh.adapters.blobs import Blob, BlobConflict, Entry, Erased
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, RemovedObjects
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from mesh.settings import AdapterStoreSettings
 
@@ -35,36 +35,36 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# Calls at the same time. Adapters are a few MB, so more threads would only share the same bandwidth.
+# Parallel calls. Adapters have a few MB, so more threads would only share the same bandwidth.
 _THREADS = 8
-# With standard mode's backoff, an outage is told within twice the timeouts plus a second.
+# With standard mode's backoff, an outage is reported within twice the timeouts plus one second.
 _ATTEMPTS = 2
-# Keys in one listing or one deletion; S3 allows no more.
+# Keys per listing and per deletion; S3 allows no more.
 _PAGE_KEYS = 1000
-# The first removes all, the second sees that; more are needed only while somebody else still writes.
+# The first pass removes all versions and the second finds none; more are needed only while others still write.
 _ERASE_PASSES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Version:
-    """One version of an object, or the mark that a deletion left in place of one."""
+class _ObjectVersion:
+    """One version of an object, or a deletion marker."""
 
     key: str
     version_id: str
     is_latest: bool
-    is_mark: bool
+    is_marker: bool
     size_bytes: int
 
     @property
     def is_past(self) -> bool:
-        """Whether a reader no longer sees it."""
-        return self.is_mark or not self.is_latest
+        """Whether readers no longer see it."""
+        return self.is_marker or not self.is_latest
 
 
 class S3Blobs:
-    """One bucket. Open it with `async with`; it then owns its connections and threads until it is left.
+    """One bucket. Open it with `async with`; it owns its connections and threads until the block is left.
 
-    Opening contacts nobody, so a server starts while S3 is down, and works once S3 is back. Credentials and region come
+    Opening sends no request, so a server starts while S3 is down and works once S3 is back. Credentials and region come
     from boto3's own `AWS_*` variables and files.
     """
 
@@ -77,15 +77,15 @@ class S3Blobs:
         read_timeout_seconds: float = 10,
         create_bucket: bool = False,
     ) -> None:
-        """Takes what is needed to reach the bucket.
+        """Configures access to the bucket.
 
         Args:
             bucket: Name of the bucket.
-            endpoint_url: Where S3 is, if it is not AWS.
-            connect_timeout_seconds: For one try to connect.
-            read_timeout_seconds: For one wait on the socket, not for the whole call.
-            create_bucket: Create the bucket when it turns out to be missing. Meant for an S3 of one's own; on AWS it
-                works in us-east-1 alone, and buckets are better made with their policies.
+            endpoint_url: URL of the store; None for AWS.
+            connect_timeout_seconds: Limit of one attempt to connect.
+            read_timeout_seconds: Limit of one wait on the socket, not of the whole call.
+            create_bucket: Create the bucket if it is missing. Meant for a self-hosted store; on AWS it works in
+                us-east-1 only, and a bucket is better created together with its policies.
         """
         self._bucket = bucket
         self._endpoint_url = endpoint_url
@@ -95,16 +95,16 @@ class S3Blobs:
             read_timeout=read_timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             max_pool_connections=_THREADS,
-            # Buckets as host names need DNS that a server on loopback does not have.
+            # Buckets as host names need DNS, which a server on loopback lacks.
             s3={"addressing_style": "path"} if endpoint_url else {},
-            # Else uploads carry checksum trailers, which not every S3 understands; ours is the sha256 in the manifest.
+            # Otherwise uploads carry checksum trailers, which not every store accepts. Our checksum is the manifest's.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
 
     @classmethod
     def of(cls, settings: AdapterStoreSettings) -> Self:
-        """The bucket that the environment tells of; in an S3 other than AWS's it is created if it is missing."""
+        """Configures the bucket of the settings; creates it if it is missing, except on AWS."""
         return cls(
             bucket=settings.s3_bucket,
             endpoint_url=settings.s3_endpoint_url,
@@ -115,14 +115,14 @@ class S3Blobs:
 
     async def __aenter__(self) -> Self:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
-        # Making a client reads botocore's service description from disk, a good 100 ms.
+        # Creating a client reads botocore's service description from disk, which takes more than 100 ms.
         self._client = await asyncio.get_running_loop().run_in_executor(self._executor, self._connect)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A cancelled call leaves its thread behind until the socket's timeout: wait beside the loop, not in it.
+        # The thread of a cancelled call runs until the socket's timeout, so wait outside the event loop.
         await asyncio.to_thread(self._executor.shutdown)
         self._client.close()
 
@@ -136,7 +136,9 @@ class S3Blobs:
                 return None
             with response["Body"] as body:
                 if response["ContentLength"] > limit_bytes:
-                    raise AdapterCorrupt(f"{key} has {response['ContentLength']} bytes, not at most {limit_bytes}")
+                    raise AdapterCorrupt(
+                        f"{key} has {response['ContentLength']} bytes, above the limit of {limit_bytes}"
+                    )
                 return Blob(data=body.read(), etag=response["ETag"])
 
         return await self._run(get)
@@ -157,7 +159,7 @@ class S3Blobs:
         """See `Blobs.keys`."""
         return [entry.key async for entry in self.entries(prefix)]
 
-    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
         """See `Blobs.entries`."""
         start = ""
         while True:
@@ -168,32 +170,32 @@ class S3Blobs:
                 return
             start = page["Contents"][-1]["Key"]
 
-    async def erase(self, prefix: str) -> Erased:
+    async def erase(self, prefix: str) -> RemovedObjects:
         """See `Blobs.erase`."""
 
-        def remove(client: "S3Client") -> Erased:
-            erased = Erased()
+        def remove(client: "S3Client") -> RemovedObjects:
+            erased = RemovedObjects()
             for _ in range(_ERASE_PASSES):
                 if not (versions := list(self._find_versions(client, prefix))):
                     return erased
                 erased += self._remove_oldest_first(client, versions)
-            raise AdapterStoreUnavailable(f"S3 still lists {len(versions)} objects that were deleted")
+            raise AdapterStoreUnavailable(f"S3 still lists {len(versions)} objects after {_ERASE_PASSES} deletions")
 
         return await self._run(remove)
 
-    async def forget(self, prefix: str) -> Erased:
+    async def forget(self, prefix: str) -> RemovedObjects:
         """See `Blobs.forget`."""
 
-        def remove(client: "S3Client") -> Erased:
+        def remove(client: "S3Client") -> RemovedObjects:
             versions = self._find_versions(client, prefix)
             return self._remove_oldest_first(client, [version for version in versions if version.is_past])
 
         return await self._run(remove)
 
-    async def forget_deleted(self, prefix: str) -> Erased:
+    async def forget_deleted(self, prefix: str) -> RemovedObjects:
         """See `Blobs.forget_deleted`."""
 
-        def remove(client: "S3Client") -> Erased:
+        def remove(client: "S3Client") -> RemovedObjects:
             past = [version for version in self._find_versions(client, prefix) if version.is_past]
             deleted = {version.key for version in past if version.is_latest}
             return self._remove_oldest_first(client, [version for version in past if version.key in deleted])
@@ -210,26 +212,28 @@ class S3Blobs:
     def _list(self, client: "S3Client", *, prefix: str, start: str) -> "ListObjectsV2OutputTypeDef":
         return client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start, MaxKeys=_PAGE_KEYS)
 
-    def _find_versions(self, client: "S3Client", prefix: str) -> "Iterator[_Version]":
-        # A bucket without versioning tells every object as its only version, with the id "null".
+    def _find_versions(self, client: "S3Client", prefix: str) -> "Iterator[_ObjectVersion]":
+        # A bucket without versioning lists each object as its only version, with the id "null".
         pages = client.get_paginator("list_object_versions").paginate(
             Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
         )
         return (version for page in pages for version in _versions_in(page))
 
-    def _remove(self, client: "S3Client", versions: "Sequence[_Version]") -> None:
+    def _remove(self, client: "S3Client", versions: "Sequence[_ObjectVersion]") -> None:
         for start in range(0, len(versions), _PAGE_KEYS):
             batch = versions[start : start + _PAGE_KEYS]
-            names: list[ObjectIdentifierTypeDef] = [{"Key": one.key, "VersionId": one.version_id} for one in batch]
+            names: list[ObjectIdentifierTypeDef] = [
+                {"Key": version.key, "VersionId": version.version_id} for version in batch
+            ]
             response = client.delete_objects(Bucket=self._bucket, Delete={"Objects": names, "Quiet": True})
-            if failed := response.get("Errors"):
-                raise AdapterStoreUnavailable(f"S3 did not delete {len(failed)} objects: {failed[0].get('Code')}")
+            if errors := response.get("Errors"):
+                raise AdapterStoreUnavailable(f"S3 did not delete {len(errors)} objects: {errors[0].get('Code')}")
 
-    def _remove_oldest_first(self, client: "S3Client", versions: "Sequence[_Version]") -> Erased:
-        # The latest last, or for a moment a past version would be the latest.
+    def _remove_oldest_first(self, client: "S3Client", versions: "Sequence[_ObjectVersion]") -> RemovedObjects:
+        # The latest version last, or a past version would be the latest for a moment.
         for latest in (False, True):
             self._remove(client, [version for version in versions if version.is_latest is latest])
-        return _sum(versions)
+        return _count(versions)
 
     async def _run(self, call: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
@@ -246,47 +250,56 @@ class S3Blobs:
         except ClientError as error:
             raise _fault(error, bucket=self._bucket) from error
         except BotoCoreError as error:
-            # The class alone: some messages hold whole responses.
+            # Only the class: some messages contain whole responses.
             raise AdapterStoreUnavailable(f"S3 does not answer: {type(error).__name__}") from error
 
     def _make_bucket(self) -> None:
         try:
             self._client.create_bucket(Bucket=self._bucket)
         except self._client.exceptions.BucketAlreadyOwnedByYou:
-            return  # another process was first
+            return  # another process created it first
 
 
 def _fault(error: ClientError, *, bucket: str) -> Exception:
     code = error.response.get("Error", {}).get("Code", "unknown")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    # 409 is S3's answer to two conditional writes at the same moment; 404, to `If-Match` on a key that is gone.
+    # S3 answers 409 to two simultaneous conditional writes, and 404 to `If-Match` on a key that is gone.
     if status in (409, 412) or code == "NoSuchKey":
         return BlobConflict(code)
     return AdapterStoreUnavailable(f"S3 refused bucket {bucket}: {code}")
 
 
-def _entries_in(page: "ListObjectsV2OutputTypeDef") -> Iterator[Entry]:
-    # By the answer's own date: the clock here may be another.
+def _entries_in(page: "ListObjectsV2OutputTypeDef") -> Iterator[BlobEntry]:
+    # The response's own date, because the local clock may differ.
     now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
-    for found in page.get("Contents", []):
-        age = now - found["LastModified"]
-        yield Entry(key=found["Key"], etag=found["ETag"], size_bytes=found["Size"], age_seconds=age.total_seconds())
-
-
-def _versions_in(page: "ListObjectVersionsOutputTypeDef") -> Iterator[_Version]:
-    for found in page.get("Versions", []):
-        yield _Version(
-            key=found["Key"],
-            version_id=found["VersionId"],
-            is_latest=found["IsLatest"],
-            is_mark=False,
-            size_bytes=found["Size"],
-        )
-    for mark in page.get("DeleteMarkers", []):
-        yield _Version(
-            key=mark["Key"], version_id=mark["VersionId"], is_latest=mark["IsLatest"], is_mark=True, size_bytes=0
+    for listed_object in page.get("Contents", []):
+        age = now - listed_object["LastModified"]
+        yield BlobEntry(
+            key=listed_object["Key"],
+            etag=listed_object["ETag"],
+            size_bytes=listed_object["Size"],
+            age_seconds=age.total_seconds(),
         )
 
 
-def _sum(versions: Sequence[_Version]) -> Erased:
-    return Erased(objects=len(versions), bytes=sum(version.size_bytes for version in versions))
+def _versions_in(page: "ListObjectVersionsOutputTypeDef") -> Iterator[_ObjectVersion]:
+    for version in page.get("Versions", []):
+        yield _ObjectVersion(
+            key=version["Key"],
+            version_id=version["VersionId"],
+            is_latest=version["IsLatest"],
+            is_marker=False,
+            size_bytes=version["Size"],
+        )
+    for marker in page.get("DeleteMarkers", []):
+        yield _ObjectVersion(
+            key=marker["Key"],
+            version_id=marker["VersionId"],
+            is_latest=marker["IsLatest"],
+            is_marker=True,
+            size_bytes=0,
+        )
+
+
+def _count(versions: Sequence[_ObjectVersion]) -> RemovedObjects:
+    return RemovedObjects(objects=len(versions), bytes=sum(version.size_bytes for version in versions))

@@ -164,7 +164,7 @@ async def _report(aivo: Stack, crowd: Crowd, faults: Faults) -> Report:
         brain = await opened.enter_async_context(grpc.aio.insecure_channel(aivo.brain_address))
         cloning = await opened.enter_async_context(grpc.aio.insecure_channel(aivo.cloning_address))
         adapters = AdapterStore(blobs, tenant=DEFAULT_TENANT)
-        swept = await adapters.sweep(older_than_seconds=0)
+        sweep_report = await adapters.sweep(older_than_seconds=0)
         stub = CloningServiceStub(cloning)
         remains = Remains(
             cloning=stub, brain=BrainServiceStub(brain), adapters=adapters, blobs=blobs, tenant=DEFAULT_TENANT
@@ -177,7 +177,7 @@ async def _report(aivo: Stack, crowd: Crowd, faults: Faults) -> Report:
             failed=Counter(error_from(clone.error).reason for clone in ended if clone.status == "failed"),
             attempts=Counter(attempt.outcome for clone in ended for attempt in clone.attempts),
             versions=sum([len(await adapters.list_versions(student)) for student in students]),
-            swept=swept.removed + swept.voided,
+            swept=sweep_report.removed_versions + sweep_report.voided_commits,
             violated=await violations(crowd.heard, remains),
         )
 

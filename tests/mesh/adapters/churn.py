@@ -1,9 +1,9 @@
-"""Workers that do everything at once and die anywhere, and what must hold afterwards."""
+"""Workers that perform random operations at the same time and die anywhere, and what must hold afterwards."""
 
 import random
 from contextlib import suppress
 
-from mesh.adapters.blobs import Blobs, Erased
+from mesh.adapters.blobs import Blobs, RemovedObjects
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import ModelVersionNotFound, PublishConflict
 from testing.adapters import publish
@@ -13,16 +13,16 @@ from tests.mesh.adapters.faulty_blobs import Crash, MortalBlobs
 
 CLONES = 8
 
-# Nobody deletes or retires anything of the first one: what was published there stays.
+# No worker deletes or retires a version of the first student, so all that is published for it stays.
 KEPT, CHURNED = "kept", "churned"
 
 
 class Worker:
-    """Performs one operation of the store after another, drawn by chance.
+    """Performs random operations of the store.
 
     Attributes:
-        published: Clones of the student who is kept, whose publication was acknowledged.
-        voided: Clones that were void before they had published.
+        published: Clones of `KEPT` whose publication was acknowledged.
+        voided: Clones that became void before they published.
     """
 
     def __init__(self, blobs: MortalBlobs, *, tenant: str, chance: random.Random, steps: int) -> None:
@@ -88,12 +88,12 @@ class Worker:
 
 
 async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
-    """Sweeps once, proves what must hold then, and deletes both students."""
+    """Sweeps once, asserts what must hold then, and deletes both students."""
     store = AdapterStore(blobs, tenant=tenant)
     await store.sweep(older_than_seconds=0)
 
     assert await leftovers(blobs, store, tenant) == set()
-    assert await blobs.forget_deleted(f"{tenant}/") == Erased(), "past versions of what was deleted"
+    assert await blobs.forget_deleted(f"{tenant}/") == RemovedObjects(), "past versions of what was deleted"
     versions = {student: await store.list_versions(student) for student in (KEPT, CHURNED)}
     clones = [manifest.recipe.clone_id for student in versions for manifest in versions[student]]
     assert len(clones) == len(set(clones))
@@ -103,7 +103,7 @@ async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
         numbers = {manifest.ref.version for manifest in manifests}
         active = await store.resolve_active(student)
         assert active is None or active.ref.version in numbers
-        assert await store.pinned(student) <= numbers
+        assert await store.list_pinned(student) <= numbers
 
     await store.delete_student(KEPT)
     await store.delete_student(CHURNED)

@@ -54,19 +54,19 @@ def recipe(clone_id: str = "clone_1") -> Recipe:
 
 @pytest.fixture(scope="session")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
-    async with S3Blobs(bucket="test-adapters", endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
-        yield opened
+    async with S3Blobs(bucket="test-adapters", endpoint_url=s3_endpoint.url, create_bucket=True) as s3_blobs:
+        yield s3_blobs
 
 
 @pytest.fixture
 async def versioned(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Blobs]:
     """A bucket of this test alone that keeps past versions."""
-    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
-        await opened.check()
+    async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as s3_blobs:
+        await s3_blobs.check()
         client = Session().client("s3", endpoint_url=s3_endpoint.url)
         client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         client.close()
-        yield opened
+        yield s3_blobs
 
 
 @pytest.fixture

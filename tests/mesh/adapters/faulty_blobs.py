@@ -1,11 +1,11 @@
-"""Real blobs under processes that die, that pause, or that hear no answer."""
+"""Access to real blobs by processes that die, that pause, or that lose answers."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, RemovedObjects
 
 T = TypeVar("T")
 
@@ -14,11 +14,11 @@ Put = Callable[[], Awaitable[None]]
 
 
 class Crash(Exception):
-    """The process ended here."""
+    """The process died here."""
 
 
 class Watched:
-    """Passes every call on, after `_before` has seen it."""
+    """Passes each call on after `_before`."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -37,7 +37,7 @@ class Watched:
         await self._before(writes=False)
         return await self._blobs.keys(prefix)
 
-    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
         await self._before(writes=False)
         async for entry in self._blobs.entries(prefix):
             yield entry
@@ -46,15 +46,15 @@ class Watched:
         await self._before(writes=True)
         await self._blobs.delete(key, etag=etag)
 
-    async def erase(self, prefix: str) -> Erased:
+    async def erase(self, prefix: str) -> RemovedObjects:
         await self._before(writes=True)
         return await self._blobs.erase(prefix)
 
-    async def forget(self, prefix: str) -> Erased:
+    async def forget(self, prefix: str) -> RemovedObjects:
         await self._before(writes=True)
         return await self._blobs.forget(prefix)
 
-    async def forget_deleted(self, prefix: str) -> Erased:
+    async def forget_deleted(self, prefix: str) -> RemovedObjects:
         await self._before(writes=True)
         return await self._blobs.forget_deleted(prefix)
 
@@ -66,11 +66,11 @@ class Watched:
         await call()
 
     async def _before(self, *, writes: bool) -> None:
-        """Is called before each call to the store, and told whether it writes."""
+        """Runs before each call to the store."""
 
 
 class CountingBlobs(Watched):
-    """Remembers what was read.
+    """Records which keys are read.
 
     Attributes:
         keys_read: The keys, in order.
@@ -101,15 +101,15 @@ class CrashingBlobs(Watched):
 
 
 class MortalBlobs(Watched):
-    """A process that pauses before each call, and dies at some writes; dead, it calls nothing any more.
+    """A process that pauses before each call and dies at some writes. A dead process sends no more calls.
 
     Args:
         blobs: The store.
         chance: Decides what happens.
         pause: Is awaited before each call.
-        deaths: Of a hundred writes, how many are never sent because the process dies.
-        late: Of a hundred writes, how many are sent by a process that dies before they arrive.
-        deliver: Takes the writes that arrive late.
+        death_percent: Writes that are never sent because the process dies, in percent.
+        late_percent: Writes that arrive after the process that sent them has died, in percent.
+        deliver: Performs the writes of dead processes later.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class MortalBlobs(Watched):
         *,
         chance: random.Random,
         pause: Callable[[], Awaitable[None]],
-        deaths: float,
-        late: float = 0,
+        death_percent: float,
+        late_percent: float = 0,
         deliver: Callable[[Put], None] | None = None,
     ) -> None:
         super().__init__(blobs)
         self._chance = chance
         self._pause = pause
-        self._deaths = deaths
-        self._late = late
+        self._death_percent = death_percent
+        self._late_percent = late_percent
         self._deliver = deliver
         self._is_dead = False
 
@@ -135,13 +135,13 @@ class MortalBlobs(Watched):
         self._is_dead = False
 
     async def _put(self, call: Put) -> None:
-        if not self._is_dead and self._deliver is not None and self._happens(self._late):
+        if not self._is_dead and self._deliver is not None and self._happens(self._late_percent):
             self._is_dead = True
             self._deliver(call)
         await super()._put(call)
 
     async def _before(self, *, writes: bool) -> None:
-        self._is_dead = self._is_dead or (writes and self._happens(self._deaths))
+        self._is_dead = self._is_dead or (writes and self._happens(self._death_percent))
         if self._is_dead:
             raise Crash
         await self._pause()
@@ -151,10 +151,10 @@ class MortalBlobs(Watched):
 
 
 class PausingBlobs(Watched):
-    """A process that stands still just before its n-th call, of whatever kind, until it is let go.
+    """A process that pauses before its n-th call, of whatever kind, until `go` is set.
 
     Attributes:
-        go: Lets it go.
+        go: Ends the pause.
     """
 
     def __init__(self, blobs: Blobs, *, calls: int) -> None:
@@ -164,7 +164,7 @@ class PausingBlobs(Watched):
         self.go = asyncio.Event()
 
     async def reached(self, process: asyncio.Task[T]) -> None:
-        """Returns when the process stands still, or has ended before it came so far."""
+        """Returns when the process pauses, or has ended earlier."""
         pause = asyncio.create_task(self._paused.wait())
         await asyncio.wait([pause, process], return_when=asyncio.FIRST_COMPLETED)
         pause.cancel()
@@ -177,10 +177,10 @@ class PausingBlobs(Watched):
 
 
 class DelayingBlobs(Watched):
-    """A process whose first write is under way for so long that whoever waits for it gives up.
+    """A process whose write does not arrive until `arrive` is called.
 
     Attributes:
-        delayed: Whether the write is under way.
+        delayed: Set once the write is sent.
     """
 
     def __init__(self, blobs: Blobs) -> None:
@@ -200,7 +200,7 @@ class DelayingBlobs(Watched):
 
 
 class ForgetfulBlobs(Watched):
-    """A network that loses every answer to a write, so that the retry meets its own write."""
+    """A network that loses every answer to a write, so that the retry conflicts with its own write."""
 
     async def create(self, key: str, data: bytes) -> None:
         await super().create(key, data)

@@ -1,6 +1,6 @@
-"""Blobs in memory that behave as S3 does, with and without past versions, one small step at a time.
+"""Blobs in memory that behave like S3, with and without versioning, and that pause before each atomic step.
 
-For tests that try thousands of interleavings. What it promises is what `test_s3.py` proves of the real store.
+For tests that try many interleavings. `test_s3.py` proves the same behaviour of the real store.
 """
 
 import hashlib
@@ -9,23 +9,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from mesh.adapters.blobs import Blob, BlobConflict, Entry, Erased
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, RemovedObjects
 from mesh.errors import AdapterCorrupt
 
-# Is awaited before each step that the store would do at once.
+# Awaited before each step that is atomic in the store.
 Pause = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVersion:
-    """One version of an object; without data, the mark that a deletion left."""
+    """One version of an object; a deletion marker if it has no data."""
 
     version_id: int
     data: bytes | None
 
 
 class MemoryBucket:
-    """What the blobs of several processes share."""
+    """One bucket, which several processes share."""
 
     def __init__(self, *, keeps_past: bool) -> None:
         self.keeps_past = keeps_past
@@ -34,19 +34,19 @@ class MemoryBucket:
         self.objects: defaultdict[str, list[ObjectVersion]] = defaultdict(list)
 
     def latest(self, key: str) -> bytes | None:
-        """The data at the key."""
+        """Returns the data at the key, or None."""
         versions = self.objects.get(key)
         return versions[-1].data if versions else None
 
     def put(self, key: str, data: bytes | None) -> None:
-        """Adds a version, or replaces the only one; None deletes."""
+        """Writes the data, or deletes if it is None; keeps past versions if the bucket does."""
         if not self.keeps_past:
             self.objects.pop(key, None)
         if data is not None or self.keeps_past:
             self.objects[key].append(ObjectVersion(version_id=next(self.ids), data=data))
 
     def versions(self, prefix: str) -> list[tuple[str, ObjectVersion, bool]]:
-        """All versions with their keys, and whether they are the latest."""
+        """Returns all versions with their keys, and whether each is the latest."""
         return [
             (key, version, version is versions[-1])
             for key, versions in sorted(self.objects.items())
@@ -97,7 +97,7 @@ class MemoryBlobs:
     async def keys(self, prefix: str) -> list[str]:
         return [entry.key async for entry in self.entries(prefix)]
 
-    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
         await self._pause()
         present = [
             (key, data)
@@ -105,10 +105,10 @@ class MemoryBlobs:
             if key.startswith(prefix) and (data := self._bucket.latest(key)) is not None
         ]
         for key, data in present:
-            yield Entry(key=key, etag=_etag(data), size_bytes=len(data), age_seconds=0)
+            yield BlobEntry(key=key, etag=_etag(data), size_bytes=len(data), age_seconds=0)
 
-    async def erase(self, prefix: str) -> Erased:
-        erased = Erased()
+    async def erase(self, prefix: str) -> RemovedObjects:
+        erased = RemovedObjects()
         while True:
             await self._pause()
             listed = self._bucket.versions(prefix)
@@ -119,13 +119,13 @@ class MemoryBlobs:
                 self._bucket.remove((key, version) for key, version, is_latest in listed if is_latest is latest)
             erased += _total(version for _, version, _ in listed)
 
-    async def forget(self, prefix: str) -> Erased:
+    async def forget(self, prefix: str) -> RemovedObjects:
         return await self._forget(prefix, only_deleted=False)
 
-    async def forget_deleted(self, prefix: str) -> Erased:
+    async def forget_deleted(self, prefix: str) -> RemovedObjects:
         return await self._forget(prefix, only_deleted=True)
 
-    async def _forget(self, prefix: str, *, only_deleted: bool) -> Erased:
+    async def _forget(self, prefix: str, *, only_deleted: bool) -> RemovedObjects:
         await self._pause()
         listed = self._bucket.versions(prefix)
         deleted = {key for key, version, is_latest in listed if is_latest and version.data is None}
@@ -134,11 +134,11 @@ class MemoryBlobs:
             for key, version, is_latest in listed
             if not is_latest and (key in deleted or not only_deleted)
         ]
-        marks = [(key, version) for key, version, is_latest in listed if is_latest and key in deleted]
-        for versions in (past, marks):
+        markers = [(key, version) for key, version, is_latest in listed if is_latest and key in deleted]
+        for versions in (past, markers):
             await self._pause()
             self._bucket.remove(versions)
-        return _total(version for _, version in [*past, *marks])
+        return _total(version for _, version in [*past, *markers])
 
     async def check(self) -> None:
         await self._pause()
@@ -150,13 +150,13 @@ class MemoryBlobs:
 
 
 async def _go_on() -> None:
-    """Pauses not at all."""
+    """Does not pause."""
 
 
 def _etag(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _total(versions: Iterable[ObjectVersion]) -> Erased:
+def _total(versions: Iterable[ObjectVersion]) -> RemovedObjects:
     sizes = [len(version.data or b"") for version in versions]
-    return Erased(objects=len(sizes), bytes=sum(sizes))
+    return RemovedObjects(objects=len(sizes), bytes=sum(sizes))

@@ -1,8 +1,8 @@
-"""Workers that do everything at once and die anywhere: what holds then, whatever the order.
+"""Workers that perform random operations at the same time and die anywhere.
 
-On the real S3 a seed decides what is done, not in which order the store does it, so a failure may need more than one
-run to come back. Where a scheduler grants the turns, the seed decides the order too. `testing.seeds` says how to repeat
-a run.
+On the real S3 a seed decides the operations but not the order in which the store performs them, so a failure may need
+several runs to occur again. Where a scheduler grants the turns, the seed decides the order too. `testing.seeds` says
+how to repeat a run.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from tests.mesh.adapters.turns import TurnBlobs, Turns
 
 WORKERS = 5
 STEPS = 12
-# Of one call; several times what SeaweedFS takes.
+# Before one call; several times as long as SeaweedFS takes for it.
 LONGEST_PAUSE_SECONDS = 0.02
 
-# Each of these orders of calls showed a fault once.
+# Seeds of orders of calls that once showed a fault.
 REGRESSIONS = (
     pytest.param(3, id="past-versions-of-deleted-objects-stayed"),
     pytest.param(19, id="the-pointer-of-a-deleted-student-came-back"),
@@ -41,7 +41,7 @@ def bucket_of_any_kind(request: pytest.FixtureRequest, blobs: S3Blobs, versioned
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs here what else would run in a thread, which no scheduler of turns sees."""
+    """Runs functions in the event loop that would run in a thread, which the scheduler cannot see."""
 
     async def call(function: Callable[..., object], *args: object, **kwargs: object) -> object:
         return function(*args, **kwargs)
@@ -59,7 +59,7 @@ async def test_after_any_chaos_each_clone_has_one_whole_version_or_none_and_noth
         async def pause() -> None:
             await asyncio.sleep(chance.choice((0, 0, chance.random() * LONGEST_PAUSE_SECONDS)))
 
-        mortal = MortalBlobs(bucket_of_any_kind, chance=chance, pause=pause, deaths=5)
+        mortal = MortalBlobs(bucket_of_any_kind, chance=chance, pause=pause, death_percent=5)
         return Worker(mortal, tenant=tenant, chance=chance, steps=STEPS)
 
     workers = [worker(number) for number in range(WORKERS)]
@@ -103,15 +103,22 @@ def _turns(seed: int) -> tuple[Turns, random.Random]:
 async def _churn(
     turns: Turns, chance: random.Random, *, seed: int, tenant: str, access: Callable[[], Blobs]
 ) -> list[Worker]:
-    deaths, late = chance.choice((0, 0, 2, 5, 20)), chance.choice((0, 2, 10))
+    death_percent, late_percent = chance.choice((0, 0, 2, 5, 20)), chance.choice((0, 2, 10))
     workers = []
     for number in range(WORKERS):
         choices = random.Random(f"{seed}-{number}")
-        mortal = MortalBlobs(access(), chance=choices, pause=_go_on, deaths=deaths, late=late, deliver=turns.deliver)
+        mortal = MortalBlobs(
+            access(),
+            chance=choices,
+            pause=_go_on,
+            death_percent=death_percent,
+            late_percent=late_percent,
+            deliver=turns.deliver,
+        )
         workers.append(Worker(mortal, tenant=tenant, chance=choices, steps=STEPS))
     await turns.run([worker.work for worker in workers])
     return workers
 
 
 async def _go_on() -> None:
-    """Does not pause: the scheduler does."""
+    """Does not pause, because the scheduler does."""

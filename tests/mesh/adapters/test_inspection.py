@@ -83,14 +83,14 @@ def test_another_rank_than_the_manifests_is_refused(rank: int) -> None:
     ],
 )
 def test_a_tensor_that_is_no_factor_of_a_target_is_refused(name: str) -> None:
-    with pytest.raises(AdapterCorrupt, match="no LoRA factor"):
+    with pytest.raises(AdapterCorrupt, match="not a LoRA factor"):
         inspect(save(factors() | {name: np.ones((4, 16), np.float32)}), lora=LORA, limits=LIMITS)
 
 
 def test_a_module_with_one_factor_is_refused() -> None:
     tensors = factors()
     del tensors[FIRST_A]
-    with pytest.raises(AdapterCorrupt, match="one factor"):
+    with pytest.raises(AdapterCorrupt, match="only one of its two factors"):
         inspect(save(tensors), lora=LORA, limits=LIMITS)
 
 

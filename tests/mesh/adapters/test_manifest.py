@@ -95,9 +95,9 @@ def test_bytes_that_are_no_manifest_and_no_pointer_are_corrupt(data: bytes) -> N
 
 def test_a_corrupt_manifests_values_stay_out_of_the_message() -> None:
     text = json.dumps(document()).replace('"adhd"', '["a private word"]')
-    with pytest.raises(AdapterCorrupt, match="disability") as caught:
+    with pytest.raises(AdapterCorrupt, match="disability") as refusal:
         Manifest.from_json(text.encode())
-    assert "private" not in str(caught.value)
+    assert "private" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -1.0])

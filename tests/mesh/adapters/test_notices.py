@@ -1,4 +1,4 @@
-"""Notices through the real Valkey: what they say, who hears them, and what an outage costs."""
+"""Notices through the real Valkey: their content, who receives them, and what an outage costs."""
 
 import asyncio
 import json
@@ -24,28 +24,28 @@ SHA256 = "ab" * 32
 WAIT_SECONDS = 20
 
 
-class Heard:
-    """What a listener was told: the students, and None for a gap."""
+class Inbox:
+    """What a listener receives: students, and None for a gap."""
 
     def __init__(self) -> None:
-        self._told: asyncio.Queue[str | None] = asyncio.Queue()
+        self._received: asyncio.Queue[str | None] = asyncio.Queue()
 
     def listener(self, endpoint: RedisEndpoint, *, tenant: str) -> Listener:
-        put = self._told.put_nowait
+        put = self._received.put_nowait
         return Listener(endpoint.url, tenant=tenant, on_moved=put, on_gap=partial(put, None))
 
     async def next(self) -> str | None:
         async with asyncio.timeout(WAIT_SECONDS):
-            return await self._told.get()
+            return await self._received.get()
 
     @property
     def empty(self) -> bool:
-        return self._told.empty()
+        return self._received.empty()
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def inbox() -> Inbox:
+    return Inbox()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def redis(redis_endpoint: RedisEndpoint) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[RedisEndpoint]:
-    """One that may be stopped."""
+    """A Valkey that a test may stop."""
     async with valkey(tmp_path) as endpoint:
         yield endpoint
 
@@ -66,16 +66,16 @@ def active(student: str, *, tenant: str, version: int = 1) -> ActiveAdapter:
 
 
 async def test_a_notice_reaches_the_listeners_of_its_tenant_alone(
-    redis: Redis, redis_endpoint: RedisEndpoint, heard: Heard, tenant: str
+    redis: Redis, redis_endpoint: RedisEndpoint, inbox: Inbox, tenant: str
 ) -> None:
-    others = Heard()
-    async with heard.listener(redis_endpoint, tenant=tenant), others.listener(redis_endpoint, tenant=f"{tenant}-2"):
-        assert (await heard.next(), await others.next()) == (None, None)
+    others = Inbox()
+    async with inbox.listener(redis_endpoint, tenant=tenant), others.listener(redis_endpoint, tenant=f"{tenant}-2"):
+        assert (await inbox.next(), await others.next()) == (None, None)
         await announce(redis, active("ada", tenant=tenant))
         await announce(redis, active("bob", tenant=f"{tenant}-2"))
 
-        assert (await heard.next(), await others.next()) == ("ada", "bob")
-        assert heard.empty
+        assert (await inbox.next(), await others.next()) == ("ada", "bob")
+        assert inbox.empty
 
 
 async def test_a_notice_says_version_and_identity_and_nothing_else(redis: Redis, tenant: str) -> None:
@@ -105,75 +105,75 @@ async def test_a_notice_says_version_and_identity_and_nothing_else(redis: Redis,
     ],
 )
 async def test_a_malformed_notice_does_nothing_and_is_logged_once_without_what_it_said(
-    redis: Redis, redis_endpoint: RedisEndpoint, heard: Heard, tenant: str, malformed: bytes
+    redis: Redis, redis_endpoint: RedisEndpoint, inbox: Inbox, tenant: str, malformed: bytes
 ) -> None:
     with capture_logs() as logs:
-        async with heard.listener(redis_endpoint, tenant=tenant):
-            assert await heard.next() is None
+        async with inbox.listener(redis_endpoint, tenant=tenant):
+            assert await inbox.next() is None
             for _ in range(3):
                 await redis.publish(channel_of(tenant), malformed)
             await announce(redis, active("bob", tenant=tenant))
-            assert await heard.next() == "bob"
+            assert await inbox.next() == "bob"
 
     assert logs == [{"event": "pointer_notice_malformed", "log_level": "warning"}]
 
 
 async def test_a_listener_comes_back_after_an_outage_tells_of_the_gap_and_logs_it_once(
-    own_redis: RedisEndpoint, heard: Heard, tenant: str
+    own_redis: RedisEndpoint, inbox: Inbox, tenant: str
 ) -> None:
     with capture_logs() as logs:
-        async with heard.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
-            assert await heard.next() is None
+        async with inbox.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
+            assert await inbox.next() is None
             await own_redis.part.kill()
             await own_redis.part.start()
-            assert await heard.next() is None
+            assert await inbox.next() is None
             await announce(redis, active("ada", tenant=tenant))
-            assert await heard.next() == "ada"
+            assert await inbox.next() == "ada"
 
     assert [line["event"] for line in logs] == ["pointer_notices_lost", "pointer_notices_back"]
 
 
 async def test_a_redis_that_hangs_is_noticed(
-    own_redis: RedisEndpoint, heard: Heard, tenant: str, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisEndpoint, inbox: Inbox, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "SILENCE_SECONDS", 0.2)
-    async with heard.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
-        assert await heard.next() is None
+    async with inbox.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
+        assert await inbox.next() is None
         # Connections stay open; nobody answers.
         await redis.client_pause(1_000, all=True)
-        assert await heard.next() is None
+        assert await inbox.next() is None
 
 
 async def test_a_redis_that_is_down_at_the_start_holds_up_neither_side(
-    own_redis: RedisEndpoint, heard: Heard, tenant: str
+    own_redis: RedisEndpoint, inbox: Inbox, tenant: str
 ) -> None:
     await own_redis.part.stop()
     with capture_logs() as logs:
-        async with heard.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
+        async with inbox.listener(own_redis, tenant=tenant), Redis.from_url(own_redis.url) as redis:
             await announce(redis, active("ada", tenant=tenant))
-            assert heard.empty
+            assert inbox.empty
             await own_redis.part.start()
-            assert await heard.next() is None
+            assert await inbox.next() is None
 
     unsent = next(line for line in logs if line["event"] == "pointer_notice_unsent")
     assert unsent["ref"] == f"{tenant}/ada/v1"
 
 
 async def test_publishing_announces_what_is_active_then(blobs: S3Blobs, student: str) -> None:
-    told: list[ActiveAdapter] = []
+    announced: list[ActiveAdapter] = []
 
     async def note(moved: ActiveAdapter) -> None:
         assert await store.resolve_active(student) == moved, "a notice that comes before the move would be in vain"
-        told.append(moved)
+        announced.append(moved)
 
     store = AdapterStore(blobs, announce=note)
     first = await publish(store, student, weights(), recipe=recipe("clone_1"))
     second = await publish(store, student, weights(seed=1), recipe=recipe("clone_2"))
-    assert [one.ref for one in told] == [first.ref, second.ref]
+    assert [active.ref for active in announced] == [first.ref, second.ref]
 
     # A worker that does not know whether its earlier attempt told anyone; one that was overtaken; and a roll back.
     await store.activate(student, 2)
     await store.activate(student, 1, only_forward=True)
     await store.activate(student, 1)
-    assert [one.ref.version for one in told] == [1, 2, 2, 1]
-    assert told[-1].sha256 == first.sha256
+    assert [active.ref.version for active in announced] == [1, 2, 2, 1]
+    assert announced[-1].sha256 == first.sha256

@@ -71,16 +71,16 @@ async def test_a_student_named_like_a_folder_of_the_store_reaches_no_commit(stor
 async def test_a_worker_that_wakes_up_after_its_clone_was_voided_publishes_before_or_never(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
-    told = None
+    voided_version = None
 
     async def void() -> None:
-        nonlocal told
-        told = await store.void("clone_1")
+        nonlocal voided_version
+        voided_version = await store.void("clone_1")
 
-    published = await _meet(blobs, tenant, student, calls=calls, then=void)
+    is_published = await _meet(blobs, tenant, student, calls=calls, then=void)
 
-    assert (told is not None) == published
-    assert [manifest.ref.version for manifest in await store.list_versions(student)] == ([1] if published else [])
+    assert (voided_version is not None) == is_published
+    assert [manifest.ref.version for manifest in await store.list_versions(student)] == ([1] if is_published else [])
     assert await leftovers(blobs, store, tenant) == set()
 
 
@@ -105,11 +105,11 @@ async def test_a_worker_that_wakes_up_after_its_student_was_deleted_leaves_nothi
 async def test_a_worker_whose_clone_nobody_voided_publishes_whole_or_never_when_its_student_is_deleted(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
-    published = await _meet(blobs, tenant, student, calls=calls, then=lambda: store.delete_student(student))
+    is_published = await _meet(blobs, tenant, student, calls=calls, then=lambda: store.delete_student(student))
 
-    assert len(await store.list_versions(student)) <= int(published)
+    assert len(await store.list_versions(student)) <= int(is_published)
     assert await leftovers(blobs, store, tenant) == set()
-    if not published:
+    if not is_published:
         assert await store.void("clone_1") is None
 
 
@@ -117,9 +117,9 @@ async def test_a_worker_whose_clone_nobody_voided_publishes_whole_or_never_when_
 async def test_a_worker_that_a_sweeper_without_patience_met_publishes_whole_or_never(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
-    published = await _meet(blobs, tenant, student, calls=calls, then=lambda: store.sweep(older_than_seconds=0))
+    is_published = await _meet(blobs, tenant, student, calls=calls, then=lambda: store.sweep(older_than_seconds=0))
 
-    assert len(await store.list_versions(student)) == int(published)
+    assert len(await store.list_versions(student)) == int(is_published)
     assert await leftovers(blobs, store, tenant) == set()
 
 
@@ -129,12 +129,12 @@ async def test_a_version_that_is_retired_while_it_is_activated_is_active_or_gone
 ) -> None:
     await publish(store, student, weights(seed=1), recipe=recipe("clone_1"))
     await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
-    paused = PausingBlobs(blobs, calls=calls)
-    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 1))
-    await paused.reached(activation)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).activate(student, 1))
+    await paused_blobs.reached(activation)
 
     retired = await store.retire(student, keep=1)
-    paused.go.set()
+    paused_blobs.go.set()
 
     if retired:
         assert retired == [1]
@@ -153,12 +153,12 @@ async def test_a_student_who_is_deleted_while_a_version_is_activated_has_none(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
     await store.stage(student, weights(), recipe=recipe())
-    paused = PausingBlobs(blobs, calls=calls)
-    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 1))
-    await paused.reached(activation)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).activate(student, 1))
+    await paused_blobs.reached(activation)
 
     await store.delete_student(student)
-    paused.go.set()
+    paused_blobs.go.set()
 
     await asyncio.wait([activation])
     assert activation.exception() is None or isinstance(activation.exception(), ModelVersionNotFound)
@@ -170,13 +170,13 @@ async def _meet(
     blobs: S3Blobs, tenant: str, student: str, *, calls: int, then: Callable[[], Awaitable[object]]
 ) -> bool:
     """Publishes as `clone_1`, pauses before the n-th call for what happens then, and returns whether it published."""
-    paused = PausingBlobs(blobs, calls=calls)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
     worker = asyncio.create_task(
-        publish(AdapterStore(paused, tenant=tenant), student, weights(seed=calls), recipe=recipe("clone_1"))
+        publish(AdapterStore(paused_blobs, tenant=tenant), student, weights(seed=calls), recipe=recipe("clone_1"))
     )
-    await paused.reached(worker)
+    await paused_blobs.reached(worker)
     await then()
-    paused.go.set()
+    paused_blobs.go.set()
     try:
         await worker
     except (CloneVoided, ModelVersionNotFound):

@@ -7,7 +7,7 @@ import pytest
 
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore, CloneVoided, Removed
+from mesh.adapters.store import AdapterStore, CloneVoided, RemovedAdapters
 from mesh.errors import ModelVersionNotFound
 from testing.adapters import publish
 from testing.leftovers import leftovers
@@ -49,16 +49,16 @@ async def test_the_newest_the_pinned_and_the_active_stay(
 
 
 async def test_a_pin_is_told_and_taken_back(store: AdapterStore, student: str) -> None:
-    assert await store.pinned(student) == frozenset()
+    assert await store.list_pinned(student) == frozenset()
     await _publish(store, student, 2)
 
     await asyncio.gather(store.pin(student, 1), store.pin(student, 2))
-    assert await store.pinned(student) == {1, 2}
+    assert await store.list_pinned(student) == {1, 2}
     assert await store.retire(student, keep=1) == []
 
     await store.unpin(student, 1)
     await store.unpin(student, 1)
-    assert await store.pinned(student) == {2}
+    assert await store.list_pinned(student) == {2}
     assert await store.retire(student, keep=1) == [1]
 
 
@@ -77,7 +77,7 @@ async def test_a_version_number_is_never_given_again(store: AdapterStore, studen
     manifest = await publish(store, student, weights(), recipe=recipe("next"))
 
     assert manifest.ref.version == 4
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="1 or more"):
         await store.retire(student, keep=0)
 
 
@@ -101,9 +101,9 @@ async def test_a_version_that_is_pinned_while_it_is_retired_stays_or_is_gone(
     store: AdapterStore, student: str, blobs: S3Blobs, tenant: str, calls: int
 ) -> None:
     await _publish(store, student, 2)
-    paused = PausingBlobs(blobs, calls=calls)
-    retirement = asyncio.create_task(AdapterStore(paused, tenant=tenant).retire(student, keep=1))
-    await paused.reached(retirement)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    retirement = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).retire(student, keep=1))
+    await paused_blobs.reached(retirement)
 
     try:
         await store.pin(student, 1)
@@ -111,10 +111,10 @@ async def test_a_version_that_is_pinned_while_it_is_retired_stays_or_is_gone(
         is_pinned = False
     else:
         is_pinned = True
-    paused.go.set()
+    paused_blobs.go.set()
 
     assert await retirement == ([] if is_pinned else [1])
-    assert await store.pinned(student) == ({1} if is_pinned else frozenset())
+    assert await store.list_pinned(student) == ({1} if is_pinned else frozenset())
     assert await _versions(store, student) == ([1, 2] if is_pinned else [2])
 
 
@@ -123,12 +123,12 @@ async def test_a_version_that_is_retired_while_it_is_fetched_is_whole_or_gone(
     store: AdapterStore, student: str, blobs: S3Blobs, tenant: str, calls: int
 ) -> None:
     first, _ = await _publish(store, student, 2)
-    paused = PausingBlobs(blobs, calls=calls)
-    fetch = asyncio.create_task(AdapterStore(paused, tenant=tenant).fetch(first.ref, sha256=first.sha256))
-    await paused.reached(fetch)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    fetch = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).fetch(first.ref, sha256=first.sha256))
+    await paused_blobs.reached(fetch)
 
     await store.retire(student, keep=1)
-    paused.go.set()
+    paused_blobs.go.set()
 
     await asyncio.wait([fetch])
     if calls < 2:
@@ -146,14 +146,14 @@ async def test_nothing_is_left_of_a_deleted_student_and_others_keep_all(
     size = sum([entry.size_bytes async for entry in blobs.entries(f"{tenant}/{student}/")])
 
     # Three versions of two objects each, and the pointer.
-    assert await store.delete_student(student) == Removed(versions=3, objects=7, bytes=size)
+    assert await store.delete_student(student) == RemovedAdapters(versions=3, objects=7, bytes=size)
 
     assert await store.resolve_active(student) is None
     assert await store.list_versions(student) == []
-    assert await store.pinned(student) == frozenset()
+    assert await store.list_pinned(student) == frozenset()
     with pytest.raises(ModelVersionNotFound):
         await store.fetch(store.ref(student, 3))
-    assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
+    assert await store.delete_student(student) == RemovedAdapters(versions=0, objects=0, bytes=0)
     assert await store.list_versions(f"{student}-2") == [other]
     assert await leftovers(blobs, store, tenant) == set()
     await _names_nobody(blobs, tenant, student)
@@ -167,9 +167,9 @@ async def test_a_deleted_students_clones_publish_no_more_and_new_ones_begin_anew
 
     with pytest.raises(CloneVoided):
         await publish(store, student, weights(seed=1), recipe=recipe(f"{student}_1"))
-    again = await publish(store, student, weights(seed=3), recipe=recipe(f"{student}_3"))
+    new_manifest = await publish(store, student, weights(seed=3), recipe=recipe(f"{student}_3"))
 
-    assert again.ref.version == 1
+    assert new_manifest.ref.version == 1
     assert await _versions(store, student) == [1]
 
 
@@ -200,13 +200,13 @@ async def test_a_clone_that_publishes_while_its_student_is_deleted_leaves_a_whol
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
     await _publish(store, student, 1)
-    paused = PausingBlobs(blobs, calls=calls)
-    deletion = asyncio.create_task(AdapterStore(paused, tenant=tenant).delete_student(student))
-    await paused.reached(deletion)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    deletion = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).delete_student(student))
+    await paused_blobs.reached(deletion)
 
     # Nobody voided it before, so that it may count as the first of a new student.
     await publish(store, student, weights(seed=2), recipe=recipe(f"{student}_2"))
-    paused.go.set()
+    paused_blobs.go.set()
     await deletion
 
     versions = await store.list_versions(student)
@@ -225,14 +225,14 @@ async def test_an_activation_that_meets_a_deletion_brings_nothing_back(
         await store.stage(student, weights(seed=number), recipe=recipe(f"{student}_{number}"))
     if has_pointer:
         await store.activate(student, 1)
-    paused = PausingBlobs(blobs, calls=calls)
-    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 2))
-    await paused.reached(activation)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).activate(student, 2))
+    await paused_blobs.reached(activation)
 
     await store.delete_student(student)
     # Weights that a new clone of the same student has written and not published yet.
     await blobs.create(store.ref(student, 3).weights_key, weights())
-    paused.go.set()
+    paused_blobs.go.set()
     await asyncio.wait([activation])
 
     assert await blobs.keys(f"{tenant}/{student}/") == [store.ref(student, 3).weights_key]
@@ -244,13 +244,13 @@ async def test_a_deletion_that_meets_an_activation_leaves_nothing(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
     await store.stage(student, weights(), recipe=recipe(f"{student}_1"))
-    paused = PausingBlobs(blobs, calls=calls)
-    deletion = asyncio.create_task(AdapterStore(paused, tenant=tenant).delete_student(student))
-    await paused.reached(deletion)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    deletion = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).delete_student(student))
+    await paused_blobs.reached(deletion)
 
     with suppress(ModelVersionNotFound):
         await store.activate(student, 1)
-    paused.go.set()
+    paused_blobs.go.set()
     await deletion
 
     assert await blobs.keys(f"{tenant}/{student}/") == []
@@ -273,13 +273,13 @@ async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, stu
     await store.pin(student, 3)
     (other,) = await _publish(store, f"{student}-2", 1)
 
-    removed = await store.delete_student(student)
+    deletion = await store.delete_student(student)
 
-    assert removed.versions == 1
+    assert deletion.versions == 1
     # Weights and manifest, each with the mark of its deletion, their commit's past, and a pointer that was created and
     # then moved thrice for the versions, twice for the retirement and once for the pin.
-    assert removed.objects == 4 + 1 + 7
-    assert await store.delete_student(student) == Removed(versions=0, objects=0, bytes=0)
+    assert deletion.objects == 4 + 1 + 7
+    assert await store.delete_student(student) == RemovedAdapters(versions=0, objects=0, bytes=0)
     assert await store.list_versions(f"{student}-2") == [other]
     # Were a past version left under the student's folder or in a commit, erasing the tenant would count it.
     await store.delete_student(f"{student}-2")

@@ -9,7 +9,7 @@ import pytest
 from boto3.session import Session
 
 from mesh.adapters import s3
-from mesh.adapters.blobs import BlobConflict, Erased
+from mesh.adapters.blobs import BlobConflict, RemovedObjects
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
@@ -38,11 +38,11 @@ async def test_of_many_who_create_a_key_one_wins(blobs: S3Blobs, student: str) -
 
 async def test_of_many_who_replace_what_they_read_one_wins(blobs: S3Blobs, student: str) -> None:
     await blobs.create(student, b"before")
-    seen = await blobs.read(student, limit_bytes=10)
-    assert seen is not None
+    blob = await blobs.read(student, limit_bytes=10)
+    assert blob is not None
 
     results = await asyncio.gather(
-        *(blobs.replace(student, bytes([number]), etag=seen.etag) for number in range(WRITERS)), return_exceptions=True
+        *(blobs.replace(student, bytes([number]), etag=blob.etag) for number in range(WRITERS)), return_exceptions=True
     )
 
     assert results.count(None) == 1
@@ -51,27 +51,27 @@ async def test_of_many_who_replace_what_they_read_one_wins(blobs: S3Blobs, stude
 
 async def test_replacing_what_is_gone_is_a_conflict(blobs: S3Blobs, student: str) -> None:
     await blobs.create(student, b"before")
-    seen = await blobs.read(student, limit_bytes=10)
-    assert seen is not None
+    blob = await blobs.read(student, limit_bytes=10)
+    assert blob is not None
     await blobs.erase(student)
 
     with pytest.raises(BlobConflict):
-        await blobs.replace(student, b"after", etag=seen.etag)
+        await blobs.replace(student, b"after", etag=blob.etag)
 
 
 async def test_a_missing_key_reads_as_none_and_erases_without_error(blobs: S3Blobs, student: str) -> None:
     assert await blobs.read(student, limit_bytes=1) is None
-    assert await blobs.erase(student) == Erased()
-    assert await blobs.forget(student) == Erased()
+    assert await blobs.erase(student) == RemovedObjects()
+    assert await blobs.forget(student) == RemovedObjects()
 
 
 async def test_only_what_was_read_is_deleted(blobs: S3Blobs, student: str) -> None:
     await blobs.create(student, b"before")
-    seen = await blobs.read(student, limit_bytes=10)
-    assert seen is not None
-    await blobs.replace(student, b"after", etag=seen.etag)
+    blob = await blobs.read(student, limit_bytes=10)
+    assert blob is not None
+    await blobs.replace(student, b"after", etag=blob.etag)
     with pytest.raises(BlobConflict):
-        await blobs.delete(student, etag=seen.etag)
+        await blobs.delete(student, etag=blob.etag)
 
     now = await blobs.read(student, limit_bytes=10)
     assert now is not None
@@ -105,7 +105,7 @@ async def test_keys_are_listed_and_deleted_beyond_one_page(
     await asyncio.gather(*(blobs.create(key, b"x") for key in keys))
 
     assert await blobs.keys(f"{student}/") == keys
-    assert await blobs.erase(f"{student}/") == Erased(objects=8, bytes=8)
+    assert await blobs.erase(f"{student}/") == RemovedObjects(objects=8, bytes=8)
     assert await blobs.keys(f"{student}/") == []
 
 
@@ -129,24 +129,24 @@ async def test_what_s3_refuses_to_delete_is_told(s3_endpoint: S3Endpoint, bucket
 async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versioned: S3Blobs) -> None:
     for key in ("kept", "gone", "other/kept"):
         await versioned.create(f"ada/{key}", b"1")
-        seen = await versioned.read(f"ada/{key}", limit_bytes=1)
-        assert seen is not None
-        await versioned.replace(f"ada/{key}", b"22", etag=seen.etag)
+        blob = await versioned.read(f"ada/{key}", limit_bytes=1)
+        assert blob is not None
+        await versioned.replace(f"ada/{key}", b"22", etag=blob.etag)
     gone = await versioned.read("ada/gone", limit_bytes=2)
     assert gone is not None
     await versioned.delete("ada/gone", etag=gone.etag)
 
     # The past of `kept`; of `gone`, two versions and the mark that it was deleted.
-    assert await versioned.forget("ada/kept") == Erased(objects=1, bytes=1)
-    assert await versioned.forget("ada/gone") == Erased(objects=3, bytes=3)
-    kept = await versioned.read("ada/kept", limit_bytes=2)
-    assert kept is not None
-    assert kept.data == b"22"
+    assert await versioned.forget("ada/kept") == RemovedObjects(objects=1, bytes=1)
+    assert await versioned.forget("ada/gone") == RemovedObjects(objects=3, bytes=3)
+    current_blob = await versioned.read("ada/kept", limit_bytes=2)
+    assert current_blob is not None
+    assert current_blob.data == b"22"
 
-    assert await versioned.erase("ada/other") == Erased(objects=2, bytes=3)
+    assert await versioned.erase("ada/other") == RemovedObjects(objects=2, bytes=3)
     assert await versioned.keys("ada/") == ["ada/kept"]
-    assert await versioned.erase("ada/") == Erased(objects=1, bytes=2)
-    assert await versioned.erase("ada/") == Erased()
+    assert await versioned.erase("ada/") == RemovedObjects(objects=1, bytes=2)
+    assert await versioned.erase("ada/") == RemovedObjects()
 
 
 async def test_only_the_past_of_deleted_blobs_is_forgotten_with_them(versioned: S3Blobs) -> None:
@@ -160,10 +160,10 @@ async def test_only_the_past_of_deleted_blobs_is_forgotten_with_them(versioned: 
     await versioned.delete("ada/gone", etag=gone.etag)
 
     # Two versions and the mark of the deletion.
-    assert await versioned.forget_deleted("ada/") == Erased(objects=3, bytes=3)
+    assert await versioned.forget_deleted("ada/") == RemovedObjects(objects=3, bytes=3)
 
-    assert await versioned.forget_deleted("ada/") == Erased()
-    assert await versioned.erase("ada/kept") == Erased(objects=2, bytes=3)
+    assert await versioned.forget_deleted("ada/") == RemovedObjects()
+    assert await versioned.erase("ada/kept") == RemovedObjects(objects=2, bytes=3)
 
 
 async def test_a_missing_bucket_is_created_on_first_use_only_if_told_to(s3_endpoint: S3Endpoint, bucket: str) -> None:
@@ -181,9 +181,9 @@ async def test_wrong_credentials_are_told_without_the_secret(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     async with S3Blobs(bucket="test-adapters", endpoint_url=s3_endpoint.url) as blobs:
-        with pytest.raises(AdapterStoreUnavailable, match="SignatureDoesNotMatch") as caught:
+        with pytest.raises(AdapterStoreUnavailable, match="SignatureDoesNotMatch") as refusal:
             await blobs.check()
-    assert "wrong-secret" not in str(caught.value)
+    assert "wrong-secret" not in str(refusal.value)
 
 
 async def test_a_store_that_answers_nothing_is_told_within_the_timeouts(s3_endpoint: S3Endpoint) -> None:

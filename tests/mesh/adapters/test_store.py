@@ -86,9 +86,9 @@ async def test_publishing_after_a_crash_anywhere_ends_with_one_version(
 
 async def test_publishing_again_for_the_same_clone_makes_no_second_version(store: AdapterStore, student: str) -> None:
     first = await publish(store, student, weights(seed=1), recipe=recipe())
-    again = await publish(store, student, weights(seed=2), recipe=recipe())
+    second = await publish(store, student, weights(seed=2), recipe=recipe())
 
-    assert again == first
+    assert second == first
     assert await store.list_versions(student) == [first]
 
 
@@ -122,12 +122,12 @@ async def test_two_publishers_race_and_both_versions_survive_with_one_active(sto
 async def test_a_write_whose_answer_was_lost_is_not_taken_for_a_rival(
     store: AdapterStore, student: str, blobs: Blobs, tenant: str
 ) -> None:
-    committed = await store.stage(student, weights(), recipe=recipe())
-    forgetful = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
+    manifest = await store.stage(student, weights(), recipe=recipe())
+    forgetful_store = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
 
-    await forgetful.activate(student, committed.ref.version)
-    assert await forgetful.stage(student, weights(), recipe=recipe()) == committed
-    assert await _active_version(store, student) == committed.ref.version
+    await forgetful_store.activate(student, manifest.ref.version)
+    assert await forgetful_store.stage(student, weights(), recipe=recipe()) == manifest
+    assert await _active_version(store, student) == manifest.ref.version
 
 
 async def test_activating_goes_back_and_forth(store: AdapterStore, student: str) -> None:
@@ -147,12 +147,12 @@ async def test_the_previous_version_is_the_one_that_was_replaced_whoever_came_be
     for number in (1, 2, 3):
         await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
     assert (await store.activate(student, 1)).previous is None
-    paused = PausingBlobs(blobs, calls=calls)
-    activation = asyncio.create_task(AdapterStore(paused, tenant=tenant).activate(student, 3))
-    await paused.reached(activation)
+    paused_blobs = PausingBlobs(blobs, calls=calls)
+    activation = asyncio.create_task(AdapterStore(paused_blobs, tenant=tenant).activate(student, 3))
+    await paused_blobs.reached(activation)
 
     other = await store.activate(student, 2)
-    paused.go.set()
+    paused_blobs.go.set()
 
     last = await activation
     first, second = (other, last) if other.current == last.previous else (last, other)
@@ -165,10 +165,10 @@ async def test_a_lost_answer_does_not_hide_the_version_that_was_active_before(
 ) -> None:
     for number in (1, 2):
         await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
-    forgetful = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
+    forgetful_store = AdapterStore(ForgetfulBlobs(blobs), tenant=tenant)
 
-    first = await forgetful.activate(student, 1)
-    second = await forgetful.activate(student, 2)
+    first = await forgetful_store.activate(student, 1)
+    second = await forgetful_store.activate(student, 2)
 
     assert (first.previous, second.previous) == (None, first.current)
     assert second.current.ref.version == 2
@@ -179,11 +179,11 @@ async def test_the_manifest_of_one_version_is_read_without_the_others(
 ) -> None:
     for number in (1, 2, 3):
         await store.stage(student, weights(seed=number), recipe=recipe(f"clone_{number}"))
-    counting = CountingBlobs(blobs)
+    counting_blobs = CountingBlobs(blobs)
 
-    manifest = await AdapterStore(counting, tenant=tenant).read_manifest(student, 2)
+    manifest = await AdapterStore(counting_blobs, tenant=tenant).read_manifest(student, 2)
 
-    assert (manifest.ref.version, counting.keys_read) == (2, [manifest.ref.manifest_key])
+    assert (manifest.ref.version, counting_blobs.keys_read) == (2, [manifest.ref.manifest_key])
     with pytest.raises(ModelVersionNotFound):
         await store.read_manifest(student, 4)
 
@@ -212,9 +212,9 @@ async def test_weights_that_grew_or_vanished_are_refused(store: AdapterStore, st
     manifest = await publish(store, student, weights(), recipe=recipe())
 
     await overwrite(blobs, manifest.ref.weights_key, weights() + b"\0")
-    with pytest.raises(AdapterCorrupt, match="bytes") as grown:
+    with pytest.raises(AdapterCorrupt, match="bytes") as size_error:
         await store.fetch(manifest.ref)
-    assert grown.value.facts == {"student_id": student, "version": 1}
+    assert size_error.value.facts == {"student_id": student, "version": 1}
 
     await blobs.erase(manifest.ref.weights_key)
     with pytest.raises(AdapterCorrupt, match="missing"):
@@ -232,13 +232,13 @@ async def test_one_students_folder_copied_to_another_is_refused(
     store: AdapterStore, student: str, blobs: Blobs
 ) -> None:
     manifest = await publish(store, student, weights(), recipe=recipe())
-    theirs = store.ref(f"{student}-2", 1)
-    await blobs.create(theirs.weights_key, weights())
-    await blobs.create(theirs.manifest_key, manifest.to_json())
+    other_ref = store.ref(f"{student}-2", 1)
+    await blobs.create(other_ref.weights_key, weights())
+    await blobs.create(other_ref.manifest_key, manifest.to_json())
     await _copy(blobs, _prefix(store, student) + "active.json", _prefix(store, f"{student}-2") + "active.json")
 
     with pytest.raises(AdapterCorrupt):
-        await store.fetch(theirs)
+        await store.fetch(other_ref)
     with pytest.raises(AdapterCorrupt) as pointer:
         await store.resolve_active(f"{student}-2")
     assert pointer.value.facts == {"student_id": f"{student}-2"}
@@ -282,17 +282,17 @@ async def test_an_adapter_above_the_limits_is_not_downloaded(
     small = AdapterStore(blobs, tenant=tenant, limits=AdapterLimits(size_bytes=len(weights()) - 1))
     await blobs.erase(manifest.ref.weights_key)
 
-    with pytest.raises(AdapterIncompatible, match="limit") as large:
+    with pytest.raises(AdapterIncompatible, match="limit") as limit_error:
         await small.fetch(manifest.ref)
-    assert large.value.facts == {"student_id": student, "version": 1}
+    assert limit_error.value.facts == {"student_id": student, "version": 1}
 
 
 async def test_a_student_without_a_version_has_none(store: AdapterStore) -> None:
     assert await store.resolve_active("nobody") is None
     assert await store.list_versions("nobody") == []
-    with pytest.raises(ModelVersionNotFound) as caught:
+    with pytest.raises(ModelVersionNotFound) as refusal:
         await store.fetch(store.ref("nobody", 3))
-    assert caught.value.facts == {"student_id": "nobody", "version": 3}
+    assert refusal.value.facts == {"student_id": "nobody", "version": 3}
 
 
 async def test_a_student_whose_id_begins_like_anothers_sees_nothing_of_it(store: AdapterStore, student: str) -> None:
@@ -302,9 +302,9 @@ async def test_a_student_whose_id_begins_like_anothers_sees_nothing_of_it(store:
 
 
 async def test_a_malformed_id_reaches_no_key(store: AdapterStore) -> None:
-    with pytest.raises(InvalidField) as caught:
+    with pytest.raises(InvalidField) as refusal:
         await store.resolve_active("../x")
-    assert [violation.field for violation in caught.value.violations] == ["student_id"]
+    assert [violation.field for violation in refusal.value.violations] == ["student_id"]
 
 
 async def _active_version(store: AdapterStore, student: str) -> int:

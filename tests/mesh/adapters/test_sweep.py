@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from mesh.adapters.blobs import Erased
+from mesh.adapters.blobs import RemovedObjects
 from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore, CloneVoided, Swept
+from mesh.adapters.store import AdapterStore, CloneVoided, SweepReport
 from testing.adapters import publish
 from testing.leftovers import leftovers
 from tests.mesh.adapters.conftest import recipe, weights
@@ -22,7 +22,7 @@ async def test_a_tenant_in_order_is_left_as_it_is(
     await store.void("clone_2")
     keys = await blobs.keys(f"{tenant}/")
 
-    assert await store.sweep(older_than_seconds=0) == Swept()
+    assert await store.sweep(older_than_seconds=0) == SweepReport()
     assert await blobs.keys(f"{tenant}/") == keys
 
 
@@ -30,11 +30,11 @@ async def test_weights_of_a_worker_that_died_go(store: AdapterStore, blobs: S3Bl
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant).stage(student, weights(), recipe=recipe())
 
-    assert await store.sweep(older_than_seconds=HOUR_SECONDS) == Swept()
-    swept = await store.sweep(older_than_seconds=0)
+    assert await store.sweep(older_than_seconds=HOUR_SECONDS) == SweepReport()
+    report = await store.sweep(older_than_seconds=0)
 
-    assert swept.removed == 1
-    assert swept.bytes >= len(weights())
+    assert report.removed_versions == 1
+    assert report.removed_bytes >= len(weights())
     assert await blobs.keys(f"{tenant}/") == []
     # The clone was never decided, so its next worker publishes.
     await publish(store, student, weights(), recipe=recipe())
@@ -46,7 +46,7 @@ async def test_a_version_that_lacks_its_manifest_is_finished(
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).stage(student, weights(), recipe=recipe())
 
-    assert await store.sweep(older_than_seconds=0) == Swept(finished=1)
+    assert await store.sweep(older_than_seconds=0) == SweepReport(finished_versions=1)
 
     assert [manifest.recipe.clone_id for manifest in await store.list_versions(student)] == ["clone_1"]
     assert await leftovers(blobs, store, tenant) == set()
@@ -58,9 +58,9 @@ async def test_a_commit_whose_weights_are_gone_becomes_void(
     manifest = await publish(store, student, weights(), recipe=recipe())
     await blobs.erase(f"{tenant}/{student}/")
 
-    assert (await store.sweep(older_than_seconds=0)).voided == 1
+    assert (await store.sweep(older_than_seconds=0)).voided_commits == 1
 
-    assert await store.sweep(older_than_seconds=0) == Swept()
+    assert await store.sweep(older_than_seconds=0) == SweepReport()
     assert await store.void("clone_1") is None
     assert await blobs.keys(f"{manifest.ref}/") == []
 
@@ -71,9 +71,9 @@ async def test_a_pointer_of_a_student_without_versions_goes(
     manifest = await publish(store, student, weights(), recipe=recipe())
     await blobs.erase(f"{manifest.ref}/")
 
-    swept = await store.sweep(older_than_seconds=0)
+    report = await store.sweep(older_than_seconds=0)
 
-    assert (swept.voided, swept.pointers) == (1, 1)
+    assert (report.voided_commits, report.corrected_pointers) == (1, 1)
     assert await store.resolve_active(student) is None
     assert await blobs.keys(f"{tenant}/{student}/") == []
 
@@ -87,9 +87,9 @@ async def test_a_placeholder_whose_activation_died_goes(
     pointer_key = f"{tenant}/{student}/active.json"
     assert pointer_key in await blobs.keys(f"{tenant}/{student}/")
 
-    swept = await store.sweep(older_than_seconds=HOUR_SECONDS)
+    report = await store.sweep(older_than_seconds=HOUR_SECONDS)
 
-    assert swept == Swept(pointers=1)
+    assert report == SweepReport(corrected_pointers=1)
     assert pointer_key not in await blobs.keys(f"{tenant}/{student}/")
     assert await store.list_versions(student) == [manifest]
 
@@ -98,15 +98,15 @@ async def test_a_placeholder_that_arrives_after_the_deletion_of_its_student_goes
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
 ) -> None:
     manifest = await store.stage(student, weights(), recipe=recipe())
-    late = DelayingBlobs(blobs)
-    activation = asyncio.create_task(AdapterStore(late, tenant=tenant).activate(student, manifest.ref.version))
-    await late.delayed.wait()
+    late_blobs = DelayingBlobs(blobs)
+    activation = asyncio.create_task(AdapterStore(late_blobs, tenant=tenant).activate(student, manifest.ref.version))
+    await late_blobs.delayed.wait()
     activation.cancel()
     await asyncio.wait([activation])
     await store.delete_student(student)
 
     # A cancelled call's thread goes on.
-    await late.arrive()
+    await late_blobs.arrive()
     assert await blobs.keys(f"{tenant}/{student}/") != []
     assert await store.resolve_active(student) is None
     await store.sweep(older_than_seconds=HOUR_SECONDS)
@@ -152,9 +152,9 @@ async def test_a_commit_whose_manifest_is_void_becomes_void(
         await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).delete_student(student)
     assert store.ref(student, 1).manifest_key in await blobs.keys(f"{tenant}/{student}/")
 
-    swept = await store.sweep(older_than_seconds=0)
+    report = await store.sweep(older_than_seconds=0)
 
-    assert (swept.voided, swept.removed) == (1, 1)
+    assert (report.voided_commits, report.removed_versions) == (1, 1)
     assert await blobs.keys(f"{tenant}/{student}/") == []
     assert await store.void("clone_1") is None
 
@@ -167,7 +167,7 @@ async def test_a_corrupt_manifest_stays_for_a_person_and_stops_no_sweep(
     await blobs.create(manifest.ref.manifest_key, b"{}")
     await blobs.create(store.ref(f"{student}-2", 1).weights_key, weights())
 
-    assert (await store.sweep(older_than_seconds=0)).removed == 1
+    assert (await store.sweep(older_than_seconds=0)).removed_versions == 1
 
     assert await blobs.keys(f"{tenant}/{student}/v1/") == [manifest.ref.weights_key, manifest.ref.manifest_key]
 
@@ -177,7 +177,7 @@ async def test_a_pointers_past_goes_if_the_process_died_before_it_forgot_it(
 ) -> None:
     store = AdapterStore(versioned, tenant=tenant)
     manifest = await publish(store, student, weights(), recipe=recipe())
-    (kept,) = [await publish(store, f"{student}-2", weights(), recipe=recipe("clone_2"))]
+    (other_manifest,) = [await publish(store, f"{student}-2", weights(), recipe=recipe("clone_2"))]
     await versioned.erase(f"{manifest.ref}/")
     # The first write of this sweep deletes the pointer, and the second would forget its past versions.
     with pytest.raises(Crash):
@@ -186,8 +186,8 @@ async def test_a_pointers_past_goes_if_the_process_died_before_it_forgot_it(
 
     await store.sweep(older_than_seconds=0)
 
-    assert await versioned.erase(f"{tenant}/{student}/") == Erased()
-    assert await store.list_versions(f"{student}-2") == [kept]
+    assert await versioned.erase(f"{tenant}/{student}/") == RemovedObjects()
+    assert await store.list_versions(f"{student}-2") == [other_manifest]
     # The pointer of a student who is there keeps its past.
     assert (await versioned.forget(f"{tenant}/{student}-2/")).objects == 1
 
@@ -204,7 +204,7 @@ async def test_a_pointer_forgets_versions_that_are_gone(
     await store.sweep(older_than_seconds=0)
 
     assert await store.resolve_active(student) is None
-    assert await store.pinned(student) == frozenset()
+    assert await store.list_pinned(student) == frozenset()
     assert await leftovers(blobs, store, tenant) == set()
     assert [manifest.ref.version for manifest in await store.list_versions(student)] == [1]
 
@@ -214,11 +214,11 @@ async def test_a_later_version_that_is_gone_overtakes_nobody(store: AdapterStore
         await publish(store, student, weights(), recipe=recipe(f"clone_{number}"))
     await blobs.erase(f"{store.ref(student, 2)}/")
 
-    published = await publish(store, student, weights(), recipe=recipe("clone_3"))
+    newest = await publish(store, student, weights(), recipe=recipe("clone_3"))
 
     active = await store.resolve_active(student)
     assert active is not None
-    assert active.sha256 == published.sha256
+    assert active.sha256 == newest.sha256
 
 
 async def test_a_version_without_any_commit_stays(
@@ -228,7 +228,7 @@ async def test_a_version_without_any_commit_stays(
     # As if someone had restored the students' folders alone.
     await blobs.erase(f"{tenant}/_commits/")
 
-    assert await store.sweep(older_than_seconds=0) == Swept()
+    assert await store.sweep(older_than_seconds=0) == SweepReport()
     assert await store.list_versions(student) == [manifest]
 
 
@@ -252,14 +252,16 @@ async def test_what_a_cut_off_retirement_left_goes(
 async def test_a_worker_that_outlives_a_sweep_publishes_no_other_clones_weights(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
-    late = PausingBlobs(blobs, calls=calls)
-    stage = asyncio.create_task(AdapterStore(late, tenant=tenant).stage(student, weights(seed=1), recipe=recipe()))
-    await late.reached(stage)
+    late_blobs = PausingBlobs(blobs, calls=calls)
+    stage = asyncio.create_task(
+        AdapterStore(late_blobs, tenant=tenant).stage(student, weights(seed=1), recipe=recipe())
+    )
+    await late_blobs.reached(stage)
     await store.sweep(older_than_seconds=0)
 
     # Takes the number that the sweeper freed, if it did; with weights of the same size.
     await store.stage(student, weights(seed=2), recipe=recipe("clone_2"))
-    late.go.set()
+    late_blobs.go.set()
     await asyncio.wait([stage])
 
     for manifest in await store.list_versions(student):
@@ -278,15 +280,15 @@ async def test_a_worker_that_publishes_while_a_sweeper_pauses_loses_nothing(
 ) -> None:
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=1), tenant=tenant).stage(student, weights(), recipe=recipe())
-    late = PausingBlobs(blobs, calls=calls)
-    sweep = asyncio.create_task(AdapterStore(late, tenant=tenant).sweep(older_than_seconds=0))
-    await late.reached(sweep)
+    late_blobs = PausingBlobs(blobs, calls=calls)
+    sweep = asyncio.create_task(AdapterStore(late_blobs, tenant=tenant).sweep(older_than_seconds=0))
+    await late_blobs.reached(sweep)
 
     try:
         manifest = await publish(store, student, weights(seed=2), recipe=recipe("clone_2"))
     except CloneVoided:
         manifest = None
-    late.go.set()
+    late_blobs.go.set()
     await sweep
 
     assert manifest is not None

@@ -1,4 +1,4 @@
-"""A scheduler that lets one process at a time take one step at the store, in an order that a seed decides."""
+"""A scheduler that lets one process at a time make one step at the store; a seed decides the order."""
 
 import asyncio
 import random
@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from mesh.adapters.blobs import Blob, BlobConflict, Blobs, Entry, Erased
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, RemovedObjects
 from tests.mesh.adapters.faulty_blobs import Put
 
-# What arrives late is delayed by one of these numbers of turns.
-_DELAYS = (1, 5, 50)
+# A late write is delayed by one of these numbers of turns.
+_DELAY_TURNS = (1, 5, 50)
 
-# Turns of the event loop after which every process that can go on without the store has done so.
-_SETTLE = 24
+# Iterations of the event loop after which every process waits for its turn or has ended.
+_SETTLE_ITERATIONS = 24
 
 _process: ContextVar[int] = ContextVar("process")
 
@@ -26,11 +26,11 @@ class _Waiting:
 
 
 class Turns:
-    """Grants turns by chance.
+    """Grants turns at random.
 
     Args:
-        chance: Decides who is next.
-        sticky: How likely the same process goes on; the higher, the longer others stand still.
+        chance: Draws the next process.
+        sticky: Probability that the same process goes on; the higher, the longer the others pause.
     """
 
     def __init__(self, chance: random.Random, *, sticky: float) -> None:
@@ -42,7 +42,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn, and holds it until the block is left."""
+        """Waits for a turn and holds it until the block is left."""
         waiting = _Waiting(_process.get(), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         try:
@@ -55,7 +55,7 @@ class Turns:
                 self._is_free.set()
 
     async def pause(self) -> None:
-        """Waits for a turn, and gives it back at once: for steps that need no time."""
+        """Waits for a turn and returns it at once: for steps that take no time."""
         async with self.turn():
             pass
 
@@ -63,7 +63,7 @@ class Turns:
         """Performs a write some turns later, for a process that does not wait for it."""
 
         async def arrive() -> None:
-            for _ in range(self._chance.choice(_DELAYS)):
+            for _ in range(self._chance.choice(_DELAY_TURNS)):
                 await self.pause()
             with suppress(BlobConflict):
                 await put()
@@ -80,7 +80,7 @@ class Turns:
                 _process.reset(token)
             last = 0
             while True:
-                for _ in range(_SETTLE):
+                for _ in range(_SETTLE_ITERATIONS):
                     await asyncio.sleep(0)
                 if not self._waiting:
                     if all(task.done() for task in (*tasks, *self._deliveries)):
@@ -101,7 +101,7 @@ class Turns:
 
 
 class TurnBlobs:
-    """A process whose every call to the store takes one turn; the store does nothing else meanwhile."""
+    """A process each of whose calls to the store takes one turn, so that calls never overlap."""
 
     def __init__(self, blobs: Blobs, turns: Turns) -> None:
         self._blobs = blobs
@@ -123,7 +123,7 @@ class TurnBlobs:
         async with self._turns.turn():
             return await self._blobs.keys(prefix)
 
-    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+    async def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
         async with self._turns.turn():
             entries = [entry async for entry in self._blobs.entries(prefix)]
         for entry in entries:
@@ -133,15 +133,15 @@ class TurnBlobs:
         async with self._turns.turn():
             await self._blobs.delete(key, etag=etag)
 
-    async def erase(self, prefix: str) -> Erased:
+    async def erase(self, prefix: str) -> RemovedObjects:
         async with self._turns.turn():
             return await self._blobs.erase(prefix)
 
-    async def forget(self, prefix: str) -> Erased:
+    async def forget(self, prefix: str) -> RemovedObjects:
         async with self._turns.turn():
             return await self._blobs.forget(prefix)
 
-    async def forget_deleted(self, prefix: str) -> Erased:
+    async def forget_deleted(self, prefix: str) -> RemovedObjects:
         async with self._turns.turn():
             return await self._blobs.forget_deleted(prefix)
 

@@ -1,0 +1,107 @@
+"""Reading: one version's manifest and weights, and the list of a student's versions. Validates all that it returns."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mesh.adapters.documents import Documents, versions_in
+from mesh.adapters.inspection import AdapterLimits, inspect
+from mesh.adapters.manifest import Manifest
+from mesh.adapters.ref import AdapterRef
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAdapter:
+    """One version as it was published, validated."""
+
+    manifest: Manifest
+    weights: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPage:
+    """Some of a student's versions, newest first.
+
+    Attributes:
+        manifests: Manifests of the versions.
+        next_below: All versions of the next page are below this one; None if there is no next page.
+    """
+
+    manifests: tuple[Manifest, ...]
+    next_below: int | None
+
+
+class Reading:
+    """Reads versions; `AdapterStore` documents each method."""
+
+    def __init__(self, documents: Documents, *, limits: AdapterLimits) -> None:
+        self._documents = documents
+        self._blobs = documents.blobs
+        self._limits = limits
+
+    async def fetch(self, ref: AdapterRef, *, sha256: str | None) -> StoredAdapter:
+        """See `AdapterStore.fetch`."""
+        manifest = await self._documents.read_manifest(ref)
+        if sha256 not in (None, manifest.sha256):
+            raise AdapterCorrupt(f"the manifest of {ref} has another sha256 than the pointer")
+        if manifest.size_bytes > self._limits.size_bytes:
+            raise AdapterIncompatible(
+                f"{ref} has {manifest.size_bytes} bytes, above the limit of {self._limits.size_bytes}"
+            )
+        blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
+        if blob is None:
+            if await self._documents.is_void(manifest.recipe.clone_id):
+                # The version was removed between the two reads.
+                raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
+            raise AdapterCorrupt(f"the weights of {ref} are missing")
+        await asyncio.to_thread(self._verify, blob.data, manifest)
+        return StoredAdapter(manifest=manifest, weights=blob.data)
+
+    async def read_manifest(self, ref: AdapterRef) -> Manifest:
+        """See `AdapterStore.read_manifest`."""
+        if not await self._documents.has_weights(ref):
+            raise ModelVersionNotFound(student_id=ref.student_id, version=ref.version)
+        return await self._documents.read_manifest(ref)
+
+    async def list_versions(self, student_id: str) -> list[Manifest]:
+        """See `AdapterStore.list_versions`."""
+        return await self._read_manifests(await self._published(student_id))
+
+    async def list_page(self, student_id: str, *, size: int, below: int | None) -> VersionPage:
+        """See `AdapterStore.list_page`."""
+        refs = [ref for ref in await self._published(student_id) if below is None or ref.version < below][::-1]
+        manifests = await self._read_manifests(refs[:size])
+        return VersionPage(manifests=tuple(manifests), next_below=refs[size - 1].version if len(refs) > size else None)
+
+    def _verify(self, weights: bytes, manifest: Manifest) -> None:
+        if not manifest.describes(weights):
+            raise AdapterCorrupt(f"the weights of {manifest.ref} do not have the sha256 of the manifest")
+        inspect(weights, lora=manifest.recipe.lora, limits=self._limits)
+
+    async def _published(self, student_id: str) -> list[AdapterRef]:
+        """Returns the versions that have weights and a manifest, oldest first."""
+        keys = self._documents.keys_of(student_id)
+        present = set(await self._blobs.keys(keys.prefix))
+        refs = [self._documents.ref(student_id, version) for version in versions_in(keys, present)]
+        # A version with weights alone is not published yet; one with a manifest alone is being removed.
+        return [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= present]
+
+    async def _read_manifests(self, refs: Sequence[AdapterRef]) -> list[Manifest]:
+        """Reads manifests in this order; skips those that do not parse, which it logs, and those that are gone."""
+        results = await asyncio.gather(*map(self._documents.read_manifest, refs), return_exceptions=True)
+        manifests = []
+        for ref, result in zip(refs, results, strict=True):
+            if isinstance(result, AdapterCorrupt):
+                # One corrupt version must not hide the good versions that a teacher would roll back to.
+                _log.warning("adapter_manifest_corrupt", ref=str(ref))
+            elif isinstance(result, ModelVersionNotFound):
+                continue  # removed since the listing
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                manifests.append(result)
+        return manifests
