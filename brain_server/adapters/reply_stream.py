@@ -40,6 +40,15 @@ class DecodingSummary:
     first_token_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StageTimes:
+    """When a request reached each stage, in `time.monotonic()` seconds."""
+
+    arrived_at: float
+    prepared_at: float
+    chosen_at: float
+
+
 class ReplyDecoder(Protocol[P, C]):
     """What differs between engines."""
 
@@ -82,7 +91,7 @@ async def stream_reply(
         prepared = await decoder.prepare(generation, allowance)
         prepared_at = time.monotonic()
         choice = await within(stack.enter_async_context(adapters.choose(generation)), allowance)
-        chosen_at = time.monotonic()
+        times = _StageTimes(arrived_at=arrived_at, prepared_at=prepared_at, chosen_at=time.monotonic())
         decoding = decoder.decode(generation, prepared, choice, allowance)
         async for event in await stack.enter_async_context(aclosing(decoding)):
             if isinstance(event, DecodingSummary):
@@ -92,10 +101,7 @@ async def stream_reply(
                 yield Delta(event)
     assert summary is not None, "a decoder ends with its summary"
     now = time.monotonic()
-    admission.record_duration(now - (summary.start_at or chosen_at))
-    # An engine that does not tell when decoding began queues requests out of sight: its queue is part of the wait for
-    # the first token, and what is known here is the wait for the prompt.
-    queue_seconds = summary.start_at - chosen_at if summary.start_at is not None else prepared_at - arrived_at
+    admission.record_duration(now - (summary.start_at or times.chosen_at))
     yield Reply(
         text="".join(pieces),
         model=summary.model,
@@ -104,10 +110,20 @@ async def stream_reply(
         finish_reason=summary.finish_reason,
         prompt_tokens=summary.prompt_tokens,
         completion_tokens=summary.completion_tokens,
-        timing=Timing(
-            queue_ms=queue_seconds * 1e3,
-            adapter_load_ms=(chosen_at - prepared_at) * 1e3,
-            first_token_ms=((summary.first_token_at or now) - arrived_at) * 1e3,
-            total_ms=(now - arrived_at) * 1e3,
-        ),
+        timing=_timing_of(times, summary, now=now),
+    )
+
+
+def _timing_of(times: _StageTimes, summary: DecodingSummary, *, now: float) -> Timing:
+    if summary.start_at is not None:
+        queue_seconds = summary.start_at - times.chosen_at
+    else:
+        # The engine has a queue of its own, which is part of the wait for the first token. What is known here is the
+        # wait for the prompt.
+        queue_seconds = times.prepared_at - times.arrived_at
+    return Timing(
+        queue_ms=queue_seconds * 1e3,
+        adapter_load_ms=(times.chosen_at - times.prepared_at) * 1e3,
+        first_token_ms=((summary.first_token_at or now) - times.arrived_at) * 1e3,
+        total_ms=(now - times.arrived_at) * 1e3,
     )
