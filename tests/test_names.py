@@ -34,7 +34,6 @@ BARE_NAMES = {
     "brain_server/edge/adapter_wire.py": "one",
     "brain_server/edge/metrics.py": "held seen",
     "brain_server/edge/wire.py": "asked",
-    "brain_server/torch_engine/engine.py": "one",
     "cloning_server/compute/batch_decoding.py": "_ended ended found one read wanted",
     "cloning_server/compute/kernels.py": "_said one",
     "cloning_server/compute/layers.py": "Seen one seen wanted",

@@ -1,7 +1,7 @@
 """The torch engine: one base model in this process, many replies at once, each with its student's adapter.
 
-Requests meet here in the event loop; models, tokens and weights stay on the torch thread. While a request waits for its
-turn its adapter is fetched, so that a slow store holds up nobody else.
+Requests are in the event loop; model, tokens and weights stay on the torch thread. A request fetches its adapter before
+it queues for a row, so that a slow store delays nobody else.
 """
 
 import asyncio
@@ -48,7 +48,9 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
+class _LoadedParts:
+    """What exists once the base model is loaded."""
+
     model: TorchModel
     adapters: StudentAdapters[SlotWeights]
     batch: Batch
@@ -56,10 +58,10 @@ class _Loaded:
 
 
 class TorchEngine:
-    """An `Engine` on torch. Made by `open`.
+    """An `Engine` on torch. Create it with `open`.
 
     Attributes:
-        pointers: Which version is whose active one; whoever hears that one moved says so there.
+        pointers: The cache of the students' active versions. On news of another version, call its `mark_stale`.
     """
 
     def __init__(self, settings: EngineSettings, *, store: AdapterStore) -> None:
@@ -67,28 +69,28 @@ class TorchEngine:
         self._settings = settings
         self._store = store
         self._auto_device = pick_device()
-        # What torch computes, one step at a time, on all cores that it would take.
+        # Computes the steps, one at a time, on as many cores as torch uses by default.
         cores = partial(torch.set_num_threads, torch.get_num_threads())
         self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="torch", initializer=cores)
-        # Tokenising, which is quick and should not wait for a step.
+        # Tokenises, which is fast and should not wait for a step.
         self._prompt_thread = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        # Adapters are made ready on one core: on all of them every product would wait for the step that has them, which
-        # took 100 ms in place of 6.
+        # Packs adapters on one core. On all cores, each product would wait for those that compute the step: measured,
+        # 100 ms instead of 6.
         one_core = partial(torch.set_num_threads, 1)
         self._adapter_thread = ThreadPoolExecutor(1, thread_name_prefix="adapters", initializer=one_core)
         self._admission = Admission(
             limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
         )
-        self._loaded: _Loaded | None = None
+        self._loaded: _LoadedParts | None = None
         self._failure = ""
         self._loading = asyncio.create_task(self._load(), name="load the base model")
 
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: EngineSettings, store: AdapterStore) -> AsyncIterator[Self]:
-        """Begins to load the base model and goes on at once; `facts` tells how far that is.
+        """Starts to load the base model and returns at once; `facts` says when it is loaded.
 
-        Leaving stops what decodes. A load that is under way can't be stopped, and is waited for.
+        On exit, all requests end. A load in progress can't be stopped, so the exit waits for it.
         """
         async with AsyncExitStack() as stack:
             engine = cls(settings, store=store)
@@ -117,7 +119,7 @@ class TorchEngine:
 
     @property
     def counts(self) -> EngineCounts:
-        """Figures for metrics."""
+        """Counts for metrics."""
         loaded = self._loaded
         if loaded is None:
             return EngineCounts(
@@ -153,7 +155,7 @@ class TorchEngine:
         loaded = self._require_loaded()
         async with AsyncExitStack() as stack:
             allowance = stack.enter_context(self._admission.place(None))
-            asked_at = time.monotonic()
+            started_at = time.monotonic()
             await self.pointers.resolve(student_id, refresh=True)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
@@ -164,16 +166,16 @@ class TorchEngine:
         return WarmedAdapter(
             adapter=adapter.identity,
             bytes=adapter.manifest.size_bytes,
-            load_ms=(leased_at - asked_at) * 1e3,
+            load_ms=(leased_at - started_at) * 1e3,
             probe_tokens=probe.token_count,
         )
 
     def residencies(self) -> Sequence[Residency]:
         """See `Engine.residencies`."""
         loaded = self._require_loaded()
-        in_host = {one.adapter: one for one in loaded.adapters.host.residencies()}
-        in_slots = {one.adapter: one for one in loaded.batch.slots.residencies()}
-        return sorted((in_host | in_slots).values(), key=lambda one: one.last_used, reverse=True)
+        in_host = {residency.adapter: residency for residency in loaded.adapters.host.residencies()}
+        in_slots = {residency.adapter: residency for residency in loaded.batch.slots.residencies()}
+        return sorted((in_host | in_slots).values(), key=lambda residency: residency.last_used, reverse=True)
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         """See `Engine.evict`."""
@@ -185,9 +187,9 @@ class TorchEngine:
 
     @property
     def _stall(self) -> str:
-        """Why decoding does not go on, if it does not."""
+        """Why decoding makes no progress; empty if it does or nothing is to decode."""
         seconds = self._loaded.batch.step_seconds if self._loaded else 0.0
-        return f"decoding has stood still for {seconds:.0f} s" if seconds > self._settings.stall_seconds else ""
+        return f"decoding has made no progress for {seconds:.0f} s" if seconds > self._settings.stall_seconds else ""
 
     @property
     def _reason(self) -> str:
@@ -201,7 +203,7 @@ class TorchEngine:
 
         return await asyncio.get_running_loop().run_in_executor(self._adapter_thread, pack)
 
-    def _require_loaded(self) -> _Loaded:
+    def _require_loaded(self) -> _LoadedParts:
         if self._loaded is None:
             raise ModelNotLoaded(self.facts.reason)
         return self._loaded
@@ -209,13 +211,13 @@ class TorchEngine:
     async def _load(self) -> None:
         settings = self._settings
         name = settings.base_model
-        started = time.monotonic()
+        started_at = time.monotonic()
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._torch_thread, load_model, settings)
         except AivoError as error:
             self._failure = str(error)
             _log.error("base_model_unavailable", base_model=name, reason=self._failure)
-        except Exception as error:  # noqa: BLE001 - a server that can't answer still says why, whatever the reason
+        except Exception as error:  # noqa: BLE001 - health reports the reason, whatever it is
             self._failure = f"{name} could not be loaded: {type(error).__name__}"
             _log.exception("base_model_failed", base_model=name)
         else:
@@ -223,13 +225,13 @@ class TorchEngine:
             _log.info(
                 "base_model_loaded",
                 base_model=model.base.name,
-                seconds=round(time.monotonic() - started, 1),
+                seconds=round(time.monotonic() - started_at, 1),
                 context_tokens=model.context_tokens,
                 cache_bytes=model.cache_bytes,
                 slot_bytes=model.slot_bytes,
             )
 
-    def _assemble(self, model: TorchModel) -> _Loaded:
+    def _assemble(self, model: TorchModel) -> _LoadedParts:
         settings = self._settings
         batch = Batch(
             model,
@@ -246,7 +248,7 @@ class TorchEngine:
             host_bytes=settings.adapter_host_bytes,
         )
         decoder = TorchReplyDecoder(model, batch, prompt_thread=self._prompt_thread)
-        return _Loaded(model=model, adapters=adapters, batch=batch, decoder=decoder)
+        return _LoadedParts(model=model, adapters=adapters, batch=batch, decoder=decoder)
 
     async def _end(self) -> None:
         self._admission.close()

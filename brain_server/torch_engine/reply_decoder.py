@@ -37,12 +37,12 @@ class TorchReplyDecoder:
     """A `ReplyDecoder` on the running batch."""
 
     def __init__(self, model: TorchModel, batch: Batch, *, prompt_thread: ThreadPoolExecutor) -> None:
-        """Takes the parts that decode.
+        """Keeps the parts that decode.
 
         Args:
-            model: The base model.
-            batch: Runs its sequences.
-            prompt_thread: Tokenises.
+            model: Makes the sequences.
+            batch: Runs the sequences on the model.
+            prompt_thread: Tokenises the prompts.
         """
         self._model = model
         self._batch = batch
@@ -52,19 +52,19 @@ class TorchReplyDecoder:
         """Returns the prompt's token ids.
 
         Raises:
-            InvalidField: It does not fit the model.
+            InvalidField: The prompt is too long for the model.
             DeadlineExceeded: The deadline passed first.
         """
         loop = asyncio.get_running_loop()
         return await within(loop.run_in_executor(self._prompt_thread, self._model.encode, prompt), allowance)
 
     async def prepare(self, generation: Generation, allowance: Allowance) -> PreparedPrompt:
-        """See `ReplyDecoder.prepare`. Compiles the schema, too, if there is one."""
+        """See `ReplyDecoder.prepare`. Also compiles the JSON schema, if there is one."""
         tokens = await self.encode(generation.prompt, allowance)
         if generation.json_schema is None:
             return PreparedPrompt(tokens=tokens, constraint=None)
-        compiling = asyncio.to_thread(self._model.constraint, generation.json_schema)
-        return PreparedPrompt(tokens=tokens, constraint=await within(compiling, allowance))
+        compilation = asyncio.to_thread(self._model.constraint, generation.json_schema)
+        return PreparedPrompt(tokens=tokens, constraint=await within(compilation, allowance))
 
     async def decode(
         self,

@@ -131,12 +131,12 @@ class TorchModel:
         rows = step.rows
         if not rows:
             return []
-        logits_MV = self._read_tokens(step, logits_of=_logit_indices(rows))
-        # Counted before the sequences advance, because that changes which positions they need logits of.
-        logit_counts = [len(row.logit_positions) for row in rows]
+        # Read before the sequences advance, which changes the positions that they need logits of.
+        positions = [row.logit_positions for row in rows]
+        logits_MV = self._read_tokens(step, logits_of=_logit_indices(rows, positions))
         for row in rows:
             row.sequence.advance(row.token_count)
-        return self._apply_logits(logits_MV, rows, logit_counts)
+        return self._apply_logits(logits_MV, rows, positions)
 
     def _read_tokens(self, step: BatchStep, *, logits_of: Sequence[int]) -> Tensor:
         """Reads the step's tokens. Returns the logits of those with the given indices, [len(logits_of), vocabulary]."""
@@ -147,13 +147,13 @@ class TorchModel:
         return self._decoder.step(lane, prefill, adapters=adapters, logits_of=logits_of)
 
     def _apply_logits(
-        self, logits_MV: Tensor, rows: Sequence[StepRow], logit_counts: Sequence[int]
+        self, logits_MV: Tensor, rows: Sequence[StepRow], positions: Sequence[range]
     ) -> list[TokenSequence]:
         """Gives each sequence its logits, in the order of the rows. Returns the sequences whose logits are broken."""
         broken_sequences: list[TokenSequence] = []
         replies: dict[int, ReplySequence] = {}
         start = 0
-        for row, count in zip(rows, logit_counts, strict=True):
+        for row, count in zip(rows, map(len, positions), strict=True):
             sequence = row.sequence
             if count and isinstance(sequence, ReplySequence):
                 replies[start] = sequence
@@ -223,12 +223,12 @@ def load_model(settings: EngineSettings) -> TorchModel:
     return TorchModel(base, capacity=capacity)
 
 
-def _logit_indices(rows: Sequence[StepRow]) -> list[int]:
-    """Returns which tokens of the step need logits, as indices among the tokens of all rows."""
+def _logit_indices(rows: Sequence[StepRow], positions: Sequence[range]) -> list[int]:
+    """Returns which tokens of the step need logits: positions in each row as indices among the tokens of all rows."""
     indices: list[int] = []
     start = 0
-    for row in rows:
-        indices += [start + position for position in row.logit_positions]
+    for row, row_positions in zip(rows, positions, strict=True):
+        indices += [start + position for position in row_positions]
         start += row.token_count
     return indices
 
