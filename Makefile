@@ -114,14 +114,17 @@ endef
 
 protos: $(INSTALLED) ## Generate gen/ from protos/
 	@mkdir -p build/googleapis/google/api build/googleapis/google/rpc
-	@for file in api/annotations api/http rpc/status rpc/error_details; do \
+	@for file in api/annotations api/field_behavior api/http rpc/status rpc/error_details; do \
 		ln -sf $(CURDIR)/$(VENV)/lib/python3*/site-packages/google/$$file.proto build/googleapis/google/$$file.proto; done
+	@python protos/write_validate.py build/protovalidate
 	@rm -rf $(GEN) && mkdir -p $(GEN)
-	@python -m grpc_tools.protoc -I protos -I build/googleapis --python_out=$(GEN) --grpc_python_out=$(GEN) \
+	@python -m grpc_tools.protoc -I protos -I build/googleapis -I build/protovalidate --python_out=$(GEN) --grpc_python_out=$(GEN) \
 		--mypy_out=quiet:$(GEN) --mypy_grpc_out=quiet:$(GEN) $$(cd protos && find aivo -name '*.proto' | sort)
+	@# protovalidate's wheel brings no module for `google.protobuf`, which ours import. No service is in it.
+	@python -m grpc_tools.protoc -I build/protovalidate --python_out=$(GEN) --mypy_out=quiet:$(GEN) buf/validate/validate.proto
 	@buf build --exclude-source-info -o $(GEN)/descriptors.binpb
-	@# `aivo` is a namespace package, so the marker of typed packages is in each package below it.
-	@find $(GEN)/aivo -name '*_pb2.py' -exec dirname {} + | sort -u | while read -r folder; do touch $$folder/py.typed; done
+	@# `aivo` and `buf` are namespace packages, so the marker of typed packages is in each package below them.
+	@find $(GEN) -name '*_pb2.py' -exec dirname {} + | sort -u | while read -r folder; do touch $$folder/py.typed; done
 
 docs: protos ## Generate docs/api.md from protos/, and the pictures from their text
 	@mkdir -p build $(DOCS)/pictures

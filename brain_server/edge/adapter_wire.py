@@ -8,8 +8,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from brain_server.edge.wire import adapter_from
 from brain_server.engine.contract import LoadedAdapter, Residency, Tier, WarmedAdapter
-from mesh.adapters.ref import validate_student_id
-from mesh.errors import InvalidField, Violation
 from mesh.paging import clamp_page_size, position_in, token_after
 
 _LIST_NAME = "adapters"
@@ -20,26 +18,9 @@ _TIERS: Mapping[Tier, pb.AdapterTier.ValueType] = {
 }
 
 
-def student_id_from(request: pb.WarmAdapterRequest | pb.EvictAdapterRequest) -> str:
-    """Parses whose adapter is meant.
-
-    Raises:
-        InvalidField: The id is malformed.
-    """
-    return validate_student_id(request.student_id)
-
-
 def version_from(request: pb.WarmAdapterRequest) -> int | None:
-    """Parses which version is meant; None is the active one.
-
-    Raises:
-        InvalidField: It is 0.
-    """
-    if not request.HasField("version"):
-        return None
-    if request.version < 1:
-        raise InvalidField([Violation("version", "must be 1 or more")])
-    return request.version
+    """Converts which version is meant; None is the active one."""
+    return request.version if request.HasField("version") else None
 
 
 def warmed_from(warmed: WarmedAdapter) -> pb.WarmAdapterResponse:
@@ -56,10 +37,8 @@ def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency])
     """Tells of a page of the adapters in memory, most recently used first.
 
     Raises:
-        InvalidField: The page's size or token is malformed.
+        InvalidField: The page token is none of this list.
     """
-    if request.page_size < 0:
-        raise InvalidField([Violation("page_size", "must be 0 or more")])
     below = position_in(request.page_token, _LIST_NAME) if request.page_token else None
     by_position = {_position_of(residency): residency for residency in residencies}
     positions = sorted((place for place in by_position if below is None or place < below), reverse=True)

@@ -77,7 +77,7 @@ class AdapterServicer(AdapterServiceServicer):
         self, request: adapter_pb.WarmAdapterRequest, context: Context
     ) -> adapter_pb.WarmAdapterResponse:
         """Loads an adapter."""
-        warmed = await self._engine.warm(adapter_wire.student_id_from(request), adapter_wire.version_from(request))
+        warmed = await self._engine.warm(request.student_id, adapter_wire.version_from(request))
         return adapter_wire.warmed_from(warmed)
 
     async def ListAdapters(
@@ -90,4 +90,4 @@ class AdapterServicer(AdapterServiceServicer):
         self, request: adapter_pb.EvictAdapterRequest, context: Context
     ) -> adapter_pb.EvictAdapterResponse:
         """Drops a student's adapters from memory."""
-        return adapter_wire.evicted_from(await self._engine.evict(adapter_wire.student_id_from(request)))
+        return adapter_wire.evicted_from(await self._engine.evict(request.student_id))

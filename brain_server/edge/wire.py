@@ -1,4 +1,8 @@
-"""Between the contract's messages and the domain, both ways. Knows neither the engine's insides nor gRPC."""
+"""Between the contract's messages and the domain, both ways.
+
+Requests that come here follow the rules of their protos: the interceptor has checked them (`mesh.rpc.validation`).
+Knows neither the engine's insides nor gRPC.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,21 +25,8 @@ from brain_server.engine.contract import (
     Reply,
     Sampling,
 )
-from mesh.adapters.ref import validate_student_id
-from mesh.errors import InvalidField
 from mesh.lm.chat import Prompt, Role, Turn
-from mesh.rpc.validation import Fields
 from mesh.tutoring.profile import StudentProfile, parse_profile
-
-MAX_PROMPT_CHARS = 8_000
-MAX_TURNS = 32
-MAX_CRITERION_CHARS = 2_000
-MAX_TOKENS = 1024
-MAX_STOPS = 4
-MAX_STOP_CHARS = 64
-# Four times what the default base model's context window holds in English. Whether a conversation fits the window, only
-# the engine can tell; this keeps it from having to read what can't.
-MAX_CONVERSATION_CHARS = 131_072
 
 _POLICIES: Mapping[int, AdapterPolicy] = {
     pb.ADAPTER_POLICY_PREFER: AdapterPolicy.PREFER,
@@ -59,56 +50,42 @@ AnyGenerateRequest = pb.GenerateRequest | pb.GenerateStreamRequest
 
 
 def generation_from(request: AnyGenerateRequest, *, deadline: float | None) -> Generation:
-    """Parses a conversation to continue.
+    """Converts a conversation to continue.
 
     Args:
         request: Unary or streamed; the fields are the same.
         deadline: `time.monotonic()` seconds after which nobody waits.
-
-    Raises:
-        InvalidField: With every fault of the request.
     """
-    fields = Fields()
-    fields.require_text("prompt", request.prompt, max_chars=MAX_PROMPT_CHARS)
-    profile = _profile_from(fields, request.context)
-    sampling = _sampling_from(fields, request)
-    turns = _turns_from(fields, request)
-    policy = _policy_from(fields, request)
-    fields.raise_if_any()
+    turns = [Turn(role=_ROLES[turn.role], text=turn.text) for turn in request.history]
     return Generation(
-        prompt=Prompt(profile=profile, turns=(*turns, Turn(role=Role.STUDENT, text=request.prompt))),
+        prompt=Prompt(
+            profile=_profile_from(request.context), turns=(*turns, Turn(role=Role.STUDENT, text=request.prompt))
+        ),
         student_id=request.context.student_id or None,
-        policy=policy,
+        policy=_POLICIES[request.adapter_policy] if request.HasField("adapter_policy") else AdapterPolicy.PREFER,
         version=request.adapter_version if request.HasField("adapter_version") else None,
-        sampling=sampling,
+        sampling=Sampling(
+            temperature=request.temperature if request.HasField("temperature") else None,
+            top_p=request.top_p if request.HasField("top_p") else None,
+            max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+            seed=request.seed if request.HasField("seed") else None,
+            stop=tuple(request.stop),
+        ),
         deadline=deadline,
     )
 
 
 def assessment_from(request: pb.AssessRequest) -> Assessment:
-    """Parses an answer to assess.
-
-    Raises:
-        InvalidField: With every fault of the request.
-    """
-    fields = Fields()
-    fields.require_text("student_response", request.student_response, max_chars=MAX_PROMPT_CHARS)
+    """Converts an answer to assess."""
     criteria = request.criteria
-    within = fields.within("criteria")
-    texts = {name: getattr(criteria, name) for name in Criteria.TEXTS}
-    for name, text in texts.items():
-        within.text(name, text, max_chars=MAX_CRITERION_CHARS)
-    if not any(text.strip() for text in texts.values()):
-        fields.refuse("criteria", f"must have at least one of {', '.join(Criteria.TEXTS)}")
-    asked = _parse_profile(fields, "criteria.", grade=criteria.grade, subject=criteria.subject)
-    student = _profile_from(fields, request.context)
-    fields.raise_if_any()
+    named = parse_profile(grade=criteria.grade, subject=criteria.subject)
+    student = _profile_from(request.context)
     return Assessment(
         answer=request.student_response.strip(),
         criteria=Criteria(
-            grade=asked.grade or student.grade,
-            subject=asked.subject or student.subject,
-            **{name: text.strip() for name, text in texts.items()},
+            grade=named.grade or student.grade,
+            subject=named.subject or student.subject,
+            **{name: getattr(criteria, name).strip() for name in Criteria.TEXTS},
         ),
         profile=student,
     )
@@ -178,87 +155,13 @@ def health_from(report: HealthReport) -> pb.GetHealthResponse:
     )
 
 
-def _profile_from(fields: Fields, context: pb.StudentContext) -> StudentProfile:
-    if context.student_id:
-        try:
-            validate_student_id(context.student_id, field="context.student_id")
-        except InvalidField as error:
-            fields.include(error)
-    return _parse_profile(
-        fields,
-        "context.",
+def _profile_from(context: pb.StudentContext) -> StudentProfile:
+    return parse_profile(
         grade=context.grade,
         subject=context.subject,
         learning_style=context.learning_style,
         disability=context.disability,
     )
-
-
-def _parse_profile(fields: Fields, prefix: str, **words: str) -> StudentProfile:
-    try:
-        return parse_profile(prefix, **words)
-    except InvalidField as error:
-        fields.include(error)
-        return StudentProfile()
-
-
-def _sampling_from(fields: Fields, request: AnyGenerateRequest) -> Sampling:
-    sampling = Sampling(
-        temperature=request.temperature if request.HasField("temperature") else None,
-        top_p=request.top_p if request.HasField("top_p") else None,
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        seed=request.seed if request.HasField("seed") else None,
-        stop=_stop_from(fields, request),
-    )
-    fields.between("temperature", sampling.temperature, low=0, high=2)
-    fields.between("top_p", sampling.top_p, low=0, high=1, above_low=True)
-    fields.between("max_tokens", sampling.max_tokens, low=1, high=MAX_TOKENS)
-    return sampling
-
-
-def _stop_from(fields: Fields, request: AnyGenerateRequest) -> tuple[str, ...]:
-    fields.count("stop", len(request.stop), high=MAX_STOPS)
-    for index, sequence in enumerate(request.stop[:MAX_STOPS]):
-        # White space is fine: a blank line is what most often ends a reply.
-        if not 1 <= len(sequence) <= MAX_STOP_CHARS:
-            fields.refuse(f"stop[{index}]", f"must have 1 to {MAX_STOP_CHARS} characters")
-    return tuple(request.stop)
-
-
-def _turns_from(fields: Fields, request: AnyGenerateRequest) -> list[Turn]:
-    history = request.history
-    fields.count("history", len(history), high=MAX_TURNS)
-    # Some chat templates refuse any other order; the prompt is the student's next turn.
-    if len(history) % 2:
-        fields.refuse("history", "must end with the tutor's turn, as the prompt is the student's next")
-    turns = []
-    # A request that is too long by far is not worth reading on.
-    for index, (turn, expected) in enumerate(zip(history[:MAX_TURNS], (*Role,) * MAX_TURNS, strict=False)):
-        within = fields.within(f"history[{index}]")
-        if _ROLES.get(turn.role) is not expected:
-            within.refuse("role", f"must be ROLE_{expected.name}; turns alternate, beginning with the student's")
-        within.require_text("text", turn.text, max_chars=MAX_PROMPT_CHARS)
-        turns.append(Turn(role=expected, text=turn.text))
-    if len(request.prompt) + sum(len(turn.text) for turn in turns) > MAX_CONVERSATION_CHARS:
-        fields.refuse("history", f"must be at most {MAX_CONVERSATION_CHARS:,} characters, together with the prompt")
-    return turns
-
-
-def _policy_from(fields: Fields, request: AnyGenerateRequest) -> AdapterPolicy:
-    named = request.adapter_policy if request.HasField("adapter_policy") else pb.ADAPTER_POLICY_PREFER
-    policy = _POLICIES.get(named)
-    if policy is None:
-        fields.refuse("adapter_policy", f"must be one of {', '.join(pb.AdapterPolicy.keys()[1:])}")
-        policy = AdapterPolicy.PREFER
-    pinned = request.HasField("adapter_version")
-    if pinned and request.adapter_version < 1:
-        fields.refuse("adapter_version", "must be 1 or more")
-    if pinned and policy is AdapterPolicy.BASE_ONLY:
-        fields.refuse("adapter_version", "must be unset with ADAPTER_POLICY_BASE_ONLY")
-    if not request.context.student_id and (pinned or policy is AdapterPolicy.REQUIRE):
-        why = "adapter_version" if pinned else "ADAPTER_POLICY_REQUIRE"
-        fields.refuse("context.student_id", f"must not be empty with {why}")
-    return policy
 
 
 def _reply_as(kind: type[ReplyMessage], reply: Reply) -> ReplyMessage:

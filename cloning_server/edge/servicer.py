@@ -39,24 +39,23 @@ class CloningServicer(CloningServiceServicer):
 
     async def GetClone(self, request: pb.GetCloneRequest, context: Context) -> pb.GetCloneResponse:
         """Returns a clone."""
-        (clone,) = await self._registry.listing.with_estimates(
-            [await self._registry.changes.find(wire.clone_id_from(request))]
-        )
+        (clone,) = await self._registry.listing.with_estimates([await self._registry.changes.find(request.clone_id)])
         return wire.clone_from(clone, active_version=await self._active_version_beside(clone))
 
     async def WatchClone(
         self, request: pb.WatchCloneRequest, context: Context
     ) -> AsyncGenerator[pb.WatchCloneResponse, None]:
         """Streams a clone's changes."""
-        clone_id, after_sequence = wire.clone_id_from(request), wire.after_sequence_from(request)
+        clone_id, after_sequence = request.clone_id, wire.after_sequence_from(request)
         async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
             async for change in changes:
                 yield wire.change_from(change)
 
     async def CancelClone(self, request: pb.CancelCloneRequest, context: Context) -> pb.CancelCloneResponse:
         """Cancels a clone."""
-        clone_id = wire.clone_id_from(request)
-        return wire.cancelled_from(await cancel(clone_id, changes=self._registry.changes, adapters=self._adapters))
+        return wire.cancelled_from(
+            await cancel(request.clone_id, changes=self._registry.changes, adapters=self._adapters)
+        )
 
     async def ListClones(self, request: pb.ListClonesRequest, context: Context) -> pb.ListClonesResponse:
         """Lists clones."""

@@ -34,22 +34,19 @@ class StudentModelServicer(StudentModelServiceServicer):
         self, request: pb.ActivateStudentModelRequest, context: Context
     ) -> pb.ActivateStudentModelResponse:
         """Makes a version active."""
-        wanted = student_wire.version_from(request)
-        return student_wire.activated_from(await self._adapters.activate(wanted.student_id, wanted.version))
+        return student_wire.activated_from(await self._adapters.activate(request.student_id, request.version))
 
     async def PinStudentModel(self, request: pb.PinStudentModelRequest, context: Context) -> pb.PinStudentModelResponse:
         """Pins a version."""
-        wanted = student_wire.version_from(request)
-        await self._adapters.pin(wanted.student_id, wanted.version)
-        return pb.PinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
+        await self._adapters.pin(request.student_id, request.version)
+        return pb.PinStudentModelResponse(student_id=request.student_id, version=request.version)
 
     async def UnpinStudentModel(
         self, request: pb.UnpinStudentModelRequest, context: Context
     ) -> pb.UnpinStudentModelResponse:
         """Unpins a version."""
-        wanted = student_wire.version_from(request)
-        await self._adapters.unpin(wanted.student_id, wanted.version)
-        return pb.UnpinStudentModelResponse(student_id=wanted.student_id, version=wanted.version)
+        await self._adapters.unpin(request.student_id, request.version)
+        return pb.UnpinStudentModelResponse(student_id=request.student_id, version=request.version)
 
 
 class StudentServicer(StudentServiceServicer):
@@ -60,4 +57,4 @@ class StudentServicer(StudentServiceServicer):
 
     async def DeleteStudent(self, request: DeleteStudentRequest, context: Context) -> DeleteStudentResponse:
         """Erases a student."""
-        return student_wire.receipt_from(await self._erasure.erase(student_wire.student_id_from(request)))
+        return student_wire.receipt_from(await self._erasure.erase(request.student_id))

@@ -9,16 +9,10 @@ from aivo.cloning.v1 import student_model_service_pb2 as pb
 from aivo.cloning.v1 import student_service_pb2 as student_pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloning_server.edge.order_wire import check_id
 from cloning_server.students.erasure import Receipt
 from mesh.adapters.manifest import Manifest, Metrics
-from mesh.adapters.ref import validate_student_id
 from mesh.adapters.store import Activation, VersionPage
-from mesh.errors import InvalidField, Violation
 from mesh.paging import clamp_page_size, number_in, token_after
-from mesh.rpc.validation import Fields
-
-AnyVersionRequest = pb.ActivateStudentModelRequest | pb.PinStudentModelRequest | pb.UnpinStudentModelRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,46 +24,13 @@ class PageQuery:
     below: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudentVersion:
-    """A version that a request names, whether or not it exists."""
-
-    student_id: str
-    version: int
-
-
-def student_id_from(request: pb.ListStudentModelsRequest | student_pb.DeleteStudentRequest) -> str:
-    """Parses whose models are meant.
-
-    Raises:
-        InvalidField: The id is malformed.
-    """
-    return validate_student_id(request.student_id)
-
-
-def version_from(request: AnyVersionRequest) -> StudentVersion:
-    """Parses which version is meant.
-
-    Raises:
-        InvalidField: With every fault of the request.
-    """
-    fields = Fields()
-    check_id(fields, "student_id", request.student_id)
-    if request.version < 1:
-        fields.refuse("version", "must be 1 or more")
-    fields.raise_if_any()
-    return StudentVersion(student_id=request.student_id, version=request.version)
-
-
 def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
-    """Parses which page of a student's versions is meant.
+    """Converts which page of a student's versions is meant.
 
     Raises:
-        InvalidField: With every fault of the request.
+        InvalidField: The page token is none of this list.
     """
-    student_id = student_id_from(request)
-    if request.page_size < 0:
-        raise InvalidField([Violation("page_size", "must be 0 or more")])
+    student_id = request.student_id
     below = number_in(request.page_token, _list_name(student_id)) if request.page_token else None
     return PageQuery(student_id=student_id, size=clamp_page_size(request.page_size), below=below)
 

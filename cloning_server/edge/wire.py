@@ -13,12 +13,9 @@ from cloning_server.clone import Attempt, Clone, CloneState, Consent, Failure, P
 from cloning_server.clones.feed import Change
 from cloning_server.clones.listing import ClonePage
 from cloning_server.edge.health import HealthReport
-from cloning_server.edge.order_wire import check_id
 from cloning_server.edge.student_wire import model_from, timestamp_from
-from mesh.adapters.ref import validate_student_id
 from mesh.paging import clamp_page_size
 from mesh.rpc.errors import revive, status_of
-from mesh.rpc.validation import Fields
 
 _PRIORITIES: Mapping[Priority, pb.ClonePriority.ValueType] = {
     Priority.LOW: pb.CLONE_PRIORITY_LOW,
@@ -36,32 +33,13 @@ class ListQuery:
     token: str
 
 
-def clone_id_from(request: pb.GetCloneRequest | pb.WatchCloneRequest | pb.CancelCloneRequest) -> str:
-    """Parses which clone is meant.
-
-    Raises:
-        InvalidField: The id is malformed.
-    """
-    return validate_student_id(request.clone_id, field="clone_id")
-
-
 def after_sequence_from(request: pb.WatchCloneRequest) -> int | None:
-    """Parses what the watcher has seen; None is nothing."""
+    """Converts what the watcher has seen; None is nothing."""
     return request.after_sequence if request.HasField("after_sequence") else None
 
 
 def query_from(request: pb.ListClonesRequest) -> ListQuery:
-    """Parses which clones to list.
-
-    Raises:
-        InvalidField: With every fault of the request.
-    """
-    fields = Fields()
-    if request.student_id:
-        check_id(fields, "student_id", request.student_id)
-    if request.page_size < 0:
-        fields.refuse("page_size", "must be 0 or more")
-    fields.raise_if_any()
+    """Converts which clones to list."""
     size = clamp_page_size(request.page_size)
     return ListQuery(student_id=request.student_id, size=size, token=request.page_token)
 

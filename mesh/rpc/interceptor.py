@@ -1,4 +1,4 @@
-"""Around every call: its id, its log line, its figures, its errors, and whether it is let in.
+"""Around every call: its id, its log line, its figures, its errors, the check of its request, and its admission.
 
 Servicers raise and know nothing of this. gRPC's own services (health, reflection) pass untouched.
 """
@@ -19,6 +19,7 @@ from structlog.contextvars import bound_contextvars
 
 from mesh.errors import AivoError, DeadlineExceeded, ServerDraining
 from mesh.log import get_logger
+from mesh.rpc import validation
 from mesh.rpc.calls import deadline_of
 from mesh.rpc.errors import DETAILS_KEY, RemoteError, code_of, status_of
 from mesh.rpc.metrics import CallMetrics, MethodMeter
@@ -128,7 +129,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _around_unary(self, behave: _Behavior, meter: MethodMeter) -> _Behavior:
         async def unary(request: Message, context: _Context) -> Message:
-            async with self._around(context, meter) as call:
+            async with self._around(request, context, meter) as call:
                 response: Message = await behave(request, context)
                 call.messages = 1
                 return response
@@ -139,7 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # Writes rather than yields: a generator would be left suspended when a write is cancelled, and the servicer's
         # generator, hence the work behind it, would end only when it is collected.
         async def stream(request: Message, context: _Context) -> None:
-            async with self._around(context, meter) as call, aclosing(behave(request, context)) as responses:
+            async with self._around(request, context, meter) as call, aclosing(behave(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
                     if not call.messages:
@@ -149,13 +150,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return stream
 
     @asynccontextmanager
-    async def _around(self, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
+    async def _around(self, request: Message, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
         call = _Call(id=_call_id(context), deadline=deadline_of(context))
         # With the trailers: headers sent ahead of an error would keep a gateway from turning it into an HTTP status.
         context.set_trailing_metadata(((CALL_ID_KEY, call.id),))
         with bound_contextvars(call_id=call.id), self._counted(meter):
             try:
                 self._admit(meter.method)
+                validation.check(request)
                 yield call
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer(context, call, error)

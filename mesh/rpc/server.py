@@ -19,6 +19,7 @@ from mesh.rpc import health, reflection
 from mesh.rpc.interceptor import CallInterceptor
 from mesh.rpc.metrics import MetricsEndpoint, new_registry
 from mesh.rpc.ports import address_of, why_not
+from mesh.rpc.validation import prepare
 
 # The largest request that is valid: a baseline of 1,000 responses with four texts of 4,000 characters, two bytes each.
 MAX_REQUEST_BYTES = 32 << 20
@@ -94,6 +95,7 @@ class Server:
         self._registrations.append(partial(register, servicer))
         self._services.append(service)
         self._health.add(service, ready)
+        prepare(service)
 
     @property
     def port(self) -> int:

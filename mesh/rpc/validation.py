@@ -1,85 +1,70 @@
-"""Checks of a request's fields, gathered so that a caller learns of all faults at once.
+"""Checks requests by the rules that their protos state (`buf.validate`), and names all violations at once.
 
-A description names what would be accepted, limit included, and never the value: the value may be a student's words.
-Knows nothing of gRPC or of any message.
+A description says what would be accepted and never repeats the value, which may be a student's words. A rule about
+several fields of a message names the field at fault in its id: `history.too_long` is about `history`.
+
+Knows no message in particular. See https://protovalidate.com.
 """
 
-import re
-from collections.abc import Collection
-from typing import Self
+from collections.abc import Iterator
+
+from buf.validate import validate_pb2
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from protovalidate import Validator
+from protovalidate import Violation as RuleViolation
+from protovalidate._gen.buf.validate.validate_pb import FieldPathElement
 
 from mesh.errors import InvalidField, Violation
 
+_validator = Validator()
 
-class Fields:
-    """Gathers the faults of one request, then raises them together.
 
-    The check methods return nothing: a caller checks everything, calls `raise_if_any`, and only then uses the values.
+def check(request: Message) -> None:
+    """Returns if the request follows all rules of its proto.
+
+    Raises:
+        InvalidField: With every violation; only with lists that are too long, if there are any, as reading on in a
+            request that is too long by far would hold up all others.
     """
+    if violations := list(_long_lists(request, "")) or list(map(_violation, _validator.collect_violations(request))):
+        raise InvalidField(violations)
 
-    def __init__(self) -> None:
-        self._prefix = ""
-        self._violations: list[Violation] = []
 
-    def within(self, path: str) -> Self:
-        """Returns the same collector for the fields of a part, such as `baseline_data.responses[3]`."""
-        part = type(self)()
-        part._prefix = f"{self._prefix}{path}."
-        part._violations = self._violations
-        return part
+def prepare(service: str) -> None:
+    """Compiles the rules of a service's requests before its first call: up to 0.1 s per message.
 
-    def refuse(self, name: str, description: str) -> None:
-        """Notes a fault that none of the checks below covers."""
-        self._violations.append(Violation(f"{self._prefix}{name}", description))
+    Args:
+        service: Full name, such as `aivo.brain.v1.BrainService`.
+    """
+    for method in descriptor_pool.Default().FindServiceByName(service).methods:
+        _validator.collect_violations(message_factory.GetMessageClass(method.input_type)())
 
-    def include(self, error: InvalidField) -> None:
-        """Notes the faults that a parser found; their paths count from the whole request."""
-        self._violations.extend(error.violations)
 
-    def require_text(self, name: str, value: str, *, max_chars: int) -> None:
-        """Wants text that is more than white space and at most `max_chars` characters long."""
-        if not value.strip():
-            self.refuse(name, "must not be empty")
-        self.text(name, value, max_chars=max_chars)
+def _long_lists(message: Message, path: str) -> Iterator[Violation]:
+    for field, value in message.ListFields():
+        if field.is_repeated:
+            limit = _rules_of(field).repeated.max_items
+            if limit and len(value) > limit:
+                yield Violation(f"{path}{field.name}", f"must contain no more than {limit} items")
+        elif isinstance(value, Message):
+            yield from _long_lists(value, f"{path}{field.name}.")
 
-    def text(self, name: str, value: str, *, max_chars: int) -> None:
-        """Wants text of at most `max_chars` characters; it may be empty."""
-        if len(value) > max_chars:
-            self.refuse(name, f"must be at most {max_chars:,} characters")
 
-    def one_of(self, name: str, value: str, accepted: Collection[str], *, required: bool = False) -> None:
-        """Wants one of the accepted words, or nothing unless it is required."""
-        if value in accepted or (not value and not required):
-            return
-        self.refuse(name, f"must be one of {', '.join(accepted)}{'' if required else ', or empty'}")
+def _rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    return field.GetOptions().Extensions[validate_pb2.field]
 
-    def pattern(self, name: str, value: str, pattern: re.Pattern[str], *, meaning: str, required: bool = False) -> None:
-        """Wants text that matches as a whole, or nothing unless it is required; `meaning` tells the pattern."""
-        if not value:
-            if required:
-                self.refuse(name, "must not be empty")
-        elif pattern.fullmatch(value) is None:
-            self.refuse(name, f"must be {meaning}")
 
-    def between(self, name: str, value: float | None, *, low: float, high: float, above_low: bool = False) -> None:
-        """Wants a number from `low` (or above it, if `above_low`) to `high`. NaN is refused; None is unset and fine."""
-        if value is None:
-            return
-        # NaN fails both comparisons.
-        if low <= value <= high and not (above_low and value == low):
-            return
-        self.refuse(name, f"must be {'above' if above_low else 'from'} {low:,g} to {high:,g}")
+def _violation(broken: RuleViolation) -> Violation:
+    proto = broken.proto
+    path = "".join(map(_step, proto.field.elements if proto.field else ())).removeprefix(".")
+    if not proto.rule:
+        # A rule of a message, whose id begins with the path of the field at fault.
+        path = f"{path}.{proto.rule_id.rpartition('.')[0]}".removeprefix(".")
+    return Violation(path, proto.message)
 
-    def count(self, name: str, value: int, *, low: int = 0, high: int) -> None:
-        """Wants a repeated field with `low` to `high` elements."""
-        if not low <= value <= high:
-            self.refuse(name, f"must have {f'{low:,} to' if low else 'at most'} {high:,} elements")
 
-    def raise_if_any(self) -> None:
-        """Ends the checks.
-
-        Raises:
-            InvalidField: If any check failed, with all faults in the order of the checks.
-        """
-        if self._violations:
-            raise InvalidField(self._violations)
+def _step(element: FieldPathElement) -> str:
+    index = element.subscript
+    return f".{element.field_name}[{index.value}]" if index and index.field == "index" else f".{element.field_name}"

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from aivo.brain.v1 import adapter_service_pb2 as adapter_pb
 from aivo.brain.v1 import brain_service_pb2 as pb
+from google.protobuf.descriptor_pb2 import DescriptorProto
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from brain_server.edge import adapter_wire, wire
+from brain_server.edge import wire
 from brain_server.engine.contract import (
     AdapterPolicy,
     Fallback,
@@ -23,6 +24,7 @@ from brain_server.engine.contract import (
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import InvalidField
 from mesh.lm.chat import Role
+from mesh.rpc.validation import check
 from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 
 SEED_REQUEST = {
@@ -58,7 +60,7 @@ def faults_of(parse: Callable[[], object]) -> dict[str, str]:
 
 
 def generate_faults(request: pb.GenerateRequest) -> dict[str, str]:
-    return faults_of(partial(wire.generation_from, request, deadline=None))
+    return faults_of(partial(check, request))
 
 
 def test_the_seeds_request_is_understood() -> None:
@@ -75,9 +77,12 @@ def test_the_seeds_request_is_understood() -> None:
     assert (generation.policy, generation.version, generation.deadline) == (AdapterPolicy.PREFER, None, 12.5)
 
 
-def test_the_streamed_request_has_the_fields_of_the_unary_one() -> None:
-    unary, streamed = pb.GenerateRequest.DESCRIPTOR, pb.GenerateStreamRequest.DESCRIPTOR
-    assert [(f.name, f.number) for f in unary.fields] == [(f.name, f.number) for f in streamed.fields]
+def test_the_streamed_request_has_the_fields_and_the_rules_of_the_unary_one() -> None:
+    unary, streamed = DescriptorProto(), DescriptorProto()
+    pb.GenerateRequest.DESCRIPTOR.CopyToProto(unary)
+    pb.GenerateStreamRequest.DESCRIPTOR.CopyToProto(streamed)
+    streamed.name = unary.name
+    assert unary == streamed
 
 
 def test_history_comes_before_the_prompt() -> None:
@@ -104,35 +109,36 @@ def test_stop_sequences_come_as_they_were_sent() -> None:
     [
         ({"prompt": ""}, "prompt", "empty"),
         ({"prompt": " \n"}, "prompt", "empty"),
-        ({"prompt": "a" * 8_001}, "prompt", "8,000"),
-        ({"temperature": "NaN"}, "temperature", "from 0 to 2"),
-        ({"temperature": "Infinity"}, "temperature", "from 0 to 2"),
-        ({"temperature": -0.1}, "temperature", "from 0 to 2"),
-        ({"temperature": 2.1}, "temperature", "from 0 to 2"),
-        ({"top_p": 0.0}, "top_p", "above 0 to 1"),
-        ({"top_p": "NaN"}, "top_p", "above 0 to 1"),
-        ({"max_tokens": 0}, "max_tokens", "1,024"),
-        ({"max_tokens": 1025}, "max_tokens", "1,024"),
+        ({"prompt": "a" * 8_001}, "prompt", "8000"),
+        ({"temperature": "NaN"}, "temperature", "to 0 and less than or equal to 2"),
+        ({"temperature": "Infinity"}, "temperature", "to 0 and less than or equal to 2"),
+        ({"temperature": -0.1}, "temperature", "to 0 and less than or equal to 2"),
+        ({"temperature": 2.1}, "temperature", "to 0 and less than or equal to 2"),
+        ({"top_p": 0.0}, "top_p", "greater than 0 and less than or equal to 1"),
+        ({"top_p": "NaN"}, "top_p", "greater than 0 and less than or equal to 1"),
+        ({"max_tokens": 0}, "max_tokens", "1024"),
+        ({"max_tokens": 1025}, "max_tokens", "1024"),
         ({"stop": ["a"] * 5}, "stop", "4"),
-        ({"stop": ["a", ""]}, "stop[1]", "1 to 64"),
-        ({"stop": ["a" * 65]}, "stop[0]", "1 to 64"),
+        ({"stop": ["a", ""]}, "stop[1]", "at least 1"),
+        ({"stop": ["a" * 65]}, "stop[0]", "at most 64"),
         ({"context": {"student_id": "../x"}}, "context.student_id", "letters, digits"),
         ({"context": {"grade": "13"}}, "context.grade", "K, 1, 2"),
         ({"context": {"learning_style": "osmosis"}}, "context.learning_style", "kinesthetic"),
         ({"context": {"disability": "x"}}, "context.disability", "adhd, autism, dyslexia, anxiety"),
         ({"context": {"subject": "s" * 65}}, "context.subject", "64"),
         ({"history": turns(34)}, "history", "32"),
-        ({"history": turns(1)}, "history", "tutor"),
-        ({"history": turns(2)[1:] * 2}, "history[0].role", "ROLE_STUDENT"),
+        ({"history": turns(1)}, "history", "ROLE_TUTOR"),
+        ({"history": turns(2)[1:] * 2}, "history", "begin with the former"),
         ({"history": [{"role": 9, "text": "a"}, *turns(2)[1:]]}, "history[0].role", "ROLE_STUDENT"),
         ({"history": [{"text": "a"}, *turns(2)[1:]]}, "history[0].role", "ROLE_STUDENT"),
         ({"history": [*turns(1), {"role": "ROLE_TUTOR"}]}, "history[1].text", "empty"),
-        ({"history": [*turns(1), {"role": "ROLE_TUTOR", "text": "a" * 8_001}]}, "history[1].text", "8,000"),
+        ({"history": [*turns(1), {"role": "ROLE_TUTOR", "text": "a" * 8_001}]}, "history[1].text", "8000"),
         ({"history": [{**turn, "text": "a" * 8_000} for turn in turns(32)]}, "history", "together with the prompt"),
         ({"adapter_policy": 9}, "adapter_policy", "ADAPTER_POLICY_REQUIRE"),
+        ({"adapter_policy": "ADAPTER_POLICY_UNSPECIFIED"}, "adapter_policy", "ADAPTER_POLICY_PREFER"),
         ({"adapter_policy": "ADAPTER_POLICY_REQUIRE"}, "context.student_id", "ADAPTER_POLICY_REQUIRE"),
         ({"adapter_version": 1}, "context.student_id", "adapter_version"),
-        ({"context": ADA, "adapter_version": 0}, "adapter_version", "1 or more"),
+        ({"context": ADA, "adapter_version": 0}, "adapter_version", "greater than or equal to 1"),
         (
             {"context": ADA, "adapter_version": 1, "adapter_policy": "ADAPTER_POLICY_BASE_ONLY"},
             "adapter_version",
@@ -186,10 +192,10 @@ def test_the_students_grade_stands_in_for_that_of_the_criteria() -> None:
     ("fields", "at", "says"),
     [
         ({"student_response": " "}, "student_response", "empty"),
-        ({"student_response": "a" * 8_001}, "student_response", "8,000"),
+        ({"student_response": "a" * 8_001}, "student_response", "8000"),
         ({"criteria": {"subject": "Science"}}, "criteria", "learning_objective, question, reference_answer, rubric"),
         ({"criteria": {"question": " "}}, "criteria", "at least one"),
-        ({"criteria": {"question": "q" * 2_001}}, "criteria.question", "2,000"),
+        ({"criteria": {"question": "q" * 2_001}}, "criteria.question", "2000"),
         ({"criteria": {"question": "q", "grade": "13"}}, "criteria.grade", "K, 1, 2"),
         ({"context": {"grade": "13"}}, "context.grade", "K, 1, 2"),
         ({"context": {"student_id": "../x"}}, "context.student_id", "letters"),
@@ -197,16 +203,16 @@ def test_the_students_grade_stands_in_for_that_of_the_criteria() -> None:
 )
 def test_a_fault_of_an_assessment_names_its_field(fields: dict[str, Any], at: str, says: str) -> None:
     body = {"student_response": "x", "criteria": {"question": "q"}, **fields}
-    faults = faults_of(partial(wire.assessment_from, ParseDict(body, pb.AssessRequest())))
+    faults = faults_of(partial(check, ParseDict(body, pb.AssessRequest())))
     assert list(faults) == [at]
     assert says in faults[at]
 
 
 def test_an_adapter_request_with_a_malformed_id_is_refused() -> None:
     with pytest.raises(InvalidField, match="student_id"):
-        adapter_wire.student_id_from(adapter_pb.EvictAdapterRequest(student_id="../x"))
+        check(adapter_pb.EvictAdapterRequest(student_id="../x"))
     with pytest.raises(InvalidField, match="version"):
-        adapter_wire.version_from(adapter_pb.WarmAdapterRequest(student_id="ada", version=0))
+        check(adapter_pb.WarmAdapterRequest(student_id="ada", version=0))
 
 
 @pytest.mark.parametrize("finish_reason", FinishReason)

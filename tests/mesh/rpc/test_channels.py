@@ -33,7 +33,7 @@ class Flaky:
 async def test_a_call_is_repeated_while_the_server_is_unavailable(brain: ScriptedBrain, server: Server) -> None:
     flaky = Flaky(brain, ModelNotLoaded("loading"), failures=2)
     async with open_channel(f"127.0.0.1:{server.port}") as channel:
-        response = await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest())
+        response = await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="Why?"))
     assert (response.response, flaky.calls) == ("at last", 3)
 
 
@@ -41,7 +41,7 @@ async def test_a_call_that_is_wrong_in_itself_is_not_repeated(brain: ScriptedBra
     flaky = Flaky(brain, InvalidField([Violation("prompt", "must not be empty")]), failures=1)
     async with open_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError):
-            await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest())
+            await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="Why?"))
     assert flaky.calls == 1
 
 
@@ -66,7 +66,7 @@ async def test_a_unary_call_without_a_timeout_gets_the_channels(brain: ScriptedB
     brain.generate = generate
     async with open_channel(f"127.0.0.1:{server.port}", timeout_seconds=0.2) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest())
+            await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="Why?"))
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -79,7 +79,7 @@ async def test_a_callers_own_timeout_comes_first(brain: ScriptedBrain, server: S
 
     brain.generate = generate
     async with open_channel(f"127.0.0.1:{server.port}", timeout_seconds=5) as channel:
-        await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(), timeout=100)
+        await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="Why?"), timeout=100)
     (seconds,) = remaining
     assert seconds is not None
     assert 50 < seconds <= 101

@@ -253,7 +253,7 @@ async def test_a_task_cancelled_inside_the_server_is_a_bug_and_not_silence(
 async def test_a_timeout_that_is_not_the_callers_is_a_bug(brain: ScriptedBrain, stub: BrainStub) -> None:
     brain.raises(TimeoutError())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Generate(pb.GenerateRequest(), timeout=60)
+        await stub.Generate(pb.GenerateRequest(prompt="Why?"), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 

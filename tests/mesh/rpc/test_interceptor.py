@@ -30,13 +30,15 @@ async def test_a_call_keeps_the_id_that_came_with_it(brain: ScriptedBrain, stub:
 
     brain.generate = generate
     metadata = (("x-request-id", "8a0c2d1e-from-envoy"),)
-    assert (await stub.Generate(pb.GenerateRequest(), metadata=metadata)).response == "8a0c2d1e-from-envoy"
-    assert await trailer_of(stub.Generate(pb.GenerateRequest(), metadata=metadata)) == "8a0c2d1e-from-envoy"
+    assert (await stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=metadata)).response == "8a0c2d1e-from-envoy"
+    assert (
+        await trailer_of(stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=metadata)) == "8a0c2d1e-from-envoy"
+    )
 
 
 @pytest.mark.parametrize("unfit", ["", "a b", "x" * 65, "id=1"])
 async def test_an_id_that_does_not_belong_into_a_log_is_replaced(unfit: str, stub: BrainStub) -> None:
-    given = await trailer_of(stub.Generate(pb.GenerateRequest(), metadata=(("x-request-id", unfit),)))
+    given = await trailer_of(stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=(("x-request-id", unfit),)))
     assert isinstance(given, str)
     assert len(given) == 16
 
@@ -44,7 +46,7 @@ async def test_an_id_that_does_not_belong_into_a_log_is_replaced(unfit: str, stu
 async def test_an_error_carries_the_id_too(brain: ScriptedBrain, stub: BrainStub) -> None:
     brain.raises(ModelNotLoaded("loading"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Generate(pb.GenerateRequest(), metadata=(("x-request-id", "abc"),))
+        await stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=(("x-request-id", "abc"),))
     assert caught.value.trailing_metadata()["x-request-id"] == "abc"
 
 
@@ -110,7 +112,7 @@ async def test_work_stops_when_the_callers_deadline_passes(
 ) -> None:
     before = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Generate(pb.GenerateRequest(), timeout=0.3)
+        await stub.Generate(pb.GenerateRequest(prompt="Why?"), timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(hanging.stopped.wait(), 5)
     assert hanging.deadline is not None
@@ -122,7 +124,7 @@ async def test_work_stops_when_the_callers_deadline_passes(
 async def test_a_stream_stops_when_the_callers_deadline_passes(
     server: Server, stub: BrainStub, hanging: Hanging, logs: Logs
 ) -> None:
-    call = stub.GenerateStream(pb.GenerateStreamRequest(), timeout=0.3)
+    call = stub.GenerateStream(pb.GenerateStreamRequest(prompt="Why?"), timeout=0.3)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         [message async for message in call]
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -132,7 +134,7 @@ async def test_a_stream_stops_when_the_callers_deadline_passes(
 
 
 async def test_a_call_without_a_deadline_has_none(stub: BrainStub, hanging: Hanging) -> None:
-    call = stub.Generate(pb.GenerateRequest())
+    call = stub.Generate(pb.GenerateRequest(prompt="Why?"))
     await asyncio.wait_for(hanging.started.wait(), 5)
     assert hanging.deadline is None
     call.cancel()
@@ -150,7 +152,7 @@ async def test_a_callers_own_timeout_inside_the_servicer_is_told_as_the_deadline
 
     brain.generate = generate
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Generate(pb.GenerateRequest(), timeout=0.5)
+        await stub.Generate(pb.GenerateRequest(prompt="Why?"), timeout=0.5)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert caught.value.details() == "the deadline passed before the work was done"
     await server.stop()
@@ -160,7 +162,7 @@ async def test_a_callers_own_timeout_inside_the_servicer_is_told_as_the_deadline
 async def test_cancelling_a_unary_call_stops_the_work(
     server: Server, stub: BrainStub, hanging: Hanging, logs: Logs
 ) -> None:
-    call = stub.Generate(pb.GenerateRequest())
+    call = stub.Generate(pb.GenerateRequest(prompt="Why?"))
     await asyncio.wait_for(hanging.started.wait(), 5)
     call.cancel()
     await asyncio.wait_for(hanging.stopped.wait(), 5)
@@ -172,7 +174,7 @@ async def test_cancelling_a_unary_call_stops_the_work(
 async def test_cancelling_a_stream_closes_the_servicers_generator(
     server: Server, stub: BrainStub, hanging: Hanging, logs: Logs
 ) -> None:
-    call = stub.GenerateStream(pb.GenerateStreamRequest())
+    call = stub.GenerateStream(pb.GenerateStreamRequest(prompt="Why?"))
     assert (await anext(aiter(call))).text == "one"
     call.cancel()
     await asyncio.wait_for(hanging.stopped.wait(), 5)
@@ -194,7 +196,7 @@ async def test_a_stream_that_nobody_reads_is_closed_when_its_caller_leaves(
             stopped.set()
 
     brain.stream = stream
-    call = stub.GenerateStream(pb.GenerateStreamRequest())
+    call = stub.GenerateStream(pb.GenerateStreamRequest(prompt="Why?"))
     assert (await anext(aiter(call))).text
     call.cancel()
     await asyncio.wait_for(stopped.wait(), 5)
@@ -219,7 +221,7 @@ async def test_figures_count_calls_by_code_and_time_them(brain: ScriptedBrain, l
         assert len([message async for message in stream]) == 2
         brain.raises(StudentModelNotFound(student_id="student123"))
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.Generate(pb.GenerateRequest())
+            await stub.Generate(pb.GenerateRequest(prompt="Why?"))
         figure = await figures_of(server)
     of = 'method="{}",service="aivo.brain.v1.BrainService"'.format
     assert figure(f'aivo_rpc_calls_total{{code="OK",{of("Generate")}}}') == 3
@@ -233,7 +235,7 @@ async def test_figures_count_calls_by_code_and_time_them(brain: ScriptedBrain, l
 
 async def test_figures_show_the_calls_that_run(brain: ScriptedBrain, hanging: Hanging, logs: Logs) -> None:
     async with serving(brain, metrics_port=0) as server, calling(server) as channel:
-        call = pb_grpc.BrainServiceStub(channel).GenerateStream(pb.GenerateStreamRequest())
+        call = pb_grpc.BrainServiceStub(channel).GenerateStream(pb.GenerateStreamRequest(prompt="Why?"))
         assert (await anext(aiter(call))).text == "one"
         figure = await figures_of(server)
         call.cancel()

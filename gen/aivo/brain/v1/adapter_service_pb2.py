@@ -23,32 +23,45 @@ _sym_db = _symbol_database.Default()
 
 
 from aivo.brain.v1 import adapter_pb2 as aivo_dot_brain_dot_v1_dot_adapter__pb2
+from aivo.rules.v1 import rules_pb2 as aivo_dot_rules_dot_v1_dot_rules__pb2
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/brain/v1/adapter_service.proto\x12\raivo.brain.v1\x1a\x1b\x61ivo/brain/v1/adapter.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x12WarmAdapterRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_version\"t\n\x13WarmAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\x0f\n\x07load_ms\x18\x03 \x01(\x01\x12\x14\n\x0cprobe_tokens\x18\x04 \x01(\r\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x14ListAdaptersResponse\x12\x31\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1f.aivo.brain.v1.AdapterResidency\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x01\n\x10\x41\x64\x61pterResidency\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12(\n\x04tier\x18\x02 \x01(\x0e\x32\x1a.aivo.brain.v1.AdapterTier\x12\r\n\x05\x62ytes\x18\x03 \x01(\r\x12\x0e\n\x06leases\x18\x04 \x01(\r\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x13\x45victAdapterRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\"@\n\x14\x45victAdapterResponse\x12(\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x16.aivo.brain.v1.Adapter*Y\n\x0b\x41\x64\x61pterTier\x12\x1c\n\x18\x41\x44\x41PTER_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_TIER_HOST\x10\x01\x12\x15\n\x11\x41\x44\x41PTER_TIER_SLOT\x10\x02\x32\x98\x02\n\x0e\x41\x64\x61pterService\x12T\n\x0bWarmAdapter\x12!.aivo.brain.v1.WarmAdapterRequest\x1a\".aivo.brain.v1.WarmAdapterResponse\x12W\n\x0cListAdapters\x12\".aivo.brain.v1.ListAdaptersRequest\x1a#.aivo.brain.v1.ListAdaptersResponse\x12W\n\x0c\x45victAdapter\x12\".aivo.brain.v1.EvictAdapterRequest\x1a#.aivo.brain.v1.EvictAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/brain/v1/adapter_service.proto\x12\raivo.brain.v1\x1a\x1b\x61ivo/brain/v1/adapter.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x12WarmAdapterRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12!\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x01\xbaH\x04*\x02(\x01H\x00\x88\x01\x01\x42\n\n\x08_version\"t\n\x13WarmAdapterResponse\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\x12\x0f\n\x07load_ms\x18\x03 \x01(\x01\x12\x14\n\x0cprobe_tokens\x18\x04 \x01(\r\"O\n\x13ListAdaptersRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"b\n\x14ListAdaptersResponse\x12\x31\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1f.aivo.brain.v1.AdapterResidency\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x01\n\x10\x41\x64\x61pterResidency\x12\'\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12(\n\x04tier\x18\x02 \x01(\x0e\x32\x1a.aivo.brain.v1.AdapterTier\x12\r\n\x05\x62ytes\x18\x03 \x01(\r\x12\x0e\n\x06leases\x18\x04 \x01(\r\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x13\x45victAdapterRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"@\n\x14\x45victAdapterResponse\x12(\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x16.aivo.brain.v1.Adapter*Y\n\x0b\x41\x64\x61pterTier\x12\x1c\n\x18\x41\x44\x41PTER_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_TIER_HOST\x10\x01\x12\x15\n\x11\x41\x44\x41PTER_TIER_SLOT\x10\x02\x32\x98\x02\n\x0e\x41\x64\x61pterService\x12T\n\x0bWarmAdapter\x12!.aivo.brain.v1.WarmAdapterRequest\x1a\".aivo.brain.v1.WarmAdapterResponse\x12W\n\x0cListAdapters\x12\".aivo.brain.v1.ListAdaptersRequest\x1a#.aivo.brain.v1.ListAdaptersResponse\x12W\n\x0c\x45victAdapter\x12\".aivo.brain.v1.EvictAdapterRequest\x1a#.aivo.brain.v1.EvictAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.brain.v1.adapter_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADAPTERTIER']._serialized_start=767
-  _globals['_ADAPTERTIER']._serialized_end=856
-  _globals['_WARMADAPTERREQUEST']._serialized_start=116
-  _globals['_WARMADAPTERREQUEST']._serialized_end=190
-  _globals['_WARMADAPTERRESPONSE']._serialized_start=192
-  _globals['_WARMADAPTERRESPONSE']._serialized_end=308
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=310
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=370
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=372
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=470
-  _globals['_ADAPTERRESIDENCY']._serialized_start=473
-  _globals['_ADAPTERRESIDENCY']._serialized_end=656
-  _globals['_EVICTADAPTERREQUEST']._serialized_start=658
-  _globals['_EVICTADAPTERREQUEST']._serialized_end=699
-  _globals['_EVICTADAPTERRESPONSE']._serialized_start=701
-  _globals['_EVICTADAPTERRESPONSE']._serialized_end=765
-  _globals['_ADAPTERSERVICE']._serialized_start=859
-  _globals['_ADAPTERSERVICE']._serialized_end=1139
+  _globals['_WARMADAPTERREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_WARMADAPTERREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_WARMADAPTERREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_WARMADAPTERREQUEST'].fields_by_name['version']._serialized_options = b'\342A\001\001\272H\004*\002(\001'
+  _globals['_LISTADAPTERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTADAPTERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTADAPTERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTADAPTERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_EVICTADAPTERREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_EVICTADAPTERREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_ADAPTERTIER']._serialized_start=916
+  _globals['_ADAPTERTIER']._serialized_end=1005
+  _globals['_WARMADAPTERREQUEST']._serialized_start=205
+  _globals['_WARMADAPTERREQUEST']._serialized_end=306
+  _globals['_WARMADAPTERRESPONSE']._serialized_start=308
+  _globals['_WARMADAPTERRESPONSE']._serialized_end=424
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=426
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=505
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=507
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=605
+  _globals['_ADAPTERRESIDENCY']._serialized_start=608
+  _globals['_ADAPTERRESIDENCY']._serialized_end=791
+  _globals['_EVICTADAPTERREQUEST']._serialized_start=793
+  _globals['_EVICTADAPTERREQUEST']._serialized_end=848
+  _globals['_EVICTADAPTERRESPONSE']._serialized_start=850
+  _globals['_EVICTADAPTERRESPONSE']._serialized_end=914
+  _globals['_ADAPTERSERVICE']._serialized_start=1008
+  _globals['_ADAPTERSERVICE']._serialized_end=1288
 # @@protoc_insertion_point(module_scope)

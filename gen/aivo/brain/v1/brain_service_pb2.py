@@ -23,18 +23,99 @@ _sym_db = _symbol_database.Default()
 
 
 from aivo.brain.v1 import adapter_pb2 as aivo_dot_brain_dot_v1_dot_adapter__pb2
+from aivo.rules.v1 import rules_pb2 as aivo_dot_rules_dot_v1_dot_rules__pb2
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aivo/brain/v1/brain_service.proto\x12\raivo.brain.v1\x1a\x1b\x61ivo/brain/v1/adapter.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"p\n\x0eStudentContext\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x16\n\x0elearning_style\x18\x04 \x01(\t\x12\x12\n\ndisability\x18\x05 \x01(\t\"7\n\x04Turn\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.aivo.brain.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"]\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x17\n\x0f\x61\x64\x61pter_load_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\"\x91\x03\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12.\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContext\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x03\x88\x01\x01\x12$\n\x07history\x18\x07 \x03(\x0b\x32\x13.aivo.brain.v1.Turn\x12\x39\n\x0e\x61\x64\x61pter_policy\x18\x08 \x01(\x0e\x32\x1c.aivo.brain.v1.AdapterPolicyH\x04\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61pter_version\x18\t \x01(\rH\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x11\n\x0f_adapter_policyB\x12\n\x10_adapter_version\"\xe3\x02\n\x10GenerateResponse\x12\x10\n\x08response\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0btokens_used\x18\x03 \x01(\r\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x07\x61\x64\x61pter\x18\x05 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\x34\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x1d.aivo.brain.v1.FallbackReasonH\x00\x88\x01\x01\x12\x32\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x1b.aivo.brain.v1.FinishReason\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.aivo.brain.v1.Usage\x12%\n\x06timing\x18\t \x01(\x0b\x32\x15.aivo.brain.v1.TimingB\x0b\n\t_fallback\"\x97\x03\n\x15GenerateStreamRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12.\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContext\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x03\x88\x01\x01\x12$\n\x07history\x18\x07 \x03(\x0b\x32\x13.aivo.brain.v1.Turn\x12\x39\n\x0e\x61\x64\x61pter_policy\x18\x08 \x01(\x0e\x32\x1c.aivo.brain.v1.AdapterPolicyH\x04\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61pter_version\x18\t \x01(\rH\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x11\n\x0f_adapter_policyB\x12\n\x10_adapter_version\"p\n\x16GenerateStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.aivo.brain.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xaa\x03\n\x08\x46inished\x12\x10\n\x08response\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x0btokens_used\x18\x03 \x01(\rH\x00\x88\x01\x01\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x07\x61\x64\x61pter\x18\x05 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\x34\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x1d.aivo.brain.v1.FallbackReasonH\x01\x88\x01\x01\x12\x37\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x1b.aivo.brain.v1.FinishReasonH\x02\x88\x01\x01\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.aivo.brain.v1.Usage\x12%\n\x06timing\x18\t \x01(\x0b\x32\x15.aivo.brain.v1.Timing\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusB\x0e\n\x0c_tokens_usedB\x0b\n\t_fallbackB\x10\n\x0e_finish_reason\"\x8e\x01\n\rAssessRequest\x12\x18\n\x10student_response\x18\x01 \x01(\t\x12\x33\n\x08\x63riteria\x18\x02 \x01(\x0b\x32!.aivo.brain.v1.AssessmentCriteria\x12.\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContext\"\x8c\x01\n\x12\x41ssessmentCriteria\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x1a\n\x12learning_objective\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x18\n\x10reference_answer\x18\x05 \x01(\t\x12\x0e\n\x06rubric\x18\x06 \x01(\t\"\xa9\x02\n\x0e\x41ssessResponse\x12\x13\n\x0b\x63orrectness\x18\x01 \x01(\x01\x12\x1b\n\x13understanding_level\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x03 \x01(\t\x12\x11\n\tstrengths\x18\x04 \x03(\t\x12\x1d\n\x15\x61reas_for_improvement\x18\x05 \x03(\t\x12\x12\n\nnext_steps\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x13\n\x0btokens_used\x18\x08 \x01(\r\x12-\n\ttimestamp\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rprobabilities\x18\n \x01(\x0b\x32#.aivo.brain.v1.VerdictProbabilities\"U\n\x14VerdictProbabilities\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\x01\x12\x19\n\x11partially_correct\x18\x02 \x01(\x01\x12\x11\n\tincorrect\x18\x03 \x01(\x01\"\x12\n\x10GetHealthRequest\"\xf0\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61llback_for\x18\t \x01(\t\x12/\n\x0c\x64\x65pendencies\x18\n \x03(\x0b\x32\x19.aivo.brain.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*>\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x0e\n\nROLE_TUTOR\x10\x02*\x84\x01\n\rAdapterPolicy\x12\x1e\n\x1a\x41\x44\x41PTER_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_POLICY_PREFER\x10\x01\x12\x1a\n\x16\x41\x44\x41PTER_POLICY_REQUIRE\x10\x02\x12\x1c\n\x18\x41\x44\x41PTER_POLICY_BASE_ONLY\x10\x03*\xc5\x01\n\x0e\x46\x61llbackReason\x12\x1f\n\x1b\x46\x41LLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x46\x41LLBACK_REASON_NO_STUDENT\x10\x01\x12\x1d\n\x19\x46\x41LLBACK_REASON_BASE_ONLY\x10\x02\x12$\n FALLBACK_REASON_NO_STUDENT_MODEL\x10\x03\x12-\n)FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE\x10\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb4\x03\n\x0c\x42rainService\x12\x64\n\x08Generate\x12\x1e.aivo.brain.v1.GenerateRequest\x1a\x1f.aivo.brain.v1.GenerateResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12\x7f\n\x0eGenerateStream\x12$.aivo.brain.v1.GenerateStreamRequest\x1a%.aivo.brain.v1.GenerateStreamResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/generate/stream:\x01*0\x01\x12\\\n\x06\x41ssess\x12\x1c.aivo.brain.v1.AssessRequest\x1a\x1d.aivo.brain.v1.AssessResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/assess:\x01*\x12_\n\tGetHealth\x12\x1f.aivo.brain.v1.GetHealthRequest\x1a .aivo.brain.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!aivo/brain/v1/brain_service.proto\x12\raivo.brain.v1\x1a\x1b\x61ivo/brain/v1/adapter.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb8\x01\n\x0eStudentContext\x12#\n\nstudent_id\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xc8>\x01\xd8\x01\x01\x12\x1b\n\x05grade\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xd8>\x01\x12\x1c\n\x07subject\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12$\n\x0elearning_style\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xe0>\x01\x12 \n\ndisability\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xe8>\x01\"\x94\x01\n\x04Turn\x12m\n\x04role\x18\x01 \x01(\x0e\x32\x13.aivo.brain.v1.RoleBJ\xe2\x41\x01\x02\xbaHC\xba\x01@\n\nknown_role\x12\"must be ROLE_STUDENT or ROLE_TUTOR\x1a\x0ethis in [1, 2]\x12\x1d\n\x04text\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xc0>\xd0>\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"]\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x17\n\x0f\x61\x64\x61pter_load_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\"\xff\n\n\x0fGenerateRequest\x12\x1f\n\x06prompt\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xc0>\xd0>\x01\x12\x34\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContextB\x04\xe2\x41\x01\x01\x12\x35\n\x0btemperature\x18\x03 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12/\n\x05top_p\x18\x04 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\'\n\nmax_tokens\x18\x05 \x01(\rB\x0e\xe2\x41\x01\x01\xbaH\x07*\x05\x18\x80\x08(\x01H\x02\x88\x01\x01\x12\x17\n\x04seed\x18\x06 \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x98\x02\n\x07history\x18\x07 \x03(\x0b\x32\x13.aivo.brain.v1.TurnB\xf1\x01\xe2\x41\x01\x01\xbaH\xe9\x01\x92\x01\x02\x10 \xba\x01\xe0\x01\n\x0fturns_alternate\x12\x61must alternate between ROLE_STUDENT and ROLE_TUTOR, begin with the former and end with the latter\x1ajthis.exists(turn, !(turn.role in [1, 2])) || this.map(turn, string(turn.role)).join(\'\').matches(\'^(12)*$\')\x12\xbf\x01\n\x0e\x61\x64\x61pter_policy\x18\x08 \x01(\x0e\x32\x1c.aivo.brain.v1.AdapterPolicyB\x83\x01\xe2\x41\x01\x01\xbaH|\xba\x01y\n\x0cknown_policy\x12Vmust be one of ADAPTER_POLICY_PREFER, ADAPTER_POLICY_REQUIRE, ADAPTER_POLICY_BASE_ONLY\x1a\x11this in [1, 2, 3]H\x04\x88\x01\x01\x12)\n\x0f\x61\x64\x61pter_version\x18\t \x01(\rB\x0b\xe2\x41\x01\x01\xbaH\x04*\x02(\x01H\x05\x88\x01\x01\x12\"\n\x04stop\x18\n \x03(\tB\x14\xe2\x41\x01\x01\xbaH\r\x92\x01\n\x10\x04\"\x06r\x04\x10\x01\x18@:\xe5\x03\xbaH\xe1\x03\x1a\xa0\x01\n\x10history.too_long\x12<must be at most 131,072 characters, together with the prompt\x1aNsize(this.prompt) + size(this.history.map(turn, turn.text).join(\'\')) <= 131072\x1a\x80\x01\n\x19\x61\x64\x61pter_version.base_only\x12+must be unset with ADAPTER_POLICY_BASE_ONLY\x1a\x36!has(this.adapter_version) || this.adapter_policy != 3\x1a\xb8\x01\n\x1b\x63ontext.student_id.required\x12@must not be empty with adapter_version or ADAPTER_POLICY_REQUIRE\x1aWthis.context.student_id != \'\' || !has(this.adapter_version) && this.adapter_policy != 2B\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x11\n\x0f_adapter_policyB\x12\n\x10_adapter_version\"\xe3\x02\n\x10GenerateResponse\x12\x10\n\x08response\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0btokens_used\x18\x03 \x01(\r\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x07\x61\x64\x61pter\x18\x05 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\x34\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x1d.aivo.brain.v1.FallbackReasonH\x00\x88\x01\x01\x12\x32\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x1b.aivo.brain.v1.FinishReason\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.aivo.brain.v1.Usage\x12%\n\x06timing\x18\t \x01(\x0b\x32\x15.aivo.brain.v1.TimingB\x0b\n\t_fallback\"\x85\x0b\n\x15GenerateStreamRequest\x12\x1f\n\x06prompt\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xc0>\xd0>\x01\x12\x34\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContextB\x04\xe2\x41\x01\x01\x12\x35\n\x0btemperature\x18\x03 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12/\n\x05top_p\x18\x04 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\'\n\nmax_tokens\x18\x05 \x01(\rB\x0e\xe2\x41\x01\x01\xbaH\x07*\x05\x18\x80\x08(\x01H\x02\x88\x01\x01\x12\x17\n\x04seed\x18\x06 \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x98\x02\n\x07history\x18\x07 \x03(\x0b\x32\x13.aivo.brain.v1.TurnB\xf1\x01\xe2\x41\x01\x01\xbaH\xe9\x01\x92\x01\x02\x10 \xba\x01\xe0\x01\n\x0fturns_alternate\x12\x61must alternate between ROLE_STUDENT and ROLE_TUTOR, begin with the former and end with the latter\x1ajthis.exists(turn, !(turn.role in [1, 2])) || this.map(turn, string(turn.role)).join(\'\').matches(\'^(12)*$\')\x12\xbf\x01\n\x0e\x61\x64\x61pter_policy\x18\x08 \x01(\x0e\x32\x1c.aivo.brain.v1.AdapterPolicyB\x83\x01\xe2\x41\x01\x01\xbaH|\xba\x01y\n\x0cknown_policy\x12Vmust be one of ADAPTER_POLICY_PREFER, ADAPTER_POLICY_REQUIRE, ADAPTER_POLICY_BASE_ONLY\x1a\x11this in [1, 2, 3]H\x04\x88\x01\x01\x12)\n\x0f\x61\x64\x61pter_version\x18\t \x01(\rB\x0b\xe2\x41\x01\x01\xbaH\x04*\x02(\x01H\x05\x88\x01\x01\x12\"\n\x04stop\x18\n \x03(\tB\x14\xe2\x41\x01\x01\xbaH\r\x92\x01\n\x10\x04\"\x06r\x04\x10\x01\x18@:\xe5\x03\xbaH\xe1\x03\x1a\xa0\x01\n\x10history.too_long\x12<must be at most 131,072 characters, together with the prompt\x1aNsize(this.prompt) + size(this.history.map(turn, turn.text).join(\'\')) <= 131072\x1a\x80\x01\n\x19\x61\x64\x61pter_version.base_only\x12+must be unset with ADAPTER_POLICY_BASE_ONLY\x1a\x36!has(this.adapter_version) || this.adapter_policy != 3\x1a\xb8\x01\n\x1b\x63ontext.student_id.required\x12@must not be empty with adapter_version or ADAPTER_POLICY_REQUIRE\x1aWthis.context.student_id != \'\' || !has(this.adapter_version) && this.adapter_policy != 2B\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x11\n\x0f_adapter_policyB\x12\n\x10_adapter_version\"p\n\x16GenerateStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.aivo.brain.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xaa\x03\n\x08\x46inished\x12\x10\n\x08response\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x0btokens_used\x18\x03 \x01(\rH\x00\x88\x01\x01\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x07\x61\x64\x61pter\x18\x05 \x01(\x0b\x32\x16.aivo.brain.v1.Adapter\x12\x34\n\x08\x66\x61llback\x18\x06 \x01(\x0e\x32\x1d.aivo.brain.v1.FallbackReasonH\x01\x88\x01\x01\x12\x37\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x1b.aivo.brain.v1.FinishReasonH\x02\x88\x01\x01\x12#\n\x05usage\x18\x08 \x01(\x0b\x32\x14.aivo.brain.v1.Usage\x12%\n\x06timing\x18\t \x01(\x0b\x32\x15.aivo.brain.v1.Timing\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusB\x0e\n\x0c_tokens_usedB\x0b\n\t_fallbackB\x10\n\x0e_finish_reason\"\xb6\x03\n\rAssessRequest\x12)\n\x10student_response\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xc0>\xd0>\x01\x12\x39\n\x08\x63riteria\x18\x02 \x01(\x0b\x32!.aivo.brain.v1.AssessmentCriteriaB\x04\xe2\x41\x01\x02\x12\x34\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1d.aivo.brain.v1.StudentContextB\x04\xe2\x41\x01\x01:\x88\x02\xbaH\x84\x02\x1a\x81\x02\n\x11\x63riteria.required\x12Pmust have at least one of learning_objective, question, reference_answer, rubric\x1a\x99\x01[this.criteria.learning_objective, this.criteria.question, this.criteria.reference_answer, this.criteria.rubric].exists(text, text.matches(\'[^\\\\s\\\\pZ]\'))\"\xdf\x01\n\x12\x41ssessmentCriteria\x12\x1c\n\x07subject\x18\x01 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\x05grade\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xd8>\x01\x12(\n\x12learning_objective\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12\x1e\n\x08question\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12&\n\x10reference_answer\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12\x1c\n\x06rubric\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\"\xa9\x02\n\x0e\x41ssessResponse\x12\x13\n\x0b\x63orrectness\x18\x01 \x01(\x01\x12\x1b\n\x13understanding_level\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x03 \x01(\t\x12\x11\n\tstrengths\x18\x04 \x03(\t\x12\x1d\n\x15\x61reas_for_improvement\x18\x05 \x03(\t\x12\x12\n\nnext_steps\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x13\n\x0btokens_used\x18\x08 \x01(\r\x12-\n\ttimestamp\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rprobabilities\x18\n \x01(\x0b\x32#.aivo.brain.v1.VerdictProbabilities\"U\n\x14VerdictProbabilities\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\x01\x12\x19\n\x11partially_correct\x18\x02 \x01(\x01\x12\x11\n\tincorrect\x18\x03 \x01(\x01\"\x12\n\x10GetHealthRequest\"\xf0\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61llback_for\x18\t \x01(\t\x12/\n\x0c\x64\x65pendencies\x18\n \x03(\x0b\x32\x19.aivo.brain.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*>\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_STUDENT\x10\x01\x12\x0e\n\nROLE_TUTOR\x10\x02*\x84\x01\n\rAdapterPolicy\x12\x1e\n\x1a\x41\x44\x41PTER_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_POLICY_PREFER\x10\x01\x12\x1a\n\x16\x41\x44\x41PTER_POLICY_REQUIRE\x10\x02\x12\x1c\n\x18\x41\x44\x41PTER_POLICY_BASE_ONLY\x10\x03*\xc5\x01\n\x0e\x46\x61llbackReason\x12\x1f\n\x1b\x46\x41LLBACK_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x46\x41LLBACK_REASON_NO_STUDENT\x10\x01\x12\x1d\n\x19\x46\x41LLBACK_REASON_BASE_ONLY\x10\x02\x12$\n FALLBACK_REASON_NO_STUDENT_MODEL\x10\x03\x12-\n)FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE\x10\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb4\x03\n\x0c\x42rainService\x12\x64\n\x08Generate\x12\x1e.aivo.brain.v1.GenerateRequest\x1a\x1f.aivo.brain.v1.GenerateResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12\x7f\n\x0eGenerateStream\x12$.aivo.brain.v1.GenerateStreamRequest\x1a%.aivo.brain.v1.GenerateStreamResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/generate/stream:\x01*0\x01\x12\\\n\x06\x41ssess\x12\x1c.aivo.brain.v1.AssessRequest\x1a\x1d.aivo.brain.v1.AssessResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/assess:\x01*\x12_\n\tGetHealth\x12\x1f.aivo.brain.v1.GetHealthRequest\x1a .aivo.brain.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.brain.v1.brain_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['student_id']._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['student_id']._serialized_options = b'\342A\001\001\272H\010r\003\310>\001\330\001\001'
+  _globals['_STUDENTCONTEXT'].fields_by_name['grade']._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['grade']._serialized_options = b'\342A\001\001\272H\005r\003\330>\001'
+  _globals['_STUDENTCONTEXT'].fields_by_name['subject']._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['subject']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_STUDENTCONTEXT'].fields_by_name['learning_style']._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['learning_style']._serialized_options = b'\342A\001\001\272H\005r\003\340>\001'
+  _globals['_STUDENTCONTEXT'].fields_by_name['disability']._loaded_options = None
+  _globals['_STUDENTCONTEXT'].fields_by_name['disability']._serialized_options = b'\342A\001\001\272H\005r\003\350>\001'
+  _globals['_TURN'].fields_by_name['role']._loaded_options = None
+  _globals['_TURN'].fields_by_name['role']._serialized_options = b'\342A\001\002\272HC\272\001@\n\nknown_role\022\"must be ROLE_STUDENT or ROLE_TUTOR\032\016this in [1, 2]'
+  _globals['_TURN'].fields_by_name['text']._loaded_options = None
+  _globals['_TURN'].fields_by_name['text']._serialized_options = b'\342A\001\002\272H\010r\006\030\300>\320>\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['prompt']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['prompt']._serialized_options = b'\342A\001\002\272H\010r\006\030\300>\320>\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['context']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['context']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['temperature']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['temperature']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000\000@)\000\000\000\000\000\000\000\000'
+  _globals['_GENERATEREQUEST'].fields_by_name['top_p']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['top_p']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000\360?!\000\000\000\000\000\000\000\000'
+  _globals['_GENERATEREQUEST'].fields_by_name['max_tokens']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\342A\001\001\272H\007*\005\030\200\010(\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['seed']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['history']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['history']._serialized_options = b'\342A\001\001\272H\351\001\222\001\002\020 \272\001\340\001\n\017turns_alternate\022amust alternate between ROLE_STUDENT and ROLE_TUTOR, begin with the former and end with the latter\032jthis.exists(turn, !(turn.role in [1, 2])) || this.map(turn, string(turn.role)).join(\'\').matches(\'^(12)*$\')'
+  _globals['_GENERATEREQUEST'].fields_by_name['adapter_policy']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['adapter_policy']._serialized_options = b'\342A\001\001\272H|\272\001y\n\014known_policy\022Vmust be one of ADAPTER_POLICY_PREFER, ADAPTER_POLICY_REQUIRE, ADAPTER_POLICY_BASE_ONLY\032\021this in [1, 2, 3]'
+  _globals['_GENERATEREQUEST'].fields_by_name['adapter_version']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['adapter_version']._serialized_options = b'\342A\001\001\272H\004*\002(\001'
+  _globals['_GENERATEREQUEST'].fields_by_name['stop']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['stop']._serialized_options = b'\342A\001\001\272H\r\222\001\n\020\004\"\006r\004\020\001\030@'
+  _globals['_GENERATEREQUEST']._loaded_options = None
+  _globals['_GENERATEREQUEST']._serialized_options = b'\272H\341\003\032\240\001\n\020history.too_long\022<must be at most 131,072 characters, together with the prompt\032Nsize(this.prompt) + size(this.history.map(turn, turn.text).join(\'\')) <= 131072\032\200\001\n\031adapter_version.base_only\022+must be unset with ADAPTER_POLICY_BASE_ONLY\0326!has(this.adapter_version) || this.adapter_policy != 3\032\270\001\n\033context.student_id.required\022@must not be empty with adapter_version or ADAPTER_POLICY_REQUIRE\032Wthis.context.student_id != \'\' || !has(this.adapter_version) && this.adapter_policy != 2'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['prompt']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['prompt']._serialized_options = b'\342A\001\002\272H\010r\006\030\300>\320>\001'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['context']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['context']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['temperature']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['temperature']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000\000@)\000\000\000\000\000\000\000\000'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['top_p']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['top_p']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000\360?!\000\000\000\000\000\000\000\000'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['max_tokens']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\342A\001\001\272H\007*\005\030\200\010(\001'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['seed']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['history']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['history']._serialized_options = b'\342A\001\001\272H\351\001\222\001\002\020 \272\001\340\001\n\017turns_alternate\022amust alternate between ROLE_STUDENT and ROLE_TUTOR, begin with the former and end with the latter\032jthis.exists(turn, !(turn.role in [1, 2])) || this.map(turn, string(turn.role)).join(\'\').matches(\'^(12)*$\')'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['adapter_policy']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['adapter_policy']._serialized_options = b'\342A\001\001\272H|\272\001y\n\014known_policy\022Vmust be one of ADAPTER_POLICY_PREFER, ADAPTER_POLICY_REQUIRE, ADAPTER_POLICY_BASE_ONLY\032\021this in [1, 2, 3]'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['adapter_version']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['adapter_version']._serialized_options = b'\342A\001\001\272H\004*\002(\001'
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['stop']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST'].fields_by_name['stop']._serialized_options = b'\342A\001\001\272H\r\222\001\n\020\004\"\006r\004\020\001\030@'
+  _globals['_GENERATESTREAMREQUEST']._loaded_options = None
+  _globals['_GENERATESTREAMREQUEST']._serialized_options = b'\272H\341\003\032\240\001\n\020history.too_long\022<must be at most 131,072 characters, together with the prompt\032Nsize(this.prompt) + size(this.history.map(turn, turn.text).join(\'\')) <= 131072\032\200\001\n\031adapter_version.base_only\022+must be unset with ADAPTER_POLICY_BASE_ONLY\0326!has(this.adapter_version) || this.adapter_policy != 3\032\270\001\n\033context.student_id.required\022@must not be empty with adapter_version or ADAPTER_POLICY_REQUIRE\032Wthis.context.student_id != \'\' || !has(this.adapter_version) && this.adapter_policy != 2'
+  _globals['_ASSESSREQUEST'].fields_by_name['student_response']._loaded_options = None
+  _globals['_ASSESSREQUEST'].fields_by_name['student_response']._serialized_options = b'\342A\001\002\272H\010r\006\030\300>\320>\001'
+  _globals['_ASSESSREQUEST'].fields_by_name['criteria']._loaded_options = None
+  _globals['_ASSESSREQUEST'].fields_by_name['criteria']._serialized_options = b'\342A\001\002'
+  _globals['_ASSESSREQUEST'].fields_by_name['context']._loaded_options = None
+  _globals['_ASSESSREQUEST'].fields_by_name['context']._serialized_options = b'\342A\001\001'
+  _globals['_ASSESSREQUEST']._loaded_options = None
+  _globals['_ASSESSREQUEST']._serialized_options = b'\272H\204\002\032\201\002\n\021criteria.required\022Pmust have at least one of learning_objective, question, reference_answer, rubric\032\231\001[this.criteria.learning_objective, this.criteria.question, this.criteria.reference_answer, this.criteria.rubric].exists(text, text.matches(\'[^\\\\s\\\\pZ]\'))'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['subject']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['subject']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['grade']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['grade']._serialized_options = b'\342A\001\001\272H\005r\003\330>\001'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['learning_objective']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['learning_objective']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['question']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['question']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['reference_answer']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['reference_answer']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['rubric']._loaded_options = None
+  _globals['_ASSESSMENTCRITERIA'].fields_by_name['rubric']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
   _globals['_BRAINSERVICE'].methods_by_name['Generate']._loaded_options = None
   _globals['_BRAINSERVICE'].methods_by_name['Generate']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/generate:\001*'
   _globals['_BRAINSERVICE'].methods_by_name['GenerateStream']._loaded_options = None
@@ -43,46 +124,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BRAINSERVICE'].methods_by_name['Assess']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/assess:\001*'
   _globals['_BRAINSERVICE'].methods_by_name['GetHealth']._loaded_options = None
   _globals['_BRAINSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\202\323\344\223\002\t\022\007/health'
-  _globals['_ROLE']._serialized_start=3210
-  _globals['_ROLE']._serialized_end=3272
-  _globals['_ADAPTERPOLICY']._serialized_start=3275
-  _globals['_ADAPTERPOLICY']._serialized_end=3407
-  _globals['_FALLBACKREASON']._serialized_start=3410
-  _globals['_FALLBACKREASON']._serialized_end=3607
-  _globals['_FINISHREASON']._serialized_start=3609
-  _globals['_FINISHREASON']._serialized_end=3704
-  _globals['_STUDENTCONTEXT']._serialized_start=169
-  _globals['_STUDENTCONTEXT']._serialized_end=281
-  _globals['_TURN']._serialized_start=283
-  _globals['_TURN']._serialized_end=338
-  _globals['_USAGE']._serialized_start=340
-  _globals['_USAGE']._serialized_end=397
-  _globals['_TIMING']._serialized_start=399
-  _globals['_TIMING']._serialized_end=492
-  _globals['_GENERATEREQUEST']._serialized_start=495
-  _globals['_GENERATEREQUEST']._serialized_end=896
-  _globals['_GENERATERESPONSE']._serialized_start=899
-  _globals['_GENERATERESPONSE']._serialized_end=1254
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=1257
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=1664
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1666
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1778
-  _globals['_FINISHED']._serialized_start=1781
-  _globals['_FINISHED']._serialized_end=2207
-  _globals['_ASSESSREQUEST']._serialized_start=2210
-  _globals['_ASSESSREQUEST']._serialized_end=2352
-  _globals['_ASSESSMENTCRITERIA']._serialized_start=2355
-  _globals['_ASSESSMENTCRITERIA']._serialized_end=2495
-  _globals['_ASSESSRESPONSE']._serialized_start=2498
-  _globals['_ASSESSRESPONSE']._serialized_end=2795
-  _globals['_VERDICTPROBABILITIES']._serialized_start=2797
-  _globals['_VERDICTPROBABILITIES']._serialized_end=2882
-  _globals['_GETHEALTHREQUEST']._serialized_start=2884
-  _globals['_GETHEALTHREQUEST']._serialized_end=2902
-  _globals['_GETHEALTHRESPONSE']._serialized_start=2905
-  _globals['_GETHEALTHRESPONSE']._serialized_end=3145
-  _globals['_DEPENDENCY']._serialized_start=3147
-  _globals['_DEPENDENCY']._serialized_end=3208
-  _globals['_BRAINSERVICE']._serialized_start=3707
-  _globals['_BRAINSERVICE']._serialized_end=4143
+  _globals['_ROLE']._serialized_start=5857
+  _globals['_ROLE']._serialized_end=5919
+  _globals['_ADAPTERPOLICY']._serialized_start=5922
+  _globals['_ADAPTERPOLICY']._serialized_end=6054
+  _globals['_FALLBACKREASON']._serialized_start=6057
+  _globals['_FALLBACKREASON']._serialized_end=6254
+  _globals['_FINISHREASON']._serialized_start=6256
+  _globals['_FINISHREASON']._serialized_end=6351
+  _globals['_STUDENTCONTEXT']._serialized_start=259
+  _globals['_STUDENTCONTEXT']._serialized_end=443
+  _globals['_TURN']._serialized_start=446
+  _globals['_TURN']._serialized_end=594
+  _globals['_USAGE']._serialized_start=596
+  _globals['_USAGE']._serialized_end=653
+  _globals['_TIMING']._serialized_start=655
+  _globals['_TIMING']._serialized_end=748
+  _globals['_GENERATEREQUEST']._serialized_start=751
+  _globals['_GENERATEREQUEST']._serialized_end=2158
+  _globals['_GENERATERESPONSE']._serialized_start=2161
+  _globals['_GENERATERESPONSE']._serialized_end=2516
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=2519
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=3932
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=3934
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=4046
+  _globals['_FINISHED']._serialized_start=4049
+  _globals['_FINISHED']._serialized_end=4475
+  _globals['_ASSESSREQUEST']._serialized_start=4478
+  _globals['_ASSESSREQUEST']._serialized_end=4916
+  _globals['_ASSESSMENTCRITERIA']._serialized_start=4919
+  _globals['_ASSESSMENTCRITERIA']._serialized_end=5142
+  _globals['_ASSESSRESPONSE']._serialized_start=5145
+  _globals['_ASSESSRESPONSE']._serialized_end=5442
+  _globals['_VERDICTPROBABILITIES']._serialized_start=5444
+  _globals['_VERDICTPROBABILITIES']._serialized_end=5529
+  _globals['_GETHEALTHREQUEST']._serialized_start=5531
+  _globals['_GETHEALTHREQUEST']._serialized_end=5549
+  _globals['_GETHEALTHRESPONSE']._serialized_start=5552
+  _globals['_GETHEALTHRESPONSE']._serialized_end=5792
+  _globals['_DEPENDENCY']._serialized_start=5794
+  _globals['_DEPENDENCY']._serialized_end=5855
+  _globals['_BRAINSERVICE']._serialized_start=6354
+  _globals['_BRAINSERVICE']._serialized_end=6790
 # @@protoc_insertion_point(module_scope)

@@ -23,18 +23,91 @@ _sym_db = _symbol_database.Default()
 
 
 from aivo.cloning.v1 import student_model_pb2 as aivo_dot_cloning_dot_v1_dot_student__model__pb2
+from aivo.rules.v1 import rules_pb2 as aivo_dot_rules_dot_v1_dot_rules__pb2
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/cloning_service.proto\x12\x0f\x61ivo.cloning.v1\x1a#aivo/cloning/v1/student_model.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"y\n\x07\x43onsent\x12\r\n\x05\x62\x61sis\x18\x01 \x01(\t\x12.\n\ngrant_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x0eStudentProfile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x12\n\ndisability\x18\x03 \x01(\t\x12\x16\n\x0elearning_style\x18\x04 \x01(\t\"\xe7\x01\n\x10\x42\x61selineResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05skill\x18\x03 \x01(\t\x12\x10\n\x08question\x18\x04 \x01(\t\x12\x18\n\x10reference_answer\x18\x05 \x01(\t\x12\x16\n\x0estudent_answer\x18\x06 \x01(\t\x12\x17\n\nis_correct\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10teacher_feedback\x18\t \x01(\tB\r\n\x0b_is_correctB\x08\n\x06_score\"\x89\x01\n\x0c\x42\x61selineData\x12\x15\n\rassessment_id\x18\x01 \x01(\t\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.aivo.cloning.v1.BaselineResponse\x12\x1a\n\roverall_score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_overall_score\"\xdc\x02\n\x11StartCloneRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x38\n\x0fstudent_profile\x18\x02 \x01(\x0b\x32\x1f.aivo.cloning.v1.StudentProfile\x12\x34\n\rbaseline_data\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.BaselineData\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x35\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriorityH\x00\x88\x01\x01\x12\x14\n\x0cqueue_behind\x18\x06 \x01(\x08\x12\x19\n\x0c\x62\x61se_version\x18\x07 \x01(\rH\x01\x88\x01\x01\x12)\n\x07\x63onsent\x18\x08 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x0b\n\t_priorityB\x0f\n\r_base_version\"\xc6\x01\n\x12StartCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x1e\n\x16\x65stimated_time_seconds\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x1b\n\x0equeue_position\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_queue_position\"#\n\x0fGetCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\x97\x05\n\x10GetCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12\x0f\n\x07message\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\x0b \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\r \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\x0e \x01(\rH\x01\x88\x01\x01\x12/\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneAttempt\x12\x30\n\x08priority\x18\x10 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriority\x12\x19\n\x0c\x62\x61se_version\x18\x11 \x01(\rH\x02\x88\x01\x01\x12)\n\x07\x63onsent\x18\x12 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_secondsB\x0f\n\r_base_version\"\x8d\x01\n\x0c\x43loneAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"&\n\x12\x43\x61ncelCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\"\x89\x01\n\x13\x43\x61ncelCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x05 \x01(\r\"U\n\x11WatchCloneRequest\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xad\x03\n\x12WatchCloneResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12\x10\n\x08\x63lone_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\r \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"N\n\x11ListClonesRequest\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x12ListClonesResponse\x12-\n\x06\x63lones\x18\x01 \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe5\x02\n\x0c\x43loneSummary\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0equeue_position\x18\x08 \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\t \x01(\rH\x01\x88\x01\x01\x12\x0f\n\x07\x61ttempt\x18\n \x01(\rB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"\x12\n\x10GetHealthRequest\"\xe6\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rqueued_clones\x18\x07 \x01(\r\x12\x16\n\x0erunning_clones\x18\x08 \x01(\r\x12\x31\n\x0c\x64\x65pendencies\x18\t \x03(\x0b\x32\x1b.aivo.cloning.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xc1\x02\n\nCloneState\x12\x1b\n\x17\x43LONE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_STATE_QUEUED\x10\x01\x12\"\n\x1e\x43LONE_STATE_LOADING_BASE_MODEL\x10\x02\x12 \n\x1c\x43LONE_STATE_CREATING_ADAPTER\x10\x03\x12\x1b\n\x17\x43LONE_STATE_FINE_TUNING\x10\x04\x12\x1a\n\x16\x43LONE_STATE_OPTIMIZING\x10\x05\x12\x16\n\x12\x43LONE_STATE_SAVING\x10\x06\x12\x19\n\x15\x43LONE_STATE_DEPLOYING\x10\x07\x12\x19\n\x15\x43LONE_STATE_COMPLETED\x10\x08\x12\x16\n\x12\x43LONE_STATE_FAILED\x10\t\x12\x19\n\x15\x43LONE_STATE_CANCELLED\x10\n*{\n\rClonePriority\x12\x1e\n\x1a\x43LONE_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_PRIORITY_LOW\x10\x01\x12\x19\n\x15\x43LONE_PRIORITY_NORMAL\x10\x02\x12\x17\n\x13\x43LONE_PRIORITY_HIGH\x10\x03\x32\xc9\x05\n\x0e\x43loningService\x12q\n\nStartClone\x12\".aivo.cloning.v1.StartCloneRequest\x1a#.aivo.cloning.v1.StartCloneResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/clone/start:\x01*\x12t\n\x08GetClone\x12 .aivo.cloning.v1.GetCloneRequest\x1a!.aivo.cloning.v1.GetCloneResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/clone/{clone_id}/status\x12{\n\nWatchClone\x12\".aivo.cloning.v1.WatchCloneRequest\x1a#.aivo.cloning.v1.WatchCloneResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/clone/{clone_id}/watch0\x01\x12\x80\x01\n\x0b\x43\x61ncelClone\x12#.aivo.cloning.v1.CancelCloneRequest\x1a$.aivo.cloning.v1.CancelCloneResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/clone/{clone_id}/cancel:\x01*\x12i\n\nListClones\x12\".aivo.cloning.v1.ListClonesRequest\x1a#.aivo.cloning.v1.ListClonesResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/clones\x12\x63\n\tGetHealth\x12!.aivo.cloning.v1.GetHealthRequest\x1a\".aivo.cloning.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/cloning_service.proto\x12\x0f\x61ivo.cloning.v1\x1a#aivo/cloning/v1/student_model.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xdf\x02\n\x07\x43onsent\x12\x1b\n\x05\x62\x61sis\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x84\x01\n\ngrant_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampBT\xe2\x41\x01\x02\xbaHM\xba\x01G\n\nnot_future\x12\x19must not be in the future\x1a\x1ethis <= now + duration(\'300s\')\xc8\x01\x01\x12\x35\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01:y\xbaHv\x1at\n\x15\x65xpire_time.too_early\x12\x1dmust be later than grant_time\x1a<!has(this.expire_time) || this.expire_time > this.grant_time\"\x89\x01\n\x0eStudentProfile\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\x05grade\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xd8>\x01\x12 \n\ndisability\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xe8>\x01\x12$\n\x0elearning_style\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\xe0>\x01\"\xf1\x02\n\x10\x42\x61selineResponse\x12\x1d\n\x07item_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x07subject\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\x05skill\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12!\n\x08question\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xa0\x1f\xd0>\x01\x12&\n\x10reference_answer\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xa0\x1f\x12\'\n\x0estudent_answer\x18\x06 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x18\xa0\x1f\xd0>\x01\x12\x1d\n\nis_correct\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12/\n\x05score\x18\x08 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12&\n\x10teacher_feedback\x18\t \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xa0\x1f\x42\r\n\x0b_is_correctB\x08\n\x06_score\"\xc5\x01\n\x0c\x42\x61selineData\x12#\n\rassessment_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\tresponses\x18\x02 \x03(\x0b\x32!.aivo.cloning.v1.BaselineResponseB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x02\x10\xe8\x07\x12\x37\n\roverall_score\x18\x03 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x42\x10\n\x0e_overall_score\"\xa5\x04\n\x11StartCloneRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12>\n\x0fstudent_profile\x18\x02 \x01(\x0b\x32\x1f.aivo.cloning.v1.StudentProfileB\x04\xe2\x41\x01\x01\x12@\n\rbaseline_data\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.BaselineDataB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xc8>\x01\xd8\x01\x01\x12\xb3\x01\n\x08priority\x18\x05 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriorityB|\xe2\x41\x01\x01\xbaHu\xba\x01r\n\x0eknown_priority\x12Mmust be one of CLONE_PRIORITY_LOW, CLONE_PRIORITY_NORMAL, CLONE_PRIORITY_HIGH\x1a\x11this in [1, 2, 3]H\x00\x88\x01\x01\x12\x1a\n\x0cqueue_behind\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12&\n\x0c\x62\x61se_version\x18\x07 \x01(\rB\x0b\xe2\x41\x01\x01\xbaH\x04*\x02(\x01H\x01\x88\x01\x01\x12/\n\x07\x63onsent\x18\x08 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x04\xe2\x41\x01\x01\x42\x0b\n\t_priorityB\x0f\n\r_base_version\"\xc6\x01\n\x12StartCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x1e\n\x16\x65stimated_time_seconds\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x1b\n\x0equeue_position\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_queue_position\"1\n\x0fGetCloneRequest\x12\x1e\n\x08\x63lone_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\x97\x05\n\x10GetCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12\x0f\n\x07message\x18\x05 \x01(\t\x12*\n\x05state\x18\x06 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x07 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\x0b \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\r \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\x0e \x01(\rH\x01\x88\x01\x01\x12/\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneAttempt\x12\x30\n\x08priority\x18\x10 \x01(\x0e\x32\x1e.aivo.cloning.v1.ClonePriority\x12\x19\n\x0c\x62\x61se_version\x18\x11 \x01(\rH\x02\x88\x01\x01\x12)\n\x07\x63onsent\x18\x12 \x01(\x0b\x32\x18.aivo.cloning.v1.ConsentB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_secondsB\x0f\n\r_base_version\"\x8d\x01\n\x0c\x43loneAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x04 \x01(\t\"4\n\x12\x43\x61ncelCloneRequest\x12\x1e\n\x08\x63lone_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\x89\x01\n\x13\x43\x61ncelCloneResponse\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x10\n\x08sequence\x18\x05 \x01(\r\"i\n\x11WatchCloneRequest\x12\x1e\n\x08\x63lone_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12!\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xad\x03\n\x12WatchCloneResponse\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12\x10\n\x08\x63lone_id\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\r\x12\x0f\n\x07message\x18\x06 \x01(\t\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12\x0f\n\x07\x61ttempt\x18\x08 \x01(\r\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12!\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.Status\x12\x1b\n\x0equeue_position\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\r \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"r\n\x11ListClonesRequest\x12#\n\nstudent_id\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xc8>\x01\xd8\x01\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\\\n\x12ListClonesResponse\x12-\n\x06\x63lones\x18\x01 \x03(\x0b\x32\x1d.aivo.cloning.v1.CloneSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe5\x02\n\x0c\x43loneSummary\x12\x10\n\x08\x63lone_id\x18\x01 \x01(\t\x12\x12\n\nstudent_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08progress\x18\x04 \x01(\r\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.aivo.cloning.v1.CloneState\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0equeue_position\x18\x08 \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65stimated_time_seconds\x18\t \x01(\rH\x01\x88\x01\x01\x12\x0f\n\x07\x61ttempt\x18\n \x01(\rB\x11\n\x0f_queue_positionB\x19\n\x17_estimated_time_seconds\"\x12\n\x10GetHealthRequest\"\xe6\x01\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x14\n\x0cmodel_loaded\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rgpu_available\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rqueued_clones\x18\x07 \x01(\r\x12\x16\n\x0erunning_clones\x18\x08 \x01(\r\x12\x31\n\x0c\x64\x65pendencies\x18\t \x03(\x0b\x32\x1b.aivo.cloning.v1.Dependency\"=\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xc1\x02\n\nCloneState\x12\x1b\n\x17\x43LONE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_STATE_QUEUED\x10\x01\x12\"\n\x1e\x43LONE_STATE_LOADING_BASE_MODEL\x10\x02\x12 \n\x1c\x43LONE_STATE_CREATING_ADAPTER\x10\x03\x12\x1b\n\x17\x43LONE_STATE_FINE_TUNING\x10\x04\x12\x1a\n\x16\x43LONE_STATE_OPTIMIZING\x10\x05\x12\x16\n\x12\x43LONE_STATE_SAVING\x10\x06\x12\x19\n\x15\x43LONE_STATE_DEPLOYING\x10\x07\x12\x19\n\x15\x43LONE_STATE_COMPLETED\x10\x08\x12\x16\n\x12\x43LONE_STATE_FAILED\x10\t\x12\x19\n\x15\x43LONE_STATE_CANCELLED\x10\n*{\n\rClonePriority\x12\x1e\n\x1a\x43LONE_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LONE_PRIORITY_LOW\x10\x01\x12\x19\n\x15\x43LONE_PRIORITY_NORMAL\x10\x02\x12\x17\n\x13\x43LONE_PRIORITY_HIGH\x10\x03\x32\xc9\x05\n\x0e\x43loningService\x12q\n\nStartClone\x12\".aivo.cloning.v1.StartCloneRequest\x1a#.aivo.cloning.v1.StartCloneResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/clone/start:\x01*\x12t\n\x08GetClone\x12 .aivo.cloning.v1.GetCloneRequest\x1a!.aivo.cloning.v1.GetCloneResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/clone/{clone_id}/status\x12{\n\nWatchClone\x12\".aivo.cloning.v1.WatchCloneRequest\x1a#.aivo.cloning.v1.WatchCloneResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/clone/{clone_id}/watch0\x01\x12\x80\x01\n\x0b\x43\x61ncelClone\x12#.aivo.cloning.v1.CancelCloneRequest\x1a$.aivo.cloning.v1.CancelCloneResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/clone/{clone_id}/cancel:\x01*\x12i\n\nListClones\x12\".aivo.cloning.v1.ListClonesRequest\x1a#.aivo.cloning.v1.ListClonesResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/clones\x12\x63\n\tGetHealth\x12!.aivo.cloning.v1.GetHealthRequest\x1a\".aivo.cloning.v1.GetHealthResponse\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.cloning.v1.cloning_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CONSENT'].fields_by_name['basis']._loaded_options = None
+  _globals['_CONSENT'].fields_by_name['basis']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_CONSENT'].fields_by_name['grant_time']._loaded_options = None
+  _globals['_CONSENT'].fields_by_name['grant_time']._serialized_options = b'\342A\001\002\272HM\272\001G\n\nnot_future\022\031must not be in the future\032\036this <= now + duration(\'300s\')\310\001\001'
+  _globals['_CONSENT'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_CONSENT'].fields_by_name['expire_time']._serialized_options = b'\342A\001\001'
+  _globals['_CONSENT']._loaded_options = None
+  _globals['_CONSENT']._serialized_options = b'\272Hv\032t\n\025expire_time.too_early\022\035must be later than grant_time\032<!has(this.expire_time) || this.expire_time > this.grant_time'
+  _globals['_STUDENTPROFILE'].fields_by_name['name']._loaded_options = None
+  _globals['_STUDENTPROFILE'].fields_by_name['name']._serialized_options = b'\342A\001\001'
+  _globals['_STUDENTPROFILE'].fields_by_name['grade']._loaded_options = None
+  _globals['_STUDENTPROFILE'].fields_by_name['grade']._serialized_options = b'\342A\001\001\272H\005r\003\330>\001'
+  _globals['_STUDENTPROFILE'].fields_by_name['disability']._loaded_options = None
+  _globals['_STUDENTPROFILE'].fields_by_name['disability']._serialized_options = b'\342A\001\001\272H\005r\003\350>\001'
+  _globals['_STUDENTPROFILE'].fields_by_name['learning_style']._loaded_options = None
+  _globals['_STUDENTPROFILE'].fields_by_name['learning_style']._serialized_options = b'\342A\001\001\272H\005r\003\340>\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['item_id']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['item_id']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['subject']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['subject']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_BASELINERESPONSE'].fields_by_name['skill']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['skill']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['question']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['question']._serialized_options = b'\342A\001\002\272H\010r\006\030\240\037\320>\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['reference_answer']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['reference_answer']._serialized_options = b'\342A\001\001\272H\005r\003\030\240\037'
+  _globals['_BASELINERESPONSE'].fields_by_name['student_answer']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['student_answer']._serialized_options = b'\342A\001\002\272H\010r\006\030\240\037\320>\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['is_correct']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['is_correct']._serialized_options = b'\342A\001\001'
+  _globals['_BASELINERESPONSE'].fields_by_name['score']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['score']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000Y@)\000\000\000\000\000\000\000\000'
+  _globals['_BASELINERESPONSE'].fields_by_name['teacher_feedback']._loaded_options = None
+  _globals['_BASELINERESPONSE'].fields_by_name['teacher_feedback']._serialized_options = b'\342A\001\001\272H\005r\003\030\240\037'
+  _globals['_BASELINEDATA'].fields_by_name['assessment_id']._loaded_options = None
+  _globals['_BASELINEDATA'].fields_by_name['assessment_id']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_BASELINEDATA'].fields_by_name['responses']._loaded_options = None
+  _globals['_BASELINEDATA'].fields_by_name['responses']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\002\020\350\007'
+  _globals['_BASELINEDATA'].fields_by_name['overall_score']._loaded_options = None
+  _globals['_BASELINEDATA'].fields_by_name['overall_score']._serialized_options = b'\342A\001\001\272H\024\022\022\031\000\000\000\000\000\000Y@)\000\000\000\000\000\000\000\000'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['student_profile']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['student_profile']._serialized_options = b'\342A\001\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['baseline_data']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['baseline_data']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\010r\003\310>\001\330\001\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['priority']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['priority']._serialized_options = b'\342A\001\001\272Hu\272\001r\n\016known_priority\022Mmust be one of CLONE_PRIORITY_LOW, CLONE_PRIORITY_NORMAL, CLONE_PRIORITY_HIGH\032\021this in [1, 2, 3]'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['queue_behind']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['queue_behind']._serialized_options = b'\342A\001\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['base_version']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['base_version']._serialized_options = b'\342A\001\001\272H\004*\002(\001'
+  _globals['_STARTCLONEREQUEST'].fields_by_name['consent']._loaded_options = None
+  _globals['_STARTCLONEREQUEST'].fields_by_name['consent']._serialized_options = b'\342A\001\001'
+  _globals['_GETCLONEREQUEST'].fields_by_name['clone_id']._loaded_options = None
+  _globals['_GETCLONEREQUEST'].fields_by_name['clone_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_CANCELCLONEREQUEST'].fields_by_name['clone_id']._loaded_options = None
+  _globals['_CANCELCLONEREQUEST'].fields_by_name['clone_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_WATCHCLONEREQUEST'].fields_by_name['clone_id']._loaded_options = None
+  _globals['_WATCHCLONEREQUEST'].fields_by_name['clone_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_WATCHCLONEREQUEST'].fields_by_name['after_sequence']._loaded_options = None
+  _globals['_WATCHCLONEREQUEST'].fields_by_name['after_sequence']._serialized_options = b'\342A\001\001'
+  _globals['_LISTCLONESREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_LISTCLONESREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\001\272H\010r\003\310>\001\330\001\001'
+  _globals['_LISTCLONESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTCLONESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTCLONESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTCLONESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_CLONINGSERVICE'].methods_by_name['StartClone']._loaded_options = None
   _globals['_CLONINGSERVICE'].methods_by_name['StartClone']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/clone/start:\001*'
   _globals['_CLONINGSERVICE'].methods_by_name['GetClone']._loaded_options = None
@@ -47,48 +120,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLONINGSERVICE'].methods_by_name['ListClones']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/clones'
   _globals['_CLONINGSERVICE'].methods_by_name['GetHealth']._loaded_options = None
   _globals['_CLONINGSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\202\323\344\223\002\t\022\007/health'
-  _globals['_CLONESTATE']._serialized_start=3720
-  _globals['_CLONESTATE']._serialized_end=4041
-  _globals['_CLONEPRIORITY']._serialized_start=4043
-  _globals['_CLONEPRIORITY']._serialized_end=4166
-  _globals['_CONSENT']._serialized_start=183
-  _globals['_CONSENT']._serialized_end=304
-  _globals['_STUDENTPROFILE']._serialized_start=306
-  _globals['_STUDENTPROFILE']._serialized_end=395
-  _globals['_BASELINERESPONSE']._serialized_start=398
-  _globals['_BASELINERESPONSE']._serialized_end=629
-  _globals['_BASELINEDATA']._serialized_start=632
-  _globals['_BASELINEDATA']._serialized_end=769
-  _globals['_STARTCLONEREQUEST']._serialized_start=772
-  _globals['_STARTCLONEREQUEST']._serialized_end=1120
-  _globals['_STARTCLONERESPONSE']._serialized_start=1123
-  _globals['_STARTCLONERESPONSE']._serialized_end=1321
-  _globals['_GETCLONEREQUEST']._serialized_start=1323
-  _globals['_GETCLONEREQUEST']._serialized_end=1358
-  _globals['_GETCLONERESPONSE']._serialized_start=1361
-  _globals['_GETCLONERESPONSE']._serialized_end=2024
-  _globals['_CLONEATTEMPT']._serialized_start=2027
-  _globals['_CLONEATTEMPT']._serialized_end=2168
-  _globals['_CANCELCLONEREQUEST']._serialized_start=2170
-  _globals['_CANCELCLONEREQUEST']._serialized_end=2208
-  _globals['_CANCELCLONERESPONSE']._serialized_start=2211
-  _globals['_CANCELCLONERESPONSE']._serialized_end=2348
-  _globals['_WATCHCLONEREQUEST']._serialized_start=2350
-  _globals['_WATCHCLONEREQUEST']._serialized_end=2435
-  _globals['_WATCHCLONERESPONSE']._serialized_start=2438
-  _globals['_WATCHCLONERESPONSE']._serialized_end=2867
-  _globals['_LISTCLONESREQUEST']._serialized_start=2869
-  _globals['_LISTCLONESREQUEST']._serialized_end=2947
-  _globals['_LISTCLONESRESPONSE']._serialized_start=2949
-  _globals['_LISTCLONESRESPONSE']._serialized_end=3041
-  _globals['_CLONESUMMARY']._serialized_start=3044
-  _globals['_CLONESUMMARY']._serialized_end=3401
-  _globals['_GETHEALTHREQUEST']._serialized_start=3403
-  _globals['_GETHEALTHREQUEST']._serialized_end=3421
-  _globals['_GETHEALTHRESPONSE']._serialized_start=3424
-  _globals['_GETHEALTHRESPONSE']._serialized_end=3654
-  _globals['_DEPENDENCY']._serialized_start=3656
-  _globals['_DEPENDENCY']._serialized_end=3717
-  _globals['_CLONINGSERVICE']._serialized_start=4169
-  _globals['_CLONINGSERVICE']._serialized_end=4882
+  _globals['_CLONESTATE']._serialized_start=4572
+  _globals['_CLONESTATE']._serialized_end=4893
+  _globals['_CLONEPRIORITY']._serialized_start=4895
+  _globals['_CLONEPRIORITY']._serialized_end=5018
+  _globals['_CONSENT']._serialized_start=273
+  _globals['_CONSENT']._serialized_end=624
+  _globals['_STUDENTPROFILE']._serialized_start=627
+  _globals['_STUDENTPROFILE']._serialized_end=764
+  _globals['_BASELINERESPONSE']._serialized_start=767
+  _globals['_BASELINERESPONSE']._serialized_end=1136
+  _globals['_BASELINEDATA']._serialized_start=1139
+  _globals['_BASELINEDATA']._serialized_end=1336
+  _globals['_STARTCLONEREQUEST']._serialized_start=1339
+  _globals['_STARTCLONEREQUEST']._serialized_end=1888
+  _globals['_STARTCLONERESPONSE']._serialized_start=1891
+  _globals['_STARTCLONERESPONSE']._serialized_end=2089
+  _globals['_GETCLONEREQUEST']._serialized_start=2091
+  _globals['_GETCLONEREQUEST']._serialized_end=2140
+  _globals['_GETCLONERESPONSE']._serialized_start=2143
+  _globals['_GETCLONERESPONSE']._serialized_end=2806
+  _globals['_CLONEATTEMPT']._serialized_start=2809
+  _globals['_CLONEATTEMPT']._serialized_end=2950
+  _globals['_CANCELCLONEREQUEST']._serialized_start=2952
+  _globals['_CANCELCLONEREQUEST']._serialized_end=3004
+  _globals['_CANCELCLONERESPONSE']._serialized_start=3007
+  _globals['_CANCELCLONERESPONSE']._serialized_end=3144
+  _globals['_WATCHCLONEREQUEST']._serialized_start=3146
+  _globals['_WATCHCLONEREQUEST']._serialized_end=3251
+  _globals['_WATCHCLONERESPONSE']._serialized_start=3254
+  _globals['_WATCHCLONERESPONSE']._serialized_end=3683
+  _globals['_LISTCLONESREQUEST']._serialized_start=3685
+  _globals['_LISTCLONESREQUEST']._serialized_end=3799
+  _globals['_LISTCLONESRESPONSE']._serialized_start=3801
+  _globals['_LISTCLONESRESPONSE']._serialized_end=3893
+  _globals['_CLONESUMMARY']._serialized_start=3896
+  _globals['_CLONESUMMARY']._serialized_end=4253
+  _globals['_GETHEALTHREQUEST']._serialized_start=4255
+  _globals['_GETHEALTHREQUEST']._serialized_end=4273
+  _globals['_GETHEALTHRESPONSE']._serialized_start=4276
+  _globals['_GETHEALTHRESPONSE']._serialized_end=4506
+  _globals['_DEPENDENCY']._serialized_start=4508
+  _globals['_DEPENDENCY']._serialized_end=4569
+  _globals['_CLONINGSERVICE']._serialized_start=5021
+  _globals['_CLONINGSERVICE']._serialized_end=5734
 # @@protoc_insertion_point(module_scope)
