@@ -39,6 +39,7 @@ LIMITS = {
 }
 # Numbers in the paths of `SourceCodeInfo`: the fields of FileDescriptorProto, DescriptorProto and so on.
 _MESSAGE, _ENUM, _SERVICE = 4, 5, 6
+_CEL_RULE = "buf.validate.Rule"
 _NESTED, _NESTED_ENUM, _FIELD, _VALUE, _METHOD, _ONEOF = 3, 4, 2, 2, 2, 8
 
 
@@ -145,6 +146,7 @@ def _messages(file: File, options: Options) -> Iterator[str]:
     for name, path, message in file.messages():
         yield _heading(name, f"{file.proto.package}.{name}")
         yield file.comment(path) + "\n"
+        yield from _rules_between_fields(options.of(message.options))
         maps = {inner.name: inner for inner in message.nested_type if inner.options.map_entry}
         for index, field in enumerate(message.field):
             facts = [_type(field, maps), *_presence(message, field), *_rules(options.of(field.options))]
@@ -207,11 +209,23 @@ def _rules(options: Mapping[str, object]) -> Iterator[str]:
             yield from (_limit(names, limit) for names, limit in _leaves(value, ()))
 
 
+def _rules_between_fields(options: Mapping[str, object]) -> Iterator[str]:
+    """The rules about several fields of a message. Their ids begin with the path of the field that they are about."""
+    for value in options.values():
+        if isinstance(value, Message) and value.DESCRIPTOR.full_name == "buf.validate.MessageRules":
+            for field, rules in value.ListFields():
+                if field.name == "cel":
+                    sentences = [f"`{rule.id.rpartition('.')[0]}` {rule.message}." for rule in rules]
+                    yield " ".join(sentences) + "\n"
+
+
 def _leaves(rules: Message, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
     for field, value in rules.ListFields():
         if _is_rules(field):
             for part in value if field.is_repeated else (value,):
-                yield from _leaves(part, (*names, field.name))
+                # A rule in CEL says itself, in words, what it wants.
+                is_cel = part.DESCRIPTOR.full_name == _CEL_RULE
+                yield from [((_CEL_RULE,), part.message)] if is_cel else _leaves(part, (*names, field.name))
         else:
             yield (*names, field.name), value
 
@@ -223,6 +237,8 @@ def _is_rules(field: FieldDescriptor) -> bool:
 
 def _limit(names: Sequence[str], limit: object) -> str:
     *scope, name = names
+    if name == _CEL_RULE:
+        return str(limit)
     values = limit if isinstance(limit, Sequence) and not isinstance(limit, str | bytes) else [limit]
     text = LIMITS.get(name, name.replace("_", " ") + ("" if limit is True else " {}"))
     text = text.format(", ".join(f"`{str(value).strip()}`" for value in values))

@@ -142,13 +142,11 @@ class StudentContext(_message.Message):
     LEARNING_STYLE_FIELD_NUMBER: _builtins.int
     DISABILITY_FIELD_NUMBER: _builtins.int
     student_id: _builtins.str
-    """Id of the student; picks the adapter. Empty: the base model answers. Letters, digits, `.`, `_`, `-`; at most 64,
-    the first a letter or digit.
-    """
+    """Id of the student; picks the adapter. Empty: the base model answers."""
     grade: _builtins.str
     """School grade: `K`, `1` … `12`, or empty if unknown. Sets vocabulary and sentence length."""
     subject: _builtins.str
-    """Subject in free text, such as `Science`; at most 64 characters."""
+    """Subject in free text, such as `Science`."""
     learning_style: _builtins.str
     """How the student learns best: `visual`, `auditory`, `reading`, `kinesthetic`, `structured`, or empty."""
     disability: _builtins.str
@@ -181,7 +179,7 @@ class Turn(_message.Message):
     role: Global___Role.ValueType
     """Who spoke."""
     text: _builtins.str
-    """What was said; not empty, at most 8,000 characters."""
+    """What was said."""
     def __init__(
         self,
         *,
@@ -273,13 +271,13 @@ class GenerateRequest(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the student asks; not empty, at most 8,000 characters."""
+    """What the student asks."""
     temperature: _builtins.float
-    """Randomness, 0 (greedy) to 2. Unset: the adapter's serving profile, or 0.7 for the base model."""
+    """Randomness; 0 is greedy. Unset: the adapter's serving profile, or 0.7 for the base model."""
     top_p: _builtins.float
-    """Nucleus of the distribution that is sampled, above 0 to 1. Unset: the adapter's serving profile, or 0.9."""
+    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the adapter's serving profile, or 0.9."""
     max_tokens: _builtins.int
-    """Most tokens to decode, 1 to 1024. Unset: the adapter's serving profile, or 256."""
+    """Most tokens to decode. Unset: the adapter's serving profile, or 256."""
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType
@@ -292,15 +290,13 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first, the student's and the tutor's in turn, beginning with the student's and ending with the
-        tutor's; at most 32. With the prompt they must fit the model's context window.
+        """Earlier turns, oldest first, the student's and the tutor's in turn, as the prompt is the student's next. With the
+        prompt they must fit the model's context window.
         """
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sequences that end the reply, such as `\\n\\n`; at most 4, each 1 to 64 characters. The reply ends before the first
-        that is decoded, with `FINISH_REASON_STOP`.
-        """
+        """Sequences that end the reply, such as `\\n\\n`. It ends before the first that is decoded, with `FINISH_REASON_STOP`."""
 
     def __init__(
         self,
@@ -428,13 +424,13 @@ class GenerateStreamRequest(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the student asks; not empty, at most 8,000 characters."""
+    """What the student asks."""
     temperature: _builtins.float
-    """Randomness, 0 (greedy) to 2. Unset: the adapter's serving profile, or 0.7 for the base model."""
+    """Randomness; 0 is greedy. Unset: the adapter's serving profile, or 0.7 for the base model."""
     top_p: _builtins.float
-    """Nucleus of the distribution that is sampled, above 0 to 1. Unset: the adapter's serving profile, or 0.9."""
+    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the adapter's serving profile, or 0.9."""
     max_tokens: _builtins.int
-    """Most tokens to decode, 1 to 1024. Unset: the adapter's serving profile, or 256."""
+    """Most tokens to decode. Unset: the adapter's serving profile, or 256."""
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType
@@ -447,15 +443,13 @@ class GenerateStreamRequest(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first, the student's and the tutor's in turn, beginning with the student's and ending with the
-        tutor's; at most 32. With the prompt they must fit the model's context window.
+        """Earlier turns, oldest first, the student's and the tutor's in turn, as the prompt is the student's next. With the
+        prompt they must fit the model's context window.
         """
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sequences that end the reply, such as `\\n\\n`; at most 4, each 1 to 64 characters. The reply ends before the first
-        that is decoded, with `FINISH_REASON_STOP`.
-        """
+        """Sequences that end the reply, such as `\\n\\n`. It ends before the first that is decoded, with `FINISH_REASON_STOP`."""
 
     def __init__(
         self,
@@ -627,12 +621,10 @@ class AssessRequest(_message.Message):
     CRITERIA_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     student_response: _builtins.str
-    """What the student answered; not empty, at most 8,000 characters."""
+    """What the student answered."""
     @_builtins.property
     def criteria(self) -> Global___AssessmentCriteria:
-        """What the answer is judged by. At least one of `learning_objective`, `question`, `reference_answer` and `rubric` must
-        be given.
-        """
+        """What the answer is judged by."""
 
     @_builtins.property
     def context(self) -> Global___StudentContext:
@@ -668,17 +660,17 @@ class AssessmentCriteria(_message.Message):
     REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     RUBRIC_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Subject in free text; at most 64 characters."""
+    """Subject in free text."""
     grade: _builtins.str
     """School grade: `K`, `1` … `12`, or empty if unknown."""
     learning_objective: _builtins.str
-    """What the student should have understood; at most 2,000 characters."""
+    """What the student should have understood."""
     question: _builtins.str
-    """The question that was asked; at most 2,000 characters."""
+    """The question that was asked."""
     reference_answer: _builtins.str
-    """A correct answer; at most 2,000 characters."""
+    """A correct answer."""
     rubric: _builtins.str
-    """How to grade, in words; at most 2,000 characters."""
+    """How to grade, in words."""
     def __init__(
         self,
         *,

@@ -116,16 +116,14 @@ class Consent(_message.Message):
     GRANT_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     basis: _builtins.str
-    """What the consent rests on, in a word such as `parental_consent`: letters, digits, `.`, `_`, `-`; at most 64. Not a
-    place for names.
-    """
+    """What the consent rests on, in a word such as `parental_consent`. Not a place for names."""
     @_builtins.property
     def grant_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was granted; not in the future."""
+        """When it was granted. Five minutes of difference between the clocks are forgiven."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ends; later than it was granted. Unset: never."""
+        """When it ends. Unset: never."""
 
     def __init__(
         self,
@@ -192,23 +190,23 @@ class BaselineResponse(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     TEACHER_FEEDBACK_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Id of the item in its assessment; at most 128 characters."""
+    """Id of the item in its assessment."""
     subject: _builtins.str
-    """Subject in free text, such as `Science`; at most 64 characters."""
+    """Subject in free text, such as `Science`."""
     skill: _builtins.str
-    """Skill that the item measures; at most 128 characters. The student's record in it sets how much help replies give."""
+    """Skill that the item measures. The student's record in it sets how much help replies give."""
     question: _builtins.str
-    """The question that was asked; not empty, at most 4,000 characters."""
+    """The question that was asked."""
     reference_answer: _builtins.str
-    """A correct answer; at most 4,000 characters."""
+    """A correct answer."""
     student_answer: _builtins.str
-    """What the student answered; not empty, at most 4,000 characters."""
+    """What the student answered."""
     is_correct: _builtins.bool
     """Whether the answer is correct. Unset: `score` decides, if it is set."""
     score: _builtins.float
-    """Score of the answer, 0 to 100."""
+    """Score of the answer; 100 is the best."""
     teacher_feedback: _builtins.str
-    """What a teacher told the student; at most 4,000 characters. Where given, it is what the model learns to reply."""
+    """What a teacher told the student. Where given, it is what the model learns to reply."""
     def __init__(
         self,
         *,
@@ -247,12 +245,12 @@ class BaselineData(_message.Message):
     RESPONSES_FIELD_NUMBER: _builtins.int
     OVERALL_SCORE_FIELD_NUMBER: _builtins.int
     assessment_id: _builtins.str
-    """Id of the assessment; at most 128 characters."""
+    """Id of the assessment."""
     overall_score: _builtins.float
-    """Score of the whole assessment, 0 to 100."""
+    """Score of the whole assessment; 100 is the best."""
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineResponse]:
-        """The student's answers; 2 to 1,000."""
+        """The student's answers."""
 
     def __init__(
         self,
@@ -286,9 +284,9 @@ class StartCloneRequest(_message.Message):
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
     student_id: _builtins.str
-    """Id of the student. Letters, digits, `.`, `_`, `-`; at most 64, the first a letter or digit."""
+    """Id of the student."""
     request_id: _builtins.str
-    """Makes the call safe to repeat: letters, digits, `.`, `_`, `-`; at most 64. Unset: every call is a new request."""
+    """Makes the call safe to repeat. Unset: every call is a new request."""
     priority: Global___ClonePriority.ValueType
     """How soon its turn comes. Unset: `CLONE_PRIORITY_NORMAL`."""
     queue_behind: _builtins.bool
