@@ -125,8 +125,8 @@ async def test_all_faults_of_a_request_are_told_at_once(stub: CloningStub) -> No
     assert [violation.field for violation in told.error.violations] == [
         "student_id",
         "student_profile.grade",
-        "baseline_data.overall_score",
         "baseline_data.responses[3].question",
+        "baseline_data.overall_score",
     ]
 
 
