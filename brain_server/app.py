@@ -51,13 +51,13 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
 
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
-        parts = await stack.enter_async_context(
+        health = await stack.enter_async_context(
             HealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
         )
         server.add(
             add_BrainServiceServicer_to_server,
             BrainServicer(
-                engine, assessor=Assessor(engine), health=parts, observe=ReplyMetrics(server.registry).observe
+                engine, assessor=Assessor(engine), health=health, observe=ReplyMetrics(server.registry).observe
             ),
             service=BRAIN_SERVICE,
             ready=lambda: engine.facts.ready,

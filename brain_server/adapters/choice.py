@@ -153,12 +153,12 @@ class StudentAdapters(Generic[C]):
         return active
 
     async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
-        start_at = time.monotonic()
+        started_at = time.monotonic()
         stored_adapter = await self._store.fetch(ref, sha256=sha256)
         with adapter_errors_name(ref.student_id, ref.version):
             digest = stored_adapter.manifest.recipe.base_digest
             if digest != self._base_digest:
                 raise AdapterIncompatible(f"{ref} was trained on another base model, with the digest {digest}")
             adapter = HostAdapter(manifest=stored_adapter.manifest, content=await self._prepare(stored_adapter))
-        self.host.counts.load_seconds += time.monotonic() - start_at
+        self.host.counts.load_seconds += time.monotonic() - started_at
         return adapter

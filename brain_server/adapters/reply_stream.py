@@ -28,7 +28,7 @@ class DecodingSummary:
         finish_reason: Why decoding ended.
         prompt_tokens: Tokens of the whole prompt.
         completion_tokens: Tokens of the reply.
-        start_at: When decoding began, in `time.monotonic()` seconds; None if the engine does not tell.
+        started_at: When decoding began, in `time.monotonic()` seconds; None if the engine does not tell.
         first_token_at: When the first token came, in the same clock; None if the reply has none.
     """
 
@@ -36,7 +36,7 @@ class DecodingSummary:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
-    start_at: float | None
+    started_at: float | None
     first_token_at: float | None
 
 
@@ -101,7 +101,7 @@ async def stream_reply(
                 yield Delta(event)
     assert summary is not None, "a decoder ends with its summary"
     now = time.monotonic()
-    admission.record_duration(now - (summary.start_at or times.chosen_at))
+    admission.record_duration(now - (summary.started_at or times.chosen_at))
     yield Reply(
         text="".join(pieces),
         model=summary.model,
@@ -115,8 +115,8 @@ async def stream_reply(
 
 
 def _timing_of(times: _StageTimes, summary: DecodingSummary, *, now: float) -> Timing:
-    if summary.start_at is not None:
-        queue_seconds = summary.start_at - times.chosen_at
+    if summary.started_at is not None:
+        queue_seconds = summary.started_at - times.chosen_at
     else:
         # The engine has a queue of its own, which is part of the wait for the first token. What is known here is the
         # wait for the prompt.

@@ -91,7 +91,7 @@ class TorchReplyDecoder:
             finish_reason=sequence.finish_reason,
             prompt_tokens=len(prepared.tokens),
             completion_tokens=sequence.token_count,
-            start_at=ticket.joined_at,
+            started_at=ticket.joined_at,
             first_token_at=sequence.first_token_at,
         )
 

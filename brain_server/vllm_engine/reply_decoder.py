@@ -83,7 +83,7 @@ class VllmReplyDecoder:
             finish_reason=event.finish_reason,
             prompt_tokens=len(prepared),
             completion_tokens=event.tokens,
-            start_at=None,
+            started_at=None,
             first_token_at=first_token_at,
         )
 

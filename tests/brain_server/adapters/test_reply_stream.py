@@ -54,13 +54,13 @@ class ScriptedDecoder:
                 raise self.error
             yield prepared
             # Long before the request, so that a negative queue time shows that the driver uses it.
-            start_at = 0.5 if self.tells_start else None
+            started_at = 0.5 if self.tells_start else None
             yield DecodingSummary(
                 model="scripted",
                 finish_reason=FinishReason.STOP,
                 prompt_tokens=4,
                 completion_tokens=2,
-                start_at=start_at,
+                started_at=started_at,
                 first_token_at=None,
             )
         finally:
