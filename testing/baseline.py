@@ -1,8 +1,8 @@
-"""A small baseline assessment, and what must never be seen outside of it."""
+"""A small baseline assessment, and the words of it that must appear nowhere else."""
 
 from typing import Any
 
-# Of the seed's example; and a word that only this student writes.
+# The name in the contract's example, and a word that only this student writes.
 NAME = "Alexandrina"
 STUDENT_WORD = "zwibbelfish"
 
@@ -19,8 +19,8 @@ _LESSON = (
 )  # fmt: skip
 
 
-def start_body(student_id: str, **more: object) -> dict[str, Any]:
-    """The body of `POST /v1/clone/start`: the seed's example with real responses, most with a teacher's feedback."""
+def start_body(student_id: str, **fields: object) -> dict[str, Any]:
+    """The body of `POST /v1/clone/start`: the contract's example with real responses, most with feedback."""
     responses: list[dict[str, object]] = [
         {"item_id": f"plants-{number}", "subject": "Science", "skill": "plants", "question": question,
          "student_answer": f"{answer} {STUDENT_WORD}", "is_correct": is_correct, "teacher_feedback": feedback}
@@ -34,5 +34,5 @@ def start_body(student_id: str, **more: object) -> dict[str, Any]:
         "student_id": student_id,
         "student_profile": {"name": NAME, "grade": "5", "disability": "adhd", "learning_style": "visual"},
         "baseline_data": {"assessment_id": "baseline_001", "responses": responses, "overall_score": 75.5},
-        **more,
+        **fields,
     }

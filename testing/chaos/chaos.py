@@ -1,7 +1,7 @@
-"""A whole AIVO with two cloning servers, a crowd of students, and parts that are struck while their clones run.
+"""AIVO with two cloning servers, a crowd of students, and faults that strike its parts while clones run.
 
-The training is real; the base model is small and random, so that a clone takes seconds. A seed decides who comes and
-what is struck, not when each process gets its turn, so a failure may need more than one run to come back.
+Training is real. The base model is small and random, so that a clone takes seconds. A seed decides which students come
+and what is struck, but not how the processes are scheduled: a failure may take several runs to reproduce.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4
 LEASE_SECONDS = 4.0
-# A strike waits for a clone to come to a state that is drawn, but not for ever.
+# A strike waits until a clone reaches a random state, but no longer than this.
 STATES = ("loading_base_model", "creating_adapter", "fine_tuning", "optimizing", "saving", "deploying", "completed")
 STATE_SECONDS = 20.0
-# And then for a moment that is drawn, up to this.
+# Then for a random time, up to this.
 MOMENT_SECONDS = 0.5
-# From the last strike to the end of the last clone: restarts, leases and pauses, several times over.
+# From the last strike to the end of the last clone: enough for several restarts, leases and pauses.
 QUIET_SECONDS = 240.0
 BUCKET = "chaos"
 _ENV = {
@@ -53,25 +53,25 @@ _ENV = {
     "CLONE_EPOCHS": "1",
     "TRAINER_PAUSE_SECONDS": "1",
     "HEARTBEAT_SECONDS": "2",
-    # The last one is looked for in the bucket.
+    # The invariants look for every clone's version in the bucket.
     "KEEP_VERSIONS": "100",
     "DRAIN_SECONDS": "0",
-    # Beside a training of two servers, a brain may take its time.
+    # A brain may be slow while two servers train on the same cores.
     "STALL_SECONDS": "120",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of it.
+    """The result of a run.
 
     Attributes:
-        strikes: By the part that was struck.
-        completed: Clones that did.
-        failed: Those that did not, by reason.
-        attempts: Of all clones, by how they ended.
-        versions: In S3, at the end.
-        swept: Folders and commits of dead workers that the sweeper removed.
+        strikes: Number of strikes per kind of fault.
+        completed: Number of completed clones.
+        failed: Number of failed clones per reason.
+        attempts: Number of attempts of all clones per outcome.
+        versions: Number of versions in S3 at the end.
+        swept: Number of folders and commits of dead workers that the sweep removed.
         violated: The invariants that do not hold.
     """
 
@@ -87,32 +87,34 @@ class Report:
 async def run(
     folder: Path, *, models: Path, seed: int, s3_seconds: float, plan: Callable[[tuple[str, ...]], Iterable[str]]
 ) -> Report:
-    """Runs clones while parts are struck, and looks at what remains.
+    """Runs clones while faults strike, then checks what is left.
 
     Args:
         folder: For the data and logs of all parts.
         models: Cache of base models, for the tokenizer of the default one.
-        seed: Of everything that is drawn.
-        s3_seconds: How long S3 is away when it is struck.
-        plan: Given what can be struck, says what is, one after another; clones are started as long as it goes on.
+        seed: Of every random choice.
+        s3_seconds: How long S3 is down when it is struck.
+        plan: Takes the kinds of faults; yields those that strike, one after another. Clones are started until it ends.
     """
     chance = random.Random(seed)
-    async with _running(folder, models=models, s3_seconds=s3_seconds) as (aivo, parts, addresses):
+    async with _start_aivo(folder, models=models, s3_seconds=s3_seconds) as (aivo, parts, addresses):
         async with contextlib.AsyncExitStack() as channels:
-            opened = [await channels.enter_async_context(grpc.aio.insecure_channel(one)) for one in addresses]
-            servers = [CloningServiceStub(channel) for channel in opened]
+            servers = [
+                CloningServiceStub(await channels.enter_async_context(grpc.aio.insecure_channel(address)))
+                for address in addresses
+            ]
             crowd = Crowd(servers, chance=chance)
             faults = Faults(parts, chance=chance)
-            async with asyncio.TaskGroup() as going:
-                cloning = going.create_task(crowd.clone(at_once=AT_ONCE))
+            async with asyncio.TaskGroup() as tasks:
+                cloning = tasks.create_task(crowd.clone(at_once=AT_ONCE))
                 for kind in plan(faults.kinds):
                     await _moment(crowd, chance)
                     await faults.strike(kind)
                 crowd.close()
                 await asyncio.wait((cloning,), timeout=QUIET_SECONDS)
                 if not cloning.done():
-                    raise AssertionError(f"did not end: {crowd.under_way}")
-            await asyncio.wait_for(asyncio.gather(*map(_train_again, servers)), QUIET_SECONDS)
+                    raise AssertionError(f"these clones did not end: {crowd.unfinished}")
+            await asyncio.wait_for(asyncio.gather(*map(_wait_for_trainer, servers)), QUIET_SECONDS)
         return await _report(aivo, crowd, faults)
 
 
@@ -122,32 +124,33 @@ async def _moment(crowd: Crowd, chance: random.Random) -> None:
     await asyncio.sleep(chance.uniform(0, MOMENT_SECONDS))
 
 
-async def _train_again(server: "CloningServiceAsyncStub") -> None:
-    """Returns when a server has a trainer, also one that no clone needed since its last was struck."""
-    # One that is just back may still be taken for away: a channel does not try again at once.
+async def _wait_for_trainer(server: "CloningServiceAsyncStub") -> None:
+    """Returns when a server has a trainer. No clone may have needed it since its trainer was struck."""
+    # A channel does not reconnect at once to a server that has just come back, so the call waits for it.
     while not (await server.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)).model_loaded:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
 
 
 @contextlib.asynccontextmanager
-async def _running(
+async def _start_aivo(
     folder: Path, *, models: Path, s3_seconds: float
 ) -> AsyncIterator[tuple[Stack, Parts, tuple[str, str]]]:
-    """The whole of AIVO, with a second cloning server."""
+    """Runs AIVO with a second cloning server."""
     names = ("s3", "valkey", "base")
     s3_folder, redis_folder, base_folder = await asyncio.to_thread(_folders, folder, names)
     await asyncio.to_thread(_write_base_model, base_folder, models)
     env = {**_ENV, "BASE_MODEL": str(base_folder)}
-    async with contextlib.AsyncExitStack() as running:
-        s3 = await running.enter_async_context(seaweed(s3_folder))
-        redis = await running.enter_async_context(valkey(redis_folder))
-        aivo = await running.enter_async_context(
+    async with contextlib.AsyncExitStack() as processes:
+        s3 = await processes.enter_async_context(seaweed(s3_folder))
+        redis = await processes.enter_async_context(valkey(redis_folder))
+        aivo = await processes.enter_async_context(
             stack(folder, s3=s3, redis=redis, bucket=BUCKET, models=models, env=env)
         )
-        another = cloning_server(folder / "another", env=aivo.cloning_env)
-        second, second_address = await running.enter_async_context(another)
+        second_server, second_address = await processes.enter_async_context(
+            cloning_server(folder / "another", env=aivo.cloning_env)
+        )
         parts = Parts(
-            cloning=(aivo.cloning, second),
+            cloning=(aivo.cloning, second_server),
             brain=aivo.brain,
             redis=redis.part,
             s3=s3.part,
@@ -159,34 +162,34 @@ async def _running(
 
 async def _report(aivo: Stack, crowd: Crowd, faults: Faults) -> Report:
     await aivo.wait_healthy()
-    async with contextlib.AsyncExitStack() as opened:
-        blobs = await opened.enter_async_context(S3Blobs(bucket=BUCKET, endpoint_url=aivo.s3.url))
-        brain = await opened.enter_async_context(grpc.aio.insecure_channel(aivo.brain_address))
-        cloning = await opened.enter_async_context(grpc.aio.insecure_channel(aivo.cloning_address))
+    async with contextlib.AsyncExitStack() as clients:
+        blobs = await clients.enter_async_context(S3Blobs(bucket=BUCKET, endpoint_url=aivo.s3.url))
+        brain = await clients.enter_async_context(grpc.aio.insecure_channel(aivo.brain_address))
+        cloning = await clients.enter_async_context(grpc.aio.insecure_channel(aivo.cloning_address))
         adapters = AdapterStore(blobs, tenant=DEFAULT_TENANT)
         sweep_report = await adapters.sweep(older_than_seconds=0)
         stub = CloningServiceStub(cloning)
         remains = Remains(
             cloning=stub, brain=BrainServiceStub(brain), adapters=adapters, blobs=blobs, tenant=DEFAULT_TENANT
         )
-        ended = [await stub.GetClone(pb.GetCloneRequest(clone_id=one.clone_id)) for one in crowd.heard]
-        students = {one.student_id for one in crowd.heard}
+        clones = [await stub.GetClone(pb.GetCloneRequest(clone_id=history.clone_id)) for history in crowd.histories]
+        students = {history.student_id for history in crowd.histories}
         return Report(
             strikes=faults.counts,
-            completed=sum(clone.status == "completed" for clone in ended),
-            failed=Counter(error_from(clone.error).reason for clone in ended if clone.status == "failed"),
-            attempts=Counter(attempt.outcome for clone in ended for attempt in clone.attempts),
+            completed=sum(clone.status == "completed" for clone in clones),
+            failed=Counter(error_from(clone.error).reason for clone in clones if clone.status == "failed"),
+            attempts=Counter(attempt.outcome for clone in clones for attempt in clone.attempts),
             versions=sum([len(await adapters.list_versions(student)) for student in students]),
             swept=sweep_report.removed_versions + sweep_report.voided_commits,
-            violated=await violations(crowd.heard, remains),
+            violated=await violations(crowd.histories, remains),
         )
 
 
 def _folders(folder: Path, names: Iterable[str]) -> list[Path]:
-    found = [folder / name for name in names]
-    for one in found:
-        one.mkdir()
-    return found
+    folders = [folder / name for name in names]
+    for path in folders:
+        path.mkdir()
+    return folders
 
 
 def _write_base_model(folder: Path, models: Path) -> None:

@@ -1,7 +1,7 @@
-"""Students who want models while parts fail, and all that they are told of their clones.
+"""Students whose clones run while parts fail, and the changes that their watches receive.
 
-A caller does as AIVO's clients should: it repeats a request under its id until some server takes it, and resumes a
-watch from the last change that it saw, at whichever server answers.
+Callers behave as AIVO's clients should: they repeat a request with its id until a server accepts it, and resume a watch
+after the last change that they received, at any server.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from google.protobuf import json_format
 from testing.baseline import start_body
 
 FINAL = ("completed", "failed", "cancelled")
-# A server that is paused takes calls and never answers.
+# A paused server accepts connections and never answers.
 CALL_SECONDS = 5.0
-# More than the servers' heartbeat: whoever is silent for longer is gone.
+# Longer than the servers' heartbeat: a server that is silent for longer is down.
 SILENCE_SECONDS = 8.0
-# Between tries, as a client would.
+# Between attempts, as a client would wait.
 RETRY_SECONDS = 0.2
-# Of those who come, how many come again. The gate may find that a second model is no better, which is an end as well.
+# Share of the clones whose student has had one before. The gate may refuse their second model, which is an end too.
 COME_AGAIN = 0.25
-# What a call ends with when its server, or what that stands on, goes away under it.
+# The status of a call whose server, or a store behind it, fails during the call.
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -36,8 +36,8 @@ _PASSING = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Heard:
-    """A clone that was accepted, and every change of it that was told, in the order of its telling."""
+class CloneHistory:
+    """An accepted clone, and every change of it that its watches received, in order."""
 
     clone_id: str
     student_id: str
@@ -45,85 +45,85 @@ class Heard:
 
     @property
     def status(self) -> str:
-        """The last one told."""
+        """The status in the last change received."""
         return self.changes[-1].status if self.changes else ""
 
 
 class Crowd:
-    """Keeps some clones going, always at some server.
+    """Keeps a number of clones running.
 
     Args:
-        servers: Of the cloning servers; any may be away at any time.
+        servers: The cloning servers; any may be down at any time.
         chance: Draws students and servers.
 
     Attributes:
-        heard: Of every clone that was accepted.
+        histories: Of all accepted clones.
     """
 
     def __init__(self, servers: Sequence["pb_grpc.CloningServiceAsyncStub"], *, chance: random.Random) -> None:
         self._servers = servers
         self._chance = chance
-        self._reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._status_events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._students = 0
-        self._closed = False
-        self.heard: list[Heard] = []
+        self._is_closed = False
+        self.histories: list[CloneHistory] = []
 
     async def clone(self, *, at_once: int) -> None:
-        """Keeps so many clones going; returns when all have ended after `close`."""
+        """Keeps `at_once` clones running; returns after `close`, when all have ended."""
         async with asyncio.TaskGroup() as going:
             for _ in range(at_once):
-                going.create_task(self._come_and_go())
+                going.create_task(self._clone_students())
 
     @property
-    def under_way(self) -> dict[str, str]:
-        """The clones that have not ended, each with the status last told."""
-        return {heard.clone_id: heard.status for heard in self.heard if heard.status not in FINAL}
+    def unfinished(self) -> dict[str, str]:
+        """The clones that have not ended, each with the last status received."""
+        return {history.clone_id: history.status for history in self.histories if history.status not in FINAL}
 
     def close(self) -> None:
-        """Nobody comes any more."""
-        self._closed = True
+        """Starts no more clones."""
+        self._is_closed = True
 
     async def reach(self, status: str) -> None:
-        """Returns when the next clone is told to be there."""
-        await self._reached[status].wait()
+        """Returns when a watch receives the next change to this status."""
+        await self._status_events[status].wait()
 
-    async def _come_and_go(self) -> None:
-        while not self._closed:
-            heard = await self._start(self._someone())
-            self.heard.append(heard)
-            while heard.status not in FINAL:
-                await self._listen(heard)
+    async def _clone_students(self) -> None:
+        while not self._is_closed:
+            history = await self._start(self._next_student())
+            self.histories.append(history)
+            while history.status not in FINAL:
+                await self._watch(history)
 
-    def _someone(self) -> str:
+    def _next_student(self) -> str:
         if self._students and self._chance.random() < COME_AGAIN:
             return f"student-{self._chance.randrange(self._students)}"
         self._students += 1
         return f"student-{self._students - 1}"
 
-    async def _start(self, student_id: str) -> Heard:
+    async def _start(self, student_id: str) -> CloneHistory:
         body = start_body(student_id, request_id=f"request-{self._chance.getrandbits(64):x}", queue_behind=True)
         request = json_format.ParseDict(body, pb.StartCloneRequest())
         while True:
             try:
-                started = await self._any().StartClone(request, timeout=CALL_SECONDS)
+                response = await self._any_server().StartClone(request, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
-                # Two of the student's clones are under way already.
+                # ABORTED: the student already has two clones that have not ended.
                 if error.code() not in _PASSING | {grpc.StatusCode.ABORTED}:
                     raise
             else:
-                return Heard(clone_id=started.clone_id, student_id=student_id)
+                return CloneHistory(clone_id=response.clone_id, student_id=student_id)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _listen(self, heard: Heard) -> None:
-        """Listens to one server until it falls silent, fails or has told the end."""
-        after = heard.changes[-1].sequence if heard.changes else 0
-        call = self._any().WatchClone(pb.WatchCloneRequest(clone_id=heard.clone_id, after_sequence=after))
+    async def _watch(self, history: CloneHistory) -> None:
+        """Watches at one server until it is silent for too long, fails, or sends the final state."""
+        after = history.changes[-1].sequence if history.changes else 0
+        call = self._any_server().WatchClone(pb.WatchCloneRequest(clone_id=history.clone_id, after_sequence=after))
         try:
             while (change := await asyncio.wait_for(call.read(), SILENCE_SECONDS)) is not grpc.aio.EOF:
                 assert isinstance(change, pb.WatchCloneResponse)
                 if not change.heartbeat:
-                    heard.changes.append(change)
-                    self._reached.pop(change.status, asyncio.Event()).set()
+                    history.changes.append(change)
+                    self._status_events.pop(change.status, asyncio.Event()).set()
         except TimeoutError:
             pass
         except grpc.aio.AioRpcError as error:
@@ -133,5 +133,5 @@ class Crowd:
         finally:
             call.cancel()
 
-    def _any(self) -> "pb_grpc.CloningServiceAsyncStub":
+    def _any_server(self) -> "pb_grpc.CloningServiceAsyncStub":
         return self._chance.choice(self._servers)

@@ -1,4 +1,4 @@
-"""What goes wrong, a part at a time: each is killed as a crash kills it, or paused, and comes back."""
+"""Faults: a part is killed as a crash would kill it, or paused, and then comes back."""
 
 import asyncio
 import random
@@ -10,20 +10,20 @@ from testing.parts.part import Part
 from testing.parts.ray_cluster import ACTOR
 
 RAYLET = "raylet"
-# Longer than its lease, so that another takes what it had.
+# Longer than a lease, so that another server claims the clones of the paused one.
 PAUSED_LEASES = 1.5
-# Until a process that is to be killed is there at all.
+# Between checks whether the process to kill has started.
 _LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What may fail.
+    """The parts that faults strike.
 
     Attributes:
-        cloning: The cloning servers, each with a Ray of its own.
+        cloning: The cloning servers, each with its own Ray.
         lease_seconds: Of their clones.
-        s3_seconds: How long S3 is away.
+        s3_seconds: How long S3 is down.
     """
 
     cloning: Sequence[Part]
@@ -38,11 +38,11 @@ class Faults:
     """Strikes parts.
 
     Args:
-        parts: Are struck.
-        chance: Says which of several.
+        parts: The parts to strike.
+        chance: Chooses among several.
 
     Attributes:
-        counts: Strikes by kind.
+        counts: Number of strikes per kind.
     """
 
     def __init__(self, parts: Parts, *, chance: random.Random) -> None:
@@ -61,11 +61,11 @@ class Faults:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Everything that can be struck."""
+        """The kinds of faults."""
         return tuple(self._kinds)
 
     async def strike(self, kind: str) -> None:
-        """Returns when the part is up again, if not yet at work."""
+        """Returns when the part runs again; it may not be ready yet."""
         self.counts[kind] += 1
         await self._kinds[kind]()
 
@@ -78,7 +78,7 @@ class Faults:
         await part.start()
 
     async def _kill_child(self, name: str) -> None:
-        while not self._server().kill_child(name):  # noqa: ASYNC110 - a process of someone else's
+        while not self._server().kill_child(name):  # noqa: ASYNC110 - the process belongs to Ray
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _pause(self) -> None:

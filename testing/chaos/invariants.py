@@ -1,4 +1,4 @@
-"""What must hold after any chaos, looked at from outside: in the feeds, in S3, and at the brain."""
+"""What must hold after any chaos, checked from outside: in the feeds, in S3, and at the brain."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -13,13 +13,13 @@ from google.protobuf import json_format
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from testing.chaos.crowd import FINAL, Heard
+from testing.chaos.crowd import FINAL, CloneHistory
 from testing.leftovers import leftovers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remains:
-    """What is there once all is quiet and swept.
+    """Where to look once every clone has ended and the leftovers are swept.
 
     Attributes:
         cloning: Any cloning server.
@@ -33,66 +33,68 @@ class Remains:
     tenant: str
 
 
-async def violations(heard: Sequence[Heard], remains: Remains) -> list[str]:
-    """Every invariant that does not hold, in words."""
-    found = [fault for one in heard for fault in _of_feed(one)]
-    found += [fault for one in heard async for fault in _of_clone(one, remains)]
-    students = sorted({one.student_id for one in heard})
+async def violations(histories: Sequence[CloneHistory], remains: Remains) -> list[str]:
+    """Describes each invariant that does not hold."""
+    faults = [fault for history in histories for fault in _of_feed(history)]
+    faults += [fault for history in histories async for fault in _of_clone(history, remains)]
+    students = sorted({history.student_id for history in histories})
     versions = {student: await remains.adapters.list_versions(student) for student in students}
-    found += _of_versions(heard, [manifest for manifests in versions.values() for manifest in manifests])
+    faults += _of_versions(histories, [manifest for manifests in versions.values() for manifest in manifests])
     for student, manifests in versions.items():
-        found += [fault async for fault in _of_student(student, manifests, remains)]
-    found += [f"orphan {key}" for key in sorted(await leftovers(remains.blobs, remains.adapters, remains.tenant))]
+        faults += [fault async for fault in _of_student(student, manifests, remains)]
+    faults += [f"orphan {key}" for key in sorted(await leftovers(remains.blobs, remains.adapters, remains.tenant))]
     health = await remains.cloning.GetHealth(pb.GetHealthRequest())
     if health.queued_clones or health.running_clones:
-        found.append(f"{health.queued_clones} clones wait and {health.running_clones} run after the last has ended")
-    return found
+        faults.append(f"{health.queued_clones} clones wait and {health.running_clones} run after the last has ended")
+    return faults
 
 
-def _of_feed(heard: Heard) -> Iterator[str]:
-    """Each change was told once and in order, progress never went back within an attempt, and the last is the end."""
-    told = [change.sequence for change in heard.changes]
-    if told != list(range(1, len(told) + 1)):
-        yield f"{heard.clone_id}: its changes were told as {told}"
-    if [change.status in FINAL for change in heard.changes] != [False] * (len(told) - 1) + [True]:
-        yield f"{heard.clone_id}: its end was not told once and last"
-    for before, after in zip(heard.changes, heard.changes[1:], strict=False):
+def _of_feed(history: CloneHistory) -> Iterator[str]:
+    """Each change came once and in order, progress never decreased within an attempt, and only the last is final."""
+    sequences = [change.sequence for change in history.changes]
+    if sequences != list(range(1, len(sequences) + 1)):
+        yield f"{history.clone_id}: its changes came as {sequences}"
+    if [change.status in FINAL for change in history.changes] != [False] * (len(sequences) - 1) + [True]:
+        yield f"{history.clone_id}: its final state did not come once and last"
+    for before, after in zip(history.changes, history.changes[1:], strict=False):
         if before.attempt == after.attempt and before.progress > after.progress:
-            yield f"{heard.clone_id}: progress went back from {before.progress} to {after.progress}"
+            yield f"{history.clone_id}: progress decreased from {before.progress} to {after.progress}"
         if before.attempt > after.attempt:
-            yield f"{heard.clone_id}: attempt {after.attempt} came after {before.attempt}"
+            yield f"{history.clone_id}: attempt {after.attempt} came after {before.attempt}"
 
 
-async def _of_clone(heard: Heard, remains: Remains) -> AsyncIterator[str]:
-    """It ended, with a reason if badly, and its feed can be read again as it was told."""
-    clone = await remains.cloning.GetClone(pb.GetCloneRequest(clone_id=heard.clone_id))
-    if clone.status != heard.status or clone.status not in ("completed", "failed"):
-        yield f"{heard.clone_id}: is {clone.status} and was told to be {heard.status}"
+async def _of_clone(history: CloneHistory, remains: Remains) -> AsyncIterator[str]:
+    """The clone completed, or failed with a reason, and its feed can be read again as it came."""
+    clone = await remains.cloning.GetClone(pb.GetCloneRequest(clone_id=history.clone_id))
+    if clone.status != history.status or clone.status not in ("completed", "failed"):
+        yield f"{history.clone_id}: is {clone.status}, but its feed says {history.status}"
     if clone.status == "failed" and not clone.error.details:
-        yield f"{heard.clone_id}: failed without a reason"
+        yield f"{history.clone_id}: failed without a reason"
     if [attempt.number for attempt in clone.attempts] != list(range(1, len(clone.attempts) + 1)):
-        yield f"{heard.clone_id}: has the attempts {[attempt.number for attempt in clone.attempts]}"
-    request = pb.WatchCloneRequest(clone_id=heard.clone_id, after_sequence=0)
-    again = [change async for change in remains.cloning.WatchClone(request)]
-    # As words: the bytes of an error's facts are in no order.
-    if list(map(json_format.MessageToDict, again)) != list(map(json_format.MessageToDict, heard.changes)):
-        yield f"{heard.clone_id}: its feed reads otherwise than it was told"
+        yield f"{history.clone_id}: has the attempts {[attempt.number for attempt in clone.attempts]}"
+    request = pb.WatchCloneRequest(clone_id=history.clone_id, after_sequence=0)
+    changes = [change async for change in remains.cloning.WatchClone(request)]
+    # Compared as dictionaries: the order of an error's facts in bytes is not defined.
+    if list(map(json_format.MessageToDict, changes)) != list(map(json_format.MessageToDict, history.changes)):
+        yield f"{history.clone_id}: its feed reads differently now"
 
 
-def _of_versions(heard: Sequence[Heard], manifests: Sequence[Manifest]) -> Iterator[str]:
-    """Whoever completed made the one version that was told; nobody else made any."""
-    made = Counter(manifest.recipe.clone_id for manifest in manifests)
-    completed = {one.clone_id: one.changes[-1].model.sha256 for one in heard if one.status == "completed"}
-    for clone_id in sorted(made.keys() | completed.keys()):
-        if made[clone_id] != (1 if clone_id in completed else 0):
-            yield f"{clone_id}: {made[clone_id]} versions, completed: {clone_id in completed}"
+def _of_versions(histories: Sequence[CloneHistory], manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Each completed clone made one version, the one in its feed; no other clone made any."""
+    version_counts = Counter(manifest.recipe.clone_id for manifest in manifests)
+    digests = {
+        history.clone_id: history.changes[-1].model.sha256 for history in histories if history.status == "completed"
+    }
+    for clone_id in sorted(version_counts.keys() | digests.keys()):
+        if version_counts[clone_id] != (1 if clone_id in digests else 0):
+            yield f"{clone_id}: {version_counts[clone_id]} versions, completed: {clone_id in digests}"
     for manifest in manifests:
-        if completed.get(manifest.recipe.clone_id, manifest.sha256) != manifest.sha256:
-            yield f"{manifest.recipe.clone_id}: {manifest.ref} is not what was told"
+        if digests.get(manifest.recipe.clone_id, manifest.sha256) != manifest.sha256:
+            yield f"{manifest.recipe.clone_id}: {manifest.ref} is not the version in its feed"
 
 
 async def _of_student(student_id: str, manifests: Sequence[Manifest], remains: Remains) -> AsyncIterator[str]:
-    """The student's pointer leads to the newest version, and the brain answers with that one."""
+    """The student's pointer leads to the newest version, and the brain replies with that version."""
     active = await remains.adapters.resolve_active(student_id)
     newest = max(manifests, key=lambda manifest: manifest.ref.version, default=None)
     if (active and active.sha256) != (newest and newest.sha256):

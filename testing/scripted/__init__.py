@@ -1,1 +1,1 @@
-"""Servers, engine, brain and trainer that follow a script."""
+"""Servers, an engine, a brain and a trainer that follow a script."""

@@ -1,4 +1,4 @@
-"""A brain by script: a real gRPC server whose AdapterService loads nothing and tells whose bytes it would load."""
+"""A scripted brain: a real gRPC server whose AdapterService loads nothing and returns the sha256 that it would load."""
 
 import asyncio
 from collections import deque
@@ -16,24 +16,24 @@ SERVICE = "aivo.brain.v1.AdapterService"
 
 
 class ScriptedBrain(AdapterServiceServicer):
-    """Warms what is in the store.
+    """Pretends to load the versions that are in the adapter store.
 
     Attributes:
-        address: Where it listens whenever it is up.
-        asked: Set by each call.
-        faults: Each call takes the first, if there is one, and fails with it.
-        warmed: The adapters that were warmed, oldest first.
-        evicted: The students whose adapters were dropped, oldest first.
-        hold: Calls wait for it.
+        address: Where it listens while it runs.
+        warm_called: Is set by each WarmAdapter call.
+        faults: Each WarmAdapter call removes the first, if there is one, and fails with it.
+        warmed_versions: The student and version of each successful WarmAdapter call, in order.
+        evicted_students: The student of each EvictAdapter call, in order.
+        hold: WarmAdapter calls wait until it is set.
     """
 
     def __init__(self, store: AdapterStore) -> None:
         (self._port,) = free_ports(1)
         self.address = f"127.0.0.1:{self._port}"
-        self.asked = asyncio.Event()
+        self.warm_called = asyncio.Event()
         self.faults: deque[Exception] = deque()
-        self.warmed: list[tuple[str, int]] = []
-        self.evicted: list[str] = []
+        self.warmed_versions: list[tuple[str, int]] = []
+        self.evicted_students: list[str] = []
         self.hold = asyncio.Event()
         self.hold.set()
         self._store = store
@@ -50,14 +50,14 @@ class ScriptedBrain(AdapterServiceServicer):
             await server.stop()
 
     async def WarmAdapter(self, request: pb.WarmAdapterRequest, context: Context) -> pb.WarmAdapterResponse:
-        self.asked.set()
+        self.warm_called.set()
         await self.hold.wait()
         if self.faults:
             raise self.faults.popleft()
-        stored = await self._store.fetch(self._store.ref(request.student_id, request.version))
-        self.warmed.append((request.student_id, request.version))
+        adapter = await self._store.fetch(self._store.ref(request.student_id, request.version))
+        self.warmed_versions.append((request.student_id, request.version))
         return pb.WarmAdapterResponse(
-            adapter=Adapter(student_id=request.student_id, version=request.version, sha256=stored.manifest.sha256),
+            adapter=Adapter(student_id=request.student_id, version=request.version, sha256=adapter.manifest.sha256),
             probe_tokens=8,
         )
 
@@ -65,8 +65,8 @@ class ScriptedBrain(AdapterServiceServicer):
         return pb.ListAdaptersResponse()
 
     async def EvictAdapter(self, request: pb.EvictAdapterRequest, context: Context) -> pb.EvictAdapterResponse:
-        self.evicted.append(request.student_id)
-        held = {version for student_id, version in self.warmed if student_id == request.student_id}
+        self.evicted_students.append(request.student_id)
+        versions = {version for student_id, version in self.warmed_versions if student_id == request.student_id}
         return pb.EvictAdapterResponse(
-            adapters=[Adapter(student_id=request.student_id, version=version) for version in sorted(held)]
+            adapters=[Adapter(student_id=request.student_id, version=version) for version in sorted(versions)]
         )

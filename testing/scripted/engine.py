@@ -1,4 +1,4 @@
-"""An engine by script: for what a real one does only when something goes wrong, or at no moment a test could name."""
+"""A scripted engine, for what a real one does only after an error, or at a moment that a test cannot choose."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -38,18 +38,18 @@ TIMING = Timing(queue_ms=1.0, adapter_load_ms=2.0, first_token_ms=3.0, total_ms=
 
 
 class ScriptedEngine:
-    """Says that plants make food, as the student's own model if a student is named.
+    """Replies that plants make food, with the student's adapter if a student is named.
 
     Attributes:
-        facts: What health is told.
-        error: What `stream`, `weigh` and `warm` fail with; None for not at all.
+        facts: What health reads.
+        error: `stream`, `weigh` and `warm` fail with it; None for no failure.
         error_after: How many pieces `stream` sends before it fails.
         hold: `stream` waits for it before each piece but the first.
-        text: What a reply under a schema says.
-        weights: What `weigh` answers, the probabilities by how the last turn ends; else all alike.
-        generations: What `stream` was asked.
-        weighed: The prompts that `weigh` was asked.
-        closed: Set when a stream ended before its reply.
+        text: The text of a reply under a schema.
+        weights: The probabilities that `weigh` returns, by the end of the last turn; equal ones for any other turn.
+        generations: The requests of all `stream` calls, in order.
+        weighed: The prompts of all `weigh` calls, in order.
+        closed: Is set when a stream ends before its reply.
         held: The adapters in memory: student, version, last use.
     """
 
@@ -87,8 +87,10 @@ class ScriptedEngine:
         if self.error is not None:
             raise self.error
         self.weighed.append(prompt)
-        asked = prompt.turns[-1].text
-        weights = next((w for end, w in self.weights.items() if asked.endswith(end)), (1 / len(labels),) * len(labels))
+        last_turn = prompt.turns[-1].text
+        weights = next(
+            (w for end, w in self.weights.items() if last_turn.endswith(end)), (1 / len(labels),) * len(labels)
+        )
         return dict(zip(labels, weights, strict=True))
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:

@@ -1,6 +1,6 @@
-"""Both servers by script: real gRPC servers whose servicers do what the test wrote down.
+"""Both servers, scripted: real gRPC servers whose servicers answer as a test tells them.
 
-For tests of what stands before the servers: the gateway and the client.
+For tests of what calls the servers: the gateway and the client.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ Context = grpc.aio.ServicerContext[Message, Message]
 
 
 def failure(code: grpc.StatusCode, reason: str, **facts: str) -> status_pb2.Status:
-    """An error as the servers send them."""
+    """An error as the servers send it."""
     detail = AnyMessage()
     detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="aivo", metadata=facts))
     return status_pb2.Status(code=code.value[0], message=f"it failed with {reason}", details=[detail])
@@ -59,7 +59,7 @@ def failure(code: grpc.StatusCode, reason: str, **facts: str) -> status_pb2.Stat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call as it reached the server; `seconds_left` is None without a deadline."""
+    """A call that reached the server. `seconds_left` is the time to its deadline; None without one."""
 
     rpc: str
     request: Message
@@ -68,14 +68,14 @@ class Call:
 
 
 class Script:
-    """What a servicer was asked, and what it does besides answering.
+    """The calls of a servicer, and how they go wrong.
 
     Attributes:
-        calls: What came, oldest first.
-        failures: Each call takes the first, if there is one, and fails with it.
-        late_error: What a stream fails with after its first message.
+        calls: All calls, in order.
+        failures: Each call removes the first, if there is one, and fails with it.
+        late_error: A stream fails with it after its first message; None for no failure.
         hold: Calls wait until it is set: unary ones before the answer, streams before each message but the first.
-        cancelled: Set when a call was cancelled while it waited.
+        cancelled: Is set when a call is cancelled while it waits.
     """
 
     def __init__(self) -> None:
@@ -87,15 +87,15 @@ class Script:
         self.cancelled = asyncio.Event()
 
     async def enter(self, rpc: str, request: Message, context: Context) -> None:
-        """Notes the call, and fails it if that is the script."""
-        left = context.time_remaining()
+        """Records the call; fails it if the script says so."""
+        seconds_left = context.time_remaining()
         metadata = dict(context.invocation_metadata() or ())
-        self.calls.append(Call(rpc=rpc, request=request, metadata=metadata, seconds_left=left))
+        self.calls.append(Call(rpc=rpc, request=request, metadata=metadata, seconds_left=seconds_left))
         if self.failures:
             await context.abort_with_status(rpc_status.to_status(self.failures.popleft()))
 
-    async def held(self) -> None:
-        """Waits as long as the test holds calls."""
+    async def wait_while_held(self) -> None:
+        """Waits until the test releases the calls."""
         try:
             await self.hold.wait()
         except asyncio.CancelledError:
@@ -104,14 +104,14 @@ class Script:
 
 
 class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
-    """Answers that plants make food, as the student's own model if there is a student."""
+    """Replies that plants make food, with the student's adapter if there is a student."""
 
     def __init__(self) -> None:
         self.script = Script()
 
     async def Generate(self, request: brain_pb.GenerateRequest, context: Context) -> brain_pb.GenerateResponse:
         await self.script.enter("Generate", request, context)
-        await self.script.held()
+        await self.script.wait_while_held()
         return brain_pb.GenerateResponse(
             response="".join(PIECES),
             model=BASE_MODEL,
@@ -130,7 +130,7 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
                 finished = brain_pb.Finished(response=piece, error=error)
                 yield brain_pb.GenerateStreamResponse(sequence=sequence + 1, finished=finished)
                 await context.abort_with_status(rpc_status.to_status(error))
-            await self.script.held()
+            await self.script.wait_while_held()
         finished = brain_pb.Finished(
             response="".join(PIECES), model=BASE_MODEL, adapter=_adapter(request.context.student_id)
         )
@@ -154,7 +154,7 @@ class ScriptedCloning(
     student_model_service_pb2_grpc.StudentModelServiceServicer,
     student_service_pb2_grpc.StudentServiceServicer,
 ):
-    """Knows one clone, which completes unless it is told to fail."""
+    """Has one clone, which completes unless the script fails it."""
 
     def __init__(self) -> None:
         self.script = Script()
@@ -195,7 +195,7 @@ class ScriptedCloning(
                 message=f"step {sequence}",
                 model=_model() if status == "completed" else None,
             )
-            await self.script.held()
+            await self.script.wait_while_held()
 
     async def CancelClone(
         self, request: cloning_pb.CancelCloneRequest, context: Context
@@ -253,7 +253,7 @@ class ScriptedCloning(
 
 
 class NoAdapters(adapter_service_pb2_grpc.AdapterServiceServicer):
-    """Implements nothing: whoever gets its answer got through to it."""
+    """Implements nothing. Its answer UNIMPLEMENTED shows that a call got through."""
 
 
 @contextlib.asynccontextmanager
@@ -261,8 +261,8 @@ async def serving_brain(brain: ScriptedBrain, *, port: int = 0, healthy: bool = 
     """Serves the brain's services on loopback; yields the port."""
     server = _server()
     brain_service_pb2_grpc.add_BrainServiceServicer_to_server(brain, server)
-    async with _serving(server, BRAIN, port=port, healthy=healthy) as bound:
-        yield bound
+    async with _serving(server, BRAIN, port=port, healthy=healthy) as bound_port:
+        yield bound_port
 
 
 @contextlib.asynccontextmanager
@@ -272,8 +272,8 @@ async def serving_cloning(cloning: ScriptedCloning, *, port: int = 0) -> AsyncIt
     cloning_service_pb2_grpc.add_CloningServiceServicer_to_server(cloning, server)
     student_model_service_pb2_grpc.add_StudentModelServiceServicer_to_server(cloning, server)
     student_service_pb2_grpc.add_StudentServiceServicer_to_server(cloning, server)
-    async with _serving(server, CLONING, port=port, healthy=True) as bound:
-        yield bound
+    async with _serving(server, CLONING, port=port, healthy=True) as bound_port:
+        yield bound_port
 
 
 def _server() -> grpc.aio.Server:
@@ -287,10 +287,10 @@ async def _serving(server: grpc.aio.Server, service: str, *, port: int, healthy:
     await checks.set(service, states.SERVING if healthy else states.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection([service, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    bound_port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
-        yield bound
+        yield bound_port
     finally:
         await server.stop(grace=0)
 
@@ -311,5 +311,5 @@ def _model() -> student_model_pb2.StudentModel:
 
 
 def info(reason: str) -> dict[str, str]:
-    """The detail that every error has, as JSON."""
+    """The `ErrorInfo` that every error has, as JSON."""
     return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "aivo"}

@@ -1,4 +1,4 @@
-"""A trainer by script: steps, faults and pauses as a test wrote them down, and a real small adapter at the end."""
+"""A scripted trainer: a test sets its steps, errors and pauses; it returns a real, small adapter."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ FACTS = TrainerFacts(ready=True, reason="", model="SmolLM2-135M-Instruct", devic
 
 
 class Gate:
-    """A place where every training waits while it is shut."""
+    """Every training waits here while the gate is shut."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -45,12 +45,12 @@ class ScriptedTrainer:
 
     Attributes:
         facts: What health says.
-        seats: How many trainings it has room for; as many as anybody wants unless a test says otherwise.
-        gates: Before the first step of each state.
-        faults: Each training takes the first, if there is one, and fails with it in the middle of fine-tuning.
-        plans: What was asked for, oldest first.
-        stopped: Clones whose training was cut off.
-        cut_off: Set by each of them.
+        seats: How many trainings it has room for; no limit unless a test sets one.
+        gates: One before the first step of each state.
+        faults: Each training removes the first, if there is one, and fails with it in the middle of fine-tuning.
+        plans: The plans of all trainings, in order.
+        stopped_clones: Ids of the clones whose training was cut off.
+        cut_off: Is set when a training is cut off.
     """
 
     def __init__(self) -> None:
@@ -59,12 +59,12 @@ class ScriptedTrainer:
         self.gates = {state: Gate() for state in STATES}
         self.faults: deque[Exception] = deque()
         self.plans: list[TrainingPlan] = []
-        self.stopped: list[str] = []
+        self.stopped_clones: list[str] = []
         self.cut_off = asyncio.Event()
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         self.plans.append(plan)
-        ended = False
+        is_complete = False
         try:
             fault = self.faults.popleft() if self.faults else None
             for state in STATES:
@@ -73,16 +73,16 @@ class ScriptedTrainer:
                     if fault and state is CloneState.FINE_TUNING and step > STEPS / 2:
                         raise fault
                     yield Progress(state=state, fraction=step / STEPS, message=f"step {step} of {STEPS}")
-            ended = True
+            is_complete = True
             yield TrainedAdapter(weights=weights_for(plan), recipe=recipe_for(plan))
         finally:
-            if not ended:
-                self.stopped.append(plan.clone_id)
+            if not is_complete:
+                self.stopped_clones.append(plan.clone_id)
                 self.cut_off.set()
 
 
 def weights_for(plan: TrainingPlan) -> bytes:
-    """A one-layer adapter in PEFT's names; each clone has values of its own."""
+    """A one-layer adapter with PEFT's names; its values differ for each clone."""
     random = np.random.default_rng(list(plan.clone_id.encode()))
     tensors = {}
     for target in plan.target_modules:
@@ -93,8 +93,8 @@ def weights_for(plan: TrainingPlan) -> bytes:
 
 
 def recipe_for(plan: TrainingPlan) -> Recipe:
-    """The recipe of the small adapter that a plan gets."""
-    given = len(plan.baseline.responses)
+    """The recipe of the small adapter for a plan."""
+    responses = len(plan.baseline.responses)
     return Recipe(
         clone_id=plan.clone_id,
         base_model=FACTS.model,
@@ -102,7 +102,7 @@ def recipe_for(plan: TrainingPlan) -> Recipe:
         lora=Lora(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules, dtype="F32"),
         scale=1.25,
         serving=Serving(temperature=0.7, top_p=0.9, max_tokens=128),
-        examples=Examples(given=given, feedback=0, distilled=given, dropped=0, train=given - 1, heldout=1),
+        examples=Examples(given=responses, feedback=0, distilled=responses, dropped=0, train=responses - 1, heldout=1),
         metrics=Metrics(
             heldout_loss_base=2.5, heldout_loss_adapter=1.5, train_steps=9, seconds_per_step=0.1, seconds=1.0
         ),

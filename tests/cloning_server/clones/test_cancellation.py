@@ -83,7 +83,7 @@ async def test_a_training_is_stopped_whichever_server_is_asked(cloning: Cloning,
             watching = asyncio.create_task(watch_all(owner, clone_id))
             await cancel(other, clone_id)
             await cloning.trainer.cut_off.wait()
-            assert cloning.trainer.stopped == [clone_id]
+            assert cloning.trainer.stopped_clones == [clone_id]
             assert (await watching)[-1].status == "cancelled"
             attempts = (await other.GetClone(pb.GetCloneRequest(clone_id=clone_id))).attempts
             # One at the very first gate has not told of its attempt yet.

@@ -78,7 +78,7 @@ async def test_a_server_that_shuts_down_hands_its_clone_to_the_other_at_once(clo
         async with cloning.serve() as second:
             pass
         # The second one never had it; what it leaves is the first one's still.
-        assert cloning.trainer.stopped == []
+        assert cloning.trainer.stopped_clones == []
     async with cloning.serve() as second:
         gate.open()
         changes = await watch_all(second, clone_id)
@@ -121,7 +121,7 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
         assert isinstance(taken, CloneLease)
         await Journal(registry.changes, taken).take_over()
         await cloning.trainer.cut_off.wait()
-        assert cloning.trainer.stopped == [clone_id]
+        assert cloning.trainer.stopped_clones == [clone_id]
 
 
 async def test_a_clone_whose_servers_are_lost_every_time_ends(cloning: Cloning, clones: CloneStore) -> None:

@@ -55,7 +55,7 @@ async def test_a_clone_goes_through_every_state_in_order_and_its_model_answers(
     last = changes[-1]
     assert (last.progress, last.attempt, last.model.version, last.model.active) == (100, 1, 1, True)
     # To probe it before it is made active, and once more to have the pointer read.
-    assert cloning.brain.warmed == [(STUDENT, 1)] * 2
+    assert cloning.brain.warmed_versions == [(STUDENT, 1)] * 2
     active = await cloning.adapters.resolve_active(STUDENT)
     assert active is not None
     assert active.sha256 == last.model.sha256
@@ -130,7 +130,7 @@ async def test_a_clone_that_a_restart_cut_off_starts_anew_and_makes_one_version(
     async with cloning.serve() as stub:
         clone_id = await start(stub)
         await gate.reached.wait()
-    assert cloning.trainer.stopped == [clone_id], "the server that ends stops the training"
+    assert cloning.trainer.stopped_clones == [clone_id], "the server that ends stops the training"
     gate.open()
     async with cloning.serve() as stub:
         changes = await watch_all(stub, clone_id)
@@ -158,7 +158,7 @@ async def test_a_restart_while_deploying_deploys_and_trains_no_second_time(cloni
     cloning.brain.hold.clear()
     async with cloning.serve() as stub:
         clone_id = await start(stub)
-        await cloning.brain.asked.wait()
+        await cloning.brain.warm_called.wait()
     cloning.brain.hold.set()
     async with cloning.serve() as stub:
         changes = await watch_all(stub, clone_id)
@@ -192,13 +192,13 @@ async def test_a_clone_waits_for_a_brain_that_is_down(cloning: Cloning, stub: Cl
     await until(stub, clone_id, "deploying")
     await cloning.brain.start()
     assert (await watch_all(stub, clone_id))[-1].status == "completed"
-    assert cloning.brain.warmed == [(STUDENT, 1)] * 2
+    assert cloning.brain.warmed_versions == [(STUDENT, 1)] * 2
 
 
 async def test_a_clone_outlives_a_brain_that_dies_while_it_loads_the_model(cloning: Cloning, stub: CloningStub) -> None:
     cloning.brain.hold.clear()
     clone_id = await start(stub)
-    await cloning.brain.asked.wait()
+    await cloning.brain.warm_called.wait()
     await cloning.brain.stop()
     cloning.brain.hold.set()
     await cloning.brain.start()

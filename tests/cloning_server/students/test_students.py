@@ -224,7 +224,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert receipt.models.objects >= 2 * 2 + 1, "weights and manifests of both, and the pointer"
     assert receipt.models.bytes > 0
     assert receipt.brain == student_pb.EvictedAdapters(reached=True, adapters=2)
-    assert cloning.brain.evicted == [STUDENT]
+    assert cloning.brain.evicted_students == [STUDENT]
 
     await cloning.trainer.cut_off.wait()
     for clone_id in (*ended, runs, waits):
