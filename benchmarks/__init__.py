@@ -1,1 +1,1 @@
-"""How fast and how well: the targets, each measured beside what it is compared with."""
+"""Benchmarks of speed and quality: each figure next to its target, and next to a baseline from the same run."""

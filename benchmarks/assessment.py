@@ -1,10 +1,10 @@
-"""How well a verdict agrees with teachers: area under the ROC curve and accuracy of `correctness` against `is_correct`.
+"""Agreement of verdicts with teachers: area under the ROC curve and accuracy of `correctness` against `is_correct`.
 
     python -m benchmarks.assessment FOLDER [--items 200] [--seed 7]
 
-The folder holds bodies of StartClone as `*.json`, with `question`, `reference_answer`, `student_answer` and
-`is_correct` in each response. Prints one JSON line a figure; what leaves out a step of the method is measured on the
-same answers in the same run.
+The folder holds StartClone requests as `*.json`, with `question`, `reference_answer`, `student_answer` and
+`is_correct` in each response. Prints one JSON line per method: the whole method, the method without one of its steps,
+and a simple baseline, all on the same answers in the same run.
 """
 
 import argparse
@@ -30,12 +30,13 @@ from mesh.adapters.store import AdapterStore
 from mesh.settings import load_settings
 from testing.waiting import until_loaded
 
-_EVEN = dict.fromkeys(LABELS, 1 / len(LABELS))
+# The anchor of an uncalibrated verdict.
+_UNIFORM = dict.fromkeys(LABELS, 1 / len(LABELS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """An answer that a teacher has judged."""
+    """An answer with a teacher's judgement."""
 
     criteria: Criteria
     answer: str
@@ -44,17 +45,17 @@ class Item:
 
 def main() -> None:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description="Agreement of verdicts with teachers.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--items", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=7)
+    parser = argparse.ArgumentParser(description="Measures how well verdicts agree with teachers.")
+    parser.add_argument("folder", type=Path, help="StartClone requests in JSON, one per file")
+    parser.add_argument("--items", type=int, default=200, help="number of answers, half of them right")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the sample of answers")
     args = parser.parse_args()
     items = sample(args.folder, count=args.items, seed=args.seed)
     asyncio.run(_measure(items, seed=args.seed))
 
 
 def sample(folder: Path, *, count: int, seed: int) -> list[Item]:
-    """As many right answers as wrong ones, none twice."""
+    """Returns `count` different answers, half of them right and half wrong."""
     items: dict[tuple[str, str], Item] = {}
     for path in sorted(folder.glob("*.json")):
         for response in json.loads(path.read_text()).get("baseline_data", {}).get("responses", []):
@@ -70,7 +71,7 @@ def sample(folder: Path, *, count: int, seed: int) -> list[Item]:
 
 
 def area_under_curve(scores: Sequence[float], truths: Sequence[bool]) -> float:
-    """The chance that a right answer scores above a wrong one; ties count half."""
+    """Returns the probability that a right answer scores above a wrong one; ties count half."""
     rights = [score for score, truth in zip(scores, truths, strict=True) if truth]
     wrongs = [score for score, truth in zip(scores, truths, strict=True) if not truth]
     wins = sum((right > wrong) + 0.5 * (right == wrong) for right in rights for wrong in wrongs)
@@ -84,18 +85,12 @@ async def _measure(items: Sequence[Item], *, seed: int) -> None:
             S3Blobs(bucket=settings.s3_bucket, endpoint_url=settings.s3_endpoint_url)
         )
         engine = await stack.enter_async_context(TorchEngine.open(settings, AdapterStore(blobs)))
-        facts = await until_loaded(engine)
-        started = time.monotonic()
-        weighed = [await _weigh(engine, item) for item in items]
-        seconds = time.monotonic() - started
+        engine_facts = await until_loaded(engine)
+        started_at = time.monotonic()
+        label_weights = [await _weigh(engine, item) for item in items]
+        seconds = time.monotonic() - started_at
     truths = [item.is_correct for item in items]
-    scored = {
-        "anchors at both ends": [_correctness(weights, anchors) for weights, *anchors in weighed],
-        "anchor without content alone": [_correctness(weights, anchors[:1]) for weights, *anchors in weighed],
-        "not calibrated": [_correctness(weights, [_EVEN]) for weights, *_ in weighed],
-        "words shared with the reference answer": [_overlap(item) for item in items],
-    }
-    for method, scores in scored.items():
+    for method, scores in _scores_by_method(items, label_weights).items():
         right = sum((score >= 50) is truth for score, truth in zip(scores, truths, strict=True))
         line = {
             "benchmark": "assessment",
@@ -104,18 +99,30 @@ async def _measure(items: Sequence[Item], *, seed: int) -> None:
             "accuracy_at_50": round(right / len(items), 3),
             "items": len(items),
             "seed": seed,
-            "seconds_an_item": round(seconds / len(items), 2),
-            "base_model": facts.model,
-            "dtype": facts.dtype,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {facts.device}",
+            "seconds_per_item": round(seconds / len(items), 2),
+            "base_model": engine_facts.model,
+            "dtype": engine_facts.dtype,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {engine_facts.device}",
         }
         print(json.dumps(line), flush=True)
 
 
 async def _weigh(engine: Engine, item: Item) -> list[Mapping[str, float]]:
-    """The labels' probabilities for the answer, then for each anchor."""
+    """Returns the probability of each label for the answer, then for each anchor."""
     answers = (item.answer, *grading.anchors_of(item.criteria))
     return [await engine.weigh(grading.prompt_for(answer, item.criteria), LABELS) for answer in answers]
+
+
+def _scores_by_method(
+    items: Sequence[Item], label_weights: Sequence[Sequence[Mapping[str, float]]]
+) -> dict[str, list[float]]:
+    """Returns the score of each item, from 0 to 100, by method."""
+    return {
+        "both anchors": [_correctness(answer, anchors) for answer, *anchors in label_weights],
+        "only the anchor without content": [_correctness(answer, anchors[:1]) for answer, *anchors in label_weights],
+        "not calibrated": [_correctness(answer, [_UNIFORM]) for answer, *_ in label_weights],
+        "words shared with the reference answer": [_overlap(item) for item in items],
+    }
 
 
 def _correctness(weights: Mapping[str, float], anchors: Sequence[Mapping[str, float]]) -> float:
@@ -123,9 +130,9 @@ def _correctness(weights: Mapping[str, float], anchors: Sequence[Mapping[str, fl
 
 
 def _overlap(item: Item) -> float:
-    words = set(re.findall(r"\w+", item.criteria.reference_answer.lower()))
-    shared = words & set(re.findall(r"\w+", item.answer.lower()))
-    return 100 * len(shared) / max(1, len(words))
+    reference_words = set(re.findall(r"\w+", item.criteria.reference_answer.lower()))
+    shared_words = reference_words & set(re.findall(r"\w+", item.answer.lower()))
+    return 100 * len(shared_words) / max(1, len(reference_words))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Whether every clone ends once, whatever is killed while it runs, over some time.
+"""Checks that every clone ends exactly once while parts of AIVO are killed.
 
     python -m benchmarks.chaos [--seconds 300] [--s3-seconds 30] [--seed 7]
 
-A whole AIVO with two cloning servers and a real but small and random base model; students keep four clones going while
-parts are killed at moments that are drawn: a cloning server, a training actor, a Ray node, Valkey, S3, the brain; or a
-server is paused for longer than its lease. Then it looks for what `testing/chaos/invariants.py` says must not be there.
-Prints one JSON line a figure, and ends with 1 if any invariant does not hold.
+Runs a whole AIVO with two cloning servers on a small random base model. Students keep four clones running while parts
+are killed at random moments: a cloning server, a training actor, a Ray node, Valkey, S3, the brain; or a server is
+paused for longer than its lease. At the end it checks the invariants of `testing/chaos/invariants.py`. Prints one JSON
+line per figure, and exits with status 1 if an invariant is violated.
 """
 
 import argparse
@@ -26,33 +26,33 @@ _NONE = Goal(of="value", at_most=0)
 
 
 def main() -> int:
-    """Prints the figures; 1 if an invariant does not hold."""
-    parser = argparse.ArgumentParser(description="Clones under chaos.")
-    parser.add_argument("--seconds", type=float, default=300, help="how long parts are struck; what runs then may end")
-    parser.add_argument("--s3-seconds", type=float, default=30, help="how long S3 is away when it is struck")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    """Prints the figures; returns 1 if an invariant is violated."""
+    parser = argparse.ArgumentParser(description="Checks that clones end exactly once while parts are killed.")
+    parser.add_argument("--seconds", type=float, default=300, help="how long parts are killed; then clones may finish")
+    parser.add_argument("--s3-seconds", type=float, default=30, help="how long S3 stays away after it is killed")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the faults and of the clones")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file for the results")
     args = parser.parse_args()
     results = Results(args.results, conditions={name: value for name, value in vars(args).items() if name != "results"})
-    began = time.monotonic()
+    started_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(_measure(Path(folder), args))
-    for figure in _figures(report, seconds=time.monotonic() - began):
+    for figure in _figures(report, seconds=time.monotonic() - started_at):
         results.add(figure)
     return 1 if report.violated else 0
 
 
 async def _measure(folder: Path, args: argparse.Namespace) -> Report:
-    # Where boto3 looks for the credentials of the bucket that is looked at in the end: those of the S3 that is started.
+    # boto3 reads its credentials from the environment; these are those of the S3 that `run` starts.
     os.environ.update(AWS_ACCESS_KEY_ID="aivo", AWS_SECRET_ACCESS_KEY="aivo-secret", AWS_DEFAULT_REGION="us-east-1")
     chance = random.Random(args.seed)
 
     def plan(kinds: tuple[str, ...]) -> Iterator[str]:
-        """All kinds in an order that is drawn, again and again until the time is over."""
-        until = time.monotonic() + args.seconds
+        """Yields all kinds of fault in random order, repeatedly, until the time is over."""
+        ends_at = time.monotonic() + args.seconds
         while True:
             for kind in chance.sample(kinds, len(kinds)):
-                if time.monotonic() > until:
+                if time.monotonic() > ends_at:
                     return
                 yield kind
 

@@ -1,11 +1,11 @@
-"""Whether any reply ever holds a token decoded with another student's adapter, over very many short requests.
+"""Checks that no reply holds a token decoded with another student's adapter, over 100,000 short requests.
 
     python -m benchmarks.churn [--requests 100000] [--students 100] [--base-model small] [--seed 7] [--out FILE]
 
-Requests come in bursts, with cancellations, short deadlines, new versions and evictions, to an engine with four rows
-and four slots on a real store. Every reply is compared with what transformers and PEFT decode for the request alone, in
-fp32. Prints a JSON line that tells the machine, then one per stretch of requests, which counts all
-before it too; keeps the first and the last in the file. Ends with 1 on a mismatch.
+Requests arrive in bursts, with cancellations, short deadlines, new versions and evictions, at an engine with four rows
+and four slots on a real store. All text received is compared with the reply that transformers and PEFT decode for the
+same request alone, in fp32. Prints a JSON line that describes the machine, then the running totals every 5,000
+requests; the file holds the first and the last line. Exits with status 1 on a mismatch.
 """
 
 import argparse
@@ -38,22 +38,22 @@ from testing.models.small_models import write_small_llama
 from testing.parts.stores import seaweed
 from testing.waiting import until_loaded
 
-Judge = Callable[[Sequence[ReplyRecord]], Sequence[str]]
+MismatchFinder = Callable[[Sequence[ReplyRecord]], Sequence[str]]
 
-_STRETCH = 5_000
-_MOST_AT_ONCE = 24
+_REPORT_EVERY = 5_000
+_MAX_CONCURRENCY = 24
 _BUCKET = "churn"
 
 
 def main() -> int:
-    """Prints the figures; 1 if a reply was wrong."""
-    parser = argparse.ArgumentParser(description="Token-exactness under churn.")
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--students", type=int, default=100)
-    parser.add_argument("--base-model", default="small", help="'small' has random weights and computes next to nothing")
-    parser.add_argument("--seed", type=int, default=7)
+    """Prints the totals; returns 1 if a reply is wrong or a request left something behind."""
+    parser = argparse.ArgumentParser(description="Checks that replies are exact while adapters change.")
+    parser.add_argument("--requests", type=int, default=100_000, help="number of requests")
+    parser.add_argument("--students", type=int, default=100, help="number of students, with two versions each")
+    parser.add_argument("--base-model", default="small", help="name of a base model; 'small' is tiny and random")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the requests and of all events")
     out = Path("benchmarks/results/serving-churn.jsonl")
-    parser.add_argument("--out", type=Path, default=out, help="file of the results")
+    parser.add_argument("--out", type=Path, default=out, help="file for the results")
     return asyncio.run(_measure(parser.parse_args()))
 
 
@@ -62,11 +62,11 @@ async def _measure(args: argparse.Namespace) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "s3").mkdir()
         s3 = await stack.enter_async_context(seaweed(folder / "s3"))
-        # Where boto3 looks for credentials.
+        # boto3 reads its credentials from the environment.
         os.environ.update(s3.env)
         blobs = S3Blobs(bucket=_BUCKET, endpoint_url=s3.url, create_bucket=True)
         store = AdapterStore(await stack.enter_async_context(blobs))
-        base = _base(args.base_model, folder)
+        base = _load_base_model(args.base_model, folder)
         widths = Widths.of(base.model.config)
         students = await publish_students(
             store, count=args.students, versions=2, widths=widths, base_digest=base.digest
@@ -78,10 +78,10 @@ async def _measure(args: argparse.Namespace) -> int:
         assert loaded.ready, loaded.reason
         results = Results(args.out, conditions={"base_model": args.base_model, "dtype": "float32", "seed": args.seed})
         churn = Churn(engine, store, students=students, seed=args.seed)
-        judge = await _judge(base, store, manifests)
+        find_mismatches = await _mismatch_finder(base, store, manifests)
         facts: dict[str, int | float] = {"adapters": len(manifests), "slots": settings.adapter_slots}
-        async for counted in _stretches(args.requests, engine, churn=churn, judge=judge):
-            facts |= counted
+        async for totals in _running_totals(args.requests, engine, churn=churn, find_mismatches=find_mismatches):
+            facts |= totals
             print(json.dumps(facts), flush=True)
         figure = Figure(
             figure="replies_that_hold_a_wrong_token",
@@ -94,30 +94,33 @@ async def _measure(args: argparse.Namespace) -> int:
     return 0 if figure.met and not facts["left_behind"] else 1
 
 
-async def _judge(base: BaseModel, store: AdapterStore, manifests: Sequence[Manifest]) -> Judge:
-    """Tells the replies that are not what transformers and PEFT make of the request alone."""
+async def _mismatch_finder(base: BaseModel, store: AdapterStore, manifests: Sequence[Manifest]) -> MismatchFinder:
+    """Returns a function that lists the replies that differ from those of transformers and PEFT."""
     adapters = {
-        LoadedAdapter(ref=item.ref, sha256=item.sha256): (await store.fetch(item.ref)).weights for item in manifests
+        LoadedAdapter(ref=manifest.ref, sha256=manifest.sha256): (await store.fetch(manifest.ref)).weights
+        for manifest in manifests
     }
     decoder = IsolatedDecoder(base, {identity.ref: weights for identity, weights in adapters.items()})
     return lambda records: mismatches(records, decoder, adapters=adapters)
 
 
-async def _stretches(
-    requests: int, engine: TorchEngine, *, churn: Churn, judge: Judge
+async def _running_totals(
+    requests: int, engine: TorchEngine, *, churn: Churn, find_mismatches: MismatchFinder
 ) -> AsyncIterator[dict[str, int | float]]:
-    """What happened so far, after each stretch of requests."""
+    """Sends the requests, and yields the counts of all requests so far every `_REPORT_EVERY` requests."""
     total: Counter[str] = Counter()
     seconds = 0.0
     while total["requests"] < requests:
-        began_at = time.monotonic()
-        records = await churn.run(min(_STRETCH, requests - total["requests"]), max_concurrent=_MOST_AT_ONCE)
-        seconds += time.monotonic() - began_at
+        started_at = time.monotonic()
+        records = await churn.run(min(_REPORT_EVERY, requests - total["requests"]), max_concurrent=_MAX_CONCURRENCY)
+        seconds += time.monotonic() - started_at
         total.update(_count_outcomes(records))
-        total["mismatches"] += len(await asyncio.to_thread(judge, records))
+        total["mismatches"] += len(await asyncio.to_thread(find_mismatches, records))
         counts = engine.counts
-        # Waiting, running and leased; nobody is there between two stretches.
-        total["left_behind"] += counts.waiting + counts.running + sum(item.leases for item in engine.residencies())
+        # No request is in progress now, so nothing may be waiting, running or leased.
+        total["left_behind"] += (
+            counts.waiting + counts.running + sum(adapter.leases for adapter in engine.residencies())
+        )
         yield {
             **total,
             "seconds": round(seconds, 1),
@@ -127,8 +130,8 @@ async def _stretches(
         }
 
 
-def _base(name: str, folder: Path) -> BaseModel:
-    """The reference's copy of the base model."""
+def _load_base_model(name: str, folder: Path) -> BaseModel:
+    """Loads the base model for the reference replies."""
     cache = Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
     if name == "small":
         tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache).path)
@@ -137,7 +140,7 @@ def _base(name: str, folder: Path) -> BaseModel:
 
 
 def _settings(base: BaseModel, *, host_bytes: int) -> EngineSettings:
-    """Slots for a few adapters of many, memory for a fifth of them, and prompts that take several steps."""
+    """Returns settings with slots for few adapters, host memory for a fifth, and prompts prefilled in several steps."""
     return EngineSettings(
         base_model=base.name,
         model_cache_dir=Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")),

@@ -1,4 +1,4 @@
-"""A class of students beside one student after another: steps of fine-tuning, and whole clones."""
+"""A class of students trained together, compared with one after another: fine-tuning steps, and whole clones."""
 
 import asyncio
 import statistics
@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.cloning_setup import PLAN, CloningSetup
 from benchmarks.figures import Figure, Goal
-from benchmarks.lessons import PLAN, Ground
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.fleet.classroom import Classroom
 from cloning_server.learning.optimizer import TrainingStep, compute_gradients
@@ -20,86 +20,86 @@ from mesh.lm.base import BaseModel
 from mesh.lm.lora import LoraSpec
 from testing.lessons import DictReplyCache
 
-# Of each student, for a step of fine-tuning; and for a whole clone, of which a class of eight is to end in minutes.
+# Responses per student. Few, so that the clones of a class of eight end in minutes.
 STEP_RESPONSES, CLONE_RESPONSES = 8, 8
 
 
-def steps(ground: Ground) -> Iterator[Figure]:
-    """Steps of a class taken together, beside the same steps one after another, in turns."""
-    forward, repeats = Forward(ground.base.model), 1 if ground.quick else 3
-    for size in ground.classes:
-        turns = []
+def steps(setup: CloningSetup) -> Iterator[Figure]:
+    """Measures one step of each student in a class: all in one batch, and one after another, alternating."""
+    forward, repeats = Forward(setup.base.model), 1 if setup.quick else 3
+    for size in setup.classes:
+        class_steps = []
         for number in range(size):
-            examples = ground.examples(number, responses=STEP_RESPONSES).train
-            packs = packs_of(examples, PLAN.batch_examples, device=ground.base.device)
-            factors = LoraFactors(ground.base.model, LoraSpec(), seed=number)
-            turns.append(TrainingStep(forward=forward, pack=packs[len(packs) // 2], factors=factors))
-        compute_gradients(turns)
-        together, apart = [], []
+            examples = setup.examples(number, responses=STEP_RESPONSES).train
+            packs = packs_of(examples, PLAN.batch_examples, device=setup.base.device)
+            factors = LoraFactors(setup.base.model, LoraSpec(), seed=number)
+            class_steps.append(TrainingStep(forward=forward, pack=packs[len(packs) // 2], factors=factors))
+        compute_gradients(class_steps)
+        batched_seconds, sequential_seconds = [], []
         for _ in range(repeats):
-            together.append(_seconds([turns]))
-            apart.append(_seconds([[turn] for turn in turns]))
+            batched_seconds.append(_seconds([class_steps]))
+            sequential_seconds.append(_seconds([[step] for step in class_steps]))
         yield Figure(
             figure=f"class_steps_of_{size}",
-            value=size / statistics.median(together),
+            value=size / statistics.median(batched_seconds),
             unit="student steps/s",
-            baseline=size / statistics.median(apart),
+            baseline=size / statistics.median(sequential_seconds),
             baseline_of="one after another",
-            facts={"students": size, "repeats": repeats, "tokens": sum(turn.pack.size for turn in turns)},
+            facts={"students": size, "repeats": repeats, "tokens": sum(step.pack.size for step in class_steps)},
         )
 
 
-def clones(ground: Ground) -> Iterator[Figure]:
-    """Whole clones of a class, beside the same clones one after another; each side with an empty cache of replies."""
-    responses = 6 if ground.quick else CLONE_RESPONSES
-    for size in ground.classes:
-        plans = [ground.plan(number, responses=responses) for number in range(size)]
-        together, ends = asyncio.run(_train(plans, ground.base, together=True))
-        apart, apart_ends = asyncio.run(_train(plans, ground.base, together=False))
+def clones(setup: CloningSetup) -> Iterator[Figure]:
+    """Measures whole clones: those of a class together, and one after another; both start without cached replies."""
+    responses = 6 if setup.quick else CLONE_RESPONSES
+    for size in setup.classes:
+        plans = [setup.plan(number, responses=responses) for number in range(size)]
+        class_seconds, class_ends = asyncio.run(_train(plans, setup.base, as_class=True))
+        sequential_seconds, sequential_ends = asyncio.run(_train(plans, setup.base, as_class=False))
         yield Figure(
             figure=f"class_of_{size}",
-            value=size / together * 60,
+            value=size / class_seconds * 60,
             unit="clones/min",
-            baseline=size / apart * 60,
+            baseline=size / sequential_seconds * 60,
             baseline_of="one after another",
-            goal=Goal(of="ratio", at_least=2 if ground.base.device.type == "cuda" else 1.35) if size == 8 else None,
+            goal=Goal(of="ratio", at_least=2 if setup.base.device.type == "cuda" else 1.35) if size == 8 else None,
             facts={
                 "students": size,
                 "responses": responses,
                 "epochs": PLAN.epochs,
-                "median_seconds_to_end": statistics.median(ends),
-                "median_seconds_to_end_one_after_another": statistics.median(apart_ends),
+                "median_seconds_to_end": statistics.median(class_ends),
+                "median_seconds_to_end_one_after_another": statistics.median(sequential_ends),
             },
         )
 
 
-async def _train(plans: Sequence[TrainingPlan], base: BaseModel, *, together: bool) -> tuple[float, list[float]]:
-    """Trains in a classroom; the seconds of all, and of each until its end."""
+async def _train(plans: Sequence[TrainingPlan], base: BaseModel, *, as_class: bool) -> tuple[float, list[float]]:
+    """Trains in a classroom; returns the seconds of all, and the seconds until the end of each."""
     cache, ends = DictReplyCache(), []
-    began = time.perf_counter()
+    started_at = time.perf_counter()
 
     async def attend(room: Classroom, plan: TrainingPlan) -> None:
         try:
             async for _ in room.attend(study(plan, base, cache=cache)):
                 pass
         except GateNotPassed:
-            # The few responses may not be enough; all of the work was done.
+            # So few responses may not pass the gate, which is the last of the work.
             pass
-        ends.append(time.perf_counter() - began)
+        ends.append(time.perf_counter() - started_at)
 
     with ThreadPoolExecutor(1) as thread:
         room = Classroom(thread, size=len(plans))
-        if together:
+        if as_class:
             await asyncio.gather(*(attend(room, plan) for plan in plans))
         else:
             for plan in plans:
                 await attend(room, plan)
-    return time.perf_counter() - began, ends
+    return time.perf_counter() - started_at, ends
 
 
 def _seconds(groups: Sequence[Sequence[TrainingStep]]) -> float:
-    """Of the turns, those of a group taken together."""
-    began = time.perf_counter()
-    for turns in groups:
-        compute_gradients(turns)
-    return time.perf_counter() - began
+    """Returns the seconds to compute the steps, each group in one batch."""
+    started_at = time.perf_counter()
+    for group in groups:
+        compute_gradients(group)
+    return time.perf_counter() - started_at

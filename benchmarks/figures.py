@@ -1,6 +1,6 @@
-"""What a benchmark prints: one JSON line per figure, with its baseline and its target.
+"""Figures that a benchmark prints and stores: one JSON line per figure, with its baseline and its target.
 
-The first line of a file names the machine and the conditions of the run.
+The first line of a file describes the machine and the conditions of the run.
 """
 
 import json
@@ -16,19 +16,19 @@ from typing import Literal, NotRequired, TypedDict
 
 import torch
 
-# The flags that decide how fast bf16 is on a CPU.
+# CPU flags that decide the speed of bf16.
 _FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 _PACKAGES = ("torch", "transformers", "peft", "grpcio", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a figure should be.
+    """The target of a figure.
 
     Attributes:
-        of: The value itself, or its ratio to the baseline.
-        at_least: Lowest that will do, or None.
-        at_most: Highest that will do, or None.
+        of: Whether the target is for the value, or for its ratio to the baseline.
+        at_least: Lower bound, or None.
+        at_most: Upper bound, or None.
     """
 
     of: Literal["value", "ratio"]
@@ -40,9 +40,9 @@ class Goal:
         return f"{self.of} " + " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     def is_met(self, number: float) -> bool:
-        """Whether a number is within the bounds."""
-        above = self.at_least is None or number >= self.at_least
-        return above and (self.at_most is None or number <= self.at_most)
+        """Returns whether a number is within the bounds."""
+        is_high_enough = self.at_least is None or number >= self.at_least
+        return is_high_enough and (self.at_most is None or number <= self.at_most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,14 @@ class Figure:
     """One measured number.
 
     Attributes:
-        figure: Its name.
+        figure: Name of the figure.
         value: The number.
-        unit: Of the value and of the baseline.
-        baseline: The same measured of something else in the same run; None where nothing is compared, or where the
-            other is not there.
-        baseline_of: What that something is.
-        goal: What it should be; None for a figure that only explains another.
-        facts: How it came about, such as counts and repetitions.
+        unit: Unit of the value and of the baseline.
+        baseline: The same number for the baseline, measured in the same run; None without a baseline, or if it is not
+            installed.
+        baseline_of: What the baseline is.
+        goal: The target; None for a figure that only explains another one.
+        facts: Conditions and details, such as counts and repetitions.
     """
 
     figure: str
@@ -70,19 +70,19 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """The value over the baseline."""
+        """The value divided by the baseline; None without a baseline."""
         return self.value / self.baseline if self.baseline else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None if there is none, or if what it compares with is missing."""
+        """Whether the target is met; None without a target, or if its baseline is missing."""
         if self.goal is None:
             return None
         number = self.value if self.goal.of == "value" else self.ratio
         return None if number is None else self.goal.is_met(number)
 
     def line(self) -> dict[str, object]:
-        """The figure as it is printed."""
+        """Returns the figure as it is printed."""
         return {
             "figure": self.figure,
             "value": _rounded(self.value),
@@ -97,7 +97,7 @@ class Figure:
 
 
 class Machine(TypedDict):
-    """What the figures depend on besides the code."""
+    """The machine and the versions on which figures depend."""
 
     cpu: str
     cores: int | None
@@ -112,7 +112,7 @@ class Head(TypedDict):
     """The first line of a file."""
 
     machine: Machine
-    # Of the minute before. Well above 0, something else was running and disturbed the figures.
+    # Load average over the minute before the run. Well above 0, another process disturbed the figures.
     load_average: float
     conditions: dict[str, object]
     start_time: str
@@ -134,7 +134,7 @@ class Line(TypedDict):
 
 
 class Results:
-    """One file of figures; prints each as it comes.
+    """A file of figures; each is printed when it is added.
 
     Args:
         path: The file; overwritten.

@@ -1,6 +1,6 @@
-"""Load on a brain over gRPC: replies that are streamed as a client sees them, in rounds or as they arrive by chance.
+"""Load on a brain over gRPC: streamed replies in a closed loop or in an open loop, timed by the client.
 
-Times are the client's own: from before the call to each message.
+A time runs from before the call to the arrival of a message at the client.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from mesh.errors import QueueFull
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.profile import StudentProfile
 
-# What a reply is about; each makes a prompt of about the same length, and replies that outlast what is measured.
-_THINGS = ("river", "forest", "mountain", "lighthouse", "garden", "harbor", "castle", "farm")
+# Prompts about them have nearly the same length, and replies to them are longer than any benchmark measures.
+_TOPICS = ("river", "forest", "mountain", "lighthouse", "garden", "harbor", "castle", "farm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One request.
+class Request:
+    """One request for a reply.
 
     Attributes:
-        student_id: Who asks.
-        question: What.
-        tokens: Most that the reply may have.
-        base_only: Let the base model answer in place of the student's adapter, which is required otherwise.
+        student_id: The student who asks.
+        question: The student's question.
+        tokens: Maximum length of the reply, in tokens.
+        base_only: Whether the base model answers without an adapter; otherwise the student's adapter is required.
     """
 
     student_id: str
@@ -45,21 +45,21 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One reply, or a refusal; times in `time.perf_counter()` seconds.
+    """The timing of one reply or refusal; moments are in seconds of `time.perf_counter()`.
 
     Attributes:
-        asked_at: When the request was made, or was due to be made.
-        first_at: When its first text came.
-        ended_at: When it was complete.
-        prompt_tokens: That went in.
-        tokens: That came out.
-        full: Whether the reply came to its full length.
-        load_ms: Finding, fetching and loading the adapter, as the server tells.
-        refused: Whether the brain was full.
+        started_at: When the request was sent, or when it was due in an open loop.
+        first_token_at: When the first message arrived.
+        ended_at: When the reply was complete.
+        prompt_tokens: Length of the prompt.
+        tokens: Length of the reply.
+        full: Whether the reply reached the maximum length.
+        load_ms: Time to find, fetch and load the adapter, as reported by the server.
+        refused: Whether the brain refused the request because its queue was full.
     """
 
-    asked_at: float
-    first_at: float
+    started_at: float
+    first_token_at: float
     ended_at: float
     prompt_tokens: int = 0
     tokens: int = 0
@@ -68,60 +68,66 @@ class Sample:
     refused: bool = False
 
     @property
-    def first_ms(self) -> float:
-        """To the first token."""
-        return (self.first_at - self.asked_at) * 1e3
+    def first_token_ms(self) -> float:
+        """Milliseconds to the first token."""
+        return (self.first_token_at - self.started_at) * 1e3
 
     @property
     def token_ms(self) -> float:
-        """Between two tokens, on the mean of the reply."""
-        return (self.ended_at - self.first_at) * 1e3 / max(1, self.tokens - 1)
+        """Mean milliseconds between two tokens of the reply."""
+        return (self.ended_at - self.first_token_at) * 1e3 / max(1, self.tokens - 1)
 
     @property
     def total_ms(self) -> float:
-        """To the end."""
-        return (self.ended_at - self.asked_at) * 1e3
+        """Milliseconds to the end of the reply."""
+        return (self.ended_at - self.started_at) * 1e3
 
 
 def question(number: int) -> str:
-    """One of a few questions; with the tutor's instruction it makes a prompt of 45 tokens."""
-    return f"Tell me a very long story about a {_THINGS[number % len(_THINGS)]}."
+    """Returns one of a few questions; with the tutor's instruction it makes a prompt of 45 tokens."""
+    return f"Tell me a very long story about a {_TOPICS[number % len(_TOPICS)]}."
 
 
 def prompt(number: int) -> Prompt:
-    """The same question as the baselines render it."""
+    """Returns the prompt of the same question, which the baselines render themselves."""
     return Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text=question(number)),))
 
 
-def asks(students: Iterable[str], *, tokens: int, base_only: bool = False) -> list[Ask]:
-    """A request of each student."""
+def requests_of(students: Iterable[str], *, tokens: int, base_only: bool = False) -> list[Request]:
+    """Returns one request per student, each with the next question."""
     return [
-        Ask(student_id=student, question=question(number), tokens=tokens, base_only=base_only)
+        Request(student_id=student, question=question(number), tokens=tokens, base_only=base_only)
         for number, student in enumerate(students)
     ]
 
 
-async def reply(brain: BrainClient, ask: Ask, *, due_at: float | None = None) -> Sample:
-    """Asks for one reply and waits for its end."""
-    request = GenerateStreamRequest(
-        prompt=ask.question,
-        context=StudentContext(student_id=ask.student_id),
+async def send(brain: BrainClient, request: Request, *, due_at: float | None = None) -> Sample:
+    """Sends a request and reads the reply to its end.
+
+    Args:
+        brain: The client of the brain under load.
+        request: The request.
+        due_at: When the request was due; times run from then. By default they run from now.
+    """
+    grpc_request = GenerateStreamRequest(
+        prompt=request.question,
+        context=StudentContext(student_id=request.student_id),
         temperature=0.0,
-        max_tokens=ask.tokens,
-        adapter_policy=ADAPTER_POLICY_BASE_ONLY if ask.base_only else ADAPTER_POLICY_REQUIRE,
+        max_tokens=request.tokens,
+        adapter_policy=ADAPTER_POLICY_BASE_ONLY if request.base_only else ADAPTER_POLICY_REQUIRE,
     )
-    asked_at = time.perf_counter() if due_at is None else due_at
-    first_at = 0.0
+    started_at = time.perf_counter() if due_at is None else due_at
+    first_token_at = 0.0
     try:
-        async for message in brain.stream(request):
-            first_at = first_at or time.perf_counter()
+        async for message in brain.stream(grpc_request):
+            first_token_at = first_token_at or time.perf_counter()
             finished = message.finished
     except QueueFull:
         now = time.perf_counter()
-        return Sample(asked_at=asked_at, first_at=now, ended_at=now, refused=True)
+        return Sample(started_at=started_at, first_token_at=now, ended_at=now, refused=True)
     return Sample(
-        asked_at=asked_at,
-        first_at=first_at,
+        started_at=started_at,
+        first_token_at=first_token_at,
         ended_at=time.perf_counter(),
         prompt_tokens=finished.usage.prompt_tokens,
         tokens=finished.usage.completion_tokens,
@@ -130,59 +136,60 @@ async def reply(brain: BrainClient, ask: Ask, *, due_at: float | None = None) ->
     )
 
 
-async def together(brain: BrainClient, asks: Sequence[Ask], *, at_once: int) -> list[Sample]:
-    """Asks for all of it, so many at a time: a closed loop."""
-    coming = iter(asks)
+async def closed_loop(brain: BrainClient, requests: Sequence[Request], *, concurrency: int) -> list[Sample]:
+    """Sends all requests; each of `concurrency` callers sends its next request when its last reply is complete."""
+    queue = iter(requests)
     samples: list[Sample] = []
 
-    async def one_after_another() -> None:
-        # The iterator is shared: each takes the next request.
-        samples.extend([await reply(brain, ask) for ask in coming])
+    async def call_until_empty() -> None:
+        # All callers share the iterator, so each takes the next request.
+        samples.extend([await send(brain, request) for request in queue])
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(one_after_another())
+        for _ in range(concurrency):
+            group.create_task(call_until_empty())
     return samples
 
 
-async def arriving(
-    brain: BrainClient, draw: Callable[[random.Random], Ask], *, rate: float, seconds: float, seed: int
+async def open_loop(
+    brain: BrainClient, draw: Callable[[random.Random], Request], *, rate: float, seconds: float, seed: int
 ) -> list[Sample]:
-    """Asks at moments that are independent of the replies: an open loop.
+    """Sends requests at moments that do not depend on the replies.
 
-    The moments are a Poisson process, and a request's time begins when it was due: a server that falls behind can't
-    make its clients ask less (Schroeder, Wierman and Harchol-Balter, "Open Versus Closed: A Cautionary Tale", 2006).
+    Arrivals are a Poisson process, and the time of a request runs from when it was due: a server that falls behind
+    does not slow its clients down (Schroeder, Wierman and Harchol-Balter, "Open Versus Closed: A Cautionary Tale",
+    2006).
 
     Args:
-        brain: Answers.
-        draw: Makes each request.
-        rate: Of arrivals, a second.
-        seconds: For which there are arrivals; the last replies come later.
-        seed: Of moments and requests.
+        brain: The client of the brain under load.
+        draw: Makes a request from random numbers.
+        rate: Mean arrivals per second.
+        seconds: How long requests arrive; their replies may end later.
+        seed: Seed of the arrivals and of the requests.
     """
     chance = random.Random(seed)
-    asking: list[Awaitable[Sample]] = []
-    began_at = due_at = time.perf_counter()
+    calls: list[Awaitable[Sample]] = []
+    started_at = due_at = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        while (due_at := due_at + chance.expovariate(rate)) < began_at + seconds:
-            # This is the arrival process itself.
+        while (due_at := due_at + chance.expovariate(rate)) < started_at + seconds:
+            # The sleep is the arrival process itself.
             await asyncio.sleep(max(0.0, due_at - time.perf_counter()))
-            asking.append(group.create_task(reply(brain, draw(chance), due_at=due_at)))
-    return [await task for task in asking]
+            calls.append(group.create_task(send(brain, draw(chance), due_at=due_at)))
+    return [await call for call in calls]
 
 
-def rate_of(samples: Sequence[Sample]) -> float:
-    """Tokens a second, from the first request to the last reply."""
-    return sum(sample.tokens for sample in samples) / span(samples)
+def tokens_per_second(samples: Sequence[Sample]) -> float:
+    """Returns the throughput from the first request to the end of the last reply."""
+    return sum(sample.tokens for sample in samples) / duration(samples)
 
 
-def span(samples: Sequence[Sample]) -> float:
-    """Seconds from the first request to the last reply."""
-    return max(sample.ended_at for sample in samples) - min(sample.asked_at for sample in samples)
+def duration(samples: Sequence[Sample]) -> float:
+    """Returns the seconds from the first request to the end of the last reply."""
+    return max(sample.ended_at for sample in samples) - min(sample.started_at for sample in samples)
 
 
 def facts(samples: Sequence[Sample]) -> dict[str, object]:
-    """What the load came to: how many replies of which length."""
+    """Returns the number of replies and their lengths, as facts of a figure."""
     answered = [sample for sample in samples if not sample.refused]
     return {
         "replies": len(answered),

@@ -1,4 +1,4 @@
-"""Makes of the results of `benchmarks.personalization` what people read: a table and a picture."""
+"""Renders the results of `benchmarks.personalization` as a table and a picture."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -8,13 +8,13 @@ from typing import Any, cast
 from benchmarks import figures
 from benchmarks.figures import Head
 
-# In the picture, with what the own adapter is compared.
+# The rivals shown in the picture.
 _PLOTTED = ("classmate", "stranger", "base_profile")
 _COLUMNS = ("base_bare", "base_profile", "stranger", "classmate")
 
 
 def write(results: Path) -> None:
-    """Writes `personalization.md` and a picture beside the file of results."""
+    """Writes `personalization.md` and a picture next to the results file."""
     head, lines = figures.read_results(results)
     facts = [cast("Mapping[str, Any]", line) for line in lines]
     students = [line for line in facts if line["figure"] == "heldout_loss_own"]
@@ -55,16 +55,16 @@ def _ahead(line: Mapping[str, Any], rival: str) -> str:
 def _sentence(line: Mapping[str, Any]) -> str:
     name = str(line["figure"]).replace("_", " ")
     if "low" in line:
-        return f"- {name}: {line['value']:+.3f} nats a token ({line['low']:+.3f} to {line['high']:+.3f})"
+        return f"- {name}: {line['value']:+.3f} nats per token ({line['low']:+.3f} to {line['high']:+.3f})"
     clearly = f"clearly {line['clearly']}, clearly not {line['clearly_not']}"
     return f"- {name}: {line['value']:g} of {line['baseline']:g} ({clearly})"
 
 
 def _draw(results: Path, students: Sequence[Mapping[str, Any]]) -> Path | None:
     if find_spec("matplotlib") is None:
-        print("no picture: it needs the `bench` extra")
+        print("no picture: install the `bench` extra to draw it")
         return None
-    # Only here, as it is an extra.
+    # Imported here, because matplotlib is an optional dependency.
     from benchmarks import plots  # noqa: PLC0415
 
     picture = results.with_suffix(".png")

@@ -1,7 +1,6 @@
-"""Pictures of results: of serving over adapters, past the slots and over arrivals; of cloning beside plain loops.
+"""Pictures of results: curves of the serving benchmark, bars of the cloning benchmark, intervals of personalization.
 
-Two panels side by side rather than two axes on one: neither curve is drawn against the other's scale. Needs the `bench`
-extra.
+A picture shows two quantities in two panels, not on two axes of one panel. Needs the `bench` extra.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,25 +17,25 @@ Lines = Sequence[Mapping[str, float]]
 
 
 def draw_registered(lines: Lines, path: Path) -> None:
-    """Throughput and first-token time over the number of adapters in the store."""
-    figure, (rate, first) = _panels("Adapters registered", lines[0]["slots"])
+    """Draws throughput and first-token time over the number of adapters in the store."""
+    figure, (rate_panel, latency_panel) = _panels("Adapters registered", lines[0]["slots"])
     counts = [line["adapters"] for line in lines]
-    _curve(rate, counts, [line["value"] for line in lines], title="tokens per second")
-    _curve(first, counts, [line["first_token_ms_p50"] for line in lines], title="first token, median ms")
+    _curve(rate_panel, counts, [line["value"] for line in lines], title="tokens per second")
+    _curve(latency_panel, counts, [line["first_token_ms_p50"] for line in lines], title="first token, median ms")
     _save(figure, path, title="Throughput and first-token time while the store grows")
 
 
 def draw_working_set(lines: Lines, path: Path) -> None:
-    """The same over the number of adapters in use, past the slots."""
-    figure, (rate, first) = _panels("Adapters in use in turn", lines[0]["slots"])
+    """Draws throughput and first-token time over the number of adapters in use, below and above the slots."""
+    figure, (rate_panel, latency_panel) = _panels("Adapters in use", lines[0]["slots"])
     counts = [line["adapters"] for line in lines]
-    _curve(rate, counts, [line["tokens_per_second"] for line in lines], title="tokens per second")
-    _curve(first, counts, [line["value"] for line in lines], title="first token, median ms")
-    _save(figure, path, title="Past the slots")
+    _curve(rate_panel, counts, [line["tokens_per_second"] for line in lines], title="tokens per second")
+    _curve(latency_panel, counts, [line["value"] for line in lines], title="first token, median ms")
+    _save(figure, path, title="More adapters in use than slots")
 
 
 def draw_arrivals(lines: Lines, path: Path) -> None:
-    """First-token time and time to the end over the rate of arrivals."""
+    """Draws first-token time and time of a whole reply over the rate of arrivals."""
     figure = Figure(figsize=_INCHES, layout="tight")
     panels = figure.subplots(1, 2)
     for panel, name, title in zip(
@@ -48,23 +47,23 @@ def draw_arrivals(lines: Lines, path: Path) -> None:
             panel.plot(rates, values, style, marker="o", markersize=4, color=_BLUE, label=quantile)
         panel.set(title=title, xlabel="arrivals per second", ylim=(0, None))
         panel.legend(frameon=False)
-        _plain(panel)
+        _clean_up(panel)
     _save(figure, path, title="Open loop, Poisson arrivals")
 
 
 def draw_fine_tuning(lines: Lines, path: Path) -> None:
-    """Fine-tuning's speed beside the plain loop's."""
+    """Draws the speed of fine-tuning and of the plain loop."""
     figure = Figure(figsize=_INCHES, layout="tight")
     panel = figure.subplots()
     (line,) = lines
     panel.barh(["AIVO", "plain PEFT loop"], [line["value"], line["baseline"]], color=[_BLUE, _GREY])
     panel.set(xlabel="examples per second")
-    _plain(panel, axis="x")
+    _clean_up(panel, axis="x")
     _save(figure, path, title=f"Fine-tuning, {line['ratio']:g} times as fast")
 
 
 def draw_classes(lines: Lines, path: Path) -> None:
-    """How much faster a class is than its students one after another: steps of fine-tuning, and whole clones."""
+    """Draws how much faster a class is than the same students one after another: steps, and whole clones."""
     figure = Figure(figsize=_INCHES, layout="tight")
     panel = figure.subplots()
     for name, title, color in (
@@ -77,40 +76,39 @@ def draw_classes(lines: Lines, path: Path) -> None:
     panel.axhline(1, color=_GREY, linewidth=1, linestyle="--")
     panel.set(xlabel="students in the class", ylim=(0, None), xticks=sorted({line["students"] for line in lines}))
     panel.legend(frameon=False)
-    _plain(panel)
-    _save(figure, path, title="A class, as many times as fast as one after another")
+    _clean_up(panel)
+    _save(figure, path, title="Speed of a class, relative to one student after another")
 
 
 def draw_first_replies(lines: Lines, path: Path) -> None:
-    """Seconds to the first personalised reply, half of the students' and 95 of a hundred's."""
+    """Draws the seconds to the first personalized reply: the median and the 95th percentile."""
     figure = Figure(figsize=_INCHES, layout="tight")
     panel = figure.subplots()
-    names = ["nothing distilled before", "a classmate with the same answers"]
-    for place, (quantile, color) in enumerate((("value", _BLUE), ("p95", _GREY))):
-        places = [row + 0.38 * (place - 0.5) for row in range(len(lines))]
-        label = {"value": "p50", "p95": "p95"}[quantile]
-        panel.barh(places, [line[quantile] for line in lines], height=0.36, color=color, label=label)
+    names = ["no cached replies", "a classmate with the same answers"]
+    for index, (key, label, color) in enumerate((("value", "p50", _BLUE), ("p95", "p95", _GREY))):
+        positions = [row + 0.38 * (index - 0.5) for row in range(len(lines))]
+        panel.barh(positions, [line[key] for line in lines], height=0.36, color=color, label=label)
     panel.set(xlabel="seconds", yticks=range(len(lines)), yticklabels=names[: len(lines)])
     panel.invert_yaxis()
     panel.legend(frameon=False)
-    _plain(panel, axis="x")
-    _save(figure, path, title="From StartClone to the first personalised reply")
+    _clean_up(panel, axis="x")
+    _save(figure, path, title="From StartClone to the first personalized reply")
 
 
 def draw_advantages(students: Lines, path: Path, *, rivals: Sequence[str]) -> None:
-    """For each student, how much better the own adapter is than each rival, with its interval."""
+    """Draws, for each student, by how much the own adapter is better than each rival, with its interval."""
     figure = Figure(figsize=(_INCHES[0], 0.6 + 0.22 * max(len(students), 8)), layout="tight")
     for panel, rival in zip(figure.subplots(1, len(rivals), sharey=True), rivals, strict=True):
-        rows = [(place, student) for place, student in enumerate(reversed(students)) if f"{rival}_ahead" in student]
+        rows = [(row, student) for row, student in enumerate(reversed(students)) if f"{rival}_ahead" in student]
         values = [student[f"{rival}_ahead"] for _, student in rows]
         below = [student[f"{rival}_ahead"] - student[f"{rival}_low"] for _, student in rows]
         above = [student[f"{rival}_high"] - student[f"{rival}_ahead"] for _, student in rows]
-        panel.errorbar(values, [place for place, _ in rows], xerr=(below, above), fmt="o", markersize=4, color=_BLUE)
+        panel.errorbar(values, [row for row, _ in rows], xerr=(below, above), fmt="o", markersize=4, color=_BLUE)
         panel.axvline(0, color=_GREY, linewidth=1, linestyle="--")
-        panel.set_yticks([place for place, _ in rows], [str(student["student"]) for _, student in rows], fontsize=7)
+        panel.set_yticks([row for row, _ in rows], [str(student["student"]) for _, student in rows], fontsize=7)
         panel.set(title=f"ahead of {rival.replace('_', ' ')}", xlabel="nats per token")
         panel.spines[["top", "right"]].set_visible(False)
-    _save(figure, path, title="What a student's own adapter is better by, on held-out answers")
+    _save(figure, path, title="Advantage of a student's own adapter on held-out answers")
 
 
 def _panels(label: str, slots: float) -> tuple[Figure, tuple[Axes, Axes]]:
@@ -127,14 +125,14 @@ def _panels(label: str, slots: float) -> tuple[Figure, tuple[Axes, Axes]]:
 
 def _curve(panel: Axes, counts: Sequence[float], values: Sequence[float], *, title: str) -> None:
     panel.plot(counts, values, marker="o", color=_BLUE)
-    # From zero, or a few percent look like a cliff.
+    # The axis starts at zero, so that small differences look small.
     panel.set(title=title, ylim=(0, 1.15 * max(values)))
     panel.set_xticks(counts)
     panel.minorticks_off()
-    _plain(panel)
+    _clean_up(panel)
 
 
-def _plain(panel: Axes, *, axis: Literal["x", "y"] = "y") -> None:
+def _clean_up(panel: Axes, *, axis: Literal["x", "y"] = "y") -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis=axis, color="#e5e7eb")
     panel.set_axisbelow(True)

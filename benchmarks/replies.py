@@ -1,4 +1,4 @@
-"""Distilled replies as the benchmarks need them, and a cache of them in a file, to go on with a run that broke off."""
+"""Distilled replies for the benchmarks, and a cache of them in a file, with which an interrupted run resumes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from testing.lessons import distil_alone
 
 
 def replies_to(drafts: Sequence[Draft], base: BaseModel, *, cache: ReplyCache, seed: int) -> dict[Lesson, str]:
-    """What is distilled where no teacher has commented, as a clone would."""
+    """Returns the distilled reply to each draft without a teacher's feedback, by its lesson, as a clone would."""
     lessons = (draft.lesson for draft in drafts if not draft.feedback)
     steps = distil_alone(lessons, base, cache=cache, seed=seed)
     return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
 
 
 class FileReplyCache:
-    """Replies in a JSON file.
+    """A reply cache in a JSON file.
 
     Args:
-        path: Is made with the first reply.
+        path: The file; the first reply creates it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,12 +29,12 @@ class FileReplyCache:
         self._replies: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """The replies that are there."""
+        """Returns the replies that are in the file, by key."""
         return {key: self._replies[key] for key in keys if key in self._replies}
 
     def put_many(self, replies: Mapping[str, str]) -> None:
-        """Keeps the replies; a run that ends while they are written leaves the file as it was."""
+        """Stores replies; replaces the file in one step, so a crash while writing leaves it unchanged."""
         self._replies.update(replies)
-        beside = self._path.with_suffix(".part")
-        beside.write_text(json.dumps(self._replies))
-        beside.replace(self._path)
+        part_path = self._path.with_suffix(".part")
+        part_path.write_text(json.dumps(self._replies))
+        part_path.replace(self._path)

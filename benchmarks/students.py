@@ -1,6 +1,6 @@
-"""Students as the benchmarks read them: the body of a StartClone, and answers of the same student to other questions.
+"""Students in files: a StartClone request, and held-out answers of the same student to other questions.
 
-`NAME.json` is the request in JSON; `NAME.heldout.json` beside it has `responses` of the same shape.
+`NAME.json` is the request in JSON. `NAME.heldout.json` in the same folder has `responses` of the same shape.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class BenchmarkStudent:
     """One student.
 
     Attributes:
-        student_id: Of the request.
-        baseline: What an adapter is made of.
-        heldout: Answers that no adapter learns from.
+        student_id: The student's id in the request.
+        baseline: The answers from which an adapter is trained.
+        heldout: Answers from which no adapter is trained.
     """
 
     student_id: str
@@ -30,32 +30,32 @@ class BenchmarkStudent:
     heldout: tuple[BaselineResponse, ...]
 
     def answers_to(self, questions: Sequence[str]) -> tuple[BaselineResponse, ...]:
-        """The baseline's answers to some questions, in the order of these."""
+        """Returns the baseline's answers to some questions, in the order of the questions."""
         answers = {response.question: response for response in self.baseline.responses}
         return tuple(answers[question] for question in questions)
 
 
 def common_questions(student: BenchmarkStudent, other: BenchmarkStudent) -> list[str]:
-    """The questions that both baselines answer, in an order of their own, the same for both."""
+    """Returns the questions that both baselines answer, in an order that depends on the questions alone."""
     questions = [{response.question for response in student.baseline.responses} for student in (student, other)]
     return sorted(questions[0] & questions[1], key=lambda question: sha256(question.encode()).digest())
 
 
 def read_students(folder: Path) -> list[BenchmarkStudent]:
-    """All students of a folder who have held-out answers, by file name."""
-    return [_read_student(path) for path in sorted(folder.glob("*.json")) if _heldout_of(path).exists()]
+    """Returns all students of a folder who have held-out answers, sorted by file name."""
+    return [_read_student(path) for path in sorted(folder.glob("*.json")) if _heldout_path(path).exists()]
 
 
 def _read_student(path: Path) -> BenchmarkStudent:
     request = json_format.Parse(path.read_text(), pb.StartCloneRequest())
-    # As a request of its own, so that the same code parses both.
-    other = pb.StartCloneRequest(student_id=request.student_id, student_profile=request.student_profile)
-    json_format.Parse(_heldout_of(path).read_text(), other.baseline_data, ignore_unknown_fields=True)
+    # The held-out answers become a request too, so that the same code parses both.
+    heldout = pb.StartCloneRequest(student_id=request.student_id, student_profile=request.student_profile)
+    json_format.Parse(_heldout_path(path).read_text(), heldout.baseline_data, ignore_unknown_fields=True)
     order = order_from(request)
     return BenchmarkStudent(
-        student_id=order.student_id, baseline=order.baseline, heldout=order_from(other).baseline.responses
+        student_id=order.student_id, baseline=order.baseline, heldout=order_from(heldout).baseline.responses
     )
 
 
-def _heldout_of(path: Path) -> Path:
+def _heldout_path(path: Path) -> Path:
     return path.with_suffix(".heldout.json")

@@ -1,32 +1,32 @@
-"""How many tokens a second: one student, eight students with an adapter each, and what the adapters cost."""
+"""Tokens per second: one student, eight students with eight adapters, and the cost of the adapters."""
 
 import statistics
 from collections.abc import AsyncIterator
 
 from benchmarks import load
-from benchmarks.baselines import PeftGenerate
 from benchmarks.figures import Figure, Goal
-from benchmarks.stage import Brain, Stage
+from benchmarks.peft_generate import PeftGenerate
+from benchmarks.rig import Brain, Rig
 from benchmarks.vllm import vllm
 
 CLASS = 8
 
 
-async def students(stage: Stage) -> AsyncIterator[Figure]:
-    """Eight students with eight adapters at once, and vLLM with the same, which has ended before the brain starts."""
-    repeats = stage.pick(3, 1)
-    peer = await _of_vllm(stage, repeats) if stage.options.vllm.exists() else None
-    ids = await stage.students.first(CLASS)
-    asks = load.asks(ids, tokens=stage.tokens)
-    async with stage.brain() as brain:
-        await load.together(brain.client, load.asks(ids, tokens=8), at_once=CLASS)
-        rounds = [await load.together(brain.client, asks, at_once=CLASS) for _ in range(repeats)]
+async def students(rig: Rig) -> AsyncIterator[Figure]:
+    """Measures eight simultaneous students with eight adapters, after vLLM with the same load."""
+    repeats = rig.pick(3, 1)
+    vllm_rate = await _vllm_rate(rig, repeats) if rig.options.vllm.exists() else None
+    ids = await rig.students.first_ids(CLASS)
+    requests = load.requests_of(ids, tokens=rig.tokens)
+    async with rig.brain() as brain:
+        await load.closed_loop(brain.client, load.requests_of(ids, tokens=8), concurrency=CLASS)
+        rounds = [await load.closed_loop(brain.client, requests, concurrency=CLASS) for _ in range(repeats)]
     yield Figure(
         figure="8_students_8_adapters",
-        value=statistics.median(map(load.rate_of, rounds)),
+        value=statistics.median(map(load.tokens_per_second, rounds)),
         unit="tokens/s",
-        baseline=peer,
-        baseline_of=f"vLLM on {stage.options.device}, multi-LoRA" if peer else "none: `make vllm` makes vLLM's venv",
+        baseline=vllm_rate,
+        baseline_of=f"vLLM on {rig.options.device}, multi-LoRA" if vllm_rate else "no vLLM: run `make vllm`",
         goal=Goal(of="ratio", at_least=3),
         facts={"repeats": repeats, **load.facts(rounds[0])},
     )
@@ -39,71 +39,72 @@ async def students(stage: Stage) -> AsyncIterator[Figure]:
     )
 
 
-async def single(stage: Stage) -> AsyncIterator[Figure]:
-    """One student, beside transformers' `generate` with the same adapter, in turns."""
-    repeats = stage.pick(5, 1)
-    peft = PeftGenerate(stage.base(), 1, state_of=stage.students.state)
-    asks = load.asks(await stage.students.first(1), tokens=stage.tokens)
-    ours, theirs = [], []
-    async with stage.brain() as brain:
-        await load.together(brain.client, asks, at_once=1)
+async def single(rig: Rig) -> AsyncIterator[Figure]:
+    """Measures one student and transformers' `generate` with the same adapter, alternating."""
+    repeats = rig.pick(5, 1)
+    peft = PeftGenerate(rig.load_base_model(), 1, state_of=rig.students.adapter_state)
+    requests = load.requests_of(await rig.students.first_ids(1), tokens=rig.tokens)
+    brain_rates, peft_rates = [], []
+    async with rig.brain() as brain:
+        await load.closed_loop(brain.client, requests, concurrency=1)
         peft.rate([0], tokens=8)
         for _ in range(repeats):
-            theirs.append(peft.rate([0], tokens=stage.tokens))
-            samples = await load.together(brain.client, asks, at_once=1)
-            ours.append(load.rate_of(samples))
+            peft_rates.append(peft.rate([0], tokens=rig.tokens))
+            samples = await load.closed_loop(brain.client, requests, concurrency=1)
+            brain_rates.append(load.tokens_per_second(samples))
     yield Figure(
         figure="1_student",
-        value=statistics.median(ours),
+        value=statistics.median(brain_rates),
         unit="tokens/s",
-        baseline=statistics.median(theirs),
+        baseline=statistics.median(peft_rates),
         baseline_of="transformers generate with PEFT",
         goal=Goal(of="ratio", at_least=1.5),
         facts={"repeats": repeats, **load.facts(samples)},
     )
 
 
-async def adapter_cost(stage: Stage) -> AsyncIterator[Figure]:
-    """The same class with its adapters and without, in turns."""
-    async with stage.brain() as brain:
-        async for figure in cost_of_adapters(stage, brain, rows=CLASS, repeats=stage.pick(7, 1)):
+async def adapter_cost(rig: Rig) -> AsyncIterator[Figure]:
+    """Measures a class with its adapters and without, alternating."""
+    async with rig.brain() as brain:
+        async for figure in cost_of_adapters(rig, brain, rows=CLASS, repeats=rig.pick(7, 1)):
             yield figure
 
 
-async def cost_of_adapters(stage: Stage, brain: Brain, *, rows: int, repeats: int) -> AsyncIterator[Figure]:
-    """What adapters cost at a batch of so many rows.
+async def cost_of_adapters(rig: Rig, brain: Brain, *, rows: int, repeats: int) -> AsyncIterator[Figure]:
+    """Measures how much slower a batch of `rows` requests is with adapters than without.
 
-    The median over pairs that were run one after the other, either first in turn: what else happens on the machine
-    slows both of a pair.
+    The cost is the median over pairs of runs. The runs of a pair follow each other, so a disturbance of the machine
+    slows both; pairs alternate in which run comes first.
     """
-    ids = await stage.students.first(rows)
-    with_adapters = load.asks(ids, tokens=stage.tokens)
-    without = load.asks(ids, tokens=stage.tokens, base_only=True)
-    await load.together(brain.client, load.asks(ids, tokens=8), at_once=rows)
+    ids = await rig.students.first_ids(rows)
+    with_adapters = load.requests_of(ids, tokens=rig.tokens)
+    without_adapters = load.requests_of(ids, tokens=rig.tokens, base_only=True)
+    await load.closed_loop(brain.client, load.requests_of(ids, tokens=8), concurrency=rows)
     rates: dict[bool, list[float]] = {True: [], False: []}
     for number in range(repeats):
-        for adapted in (True, False) if number % 2 else (False, True):
-            samples = await load.together(brain.client, with_adapters if adapted else without, at_once=rows)
-            rates[adapted].append(load.rate_of(samples))
-    shares = [ours / base for ours, base in zip(rates[True], rates[False], strict=True)]
+        for has_adapters in (True, False) if number % 2 else (False, True):
+            requests = with_adapters if has_adapters else without_adapters
+            samples = await load.closed_loop(brain.client, requests, concurrency=rows)
+            rates[has_adapters].append(load.tokens_per_second(samples))
+    ratios = [adapter_rate / base_rate for adapter_rate, base_rate in zip(rates[True], rates[False], strict=True)]
     yield Figure(
         figure=f"rate_at_batch_{rows}",
         value=statistics.median(rates[True]),
         unit="tokens/s",
         baseline=statistics.median(rates[False]),
-        baseline_of="the base model alone, same brain",
+        baseline_of="the same brain without adapters",
         facts={"repeats": repeats, **load.facts(samples)},
     )
     yield Figure(
         figure=f"adapter_cost_at_batch_{rows}",
-        value=100 * (1 - statistics.median(shares)),
+        value=100 * (1 - statistics.median(ratios)),
         unit="%",
         goal=Goal(of="value", at_most=8),
-        facts={"repeats": repeats, "of_pairs": [round(100 * (1 - share), 1) for share in shares]},
+        facts={"repeats": repeats, "of_pairs": [round(100 * (1 - ratio), 1) for ratio in ratios]},
     )
 
 
-async def _of_vllm(stage: Stage, repeats: int) -> float:
-    async with vllm(stage, CLASS) as peer:
-        await peer.rate(CLASS, tokens=8)
-        return statistics.median([(await peer.rate(CLASS, tokens=stage.tokens))[0] for _ in range(repeats)])
+async def _vllm_rate(rig: Rig, repeats: int) -> float:
+    async with vllm(rig, CLASS) as server:
+        await server.rate(CLASS, tokens=8)
+        return statistics.median([await server.rate(CLASS, tokens=rig.tokens) for _ in range(repeats)])

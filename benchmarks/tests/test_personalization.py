@@ -1,4 +1,4 @@
-"""What the benchmark of personalization compares, and its intervals."""
+"""The comparisons of the personalization benchmark, and their intervals."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.adapted import Scores
+from benchmarks.adapter_trainer import Scores
 from benchmarks.bootstrap import interval_of_mean
 from benchmarks.personalization import advantage, compare_all
 from benchmarks.students import BenchmarkStudent, read_students
@@ -15,7 +15,7 @@ QUESTIONS = [f"What is {n} + {n}?" for n in range(9)]
 
 
 def write_student(folder: Path, name: str, *, grade: str, questions: Sequence[str]) -> None:
-    """A student who answers some questions; the others are held out."""
+    """Writes the files of a student who answers some questions; the others are held out."""
     answers = {
         question: {"question": question, "student_answer": f"{name} on {question}", "is_correct": True}
         for question in QUESTIONS
@@ -52,15 +52,15 @@ def test_own_and_classmates_adapter_learn_the_same_questions_and_none_that_is_he
     students: list[BenchmarkStudent],
 ) -> None:
     for comparison in compare_all(students, seed=3).values():
-        own, swapped = comparison.own(4), comparison.swapped(4)
+        own, classmate = comparison.own_baseline(4), comparison.classmate_baseline(4)
         questions = [response.question for response in own.responses]
-        assert questions == [response.question for response in swapped.responses]
+        assert questions == [response.question for response in classmate.responses]
         assert len(questions) >= 3
         assert not set(questions) & {response.question for response in comparison.student.heldout}
-        assert own.profile == swapped.profile == comparison.student.baseline.profile
+        assert own.profile == classmate.profile == comparison.student.baseline.profile
         assert all(response.student_answer.startswith(comparison.student.student_id) for response in own.responses)
         assert all(
-            response.student_answer.startswith(comparison.classmate.student_id) for response in swapped.responses
+            response.student_answer.startswith(comparison.classmate.student_id) for response in classmate.responses
         )
 
 
@@ -69,8 +69,8 @@ def test_a_classmate_of_the_same_profile_comes_first_and_a_stranger_has_another(
 ) -> None:
     comparisons = compare_all(students, seed=3)
     assert (comparisons["ada"].classmate.student_id, comparisons["cleo"].classmate.student_id) == ("cleo", "ada")
-    # One adapter of each serves as its own and as the other's rival.
-    assert comparisons["ada"].swapped(4) == comparisons["cleo"].own(4)
+    # One adapter per student is enough: it is the student's own, and the classmate's rival.
+    assert comparisons["ada"].classmate_baseline(4) == comparisons["cleo"].own_baseline(4)
     for comparison in comparisons.values():
         assert comparison.stranger is not None
         assert comparison.stranger.baseline.profile != comparison.student.baseline.profile

@@ -1,4 +1,4 @@
-"""What is measured, as it runs: the brain in a process of its own, on a real S3, with students who have adapters."""
+"""The rig of the serving benchmarks: a real brain in its own process, a real S3, and students with adapters."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from transformers import AutoConfig
 
-from benchmarks.adapters import Students
+from benchmarks.published_students import PublishedStudents
 from client.brain import BrainClient
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.adapters.s3 import S3Blobs
@@ -25,22 +25,22 @@ from testing.parts.stores import S3Endpoint, seaweed
 T = TypeVar("T")
 
 BUCKET = "benchmark"
-# A 7B model on a slow disk.
+# A 7B model loads in this time from a slow disk.
 LOAD_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a run was asked for.
+    """The options of a run.
 
     Attributes:
-        quick: Whether to show that it works rather than to measure.
+        quick: Whether the run only checks that the benchmark works.
         device: `cpu` or `cuda`.
-        dtype: Such as `bfloat16`; of the brain and of what it is compared with.
-        registered: Numbers of adapters in the store, for the section of that name.
-        rates: Of arrivals a second, for the open loop.
-        vllm: The interpreter of vLLM's venv, which may be absent.
-        seed: Of all that is drawn.
+        dtype: Dtype of the brain and of the baselines, such as `bfloat16`.
+        registered: Numbers of adapters in the store, for the section `registered`.
+        rates: Arrivals per second, for the section `arrivals`.
+        vllm: Python interpreter of vLLM's venv; the file may be missing.
+        seed: Seed of all random choices.
     """
 
     quick: bool
@@ -57,12 +57,12 @@ class Brain:
     """A running brain with its base model loaded.
 
     Attributes:
-        address: Of its gRPC.
-        client: Speaks to it there.
-        metrics_url: Where its figures are.
-        process_id: Of its process.
-        start_seconds: From the start of the process until it was healthy.
-        settings: The variables that it was given beside the stage's.
+        address: Host and port of its gRPC server.
+        client: A client connected to that address.
+        metrics_url: URL of its Prometheus metrics.
+        process_id: Id of its process.
+        start_seconds: Seconds from the start of the process until it was healthy.
+        settings: The environment variables that the caller of `Rig.brain` added.
     """
 
     address: str
@@ -74,17 +74,17 @@ class Brain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Where all of one run happens.
+class Rig:
+    """Everything that the sections of one run share.
 
     Attributes:
-        options: What was asked for.
-        files: The base model.
-        folder: For data and logs.
-        s3: Where adapters are.
-        blobs: The same, opened.
-        students: Whose adapters.
-        tenant: Whose students.
+        options: The options of the run.
+        files: The base model's files.
+        folder: Folder for data and logs.
+        s3: The S3 that stores the adapters.
+        blobs: An open connection to its bucket.
+        students: Students with an adapter in the store.
+        tenant: The tenant to whom the students belong.
     """
 
     options: Options
@@ -92,30 +92,30 @@ class Stage:
     folder: Path
     s3: S3Endpoint
     blobs: S3Blobs
-    students: Students
+    students: PublishedStudents
     tenant: str = DEFAULT_TENANT
 
     def pick(self, full: T, quick: T) -> T:
-        """The first in a measurement, the second in a trial."""
+        """Returns the first value in a measurement, the second in a quick run."""
         return quick if self.options.quick else full
 
     @property
     def tokens(self) -> int:
-        """New tokens in a reply."""
+        """Length of a reply in tokens."""
         return self.pick(100, 24)
 
     @property
     def rows(self) -> int:
-        """Replies that are decoded together where many students come; what the device is fast with."""
+        """Batch size for sections with many students; the device is fast with it."""
         return 64 if self.options.device == "cuda" else 16
 
     @property
     def store(self) -> AdapterStore:
-        """The tenant's adapters."""
+        """The adapter store of the tenant."""
         return AdapterStore(self.blobs, tenant=self.tenant)
 
-    def base(self) -> BaseModel:
-        """A copy of the base model in this process, for what it is compared with."""
+    def load_base_model(self) -> BaseModel:
+        """Loads the base model into this process, for the baselines."""
         return load_base(
             self.files.name,
             cache_dir=self.files.path.parent,
@@ -125,10 +125,36 @@ class Stage:
 
     @asynccontextmanager
     async def brain(self, **settings: object) -> AsyncIterator[Brain]:
-        """Runs the brain with these settings; it is healthy when this is entered, and gone when it is left."""
+        """Runs a brain: yields it once it is healthy, and stops it at the end.
+
+        Args:
+            settings: Environment variables of the brain, added to the rig's or in place of them.
+        """
         port, metrics_port = free_ports(2)
         variables = {name: str(value) for name, value in settings.items()}
-        env = {
+        env = self._brain_env(port, metrics_port) | variables
+        address = f"127.0.0.1:{port}"
+        folder = self.folder / f"brain-{port}"
+        folder.mkdir()
+        part = Part([sys.executable, "-m", "brain_server"], folder=folder, probe=lambda: _listens(port), env=env)
+        async with AsyncExitStack() as stack:
+            started_at = asyncio.get_running_loop().time()
+            stack.push_async_callback(part.stop)
+            await part.start()
+            client = await stack.enter_async_context(BrainClient(address))
+            await _until_healthy(client, part)
+            seconds = asyncio.get_running_loop().time() - started_at
+            yield Brain(
+                address=address,
+                client=client,
+                metrics_url=f"http://127.0.0.1:{metrics_port}/metrics",
+                process_id=part.process_id,
+                start_seconds=seconds,
+                settings=variables,
+            )
+
+    def _brain_env(self, port: int, metrics_port: int) -> dict[str, str]:
+        return {
             **self.s3.env,
             "S3_ENDPOINT_URL": self.s3.url,
             "S3_BUCKET": BUCKET,
@@ -140,48 +166,28 @@ class Stage:
             "BRAIN_PORT": str(port),
             "BRAIN_METRICS_PORT": str(metrics_port),
             "DRAIN_SECONDS": "1",
-            # Nobody publishes while something is measured.
+            # Active versions do not change during a measurement, so pointers need no refresh.
             "ADAPTER_POINTER_TTL_SECONDS": "3600",
-            **variables,
         }
-        address = f"127.0.0.1:{port}"
-        folder = self.folder / f"brain-{port}"
-        folder.mkdir()
-        part = Part([sys.executable, "-m", "brain_server"], folder=folder, probe=lambda: _listens(port), env=env)
-        async with AsyncExitStack() as stack:
-            began_at = asyncio.get_running_loop().time()
-            stack.push_async_callback(part.stop)
-            await part.start()
-            client = await stack.enter_async_context(BrainClient(address))
-            await _until_healthy(client, part)
-            seconds = asyncio.get_running_loop().time() - began_at
-            yield Brain(
-                address=address,
-                client=client,
-                metrics_url=f"http://127.0.0.1:{metrics_port}/metrics",
-                process_id=part.process_id,
-                start_seconds=seconds,
-                settings=variables,
-            )
 
 
 @asynccontextmanager
-async def open_stage(folder: Path, files: BaseModelFiles, *, options: Options) -> AsyncIterator[Stage]:
-    """Runs the store, empty."""
+async def open_rig(folder: Path, files: BaseModelFiles, *, options: Options) -> AsyncIterator[Rig]:
+    """Starts an empty store and yields a rig on it."""
     async with AsyncExitStack() as stack:
         (folder / "s3").mkdir()
         s3 = await stack.enter_async_context(seaweed(folder / "s3"))
-        # Where boto3 looks for credentials.
+        # boto3 reads its credentials from the environment.
         os.environ.update(s3.env)
         blobs = await stack.enter_async_context(S3Blobs(bucket=BUCKET, endpoint_url=s3.url, create_bucket=True))
         widths = Widths.of(AutoConfig.from_pretrained(files.path))
-        yield Stage(
+        yield Rig(
             options=options,
             files=files,
             folder=folder,
             s3=s3,
             blobs=blobs,
-            students=Students(AdapterStore(blobs), widths=widths, base_digest=files.digest),
+            students=PublishedStudents(AdapterStore(blobs), widths=widths, base_digest=files.digest),
         )
 
 
@@ -197,5 +203,5 @@ async def _until_healthy(client: BrainClient, part: Part) -> None:
         while (health := await client.health()).status != "healthy":
             if health.status == "unhealthy":
                 raise RuntimeError(f"the brain is unhealthy:\n{part.log_tail()}")
-            # Between questions, as a load balancer would.
+            # Health can only be polled; this is the pause between two polls.
             await asyncio.sleep(0.1)

@@ -22,7 +22,7 @@ from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.tutoring.profile import StudentProfile
 
-# Examples of one pass.
+# Number of examples in one forward pass.
 _ROWS = 6
 
 
@@ -47,8 +47,8 @@ class Scores:
         return sum(self.nats) / sum(self.tokens)
 
 
-class Workshop:
-    """Trains adapters, each once.
+class AdapterTrainer:
+    """Trains adapters, and stores each, so that none is trained twice.
 
     Args:
         base: The base model.
@@ -69,9 +69,9 @@ class Workshop:
         """Returns the adapter that a clone would train on this baseline."""
         weights = self._folder / f"{self._name(baseline)}.safetensors"
         if not weights.exists():
-            beside = weights.with_suffix(".part")
-            beside.write_bytes(self._make(baseline))
-            beside.replace(weights)
+            part_path = weights.with_suffix(".part")
+            part_path.write_bytes(self._train(baseline))
+            part_path.replace(weights)
         return LoraFactors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)
 
     def _name(self, baseline: Baseline) -> str:
@@ -87,7 +87,7 @@ class Workshop:
         ]
         return sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
-    def _make(self, baseline: Baseline) -> bytes:
+    def _train(self, baseline: Baseline) -> bytes:
         plan = TrainingPlan(clone_id="benchmark", baseline=baseline, epochs=self._epochs, seed=self._seed)
         drafts = draft_examples(baseline)
         all_examples, counts = complete_examples(
@@ -97,17 +97,17 @@ class Workshop:
         return to_safetensors(fine_tune(plan, self.base, examples).state)
 
 
-def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], workshop: Workshop) -> list[Target]:
+def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], trainer: AdapterTrainer) -> list[Target]:
     """Returns a tutor's reply to each held-out answer, distilled as a clone would; leaves out failed distillations.
 
     The record, not the held-out answers, decides how the student does in a skill. No adapter is involved.
     """
-    return lesson_targets(draft_examples(heldout, record=record), workshop)
+    return lesson_targets(draft_examples(heldout, record=record), trainer)
 
 
-def lesson_targets(drafts: Sequence[Draft], workshop: Workshop) -> list[Target]:
+def lesson_targets(drafts: Sequence[Draft], trainer: AdapterTrainer) -> list[Target]:
     """Returns the prompts and replies of drafts."""
-    replies = replies_to(drafts, workshop.base, cache=workshop.replies, seed=0)
+    replies = replies_to(drafts, trainer.base, cache=trainer.replies, seed=0)
     lessons = [(draft.prompt, draft.feedback or replies.get(draft.lesson, "")) for draft in drafts]
     return [Target(prompt=prompt, reply=reply) for prompt, reply in lessons if reply]
 

@@ -1,4 +1,4 @@
-"""Students to train, as the cloning benchmarks need them: from StartClone requests in files, or made up."""
+"""What the sections of the cloning benchmark share: a base model, and students from files or made up."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
 from testing.lessons import DictReplyCache, commented
 
-# As a clone is trained.
+# The plan with which the server trains a clone by default.
 PLAN = TrainingPlan(clone_id="benchmark", baseline=commented(2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """What a run stands on.
+class CloningSetup:
+    """Everything that the sections of one run share.
 
     Attributes:
         base: The base model.
-        requests: A StartClone for each student, in turn for as many as are asked for.
-        quick: Whether to show that it works rather than to measure.
-        dtype: What the base model computes in, as settings name it.
-        classes: Sizes of the classes that are tried.
-        cache: Replies that were distilled in this run.
+        requests: A StartClone request per student; a class with more students uses them again.
+        quick: Whether the run only checks that the benchmark works.
+        dtype: Dtype of the base model, as in the settings.
+        classes: Numbers of students in the classes to measure.
+        cache: Replies that this run has distilled.
     """
 
     base: BaseModel
@@ -40,20 +40,19 @@ class Ground:
     cache: DictReplyCache = field(default_factory=DictReplyCache)
 
     def request(self, number: int, *, responses: int) -> pb.StartCloneRequest:
-        """The StartClone of a student, of the baseline's first responses."""
-        whole = self.requests[number % len(self.requests)]
+        """Returns the StartClone request of a student, with the first `responses` of the baseline."""
         request = pb.StartCloneRequest()
-        request.CopyFrom(whole)
+        request.CopyFrom(self.requests[number % len(self.requests)])
         del request.baseline_data.responses[responses:]
         return request
 
     def plan(self, number: int, *, responses: int) -> TrainingPlan:
-        """The plan of a student's clone; each has another seed, so that no two are the same."""
+        """Returns the training plan of a student; students who share a request differ in their seed."""
         baseline = order_wire.order_from(self.request(number, responses=responses)).baseline
         return dataclasses.replace(PLAN, baseline=baseline, seed=number // len(self.requests))
 
     def examples(self, number: int, *, responses: int) -> ExampleSet:
-        """A student's examples, distilled and split as a clone would."""
+        """Returns a student's examples, distilled and split as in a clone."""
         plan = self.plan(number, responses=responses)
         drafts = draft_examples(plan.baseline)
         replies = replies_to(drafts, self.base, cache=self.cache, seed=plan.seed)
