@@ -90,7 +90,7 @@ class AdapterFolders:
             self._begin_unloading(adapter)
             if isinstance(error, VllmRefused):
                 # A vLLM server whose engine died refuses everything: this raises if so.
-                await self._client.query_served()
+                await self._client.query_served_model()
                 _log.warning("adapter_refused_by_vllm", ref=str(stored_adapter.manifest.ref), status=error.status)
                 why = f"vLLM refuses {stored_adapter.manifest.ref}; see the log of vLLM"
                 raise AdapterIncompatible(why) from error
@@ -137,14 +137,14 @@ class AdapterFolders:
         """Waits until the adapters that are being unloaded are unloaded."""
         await asyncio.gather(*self._unloading)
 
-    async def sweep(self, served: ServedModel) -> None:
+    async def sweep(self, served_model: ServedModel) -> None:
         """Unloads the adapters that an earlier brain process loaded, and removes their folders.
 
         Raises:
             ModelNotLoaded: The folder is not writable.
             VllmUnreachable: vLLM does not answer.
         """
-        for name, folder in served.adapters.items():
+        for name, folder in served_model.adapters.items():
             if folder.parent == self._folder:
                 await self._unload(VllmAdapter(name=name, folder=folder))
         try:

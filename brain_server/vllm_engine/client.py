@@ -102,7 +102,7 @@ class VllmClient:
         async with httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False) as http:
             yield cls(http)
 
-    async def query_served(self) -> ServedModel:
+    async def query_served_model(self) -> ServedModel:
         """Returns what vLLM serves. Raises `VllmUnreachable` also if vLLM reports that it is unhealthy."""
         try:
             await self._send("GET", "/health", read_seconds=_STATUS_SECONDS)

@@ -89,7 +89,7 @@ class VllmEngine:
     def facts(self) -> EngineFacts:
         """See `Engine.facts`. vLLM reports neither device nor dtype, so both are those of the settings."""
         settings = self._settings
-        ready = self._watch.served is not None and not self._failure
+        ready = self._watch.served_model is not None and not self._failure
         return EngineFacts(
             ready=ready,
             loading=not (self._failure or self._watch.has_answered),
@@ -183,10 +183,10 @@ class VllmEngine:
             raise ModelNotLoaded(f"vLLM failed with HTTP status {error.status}") from error
 
     def _require_ready(self) -> tuple[_VllmParts, VllmReplyDecoder]:
-        parts, served = self._parts, self._watch.served
-        if parts is None or served is None or self._failure:
+        parts, served_model = self._parts, self._watch.served_model
+        if parts is None or served_model is None or self._failure:
             raise ModelNotLoaded(self.facts.reason)
-        limits = Limits(context_tokens=served.context_tokens, stop_tokens=parts.model.stop_tokens)
+        limits = Limits(context_tokens=served_model.context_tokens, stop_tokens=parts.model.stop_tokens)
         return parts, VllmReplyDecoder(self._client, parts.model, parts.folders, limits=limits)
 
     async def _run(self) -> None:
@@ -213,9 +213,9 @@ class VllmEngine:
         )
         return _VllmParts(model=model, folders=folders, adapters=adapters)
 
-    async def _on_first_answer(self, served: ServedModel) -> None:
+    async def _on_first_answer(self, served_model: ServedModel) -> None:
         assert self._parts is not None, "vLLM is watched only once the base model's files have been read"
-        await self._parts.folders.sweep(served)
+        await self._parts.folders.sweep(served_model)
         await self._parts.folders.load_blank(self._settings.adapter_target_modules)
 
     async def _close(self) -> None:

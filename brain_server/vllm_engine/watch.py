@@ -20,7 +20,7 @@ class VllmWatch:
     """Checks a vLLM server every second, and soon after a call could not reach it.
 
     Attributes:
-        served: What it serves; None while it can't be used.
+        served_model: What it serves; None while it can't be used.
         reason: Why it can't be used; empty while it can.
         has_answered: Whether it could ever be used.
     """
@@ -36,7 +36,7 @@ class VllmWatch:
             on_first_answer: Prepares a server that answers for the first time. Raises `ModelNotLoaded` if it can't be
                 used yet; the next check tries again.
         """
-        self.served: ServedModel | None = None
+        self.served_model: ServedModel | None = None
         self.reason = "waiting for vLLM"
         self.has_answered = False
         self._client = client
@@ -46,7 +46,7 @@ class VllmWatch:
 
     def report_outage(self) -> None:
         """Reports that vLLM did not answer a call: it is not used until a check succeeds."""
-        self.served, self.reason = None, "vLLM does not answer"
+        self.served_model, self.reason = None, "vLLM does not answer"
         self._outage_reported.set()
 
     async def run(self) -> None:
@@ -65,14 +65,14 @@ class VllmWatch:
     async def _check(self) -> None:
         previous_reason = self.reason
         try:
-            served = await self._client.query_served()
-            if served.name != self._base_model:
-                self.served, self.reason = None, f"vLLM serves {served.name}, not {self._base_model}"
+            served_model = await self._client.query_served_model()
+            if served_model.name != self._base_model:
+                self.served_model, self.reason = None, f"vLLM serves {served_model.name}, not {self._base_model}"
             else:
                 if not self.has_answered:
-                    await self._on_first_answer(served)
-                self.served, self.reason, self.has_answered = served, "", True
+                    await self._on_first_answer(served_model)
+                self.served_model, self.reason, self.has_answered = served_model, "", True
         except ModelNotLoaded as error:
-            self.served, self.reason = None, str(error)
+            self.served_model, self.reason = None, str(error)
         if self.reason != previous_reason:
-            _log.info("vllm_state_changed", usable=self.served is not None, reason=self.reason)
+            _log.info("vllm_state_changed", usable=self.served_model is not None, reason=self.reason)
