@@ -220,7 +220,8 @@ def _rules_between_fields(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def _leaves(rules: Message, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    for field, value in rules.ListFields():
+    # By their numbers, upper bounds would come before lower ones.
+    for field, value in sorted(rules.ListFields(), key=lambda pair: pair[0].name in {"lt", "lte"}):
         if _is_rules(field):
             for part in value if field.is_repeated else (value,):
                 # A rule in CEL says itself, in words, what it wants.
@@ -241,9 +242,13 @@ def _limit(names: Sequence[str], limit: object) -> str:
         return str(limit)
     values = limit if isinstance(limit, Sequence) and not isinstance(limit, str | bytes) else [limit]
     text = LIMITS.get(name, name.replace("_", " ") + ("" if limit is True else " {}"))
-    text = text.format(", ".join(f"`{str(value).strip()}`" for value in values))
+    text = text.format(", ".join(f"`{_spelled(value)}`" for value in values))
     # The kinds of values, as in `string.max_len`, repeat the type; these say what of a field is meant.
     return " ".join([f"{part}:" for part in scope if part in {"items", "keys", "values"}] + [text])
+
+
+def _spelled(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
 def _link(type_name: str) -> str:
