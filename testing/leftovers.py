@@ -13,8 +13,7 @@ async def leftovers(blobs: Blobs, store: AdapterStore, tenant: str) -> set[str]:
     documents = Documents(blobs, tenant=tenant)
     keys = set(await blobs.keys(documents.keys.prefix))
     expected_keys = set()
-    async for commit in documents.commits():
-        manifest = commit.manifest
+    async for manifest in documents.commits():
         assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
         expected_keys |= {manifest.ref.weights_key, manifest.ref.manifest_key}
     for key in keys:

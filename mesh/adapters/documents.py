@@ -7,7 +7,7 @@ changes by compare-and-swap. Every document is validated when it is read.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, RemovedObjects
@@ -33,19 +33,6 @@ VOID = b'{"schema": 1, "void": true}'
 Change = Callable[[Pointer], Awaitable[Pointer]]
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """A commit that is not void.
-
-    Attributes:
-        manifest: Manifest of the version that the clone published. The manifest's own document has the same bytes.
-        etag: Tag of the commit. In a store whose tags are content hashes, the manifest's document has an equal tag.
-    """
-
-    manifest: Manifest
-    etag: str
 
 
 class Documents:
@@ -124,7 +111,7 @@ class Documents:
         """Whether the clone's commit is void."""
         return await self.read_commit(clone_id) == VOID
 
-    async def commits(self) -> AsyncIterator[Commit]:
+    async def commits(self) -> AsyncIterator[Manifest]:
         """Reads all commits of the tenant that are not void; skips and logs those that do not parse."""
         # Void commits accumulate. No manifest is as short as they are, so they are recognized without being read.
         keys = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
@@ -133,7 +120,7 @@ class Documents:
                 if blob is None or blob.data == VOID:
                     continue
                 try:
-                    yield Commit(manifest=Manifest.from_json(blob.data), etag=blob.etag)
+                    yield Manifest.from_json(blob.data)
                 except AdapterCorrupt:
                     _log.warning("adapter_commit_corrupt", tenant=self.keys.tenant)
 

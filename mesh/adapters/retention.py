@@ -136,7 +136,7 @@ class Retention:
         if refs_without_manifest:
             # A clone is between its commit and its manifest, or died there. This reads every commit of the tenant, and
             # is rare.
-            async for commit in self._documents.commits():
-                if commit.manifest.ref in refs_without_manifest:
-                    removed += await self._documents.revoke(commit.manifest.recipe.clone_id)
+            async for manifest in self._documents.commits():
+                if manifest.ref in refs_without_manifest:
+                    removed += await self._documents.revoke(manifest.recipe.clone_id)
         return removed

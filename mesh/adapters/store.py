@@ -246,7 +246,7 @@ class AdapterStore:
     async def sweep(self, *, older_than_seconds: float) -> SweepReport:
         """Removes what dead processes left behind in the whole tenant; repeatable, also while others work.
 
-        Reads every commit that is not void, so call it about once an hour.
+        Reads every manifest and every commit that is not void, so call it about once an hour.
 
         Args:
             older_than_seconds: Incomplete versions younger than this stay. Set it above the longest time that a worker

@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from mesh.adapters.blobs import BlobEntry
 from mesh.adapters.documents import VOID, Documents, versions_in
+from mesh.adapters.manifest import Manifest
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.publication import Publication
 from mesh.adapters.ref import AdapterRef
@@ -69,14 +71,14 @@ class _Sweep:
         self._blobs = documents.blobs
         self._publication = publication
         self._older_than_seconds = older_than_seconds
-        # Per version, the clones whose commits name it, each with its commit's tag. There is one, unless a worker died
-        # after its number was freed and taken.
-        self._claims: defaultdict[AdapterRef, dict[str, str]] = defaultdict(dict)
+        # Per version, the clones whose commits name it, with the digest of each commit. There is one, unless a worker
+        # died after its number was freed and taken.
+        self._claims: defaultdict[AdapterRef, dict[str, bytes]] = defaultdict(dict)
 
     async def run(self) -> SweepReport:
         # Commits first: weights are written before their commit, so weights that are missing afterwards are gone.
-        async for commit in self._documents.commits():
-            self._claims[commit.manifest.ref][commit.manifest.recipe.clone_id] = commit.etag
+        async for manifest in self._documents.commits():
+            self._claims[manifest.ref][manifest.recipe.clone_id] = _digest(manifest)
         report = SweepReport()
         async for student_id, entries in self._students():
             report += await self._sweep_student(student_id, entries)
@@ -89,35 +91,32 @@ class _Sweep:
         return report
 
     async def _sweep_student(self, student_id: str, entries: Iterable[BlobEntry]) -> SweepReport:
-        etags = {entry.key: entry.etag for entry in entries}
+        present = {entry.key for entry in entries}
         keys = self._documents.keys_of(student_id)
         report = SweepReport()
-        for version in versions_in(keys, etags):
+        for version in versions_in(keys, present):
             ref = self._documents.ref(student_id, version)
-            claims = self._claims.pop(ref, {}) if ref.weights_key in etags else {}
+            claims = self._claims.pop(ref, {}) if ref.weights_key in present else {}
             try:
-                if not await self._is_settled(ref, claims, manifest_etag=etags.get(ref.manifest_key)):
+                if not await self._is_settled(ref, claims):
                     report += await self._settle(ref, claims)
             except AdapterCorrupt:
                 # A person has to look at it, so it stays.
                 _log.warning("sweep_skipped_corrupt_version", ref=str(ref))
         # After the versions, because the pointer may name a version that has just been removed.
-        if keys.active in etags:
+        if keys.active in present:
             report += SweepReport(corrected_pointers=int(await self._clear_pointer(student_id)))
         return report
 
-    async def _is_settled(self, ref: AdapterRef, claims: Mapping[str, str], *, manifest_etag: str | None) -> bool:
-        """Whether the version is published by the one clone whose commit names it."""
-        if len(claims) != 1 or manifest_etag is None:
+    async def _is_settled(self, ref: AdapterRef, claims: Mapping[str, bytes]) -> bool:
+        """Whether the version's manifest is what one clone committed, and no other clone names the version."""
+        if len(claims) != 1:
             return False
-        ((clone_id, commit_etag),) = claims.items()
-        if manifest_etag == commit_etag:
-            # Equal tags mean equal bytes. The reverse does not hold in every store.
-            return True
         try:
-            return (await self._documents.read_manifest(ref)).recipe.clone_id == clone_id
+            manifest = await self._documents.read_manifest(ref)
         except ModelVersionNotFound:
             return False
+        return claims == {manifest.recipe.clone_id: _digest(manifest)}
 
     async def _settle(self, ref: AdapterRef, claims: Collection[str]) -> SweepReport:
         """Finishes or removes a version of which something is missing, or that not exactly one clone published."""
@@ -199,3 +198,7 @@ class _Sweep:
 
     def _are_old(self, entries: Iterable[BlobEntry]) -> bool:
         return all(entry.age_seconds >= self._older_than_seconds for entry in entries)
+
+
+def _digest(manifest: Manifest) -> bytes:
+    return sha256(manifest.to_json()).digest()

@@ -92,7 +92,8 @@ async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
     store = AdapterStore(blobs, tenant=tenant)
     await store.sweep(older_than_seconds=0)
 
-    assert await leftovers(blobs, store, tenant) == set()
+    remaining_keys = await leftovers(blobs, store, tenant)
+    assert not remaining_keys, f"after the sweep, {sorted(remaining_keys)} belong to no version"
     assert await blobs.forget_deleted(f"{tenant}/") == RemovedObjects(), "past versions of what was deleted"
     versions = {student: await store.list_versions(student) for student in (KEPT, CHURNED)}
     clones = [manifest.recipe.clone_id for student in versions for manifest in versions[student]]
