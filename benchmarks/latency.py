@@ -14,7 +14,7 @@ from benchmarks import load
 from benchmarks.figures import Figure, Goal, percentiles
 from benchmarks.peft_generate import PeftGenerate
 from benchmarks.rig import Rig
-from brain_server.edge.health import HealthCheck
+from brain_server.edge.health import BrainHealthCheck
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.compute.slot_tables import SlotTables
@@ -132,7 +132,7 @@ async def _work_ms(rig: Rig, calls: int) -> float:
     )
     async with TorchEngine.open(settings, rig.store) as engine:
         await until_loaded(engine)
-        async with HealthCheck(engine, adapters=rig.store, is_draining=lambda: False) as health:
+        async with BrainHealthCheck(engine, adapters=rig.store, is_draining=lambda: False) as health:
             times = []
             for _ in range(calls):
                 started_at = time.perf_counter()

@@ -7,7 +7,7 @@ from aivo.brain.v1.adapter_service_pb2_grpc import add_AdapterServiceServicer_to
 from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_server
 
 from brain_server.assess.assessor import Assessor
-from brain_server.edge.health import HealthCheck
+from brain_server.edge.health import BrainHealthCheck
 from brain_server.edge.metrics import EngineCollector, ReplyMetrics
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
 from brain_server.settings import BrainSettings
@@ -52,7 +52,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
         health = await stack.enter_async_context(
-            HealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
+            BrainHealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
         )
         server.add(
             add_BrainServiceServicer_to_server,

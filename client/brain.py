@@ -3,7 +3,7 @@
     async with BrainClient("127.0.0.1:50051") as brain:
         reply = await brain.generate(GenerateRequest(prompt="Why is the sky blue?"))
 
-Takes and gives the messages of `aivo.brain.v1`; what a call fails with is an `AivoError`.
+Takes and returns the messages of `aivo.brain.v1`; failed calls raise an `AivoError`.
 """
 
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ from client.calls import Client, typed_errors
 
 
 class BrainClient(Client):
-    """Asks the Main Brain. Fails as every `Client` does."""
+    """Asks the Main Brain. Raises what every `Client` raises."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -58,5 +58,5 @@ class BrainClient(Client):
 
 
 def _route(context: StudentContext) -> tuple[tuple[str, str], ...]:
-    # The gateway leads calls with the same id to the replica that has the student's adapter in memory.
+    # The gateway routes calls with the same id to the replica that has the student's adapter in memory.
     return (("x-student-id", context.student_id),) if context.student_id else ()

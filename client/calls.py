@@ -1,4 +1,4 @@
-"""What both clients share: a channel that is theirs, and a failed call as the error that the server raised."""
+"""What both clients share: a channel, and failed calls as the errors that the server raised."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from mesh.rpc.errors import error_of
 
 
 class Client:
-    """A channel to one server, directly or through the gateway; closed when it is left.
+    """A channel to one server, directly or through the gateway; closed on exit.
 
     Every method of a client raises the `AivoError` that the server raised, `ServerUnreachable` if none answers, and
     `DeadlineExceeded` if it takes too long.
@@ -35,7 +35,7 @@ class Client:
 
 @contextlib.contextmanager
 def typed_errors() -> Iterator[None]:
-    """Raises how a call failed as the `AivoError` it stands for; see `mesh.rpc.errors.error_of`."""
+    """Raises the `AivoError` that a failed call stands for; see `mesh.rpc.errors.error_of`."""
     try:
         yield
     except grpc.aio.AioRpcError as error:

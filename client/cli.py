@@ -1,4 +1,4 @@
-"""The `aivo` command: asks the brain and makes students' models from a terminal or a script.
+"""The `aivo` command: asks the brain and creates student models, from a terminal or a script.
 
 Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not now, later may be better.
 """
@@ -20,18 +20,18 @@ from mesh.errors import AivoError, DeadlineExceeded, InvalidArgument, ResourceEx
 from mesh.rpc.errors import RemoteError
 
 app = typer.Typer(
-    help="Ask the Main Brain and make students' models.",
+    help="Ask the Main Brain and create student models.",
     no_args_is_help=True,
     add_completion=False,
     # Locals hold prompts and answers.
     pretty_exceptions_show_locals=False,
 )
-clone_app = typer.Typer(help="Make a student's model out of a baseline assessment.", no_args_is_help=True)
+clone_app = typer.Typer(help="Create a student's model from a baseline assessment.", no_args_is_help=True)
 app.add_typer(clone_app, name="clone")
 
 Brain = Annotated[str, typer.Option("--brain", envvar="BRAIN_ADDRESS", help="Address of the brain server.")]
 Cloning = Annotated[str, typer.Option("--cloning", envvar="CLONING_ADDRESS", help="Address of the cloning server.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, as REST gives it; of a stream one line a message.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as REST gives it; one line per message of a stream.")]
 Student = Annotated[str, typer.Option("--student", help="Id of the student: their model answers.")]
 Grade = Annotated[str, typer.Option(help="School grade: K, 1 … 12.")]
 Subject = Annotated[str, typer.Option(help="Subject, such as Science.")]
@@ -107,7 +107,7 @@ def start_clone(
     try:
         request = Parse(file.read(), cloning_pb.StartCloneRequest())
     except ParseError as error:
-        # Its message may quote the file, that is a student's words.
+        # Its message may quote the file, and so a student's words.
         _fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
     _run(commands.start_clone(cloning, request, watch=watch, as_json=as_json))
 
@@ -158,7 +158,7 @@ def models(
 
 @app.command()
 def activate(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
-    """Let a version of a student's model answer: roll back, or forward again."""
+    """Make a version of a student's model the active one: roll back, or forward again."""
     _run(commands.activate_model(cloning, student_id, version, as_json=as_json))
 
 
@@ -183,7 +183,7 @@ def delete(
     as_json: Json = False,
     cloning: Cloning = CLONING_ADDRESS,
 ) -> None:
-    """Delete everything of a student, and print what was removed where; status 3 if the brain is still to be told."""
+    """Delete everything of a student, and print what was removed where; status 3 if the brain was not reached."""
     if not yes:
         typer.confirm(f"Delete all clones and models of {student_id}?", abort=True)
     _run(commands.delete_student(cloning, student_id, as_json=as_json))

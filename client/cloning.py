@@ -5,7 +5,7 @@
         async for change in cloning.watch(started.clone_id):
             print(change.status, change.progress)
 
-Takes and gives the messages of `aivo.cloning.v1`; what a call fails with is an `AivoError`.
+Takes and returns the messages of `aivo.cloning.v1`; failed calls raise an `AivoError`.
 """
 
 from collections.abc import AsyncGenerator
@@ -43,7 +43,7 @@ from client.calls import Client, typed_errors
 
 
 class CloningClient(Client):
-    """Makes and lists students' models. Fails as every `Client` does."""
+    """Creates, lists and deletes student models. Raises what every `Client` raises."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -90,7 +90,7 @@ class CloningClient(Client):
             return await self._models.ListStudentModels(request)
 
     async def activate(self, student_id: str, version: int) -> ActivateStudentModelResponse:
-        """Makes a version the one that answers."""
+        """Makes a version the active one."""
         request = ActivateStudentModelRequest(student_id=student_id, version=version)
         with typed_errors():
             return await self._models.ActivateStudentModel(request)

@@ -57,7 +57,7 @@ async def assess(address: str, request: AssessRequest, *, as_json: bool) -> int:
 
 
 async def start_clone(address: str, request: StartCloneRequest, *, watch: bool, as_json: bool) -> int:
-    """Starts a clone; stays until it has ended if told to."""
+    """Starts a clone; with `watch`, stays until it has ended."""
     async with CloningClient(address) as cloning:
         started = await cloning.start(request)
         if as_json:
@@ -120,7 +120,7 @@ async def cancel_clone(address: str, clone_id: str, *, as_json: bool) -> int:
 
 
 async def activate_model(address: str, student_id: str, version: int, *, as_json: bool) -> int:
-    """Makes a version the one that answers."""
+    """Makes a version the active one."""
     async with CloningClient(address) as cloning:
         answer = await cloning.activate(student_id, version)
     if as_json:
@@ -144,7 +144,7 @@ async def pin_model(address: str, student_id: str, version: int, *, pinned: bool
 
 
 async def delete_student(address: str, student_id: str, *, as_json: bool) -> int:
-    """Removes everything of a student; `NOT_NOW` if the brain is still to be told."""
+    """Removes everything of a student; `NOT_NOW` if the brain was not reached."""
     async with CloningClient(address) as cloning:
         receipt = await cloning.delete_student(student_id)
     if as_json:

@@ -1,4 +1,4 @@
-"""The demo: makes the sample student a model, then asks it and the base model the same question.
+"""The demo: creates a model for the sample student, then asks it and the base model the same question.
 
 `python -m client.demo [FOLDER]` reads `student.json`, the body of a clone request, and `question.json`, that of a
 generate request, from the folder (default `demo`).
@@ -28,12 +28,12 @@ from client.display import author_of, show_progress
 from mesh.errors import AivoError, CloneAlreadyRunning, GateNotPassed
 from mesh.rpc.errors import error_from
 
-# A stack that runs answers at once; one that does not is told within this.
+# A running stack answers at once; after this, it does not run.
 _HEALTH_SECONDS = 5
 
 
 class NotUp(Exception):
-    """The stack can't be asked; the message says why and what to do."""
+    """The stack is not ready; the message says why and what to do."""
 
 
 async def run(folder: Path, console: Console) -> None:
@@ -57,24 +57,24 @@ async def run(folder: Path, console: Console) -> None:
 async def _greet(cloning: CloningClient, brain: BrainClient) -> None:
     try:
         async with asyncio.timeout(_HEALTH_SECONDS):
-            one, other = await asyncio.gather(cloning.health(), brain.health())
+            of_cloning, of_brain = await asyncio.gather(cloning.health(), brain.health())
     except (AivoError, TimeoutError):
         raise NotUp("The stack does not answer: run `make up` in another terminal first.") from None
     # A clone waits for a trainer that still loads.
-    if one.status not in {"healthy", "degraded", "loading"}:
-        raise NotUp(f"The cloning server is {one.status}: {one.reason}")
-    if other.status not in {"healthy", "degraded"}:
-        raise NotUp(f"The brain server is {other.status}: {other.reason}")
+    if of_cloning.status not in {"healthy", "degraded", "loading"}:
+        raise NotUp(f"The cloning server is {of_cloning.status}: {of_cloning.reason}")
+    if of_brain.status not in {"healthy", "degraded"}:
+        raise NotUp(f"The brain server is {of_brain.status}: {of_brain.reason}")
 
 
 async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Console) -> None:
     count = len(request.baseline_data.responses)
-    console.print(f"Making {request.student_id} a model out of {count} answers about the water cycle.")
+    console.print(f"Creating a model for {request.student_id} from {count} answers about the water cycle.")
     try:
         clone_id = (await cloning.start(request)).clone_id
     except CloneAlreadyRunning as error:
         clone_id = str(error.facts["clone_id"])
-        console.print(f"{clone_id} is already at it.")
+        console.print(f"{clone_id} is already running.")
     last = await show_progress(cloning.watch(clone_id), console)
     if last is None:
         raise RuntimeError("the watch ended without a message")
@@ -82,8 +82,8 @@ async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Co
         failure = error_from(last.error)
         if not isinstance(failure, GateNotPassed):
             raise failure
-        # A second demo learns nothing that the first did not.
-        console.print(f"{failure}; the model before stays.")
+        # A second run of the demo learns nothing new.
+        console.print(f"{failure}; the earlier model stays active.")
         return
     loss = last.model.metrics
     console.print(

@@ -19,7 +19,7 @@ async def main() -> None:
     host = "127.0.0.1"
     brain = f"{host}:{os.environ.get('BRAIN_REST_PORT', '8001')}"
     cloning = f"{host}:{os.environ.get('CLONING_REST_PORT', '8014')}"
-    # Through the gateway, so that it is seen to work too.
+    # Through the gateway, so that its health is shown too.
     async with BrainClient(brain) as brain_client, CloningClient(cloning) as cloning_client:
         await _until_ready("brain", brain_client)
         await _until_ready("cloning", cloning_client)
@@ -28,20 +28,20 @@ async def main() -> None:
 
 
 async def _until_ready(name: str, client: BrainClient | CloningClient) -> None:
-    told = ""
+    printed = ""
     while True:
         try:
             health = await client.health()
         except AivoError:
-            # Not there yet; a part that died stops the stack, so this ends.
+            # Not up yet. If a part dies, the stack stops, and this process with it.
             await asyncio.sleep(_PAUSE_SECONDS)
             continue
         if health.status in _READY:
             return
         state = f"{name} is {health.status}: {health.reason}"
-        if state != told and health.status != "loading":
+        if state != printed and health.status != "loading":
             _say(state)
-            told = state
+            printed = state
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

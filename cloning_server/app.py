@@ -14,7 +14,7 @@ from cloning_server.clones.feed import Feed
 from cloning_server.clones.redis import open_redis
 from cloning_server.clones.registry import Registry
 from cloning_server.clones.wakeups import Wakeups
-from cloning_server.edge.health import HealthCheck
+from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.servicer import CloningServicer
 from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
 from cloning_server.fleet.ray_trainer import RayTrainer
@@ -84,7 +84,9 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
 
         parts = await stack.enter_async_context(
-            HealthCheck(registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining)
+            CloningHealthCheck(
+                registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining
+            )
         )
         feed = Feed(
             registry.changes,

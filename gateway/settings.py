@@ -1,4 +1,4 @@
-"""Settings of the gateway: where it listens, whom it lets in, and where the servers are."""
+"""Settings of the gateway: where it listens, which web origins may call, and where the servers are."""
 
 from itertools import combinations
 from typing import Annotated, Literal, Self
@@ -9,14 +9,14 @@ from pydantic_settings import NoDecode
 from mesh.settings import Settings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-# Hosts and addresses become part of a YAML file: nothing else is let through.
+# Hosts and addresses become part of a YAML file: nothing else is accepted.
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}:[0-9]{1,5}$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?)$")]
 
 
 def _split(value: object) -> object:
-    """Parts at the commas what comes from a variable."""
+    """Splits the value of a variable at its commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -34,13 +34,15 @@ class GatewaySettings(Settings):
     # Several replicas, or one name with several addresses.
     brain_address: Addresses = ("127.0.0.1:50051",)
     cloning_address: Addresses = ("127.0.0.1:50052",)
-    # Web origins whose pages may call, separated by commas; `*` is any. None unless told.
+    # Web origins whose pages may call, separated by commas; `*` is any. None by default.
     cors_allow_origins: Origins = ()
     envoy_log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        for one, other in combinations(("brain_rest_port", "cloning_rest_port", "envoy_admin_port"), 2):
-            if getattr(self, one) == getattr(self, other):
-                raise ValueError(f"{one.upper()} and {other.upper()}: both are {getattr(self, one)}")
+        for first, second in combinations(("brain_rest_port", "cloning_rest_port", "envoy_admin_port"), 2):
+            if getattr(self, first) == getattr(self, second):
+                raise ValueError(
+                    f"{first.upper()} and {second.upper()} are both {getattr(self, first)}; set one to another port"
+                )
         return self

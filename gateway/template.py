@@ -1,4 +1,4 @@
-"""Fills `envoy.yaml` in with the settings.
+"""Fills the settings into `envoy.yaml`.
 
 Knows nothing of what the file says.
 """

@@ -184,12 +184,12 @@ class NoTrainableExamples(FailedPrecondition):
 
     reason = "NO_TRAINABLE_EXAMPLES"
 
-    def __init__(self, *, given: int, usable: int) -> None:
+    def __init__(self, *, responses: int, usable: int) -> None:
         """Takes how many responses the baseline has, and how many different items of them can be learned from."""
         needed = "training needs at least 2, to train on one and to hold one out"
         super().__init__(
-            f"the baseline's {given} responses leave {usable} different items to learn from; {needed}",
-            {"given": given, "usable": usable},
+            f"the baseline's {responses} responses leave {usable} different items to learn from; {needed}",
+            {"responses": responses, "usable": usable},
         )
 
 

@@ -24,15 +24,9 @@ BARE_WORDS = frozenset({
 VERBS = frozenset({"read"})
 
 # To be renamed. These lists only get shorter.
-DUPLICATE_CLASSES = frozenset({"HealthCheck", "HealthReport"})
+DUPLICATE_CLASSES: frozenset[str] = frozenset()
 BARE_NAMES = {
     "mesh/adapters/manifest.py": "given",  # a field of stored manifests
-    "mesh/errors.py": "given",
-    "mesh/rpc/errors.py": "_told told",
-    "mesh/rpc/ports.py": "told",
-    "mesh/rpc/server.py": "_told",
-    "brain_server/edge/adapter_wire.py": "one",
-    "brain_server/edge/metrics.py": "held seen",
     "cloning_server/compute/batch_decoding.py": "_ended ended found one read wanted",
     "cloning_server/compute/kernels.py": "_said one",
     "cloning_server/compute/layers.py": "Seen one seen wanted",
@@ -52,9 +46,6 @@ BARE_NAMES = {
     "cloning_server/learning/packed_attention.py": "_seen asked kept known one said seen",
     "cloning_server/learning/passes.py": "one seen taken",
     "cloning_server/learning/trainer.py": "held made one said",
-    "client/demo.py": "one",
-    "client/ready.py": "told",
-    "gateway/settings.py": "one",
 }
 
 

@@ -34,7 +34,7 @@ def warmed_from(warmed: WarmedAdapter) -> pb.WarmAdapterResponse:
 
 
 def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency]) -> pb.ListAdaptersResponse:
-    """Tells of a page of the adapters in memory, most recently used first.
+    """Converts a page of the adapters in memory, most recently used first.
 
     Raises:
         InvalidField: The page token is none of this list.
@@ -50,8 +50,8 @@ def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency])
 
 
 def evicted_from(adapters: Sequence[LoadedAdapter]) -> pb.EvictAdapterResponse:
-    """Tells of the adapters that left."""
-    return pb.EvictAdapterResponse(adapters=[adapter_from(one) for one in adapters])
+    """Converts the adapters that left."""
+    return pb.EvictAdapterResponse(adapters=[adapter_from(adapter) for adapter in adapters])
 
 
 def _position_of(residency: Residency) -> str:

@@ -16,7 +16,7 @@ ADAPTER_STORE = "adapter_store"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthReport:
+class BrainHealthReport:
     """The server's health, in the words of `GetHealthResponse`."""
 
     status: str
@@ -35,7 +35,7 @@ class HealthReport:
         return "; ".join([*filter(None, [self.engine.reason]), *parts])
 
 
-class HealthCheck:
+class BrainHealthCheck:
     """Asks the engine and the adapter store. Open it with `async with`; it then owns the question under way.
 
     Args:
@@ -57,11 +57,11 @@ class HealthCheck:
     ) -> None:
         await self._adapters.aclose()
 
-    async def report(self) -> HealthReport:
+    async def report(self) -> BrainHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
         store = await self._adapters.probe()
         facts = self._engine.facts
-        return HealthReport(status=self._status(facts, store), engine=facts, dependencies=(store,))
+        return BrainHealthReport(status=self._status(facts, store), engine=facts, dependencies=(store,))
 
     def _status(self, facts: EngineFacts, store: Dependency) -> str:
         if self._is_draining():

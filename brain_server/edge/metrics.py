@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from brain_server.engine.contract import EngineCounts, Reply, TierCounts
 
-# From a tenth of a second's tenth to what a caller's patience is; a token's come from a hundredth of that on.
+# Replies: 10 ms to 60 s, about as long as callers wait. Tokens: from 1 ms on.
 _REPLY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
@@ -72,11 +72,11 @@ def _of_tiers(tiers: dict[str, TierCounts]) -> Iterable[Metric]:
     loading = CounterMetricFamily(
         "aivo_engine_adapter_load_seconds", "Time spent on bringing adapters into a tier.", labels=("tier",)
     )
-    held = GaugeMetricFamily("aivo_engine_adapter_bytes", "Adapters' weights in a tier.", labels=("tier",))
-    for tier, seen in tiers.items():
-        lookups.add_metric((tier, "true"), seen.hits)
-        lookups.add_metric((tier, "false"), seen.misses)
-        evictions.add_metric((tier,), seen.evictions)
-        loading.add_metric((tier,), seen.load_seconds)
-        held.add_metric((tier,), seen.bytes)
-    return lookups, evictions, loading, held
+    weights = GaugeMetricFamily("aivo_engine_adapter_bytes", "Adapters' weights in a tier.", labels=("tier",))
+    for tier, counts in tiers.items():
+        lookups.add_metric((tier, "true"), counts.hits)
+        lookups.add_metric((tier, "false"), counts.misses)
+        evictions.add_metric((tier,), counts.evictions)
+        loading.add_metric((tier,), counts.load_seconds)
+        weights.add_metric((tier,), counts.bytes)
+    return lookups, evictions, loading, weights

@@ -10,7 +10,7 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceServicer
 
 from brain_server.assess.assessor import Assessor
 from brain_server.edge import adapter_wire, wire
-from brain_server.edge.health import HealthCheck
+from brain_server.edge.health import BrainHealthCheck
 from brain_server.engine.contract import Delta, Engine, Reply, complete
 from mesh.rpc.calls import Context, call_id, deadline_of
 from mesh.rpc.errors import status_of
@@ -20,7 +20,7 @@ class BrainServicer(BrainServiceServicer):
     """Answers for the engine, the assessor and the health check; raises what they raise."""
 
     def __init__(
-        self, engine: Engine, *, assessor: Assessor, health: HealthCheck, observe: Callable[[Reply], None]
+        self, engine: Engine, *, assessor: Assessor, health: BrainHealthCheck, observe: Callable[[Reply], None]
     ) -> None:
         """Takes who answers, and who is told of every reply that ended well."""
         self._engine = engine

@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 
 from brain_server.assess.assessor import Assessment, Verdict
 from brain_server.assess.grading import Criteria
-from brain_server.edge.health import HealthReport
+from brain_server.edge.health import BrainHealthReport
 from brain_server.engine.contract import (
     AdapterPolicy,
     Fallback,
@@ -92,33 +92,33 @@ def assessment_from(request: pb.AssessRequest) -> Assessment:
 
 
 def response_from(reply: Reply) -> pb.GenerateResponse:
-    """Tells a whole reply."""
+    """Converts a whole reply."""
     return _reply_as(pb.GenerateResponse, reply)
 
 
 def piece_from(sequence: int, text: str) -> pb.GenerateStreamResponse:
-    """Tells the next piece of a reply."""
+    """Converts the next piece of a reply."""
     return pb.GenerateStreamResponse(sequence=sequence, text=text)
 
 
 def finished_from(sequence: int, reply: Reply) -> pb.GenerateStreamResponse:
-    """Tells the end of a stream."""
+    """Converts the end of a stream."""
     return pb.GenerateStreamResponse(sequence=sequence, finished=_reply_as(pb.Finished, reply))
 
 
 def broken_off_from(sequence: int, error: status_pb2.Status, *, text: str, model: str) -> pb.GenerateStreamResponse:
-    """Tells that a stream ends too early, with what it sent until then."""
+    """Converts the end of a stream that failed, with what it sent until then."""
     finished = pb.Finished(response=text, model=model, timestamp=_now(), error=error)
     return pb.GenerateStreamResponse(sequence=sequence, finished=finished)
 
 
 def adapter_from(adapter: LoadedAdapter) -> adapter_pb2.Adapter:
-    """Tells the identity of an adapter."""
+    """Converts the identity of an adapter."""
     return adapter_pb2.Adapter(student_id=adapter.ref.student_id, version=adapter.ref.version, sha256=adapter.sha256)
 
 
 def verdict_from(verdict: Verdict) -> pb.AssessResponse:
-    """Tells a verdict."""
+    """Converts a verdict."""
     likely = verdict.probabilities
     return pb.AssessResponse(
         correctness=verdict.correctness,
@@ -136,8 +136,8 @@ def verdict_from(verdict: Verdict) -> pb.AssessResponse:
     )
 
 
-def health_from(report: HealthReport) -> pb.GetHealthResponse:
-    """Tells of the server's health."""
+def health_from(report: BrainHealthReport) -> pb.GetHealthResponse:
+    """Converts the server's health."""
     facts = report.engine
     return pb.GetHealthResponse(
         status=report.status,

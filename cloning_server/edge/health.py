@@ -19,7 +19,7 @@ CLONE_STORE, ADAPTER_STORE, TRAINER, BRAIN = "clone_store", "adapter_store", "tr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HealthReport:
+class CloningHealthReport:
     """The server's health, in the words of `GetHealthResponse`."""
 
     status: str
@@ -35,7 +35,7 @@ class HealthReport:
         return "; ".join([*([fallback] if self.trainer.fallback_for else []), *parts])
 
 
-class HealthCheck:
+class CloningHealthCheck:
     """Asks every part, all at the same time. Open it with `async with`; it then owns the questions under way.
 
     Args:
@@ -70,7 +70,7 @@ class HealthCheck:
         for check in (self._clone_store, self._adapter_store, self._brain):
             await check.aclose()
 
-    async def report(self) -> HealthReport:
+    async def report(self) -> CloningHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
         clone_store, adapter_store, brain = await asyncio.gather(
             self._clone_store.probe(), self._adapter_store.probe(), self._brain.probe()
@@ -80,7 +80,7 @@ class HealthCheck:
         parts = (clone_store, adapter_store, trainer, brain)
         unknown = CloneCounts(queued_clones=0, running_clones=0)
         counts = self._counts if clone_store.available else unknown
-        return HealthReport(status=self._status(parts, facts), trainer=facts, counts=counts, dependencies=parts)
+        return CloningHealthReport(status=self._status(parts, facts), trainer=facts, counts=counts, dependencies=parts)
 
     async def _count(self) -> None:
         self._counts = await self._registry.listing.count()

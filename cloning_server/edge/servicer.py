@@ -12,7 +12,7 @@ from cloning_server.clones.cancellation import cancel
 from cloning_server.clones.feed import Feed
 from cloning_server.clones.registry import Registry
 from cloning_server.edge import order_wire, wire
-from cloning_server.edge.health import HealthCheck
+from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
@@ -22,7 +22,7 @@ from mesh.rpc.calls import Context
 class CloningServicer(CloningServiceServicer):
     """Answers for the registry, the feed and the adapter store; raises what they raise."""
 
-    def __init__(self, registry: Registry, *, feed: Feed, adapters: AdapterStore, health: HealthCheck) -> None:
+    def __init__(self, registry: Registry, *, feed: Feed, adapters: AdapterStore, health: CloningHealthCheck) -> None:
         self._registry = registry
         self._feed = feed
         self._adapters = adapters

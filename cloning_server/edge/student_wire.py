@@ -38,7 +38,7 @@ def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
 def models_from(
     student_id: str, page: VersionPage, *, active_version: int | None, pinned: Collection[int]
 ) -> pb.ListStudentModelsResponse:
-    """Tells of a page of a student's versions."""
+    """Converts a page of a student's versions."""
     return pb.ListStudentModelsResponse(
         student_id=student_id,
         active_version=active_version,
@@ -53,7 +53,7 @@ def models_from(
 def model_from(
     manifest: Manifest, *, active_version: int | None, pinned: bool | None = None
 ) -> student_model_pb2.StudentModel:
-    """Tells of a version; None for `pinned` is not looked up."""
+    """Converts a version; None for `pinned` is not looked up."""
     recipe = manifest.recipe
     return student_model_pb2.StudentModel(
         version=manifest.ref.version,
@@ -81,7 +81,7 @@ def model_from(
 
 
 def activated_from(activation: Activation) -> pb.ActivateStudentModelResponse:
-    """Tells which version answers now, and which did before."""
+    """Converts an activation: which version answers now, and which did before."""
     current, previous = activation.current, activation.previous
     return pb.ActivateStudentModelResponse(
         student_id=current.ref.student_id,
@@ -92,7 +92,7 @@ def activated_from(activation: Activation) -> pb.ActivateStudentModelResponse:
 
 
 def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
-    """Tells what was removed where."""
+    """Converts a receipt: what was removed where."""
     clones, models, adapters = receipt.clones, receipt.models, receipt.evicted_adapters
     return student_pb.DeleteStudentResponse(
         student_id=receipt.student_id,

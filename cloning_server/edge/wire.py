@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from cloning_server.clone import Attempt, Clone, CloneState, Consent, Failure, Priority
 from cloning_server.clones.feed import Change
 from cloning_server.clones.listing import ClonePage
-from cloning_server.edge.health import HealthReport
+from cloning_server.edge.health import CloningHealthReport
 from cloning_server.edge.student_wire import model_from, timestamp_from
 from mesh.paging import clamp_page_size
 from mesh.rpc.errors import revive, status_of
@@ -45,7 +45,7 @@ def query_from(request: pb.ListClonesRequest) -> ListQuery:
 
 
 def started_from(clone: Clone) -> pb.StartCloneResponse:
-    """Tells of a clone that was accepted."""
+    """Converts a clone that was accepted."""
     return pb.StartCloneResponse(
         clone_id=clone.clone_id,
         student_id=clone.student_id,
@@ -57,7 +57,7 @@ def started_from(clone: Clone) -> pb.StartCloneResponse:
 
 
 def cancelled_from(clone: Clone) -> pb.CancelCloneResponse:
-    """Tells of a clone that was cancelled."""
+    """Converts a clone that was cancelled."""
     return pb.CancelCloneResponse(
         clone_id=clone.clone_id,
         student_id=clone.student_id,
@@ -68,7 +68,7 @@ def cancelled_from(clone: Clone) -> pb.CancelCloneResponse:
 
 
 def clone_from(clone: Clone, *, active_version: int | None) -> pb.GetCloneResponse:
-    """Tells where a clone is; the active version, if there is one, tells whether its model still answers."""
+    """Converts a clone; the active version, if there is one, shows whether its model still answers."""
     response = pb.GetCloneResponse(
         clone_id=clone.clone_id,
         student_id=clone.student_id,
@@ -95,7 +95,7 @@ def clone_from(clone: Clone, *, active_version: int | None) -> pb.GetCloneRespon
 
 
 def change_from(change: Change) -> pb.WatchCloneResponse:
-    """Tells of a change of a clone. Its model becomes the active one just before the clone completes."""
+    """Converts a change of a clone. Its model becomes the active one just before the clone completes."""
     clone = change.clone
     response = pb.WatchCloneResponse(
         sequence=clone.sequence,
@@ -119,7 +119,7 @@ def change_from(change: Change) -> pb.WatchCloneResponse:
 
 
 def page_from(page: ClonePage) -> pb.ListClonesResponse:
-    """Tells of a page of clones."""
+    """Converts a page of clones."""
     return pb.ListClonesResponse(
         clones=[
             pb.CloneSummary(
@@ -140,8 +140,8 @@ def page_from(page: ClonePage) -> pb.ListClonesResponse:
     )
 
 
-def health_from(report: HealthReport) -> pb.GetHealthResponse:
-    """Tells of the server's health."""
+def health_from(report: CloningHealthReport) -> pb.GetHealthResponse:
+    """Converts the server's health."""
     return pb.GetHealthResponse(
         status=report.status,
         model_loaded=report.trainer.ready,
@@ -166,7 +166,7 @@ def _state_from(state: CloneState) -> pb.CloneState.ValueType:
 
 
 def _error_from(failure: Failure, clone_id: str) -> status_pb2.Status:
-    # A bug is told as in any call, with the id under which the log says more: here, the clone's.
+    # A bug is reported as in any call, with the id that the log has: here, the clone's.
     return status_of(revive(failure.reason, failure.message, failure.facts), clone_id)
 
 

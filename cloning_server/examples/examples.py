@@ -175,7 +175,7 @@ def split_examples(
     """
     items = sorted({item for item, _ in made}, key=lambda item: sha256(f"{seed} {item}".encode()).digest())
     if len(items) < 2:
-        raise NoTrainableExamples(given=counts.given, usable=len(items))
+        raise NoTrainableExamples(responses=counts.given, usable=len(items))
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
     train = tuple(example for item, example in made if item not in heldout_items)
     heldout = tuple(example for item, example in made if item in heldout_items)

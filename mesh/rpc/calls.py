@@ -1,4 +1,4 @@
-"""What a servicer may know of the call it answers."""
+"""What a servicer can know about the call that it answers."""
 
 import time
 from typing import Protocol
@@ -9,8 +9,8 @@ from structlog.contextvars import get_contextvars
 class Context(Protocol):
     """A call as a servicer sees it.
 
-    Less than gRPC's own context on purpose: a servicer can't set codes or abort, it raises. Errors, call ids, logs and
-    metrics are the interceptor's.
+    Less than gRPC's own context on purpose: a servicer raises errors instead of setting codes or aborting. The
+    interceptor handles errors, call ids, logs and metrics.
     """
 
     def time_remaining(self) -> float | None:

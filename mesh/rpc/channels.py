@@ -1,7 +1,7 @@
 """Channels to servers: keepalive, retries and a deadline for calls that set none.
 
-A caller that knows better says so per call, with `timeout=` in seconds. Streams have no deadline of their own: how long
-a reply or a clone takes is not the channel's to know.
+A caller sets another deadline per call, with `timeout=` in seconds. Streams have no default deadline, as replies and
+clones may take any time.
 """
 
 import json
@@ -13,12 +13,12 @@ import grpc
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
-# A unary call that takes longer than this without its caller having said so is lost rather than slow.
+# A unary call that takes longer than this, unless its caller expects it to, will not end.
 DEFAULT_TIMEOUT_SECONDS = 60.0
 
 # UNAVAILABLE alone is safe to repeat: the server did not take the call, or says itself that later may be better. A
 # stream is repeated only before its first message. Five attempts (gRPC's most) span the restart of a server that is
-# up at once, about 3 s; whoever waits longer does so where the waiting can be seen.
+# up at once, about 3 s; callers that wait longer do so themselves, visibly.
 _SERVICE_CONFIG = {
     "methodConfig": [
         {

@@ -1,4 +1,4 @@
-"""Between `AivoError` and the wire: the one place that owns gRPC codes and `google.rpc` details.
+"""Converts `AivoError` to gRPC statuses and back: the only place that knows gRPC codes and `google.rpc` details.
 
 The rich error model is that of AIP-193: a `google.rpc.Status` in the trailer `grpc-status-details-bin`, whose details
 hold an `ErrorInfo` with a reason of `aivo.error.v1.Reason`, a `BadRequest` if fields are at fault, and a `RetryInfo` if
@@ -32,8 +32,8 @@ from mesh.errors import (
 DOMAIN = "aivo"
 DETAILS_KEY = "grpc-status-details-bin"
 
-# gRPC and the proxies between refuse trailers of more than 8 KiB. The message is in them twice, once percent-encoded;
-# what is written in ASCII stays below with these two bounds, and with room for the facts.
+# gRPC and proxies refuse trailers of more than 8 KiB. The message is in them twice, once percent-encoded. These bounds
+# keep messages in ASCII below that, with room for the facts.
 MAX_MESSAGE_CHARS = 1000
 MAX_VIOLATIONS_BYTES = 3000
 
@@ -52,13 +52,13 @@ _CODE_BY_NUMBER: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code i
 
 
 class RemoteError(AivoError):
-    """A call failed without a reason to act on: a bug in the server, a broken connection, a peer that is not AIVO.
+    """A call failed for a reason that callers can't act on: a bug in the server, a broken connection, a foreign peer.
 
-    A server that lets it through answers as for any bug of its own.
+    A server that does not handle it answers as for a bug of its own.
 
     Attributes:
         code: What the call ended with.
-        details: What the other side said of it. Not the message, as nobody knows whether it may be logged.
+        details: What the peer said. Not part of the message, as it may hold what must not be logged.
     """
 
     reason = "INTERNAL"
@@ -75,10 +75,10 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 
 def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
-    """Returns what a caller is told of an error.
+    """Returns the status that a caller gets for an error.
 
-    An `AivoError` tells its reason, message and facts. Anything else is a bug: the caller learns the call's id, under
-    which the server logged it, and nothing else, as the exception's own message may hold a student's words.
+    An `AivoError` has its reason, message and facts. Anything else is a bug: the caller gets the id under which the
+    server logged it, and nothing else, as the exception's message may hold a student's words.
     """
     code = code_of(error)
     if not isinstance(error, AivoError) or code is grpc.StatusCode.INTERNAL:
@@ -87,7 +87,7 @@ def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
     message = str(error)
     details: list[Message] = [_error_info(error.reason, error.facts)]
     if isinstance(error, InvalidField):
-        message, bad_request = _told(error.violations)
+        message, bad_request = _bad_request(error.violations)
         details.append(bad_request)
     if isinstance(error, QueueFull):
         retry = error_details_pb2.RetryInfo()
@@ -97,7 +97,7 @@ def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
 
 
 def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] = ServerUnreachable) -> AivoError:
-    """Returns the error that a server raised, out of how the call failed.
+    """Returns the error that a server raised, from the failed call.
 
     Args:
         error: How the call failed.
@@ -119,13 +119,13 @@ def error_of(error: grpc.aio.AioRpcError, *, unreachable: type[Unavailable] = Se
 
 
 def error_from(status: status_pb2.Status) -> AivoError:
-    """Returns the error that a status tells of, as `error_of` does."""
+    """Returns the error that a status stands for, as `error_of` does."""
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         for message in (info, bad_request, retry):
             detail.Unpack(message)
-    if info.domain != DOMAIN or info.reason not in _KINDS:
+    if info.domain != DOMAIN or info.reason not in _CLASS_BY_REASON:
         code = _CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
         return _remote(status.message, code=code, facts=info.metadata)
     error = revive(info.reason, status.message, info.metadata)
@@ -138,11 +138,11 @@ def error_from(status: status_pb2.Status) -> AivoError:
 
 
 def revive(reason: str, message: str, facts: Mapping[str, Fact]) -> AivoError:
-    """Returns the error of which these were kept, such as why a clone failed; `RemoteError` for an unknown reason."""
-    kind = _KINDS.get(reason)
+    """Returns the error that was stored as these, such as why a clone failed; `RemoteError` for an unknown reason."""
+    kind = _CLASS_BY_REASON.get(reason)
     if kind is None:
         return _remote(message, code=grpc.StatusCode.INTERNAL, facts=facts)
-    # Past the class's own constructor, which makes message and facts out of what is no longer there.
+    # Without the class's own constructor, whose arguments were not stored.
     error = kind.__new__(kind)
     AivoError.__init__(error, message)
     error.facts = dict(facts)
@@ -160,14 +160,16 @@ def _remote(details: str, *, code: grpc.StatusCode, facts: Mapping[str, Fact]) -
     return error
 
 
-def _kinds(root: type[AivoError]) -> Iterator[type[AivoError]]:
+def _error_classes(root: type[AivoError]) -> Iterator[type[AivoError]]:
     for kind in root.__subclasses__():
         if "reason" in vars(kind):
             yield kind
-        yield from _kinds(kind)
+        yield from _error_classes(kind)
 
 
-_KINDS: Mapping[str, type[AivoError]] = {kind.reason: kind for kind in _kinds(AivoError) if kind is not RemoteError}
+_CLASS_BY_REASON: Mapping[str, type[AivoError]] = {
+    kind.reason: kind for kind in _error_classes(AivoError) if kind is not RemoteError
+}
 
 
 def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> status_pb2.Status:
@@ -184,17 +186,17 @@ def _error_info(reason: str, facts: Mapping[str, Fact]) -> error_details_pb2.Err
     return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
 
 
-def _told(violations: Sequence[Violation]) -> tuple[str, error_details_pb2.BadRequest]:
+def _bad_request(violations: Sequence[Violation]) -> tuple[str, error_details_pb2.BadRequest]:
     bad_request = error_details_pb2.BadRequest()
     for violation in violations:
-        told = bad_request.field_violations.add(field=violation.field, description=violation.description)
+        added = bad_request.field_violations.add(field=violation.field, description=violation.description)
         if bad_request.ByteSize() > MAX_VIOLATIONS_BYTES:
-            bad_request.field_violations.remove(told)
+            bad_request.field_violations.remove(added)
             break
     count = len(bad_request.field_violations)
     message = "; ".join(f"{v.field}: {v.description}" for v in violations[:count])
     if count < len(violations):
-        message = f"{len(violations)} faults, of which {count} are told: {message}"
+        message = f"{len(violations)} violations, of which these are the first {count}: {message}"
     return message, bad_request
 
 

@@ -1,6 +1,6 @@
 """Health by the standard protocol, `grpc.health.v1`: per service, and for the server as a whole under the empty name.
 
-Load balancers, Kubernetes and Envoy read this; what people read is each service's own `GetHealth`.
+Load balancers, Kubernetes and Envoy read this; people read each server's own `GetHealth`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from mesh.log import get_logger
 
-# How long health may lag behind what a service says of itself. Asking costs a function call.
+# How long health may lag behind a service. Asking costs a function call.
 FOLLOW_SECONDS = 0.1
 SERVICE = "grpc.health.v1.Health"
 
@@ -20,7 +20,7 @@ _log = get_logger(__name__)
 
 
 class Health:
-    """Follows what each service says of itself until the server drains."""
+    """Reports whether each service is ready, until the server drains."""
 
     def __init__(self) -> None:
         self._servicer = health_aio.HealthServicer()
@@ -28,7 +28,7 @@ class Health:
         self._serving: dict[str, bool] = {}
 
     def add(self, service: str, ready: Callable[[], bool]) -> None:
-        """Adds a service, which serves whenever `ready` says so."""
+        """Adds a service, which serves while `ready` returns True."""
         self._ready[service] = ready
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -36,7 +36,7 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def refresh(self) -> None:
-        """Asks every service and tells the watchers what changed. The server serves if all its services do."""
+        """Asks every service and notifies watchers of changes. The server serves if all its services do."""
         serving = {service: ready() for service, ready in self._ready.items()}
         serving[""] = all(serving.values())
         for service, is_serving in serving.items():
@@ -53,5 +53,5 @@ class Health:
             await asyncio.sleep(FOLLOW_SECONDS)
 
     async def drain(self) -> None:
-        """Tells all watchers NOT_SERVING, for good."""
+        """Reports NOT_SERVING to all watchers from now on."""
         await self._servicer.enter_graceful_shutdown()

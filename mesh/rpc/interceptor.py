@@ -1,6 +1,6 @@
-"""Around every call: its id, its log line, its figures, its errors, the check of its request, and its admission.
+"""Wraps every call: gives it an id, admits it, checks its request, maps its errors, logs it and measures it.
 
-Servicers raise and know nothing of this. gRPC's own services (health, reflection) pass untouched.
+Servicers raise errors and know nothing of this. gRPC's own services (health, reflection) pass untouched.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from mesh.rpc.metrics import CallMetrics, MethodMeter
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# Tells, among other things, that the server drains; so it is let in while it does. Not logged unless it fails.
+# Says, among other things, that the server drains, so it is admitted then too. Not logged unless it fails.
 _HEALTH = "GetHealth"
 
 # A caller that gives up at its deadline is seen here a little before the deadline, which counts from the arrival.
@@ -68,7 +68,7 @@ class _Call:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Stands around the calls of one server, and knows which run."""
+    """Wraps the calls of one server, and knows which run."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = CallMetrics(registry)
@@ -93,7 +93,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         await self._idle.wait()
 
     def cut(self) -> None:
-        """Ends the calls that run; their callers are told that the server drains."""
+        """Ends the calls that run; their callers get `SERVER_DRAINING`."""
         self._cut = True
         for task in self._running:
             task.cancel()
@@ -222,9 +222,9 @@ def _record(call: _Call, meter: MethodMeter) -> None:
     if call.first_message_seconds is not None:
         meter.first_message_seconds.observe(call.first_message_seconds)
         facts["first_message_ms"] = round(call.first_message_seconds * 1e3, 2)
-    # Health is asked every second by those who watch; as long as it is told, that is no news.
-    tell = _log.debug if meter.method == _HEALTH and call.code is grpc.StatusCode.OK else _log.info
-    tell("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
+    # Monitoring asks for health every second; answers are no news.
+    log = _log.debug if meter.method == _HEALTH and call.code is grpc.StatusCode.OK else _log.info
+    log("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
 
 
 def _call_id(context: _Context) -> str:

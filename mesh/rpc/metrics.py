@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
-from mesh.rpc.ports import told
+from mesh.rpc.ports import with_address
 
-# From a lookup in memory to a long generation; watches of clones fall into the last.
+# From a lookup in memory to a long generation. Watches of clones fall into the last bucket.
 _BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LABELS = ("service", "method")
 
@@ -75,7 +75,7 @@ class MetricsEndpoint:
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
-            raise told(error, host, port) from None
+            raise with_address(error, host, port) from None
         self.port: int = self._server.server_port
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class MetricsEndpoint:
 
 
 def new_registry() -> CollectorRegistry:
-    """Returns a registry with the figures of this process; one a server, so that several fit into one process."""
+    """Returns a registry with the figures of this process; one per server, so that several fit into one process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry

@@ -1,4 +1,4 @@
-"""Ports to listen on, and what to say when one can't be had."""
+"""Ports to listen on, and error messages that name the port."""
 
 import errno
 import socket
@@ -8,7 +8,7 @@ class PortTaken(OSError):
     """Another process listens on the address already; the message names it."""
 
 
-def told(error: OSError, host: str, port: int) -> OSError:
+def with_address(error: OSError, host: str, port: int) -> OSError:
     """Returns the error with the address in its message, as `PortTaken` if the port is taken."""
     address = address_of(host, port)
     if error.errno == errno.EADDRINUSE:
@@ -17,11 +17,11 @@ def told(error: OSError, host: str, port: int) -> OSError:
 
 
 def why_not(host: str, port: int) -> OSError:
-    """Returns why nothing can listen on an address; for libraries that only say that they couldn't."""
+    """Returns why nothing can listen on an address; for libraries that raise no `OSError`."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        return told(error, host, port)
+        return with_address(error, host, port)
     return OSError(f"can't listen on {address_of(host, port)}")
 
 

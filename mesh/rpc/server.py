@@ -1,7 +1,7 @@
 """A gRPC server that is ready to run: health, reflection, figures, and an orderly end.
 
 A drain is, in order: health says NOT_SERVING, new calls are refused with `SERVER_DRAINING`, running calls get
-`drain_seconds` to finish, the rest are cut and told so, and the ports close.
+`drain_seconds` to finish, the rest are cancelled with `SERVER_DRAINING`, and the ports close.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from mesh.rpc.validation import prepare
 
 # The largest request that is valid: a baseline of 1,000 responses with four texts of 4,000 characters, two bytes each.
 MAX_REQUEST_BYTES = 32 << 20
-# What clients accept unless they are told otherwise.
+# What clients accept by default.
 MAX_RESPONSE_BYTES = 4 << 20
 
 # For what is on the wire once no call runs; long-lived watches of health would otherwise hold the server.
@@ -32,9 +32,9 @@ _FLUSH_SECONDS = 0.5
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
-    # Otherwise a second server on the same port starts without a word, and each gets some of the calls.
+    # Otherwise a second server on the same port starts without an error, and each gets some of the calls.
     ("grpc.so_reuseport", 0),
-    # A caller that vanished without a word is noticed within these two, and its work stops.
+    # A caller whose machine or network vanished is noticed within these two, and its work stops.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Callers may ping as often as `mesh.rpc.channels` does; by default gRPC hangs up on them.
@@ -48,13 +48,13 @@ _log = get_logger(__name__)
 
 
 class Server:
-    """Serves until told to stop, then drains.
+    """Serves until it is asked to stop, then drains.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
         metrics_port: Port of the figures, on the same address; 0 picks a free one, None serves none.
-        drain_seconds: How long running calls may go on once the server was told to stop.
+        drain_seconds: How long running calls may go on during the drain.
         reflection: Whether callers may ask what the server offers.
     """
 
@@ -69,7 +69,7 @@ class Server:
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._services: list[str] = []
         self._health = health.Health()
-        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._open = AsyncExitStack()
         self._port: int | None = None
         self._metrics_port: int | None = None
@@ -110,7 +110,7 @@ class Server:
 
     @property
     def draining(self) -> bool:
-        """Whether the server was told to stop."""
+        """Whether the server drains."""
         return self._interceptor.draining
 
     async def start(self) -> None:
@@ -133,7 +133,7 @@ class Server:
             await self._health.refresh()
             following = asyncio.create_task(self._health.follow(), name="health")
             # Health that no longer follows is worse than no server.
-            following.add_done_callback(lambda _: self._told.set())
+            following.add_done_callback(lambda _: self._stopping.set())
             opening.push_async_callback(_end, following)
             opening.push_async_callback(server.stop, _FLUSH_SECONDS)
             opening.push_async_callback(self._drain)
@@ -155,20 +155,20 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._tell)
+            loop.add_signal_handler(number, self._request_stop)
         try:
             if self._port is None:
                 await self.start()
-            await self._told.wait()
+            await self._stopping.wait()
         finally:
             await self.stop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
-    def _tell(self) -> None:
-        if self._told.is_set():
+    def _request_stop(self) -> None:
+        if self._stopping.is_set():
             self._interceptor.cut()
-        self._told.set()
+        self._stopping.set()
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=[self._interceptor], options=_OPTIONS)

@@ -17,7 +17,7 @@ from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceStub, add_Adapt
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServiceServicer_to_server
 
 from brain_server.assess.assessor import Assessor
-from brain_server.edge.health import HealthCheck
+from brain_server.edge.health import BrainHealthCheck
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
@@ -60,7 +60,7 @@ async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Se
     store = AdapterStore(await stack.enter_async_context(blobs))
     engine = ScriptedEngine()
     server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
-    health = HealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
+    health = BrainHealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
     await stack.enter_async_context(health)
     server.add(
         add_BrainServiceServicer_to_server,

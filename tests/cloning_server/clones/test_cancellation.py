@@ -107,7 +107,7 @@ async def test_cancelling_again_is_the_same_as_once(cloning: Cloning, stub: Clon
 async def test_what_has_ended_otherwise_is_refused_and_stays_as_it_is(cloning: Cloning, stub: CloningStub) -> None:
     completed = await start(stub, "first")
     await watch_all(stub, completed)
-    cloning.trainer.faults.append(NoTrainableExamples(given=3, usable=1))
+    cloning.trainer.faults.append(NoTrainableExamples(responses=3, usable=1))
     failed = await start(stub, "second")
     await watch_all(stub, failed)
     for clone_id, status in ((completed, "completed"), (failed, "failed")):

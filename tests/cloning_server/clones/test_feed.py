@@ -86,7 +86,7 @@ async def test_an_idle_watch_repeats_the_last_change_as_a_sign_of_life(cloning: 
 
 
 async def test_a_failed_clone_is_a_last_message_and_no_failed_call(cloning: Cloning, stub: CloningStub) -> None:
-    cloning.trainer.faults.append(NoTrainableExamples(given=3, usable=1))
+    cloning.trainer.faults.append(NoTrainableExamples(responses=3, usable=1))
     last = (await watch_all(stub, await start(stub)))[-1]
     assert last.status == "failed"
     assert last.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]

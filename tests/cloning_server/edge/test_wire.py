@@ -232,10 +232,10 @@ def test_why_a_clone_failed_is_told_as_the_error_it_was() -> None:
         created_time=now,
         updated_time=now,
         estimated_seconds=45,
-        failure=Failure(reason="NO_TRAINABLE_EXAMPLES", message="too few", facts={"given": "3", "usable": "1"}),
+        failure=Failure(reason="NO_TRAINABLE_EXAMPLES", message="too few", facts={"responses": "3", "usable": "1"}),
     )
     for told in (wire.clone_from(clone, active_version=0), wire.change_from(Change(clone=clone))):
         error = error_from(told.error)
         assert isinstance(error, NoTrainableExamples)
-        assert (str(error), error.facts) == ("too few", {"given": "3", "usable": "1"})
+        assert (str(error), error.facts) == ("too few", {"responses": "3", "usable": "1"})
         assert (told.status, told.state, told.progress) == ("failed", pb.CLONE_STATE_FAILED, 40)

@@ -100,7 +100,7 @@ async def test_what_trains_gives_way_to_all_else_and_the_actor_goes_on_answering
 async def test_faults_keep_their_class_across_the_process_border(trainer: RayTrainer) -> None:
     with pytest.raises(NoTrainableExamples) as few:
         await train(trainer, plan_of(commented(1)))
-    assert few.value.facts["given"] == 1
+    assert few.value.facts["responses"] == 1
     with pytest.raises(TrainingDiverged):
         await train(trainer, plan_of(commented(2), epochs=3, learning_rate=math.inf))
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)

@@ -239,7 +239,7 @@ async def test_a_model_that_the_brain_refuses_ends_the_clone_with_the_brains_rea
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=first))).model.active
 
 
-@pytest.mark.parametrize("fault", [NoTrainableExamples(given=3, usable=1), TrainingDiverged(step=12)])
+@pytest.mark.parametrize("fault", [NoTrainableExamples(responses=3, usable=1), TrainingDiverged(step=12)])
 async def test_a_fault_of_the_data_ends_the_clone_at_once_and_frees_the_student(
     cloning: Cloning, stub: CloningStub, fault: NoTrainableExamples | TrainingDiverged
 ) -> None:

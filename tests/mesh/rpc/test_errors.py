@@ -72,7 +72,7 @@ RAISED: list[Exception] = [
     errors.AdapterIncompatible("its rank is too high", student_id="student123", version=2),
     errors.CloneFinal(clone_id="clone_abc123xyz", state="completed"),
     errors.ConsentRequired(student_id="student123"),
-    errors.NoTrainableExamples(given=3, usable=1),
+    errors.NoTrainableExamples(responses=3, usable=1),
     errors.TrainingDiverged(step=12),
     errors.GateNotPassed(
         faults=["loss_above_previous"],
@@ -199,7 +199,7 @@ async def test_more_faults_than_trailers_can_hold_are_counted(brain: ScriptedBra
     error = error_of(await failure_of(stub))
     assert isinstance(error, InvalidField)
     assert 10 < len(error.violations) < 1000
-    assert str(error).startswith(f"1000 faults, of which {len(error.violations)} are told: ")
+    assert str(error).startswith(f"1000 violations, of which these are the first {len(error.violations)}: ")
 
 
 async def test_a_full_queue_says_when_to_come_again(brain: ScriptedBrain, stub: BrainStub) -> None:

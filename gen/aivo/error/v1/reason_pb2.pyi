@@ -71,10 +71,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "ADAPTER_INCOMPATIBLE", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
     """
     REASON_NO_TRAINABLE_EXAMPLES: _Reason.ValueType  # 9
-    """The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone. `given`
-    counts the responses, `usable` the different items among them that can be learned from.
+    """The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone.
+    `responses` counts those of the baseline, `usable` the different items among them that can be learned from.
 
-        {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"given": "3", "usable": "1"}}
+        {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"responses": "3", "usable": "1"}}
     """
     REASON_TRAINING_DIVERGED: _Reason.ValueType  # 10
     """Training produced a loss or weights that are not finite (`FAILED_PRECONDITION`, 400). Ends a clone.
@@ -237,10 +237,10 @@ that trains a first version has no `version` yet.
     {"reason": "ADAPTER_INCOMPATIBLE", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
 """
 REASON_NO_TRAINABLE_EXAMPLES: Reason.ValueType  # 9
-"""The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone. `given`
-counts the responses, `usable` the different items among them that can be learned from.
+"""The baseline leaves too few examples to train and to hold out (`FAILED_PRECONDITION`, 400). Ends a clone.
+`responses` counts those of the baseline, `usable` the different items among them that can be learned from.
 
-    {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"given": "3", "usable": "1"}}
+    {"reason": "NO_TRAINABLE_EXAMPLES", "domain": "aivo", "metadata": {"responses": "3", "usable": "1"}}
 """
 REASON_TRAINING_DIVERGED: Reason.ValueType  # 10
 """Training produced a loss or weights that are not finite (`FAILED_PRECONDITION`, 400). Ends a clone.
