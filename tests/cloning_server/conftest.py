@@ -26,7 +26,7 @@ from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.rpc.errors import error_of
 from mesh.tutoring.profile import StudentProfile
-from testing.parts.stores import RedisEndpoint, S3Endpoint
+from testing.parts.stores import RedisEndpoint, S3Endpoint, valkey
 from testing.scripted.brain import ScriptedBrain
 from testing.scripted.trainer import ScriptedTrainer
 
@@ -130,6 +130,15 @@ async def redis(settings: CloningSettings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
+async def own_redis(tmp_path: Path) -> AsyncIterator[RedisEndpoint]:
+    """A Valkey of this test alone, to be stopped."""
+    folder = tmp_path / "valkey"
+    folder.mkdir()
+    async with valkey(folder) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
 def clones(redis: Redis, settings: CloningSettings) -> CloneStore:
     return CloneStore(redis, tenant=settings.tenant)
 
@@ -177,6 +186,11 @@ def order(student_id: str = STUDENT, *, request_id: str = "", responses: int = 4
         ),
         request_id=request_id,
     )
+
+
+async def start_clone(stub: CloningStub, student_id: str = STUDENT) -> str:
+    """Starts a clone; returns its id."""
+    return (await stub.StartClone(order(student_id))).clone_id
 
 
 def baseline(responses: int = 4) -> Baseline:

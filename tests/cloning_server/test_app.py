@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -17,7 +16,7 @@ from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
 from mesh.settings import InvalidSettings, load_settings
-from testing.parts.stores import RedisEndpoint, valkey
+from testing.parts.stores import RedisEndpoint
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -27,10 +26,10 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def test_the_environment_has_defaults_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in CloningSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    read = load_settings(CloningSettings)
-    assert (read.cloning_host, read.cloning_port, read.cloning_metrics_port) == ("127.0.0.1", 50052, 9802)
-    assert (read.redis_url, read.brain_address) == ("redis://127.0.0.1:6390/0", "127.0.0.1:50051")
-    assert read.ray_address is None
+    settings = load_settings(CloningSettings)
+    assert (settings.cloning_host, settings.cloning_port, settings.cloning_metrics_port) == ("127.0.0.1", 50052, 9802)
+    assert (settings.redis_url, settings.brain_address) == ("redis://127.0.0.1:6390/0", "127.0.0.1:50051")
+    assert settings.ray_address is None
 
 
 def test_a_class_forms_by_default_where_a_gpu_has_room_for_it_and_wherever_it_is_asked_for() -> None:
@@ -66,17 +65,10 @@ async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Pat
         env={"CLONING_PORT": "many", "PATH": str(tmp_path)},
         stderr=asyncio.subprocess.PIPE,
     )
-    _, told = await process.communicate()
+    _, stderr = await process.communicate()
     assert process.returncode == 2
-    assert b"CLONING_PORT" in told
-    assert b"Traceback" not in told
-
-
-@pytest.fixture
-async def own_redis(tmp_path: Path) -> AsyncIterator[RedisEndpoint]:
-    """A Valkey of this test alone, to be stopped."""
-    async with valkey(tmp_path) as endpoint:
-        yield endpoint
+    assert b"CLONING_PORT" in stderr
+    assert b"Traceback" not in stderr
 
 
 async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning, own_redis: RedisEndpoint) -> None:
@@ -99,7 +91,10 @@ async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning,
         await until(stub, (await stub.StartClone(order())).clone_id, "completed")
 
 
-async def test_a_clone_store_that_hangs_is_noticed(cloning: Cloning, own_redis: RedisEndpoint) -> None:
+async def test_a_clone_store_that_hangs_is_noticed(
+    cloning: Cloning, own_redis: RedisEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloning_server.clones.wakeups.SILENCE_SECONDS", 0.5)
     cloning.set(redis_url=own_redis.url)
     async with cloning.connect() as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -108,7 +103,7 @@ async def test_a_clone_store_that_hangs_is_noticed(cloning: Cloning, own_redis: 
             pass
         async with open_redis(own_redis.url) as redis:
             # Connections stay open; nobody answers.
-            await redis.client_pause(8_000, all=True)
+            await redis.client_pause(3_000, all=True)
         while (await anext(changes)).status != NOT_SERVING:
             pass
         while (await anext(changes)).status != SERVING:
@@ -143,9 +138,9 @@ async def test_a_server_that_drains_says_so_and_takes_nothing_new(cloning: Cloni
             health = await stub.GetHealth(pb.GetHealthRequest())
             while health.status != "draining":
                 health = await stub.GetHealth(pb.GetHealthRequest())
-            with raised() as told:
+            with raised() as failure:
                 await stub.StartClone(order("another"))
-            assert isinstance(told.error, ServerDraining)
+            assert isinstance(failure.error, ServerDraining)
             gate.open()
             await watching
             await stopping

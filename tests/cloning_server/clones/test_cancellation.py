@@ -15,11 +15,16 @@ from mesh.adapters.store import CloneVoided
 from mesh.errors import AdapterStoreUnavailable, CloneFinal, CloneNotFound, NoTrainableExamples
 from testing.parts.part import free_ports
 from testing.scripted.trainer import recipe_for, weights_for
-from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, order, raised, until, watch_all
-
-
-async def start(stub: CloningStub, student_id: str = STUDENT) -> str:
-    return (await stub.StartClone(order(student_id))).clone_id
+from tests.cloning_server.conftest import (
+    STUDENT,
+    Cloning,
+    CloningStub,
+    baseline,
+    raised,
+    start_clone,
+    until,
+    watch_all,
+)
 
 
 async def cancel(stub: CloningStub, clone_id: str) -> pb.CancelCloneResponse:
@@ -38,10 +43,10 @@ async def assert_nothing_can_be_published(cloning: Cloning, clone_id: str) -> No
 async def test_a_clone_that_waits_is_cancelled_at_once_and_never_runs(cloning: Cloning, stub: CloningStub) -> None:
     gate = cloning.trainer.gates[CloneState.FINE_TUNING]
     gate.shut()
-    first, waits = await start(stub, "first"), await start(stub)
+    first, waits = await start_clone(stub, "first"), await start_clone(stub)
     await gate.reached.wait()
-    told = await cancel(stub, waits)
-    assert (told.clone_id, told.student_id, told.status, told.state) == (
+    response = await cancel(stub, waits)
+    assert (response.clone_id, response.student_id, response.status, response.state) == (
         waits,
         STUDENT,
         "cancelled",
@@ -66,9 +71,9 @@ async def test_without_the_adapter_store_a_clone_that_waits_is_cancelled_and_one
     cloning.set(s3_endpoint_url=f"http://127.0.0.1:{port}", s3_connect_timeout_seconds=0.2)
     async with cloning.serve() as stub:
         assert (await cancel(stub, waits)).status == "cancelled"
-        with raised() as told:
+        with raised() as failure:
             await cancel(stub, runs)
-        assert isinstance(told.error, AdapterStoreUnavailable)
+        assert isinstance(failure.error, AdapterStoreUnavailable)
         assert (await stub.GetClone(pb.GetCloneRequest(clone_id=runs))).status == "fine_tuning"
 
 
@@ -77,7 +82,7 @@ async def test_a_training_is_stopped_whichever_server_is_asked(cloning: Cloning,
     gate = cloning.trainer.gates[state]
     gate.shut()
     async with cloning.serve() as owner:
-        clone_id = await start(owner)
+        clone_id = await start_clone(owner)
         await gate.reached.wait()
         async with cloning.serve() as other:
             watching = asyncio.create_task(watch_all(owner, clone_id))
@@ -91,41 +96,41 @@ async def test_a_training_is_stopped_whichever_server_is_asked(cloning: Cloning,
             await assert_nothing_can_be_published(cloning, clone_id)
             # The student is free, and the slot too.
             gate.open()
-            assert (await watch_all(other, await start(other)))[-1].status == "completed"
+            assert (await watch_all(other, await start_clone(other)))[-1].status == "completed"
 
 
 async def test_cancelling_again_is_the_same_as_once(cloning: Cloning, stub: CloningStub) -> None:
     cloning.trainer.gates[CloneState.FINE_TUNING].shut()
-    clone_id = await start(stub)
+    clone_id = await start_clone(stub)
     await cloning.trainer.gates[CloneState.FINE_TUNING].reached.wait()
-    told = await asyncio.gather(*(cancel(stub, clone_id) for _ in range(5)))
-    assert all(one == told[0] for one in told)
-    assert await cancel(stub, clone_id) == told[0]
+    responses = await asyncio.gather(*(cancel(stub, clone_id) for _ in range(5)))
+    assert all(response == responses[0] for response in responses)
+    assert await cancel(stub, clone_id) == responses[0]
     assert len([change for change in await watch_all(stub, clone_id) if change.status == "cancelled"]) == 1
 
 
 async def test_what_has_ended_otherwise_is_refused_and_stays_as_it_is(cloning: Cloning, stub: CloningStub) -> None:
-    completed = await start(stub, "first")
+    completed = await start_clone(stub, "first")
     await watch_all(stub, completed)
     cloning.trainer.faults.append(NoTrainableExamples(responses=3, usable=1))
-    failed = await start(stub, "second")
+    failed = await start_clone(stub, "second")
     await watch_all(stub, failed)
     for clone_id, status in ((completed, "completed"), (failed, "failed")):
-        with raised() as told:
+        with raised() as failure:
             await cancel(stub, clone_id)
-        assert told.code is grpc.StatusCode.FAILED_PRECONDITION
-        assert isinstance(told.error, CloneFinal)
-        assert told.error.facts == {"clone_id": clone_id, "state": status}
+        assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert isinstance(failure.error, CloneFinal)
+        assert failure.error.facts == {"clone_id": clone_id, "state": status}
         assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).status == status
 
 
 async def test_from_the_commit_on_it_is_too_late_and_the_clone_completes(cloning: Cloning, stub: CloningStub) -> None:
     cloning.brain.hold.clear()
-    clone_id = await start(stub)
+    clone_id = await start_clone(stub)
     await until(stub, clone_id, "deploying")
-    with raised() as told:
+    with raised() as failure:
         await cancel(stub, clone_id)
-    assert isinstance(told.error, CloneFinal)
+    assert isinstance(failure.error, CloneFinal)
     cloning.brain.hold.set()
     last = (await watch_all(stub, clone_id))[-1]
     assert (last.status, last.attempt, last.model.active) == ("completed", 1, True)
@@ -141,7 +146,7 @@ async def test_a_clone_whose_server_is_dead_is_cancelled_all_the_same(cloning: C
         await cancel(stub, clone_id)
         last = (await watch_all(stub, clone_id))[-1]
         assert (last.status, last.sequence) == ("cancelled", 3)
-        assert (await watch_all(stub, await start(stub)))[-1].status == "completed"
+        assert (await watch_all(stub, await start_clone(stub)))[-1].status == "completed"
 
 
 async def test_a_cancel_that_broke_off_in_the_middle_is_finished_by_the_one_who_runs_the_clone(
@@ -149,7 +154,7 @@ async def test_a_cancel_that_broke_off_in_the_middle_is_finished_by_the_one_who_
 ) -> None:
     gate = cloning.trainer.gates[CloneState.OPTIMIZING]
     gate.shut()
-    clone_id = await start(stub)
+    clone_id = await start_clone(stub)
     await gate.reached.wait()
     assert await cloning.adapters.void(clone_id) is None
     gate.open()
@@ -162,19 +167,19 @@ async def test_of_cancels_at_any_moment_each_clone_ends_cancelled_or_with_its_ve
 ) -> None:
     for moment in range(0, 40, 4):
         student_id = f"student-{moment}"
-        clone_id = await start(stub, student_id)
+        clone_id = await start_clone(stub, student_id)
         changes = aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id, after_sequence=0)))
         async for change in changes:
             if change.sequence > moment:
                 break
-        (told,) = await asyncio.gather(cancel(stub, clone_id), return_exceptions=True)
-        cancelled = isinstance(told, pb.CancelCloneResponse)
+        (result,) = await asyncio.gather(cancel(stub, clone_id), return_exceptions=True)
+        cancelled = isinstance(result, pb.CancelCloneResponse)
         last = (await watch_all(stub, clone_id))[-1]
         versions = await cloning.adapters.list_versions(student_id)
         assert (last.status, len(versions)) == (("cancelled", 0) if cancelled else ("completed", 1))
 
 
 async def test_an_unknown_clone_cannot_be_cancelled(stub: CloningStub) -> None:
-    with raised() as told:
+    with raised() as failure:
         await cancel(stub, "clone_unknown")
-    assert isinstance(told.error, CloneNotFound)
+    assert isinstance(failure.error, CloneNotFound)

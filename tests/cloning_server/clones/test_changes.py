@@ -86,9 +86,9 @@ async def test_cancelling_ends_a_clone_whoever_holds_it(registry: Registry) -> N
 async def test_only_what_never_ran_and_nobody_holds_is_cancelled_without_asking_further(registry: Registry) -> None:
     waits = await registry.intake.start("first", baseline())
     assert await registry.changes.cancel_unstarted(waits)
-    held = await registry.intake.start("second", baseline())
+    leased = await registry.intake.start("second", baseline())
     lease = await claim_next(registry)
-    assert not await registry.changes.cancel_unstarted(held)
+    assert not await registry.changes.cancel_unstarted(leased)
     journal = Journal(registry.changes, lease)
     await journal.reach(CloneState.FINE_TUNING, "step 1")
     await journal.put_back("Waiting", outcome=AttemptOutcome.HANDED_BACK)
@@ -102,13 +102,13 @@ async def test_of_a_cancel_and_the_last_change_one_wins(registry: Registry) -> N
         clone_id = await accept(registry, f"student-{n}")
         journal = Journal(registry.changes, await claim_next(registry))
         failure = Failure(reason="TRAINING_DIVERGED", message="not finite")
-        ended, cancelled = await asyncio.gather(
+        failure_result, cancelled = await asyncio.gather(
             journal.fail(failure), registry.changes.cancel(clone_id), return_exceptions=True
         )
         (*_, last) = await registry.changes.read(clone_id, after=0)
         assert isinstance(cancelled, Clone)
         assert cancelled.state is last.state
-        assert isinstance(ended, CloneOvertaken) == (last.state is CloneState.CANCELLED)
+        assert isinstance(failure_result, CloneOvertaken) == (last.state is CloneState.CANCELLED)
 
 
 async def test_erasing_leaves_nothing_of_a_student_and_everything_of_another(

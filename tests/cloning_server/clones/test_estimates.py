@@ -35,20 +35,22 @@ async def test_every_waiting_clone_is_told_its_place_and_its_time(clones: CloneS
     await registry.leases.record_pace(seconds=8, responses=4)
     accepted = [await accept(registry, f"student-{n}") for n in range(3)]
     running = (await claim_next(registry)).clone
-    told = await registry.listing.with_estimates([running, *[await registry.changes.find(one) for one in accepted[1:]]])
-    assert [clone.queue_position for clone in told] == [0, 1, 2]
+    clones_now = await registry.listing.with_estimates(
+        [running, *[await registry.changes.find(one) for one in accepted[1:]]]
+    )
+    assert [clone.queue_position for clone in clones_now] == [0, 1, 2]
     # 2 s a response, 4 responses a clone, and whatever comes before.
-    assert [clone.seconds_left for clone in told[1:]] == [16, 24]
+    assert [clone.seconds_left for clone in clones_now[1:]] == [16, 24]
 
 
 async def test_the_time_left_follows_what_was_measured_on_the_clone_itself(registry: Registry) -> None:
     await registry.leases.record_pace(seconds=400, responses=4)
     await accept(registry, STUDENT)
     journal = Journal(registry.changes, await claim_next(registry))
-    left = []
+    seconds_left = []
     for fraction in (0.0, 0.5, 1.0):
         await journal.reach(CloneState.FINE_TUNING, "step", fraction=fraction)
-        left.append(journal.clone.seconds_left)
-    assert left == sorted(left, reverse=True)
-    assert left[0] < 400
-    assert left[-1] < 40, "a clone that is nearly done after no time at all is done soon"
+        seconds_left.append(journal.clone.seconds_left)
+    assert seconds_left == sorted(seconds_left, reverse=True)
+    assert seconds_left[0] < 400
+    assert seconds_left[-1] < 40, "a clone that is nearly done after no time at all is done soon"

@@ -24,9 +24,11 @@ from tests.cloning_server.conftest import STUDENT, baseline
 
 async def test_the_same_request_on_many_servers_at_once_makes_one_clone(clones: CloneStore) -> None:
     servers = [Registry.on(clones) for _ in range(12)]
-    made = await asyncio.gather(*(one.intake.start(STUDENT, baseline(), request_id="enrol-17") for one in servers))
-    assert len({clone.clone_id for clone in made}) == 1
-    assert all(clone == made[0] for clone in made), "every caller gets the first answer"
+    clones_of_servers = await asyncio.gather(
+        *(one.intake.start(STUDENT, baseline(), request_id="enrol-17") for one in servers)
+    )
+    assert len({clone.clone_id for clone in clones_of_servers}) == 1
+    assert all(clone == clones_of_servers[0] for clone in clones_of_servers), "every caller gets the first answer"
 
 
 async def test_the_same_request_is_answered_the_same_after_the_clone_went_on(registry: Registry) -> None:
@@ -46,10 +48,10 @@ async def test_of_many_clones_of_one_student_at_once_one_starts(registry: Regist
     results = await asyncio.gather(
         *(registry.intake.start(STUDENT, baseline()) for _ in range(12)), return_exceptions=True
     )
-    (made,) = [result for result in results if isinstance(result, Clone)]
+    (clone,) = [result for result in results if isinstance(result, Clone)]
     others = [result for result in results if isinstance(result, CloneAlreadyRunning)]
     assert len(others) == 11
-    assert {error.facts["clone_id"] for error in others} == {made.clone_id}
+    assert {error.facts["clone_id"] for error in others} == {clone.clone_id}
 
 
 async def test_a_student_may_start_again_after_the_final_state(registry: Registry) -> None:

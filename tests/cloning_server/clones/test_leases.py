@@ -93,12 +93,12 @@ async def test_an_attempt_that_fails_before_it_tells_anything_counts_and_one_han
     outcomes: list[str] = ["TRAINER_UNAVAILABLE", AttemptOutcome.HANDED_BACK, "MODEL_NOT_LOADED"]
     for outcome in outcomes:
         await Journal(registry.changes, await claim_next(registry)).put_back("Waiting", outcome=outcome)
-    told = (await claim_next(registry)).clone
-    assert [(attempt.number, attempt.outcome) for attempt in told.attempts] == [
+    clone = (await claim_next(registry)).clone
+    assert [(attempt.number, attempt.outcome) for attempt in clone.attempts] == [
         (1, "TRAINER_UNAVAILABLE"),
         (2, "MODEL_NOT_LOADED"),
     ]
-    assert told.attempt == 3
+    assert clone.attempt == 3
 
 
 async def test_who_goes_on_with_a_lost_clone_says_so_in_its_feed(registry: Registry) -> None:
@@ -112,7 +112,8 @@ async def test_who_goes_on_with_a_lost_clone_says_so_in_its_feed(registry: Regis
     assert (first.number, first.outcome) == (1, AttemptOutcome.LEASE_EXPIRED)
     assert (second.number, second.outcome, second.ended_time) == (2, "", None)
     states = [
-        (one.state, one.attempt, one.progress) for one in await registry.changes.read(journal.clone.clone_id, after=2)
+        (change.state, change.attempt, change.progress)
+        for change in await registry.changes.read(journal.clone.clone_id, after=2)
     ]
     assert states[0] == (CloneState.QUEUED, 2, 0)
 
@@ -130,8 +131,8 @@ async def test_no_stream_of_higher_priority_starves_a_lower_one(
     monkeypatch.setitem(HEAD_START_PLACES, Priority.LOW, -10)
     low = await accept(registry, "low", priority=Priority.LOW)
     others = [await accept(registry, f"student-{n}") for n in range(15)]
-    taken = [(await claim_next(registry)).clone.clone_id for _ in range(16)]
-    assert taken == [*others[:9], low, *others[9:]] or taken == [*others[:10], low, *others[10:]]
+    clone_ids = [(await claim_next(registry)).clone.clone_id for _ in range(16)]
+    assert clone_ids == [*others[:9], low, *others[9:]] or clone_ids == [*others[:10], low, *others[10:]]
 
 
 async def test_a_student_has_one_clone_that_may_run_and_one_behind_it(registry: Registry) -> None:
@@ -185,9 +186,9 @@ async def test_clones_are_claimed_once_each_in_the_order_of_acceptance(registry:
 
 async def test_many_who_claim_at_once_get_a_clone_each(registry: Registry) -> None:
     accepted = {(await registry.intake.start(f"student-{n}", baseline())).clone_id for n in range(10)}
-    taken = await asyncio.gather(*(claim_next(registry) for _ in range(10)))
-    assert sorted(lease.clone.clone_id for lease in taken) == sorted(accepted)
-    assert len({lease.token for lease in taken}) == 10, "no two leases have one token"
+    leases = await asyncio.gather(*(claim_next(registry) for _ in range(10)))
+    assert sorted(lease.clone.clone_id for lease in leases) == sorted(accepted)
+    assert len({lease.token for lease in leases}) == 10, "no two leases have one token"
 
 
 async def test_a_clone_that_is_queued_again_gets_its_old_place(registry: Registry) -> None:

@@ -12,6 +12,7 @@ from tests.cloning_server.conftest import Cloning, order, watch_all
 CLONES, WATCHERS, WATCHED = 200, 50, 5
 
 
+@pytest.mark.slow
 async def test_two_hundred_clones_run_in_order_and_fifty_watchers_see_the_same(
     cloning: Cloning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -25,9 +26,9 @@ async def test_two_hundred_clones_run_in_order_and_fifty_watchers_see_the_same(
         assert last.queue_position == CLONES - 1
         watching = [asyncio.create_task(watch_all(stub, accepted[-1 - n % WATCHED])) for n in range(WATCHERS)]
         gate.open()
-        seen = await asyncio.gather(*watching)
-        for n, changes in enumerate(seen):
-            assert changes == seen[n % WATCHED]
+        feeds = await asyncio.gather(*watching)
+        for n, changes in enumerate(feeds):
+            assert changes == feeds[n % WATCHED]
             assert [change.sequence for change in changes] == list(range(1, len(changes) + 1))
         health = await stub.GetHealth(pb.GetHealthRequest())
         assert (health.queued_clones, health.running_clones) == (0, 0)

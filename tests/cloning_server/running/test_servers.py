@@ -30,11 +30,13 @@ async def expire(cloning: Cloning, clone_id: str) -> None:
 
 
 async def test_two_servers_share_the_clones_and_run_each_once(cloning: Cloning) -> None:
-    async with cloning.serve() as one, cloning.serve() as other:
-        accepted = [(await stub.StartClone(order(f"student-{n}"))).clone_id for n, stub in enumerate([one, other] * 4)]
+    async with cloning.serve() as first_server, cloning.serve() as other:
+        accepted = [
+            (await stub.StartClone(order(f"student-{n}"))).clone_id for n, stub in enumerate([first_server, other] * 4)
+        ]
         # Whoever is asked knows of every clone.
-        ended = await asyncio.gather(*(watch_all(other, clone_id) for clone_id in accepted))
-    assert {changes[-1].status for changes in ended} == {"completed"}
+        feeds = await asyncio.gather(*(watch_all(other, clone_id) for clone_id in accepted))
+    assert {changes[-1].status for changes in feeds} == {"completed"}
     assert sorted(plan.clone_id for plan in cloning.trainer.plans) == sorted(accepted)
 
 
@@ -64,8 +66,8 @@ async def test_a_server_claims_no_more_clones_than_its_trainers_have_seats_for(c
         cloning.trainer.seats = 4
         await asyncio.gather(*(until(stub, clone_id, "creating_adapter") for clone_id in accepted[2:]))
         gate.open()
-        ended = await asyncio.gather(*(watch_all(stub, clone_id) for clone_id in accepted))
-    assert {changes[-1].status for changes in ended} == {"completed"}
+        feeds = await asyncio.gather(*(watch_all(stub, clone_id) for clone_id in accepted))
+    assert {changes[-1].status for changes in feeds} == {"completed"}
 
 
 async def test_a_server_that_shuts_down_hands_its_clone_to_the_other_at_once(cloning: Cloning) -> None:
@@ -117,9 +119,9 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
         await gate.reached.wait()
         await expire(cloning, clone_id)
         registry = Registry.on(clones)
-        taken = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)
-        assert isinstance(taken, CloneLease)
-        await Journal(registry.changes, taken).take_over()
+        lease = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)
+        assert isinstance(lease, CloneLease)
+        await Journal(registry.changes, lease).take_over()
         await cloning.trainer.cut_off.wait()
         assert cloning.trainer.stopped_clones == [clone_id]
 

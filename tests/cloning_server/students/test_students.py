@@ -53,13 +53,13 @@ async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: Clo
     for _ in range(2):
         await clone(stub)
     for version, before in ((1, 2), (1, 1), (2, 1)):
-        told = await stub.ActivateStudentModel(
+        response = await stub.ActivateStudentModel(
             models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=version)
         )
         models = await models_of(stub)
-        assert (told.student_id, told.active_version, told.previous_version) == (STUDENT, version, before)
+        assert (response.student_id, response.active_version, response.previous_version) == (STUDENT, version, before)
         assert models.active_version == version
-        assert told.sha256 == next(model.sha256 for model in models.models if model.active)
+        assert response.sha256 == next(model.sha256 for model in models.models if model.active)
 
 
 async def test_activations_at_once_each_tell_the_version_that_they_replaced(stub: CloningStub) -> None:
@@ -75,8 +75,8 @@ async def test_activations_at_once_each_tell_the_version_that_they_replaced(stub
 
     # Each version is left as often as it is entered, counting where it began and where it ended.
     entered = [3, *(activation.active_version for activation in activations)]
-    left = [*(activation.previous_version for activation in activations), (await models_of(stub)).active_version]
-    assert sorted(entered) == sorted(left)
+    versions = [*(activation.previous_version for activation in activations), (await models_of(stub)).active_version]
+    assert sorted(entered) == sorted(versions)
 
 
 async def test_a_version_that_is_not_there_is_neither_activated_nor_pinned(stub: CloningStub) -> None:
@@ -85,10 +85,10 @@ async def test_a_version_that_is_not_there_is_neither_activated_nor_pinned(stub:
         lambda: stub.PinStudentModel(models_pb.PinStudentModelRequest(student_id=STUDENT, version=7)),
         lambda: stub.UnpinStudentModel(models_pb.UnpinStudentModelRequest(student_id=STUDENT, version=7)),
     ):
-        with raised() as told:
+        with raised() as failure:
             await call()
-        assert isinstance(told.error, ModelVersionNotFound)
-        assert told.error.facts == {"student_id": STUDENT, "version": "7"}
+        assert isinstance(failure.error, ModelVersionNotFound)
+        assert failure.error.facts == {"student_id": STUDENT, "version": "7"}
     with raised() as malformed:
         await stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id="../x"))
     assert isinstance(malformed.error, InvalidField)
@@ -103,8 +103,8 @@ async def test_the_last_versions_stay_and_the_pinned_ones_and_the_active_one(clo
         assert pinned == models_pb.PinStudentModelResponse(student_id=STUDENT, version=1)
         for _ in range(3):
             await clone(stub)
-        told = [(model.version, model.pinned, model.active) for model in (await models_of(stub)).models]
-        assert told == [(4, False, True), (3, False, False), (1, True, False)]
+        models = [(model.version, model.pinned, model.active) for model in (await models_of(stub)).models]
+        assert models == [(4, False, True), (3, False, False), (1, True, False)]
         unpinned = await stub.UnpinStudentModel(models_pb.UnpinStudentModelRequest(student_id=STUDENT, version=1))
         assert unpinned == models_pb.UnpinStudentModelResponse(student_id=STUDENT, version=1)
         await clone(stub)
@@ -146,17 +146,17 @@ async def test_a_clone_goes_on_from_the_version_that_was_asked_for(cloning: Clon
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=last))).base_version == 1
     missing = order()
     missing.base_version = 9
-    with raised() as told:
+    with raised() as failure:
         await stub.StartClone(missing)
-    assert isinstance(told.error, ModelVersionNotFound)
+    assert isinstance(failure.error, ModelVersionNotFound)
 
 
 async def test_a_consent_is_kept_with_the_clone_and_wanted_where_the_server_wants_it(cloning: Cloning) -> None:
     cloning.set(require_consent=True)
     async with cloning.serve() as stub:
-        with raised() as told:
+        with raised() as failure:
             await stub.StartClone(order())
-        assert isinstance(told.error, ConsentRequired)
+        assert isinstance(failure.error, ConsentRequired)
         request = order()
         request.consent.basis = "parental_consent"
         request.consent.grant_time.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
@@ -187,10 +187,10 @@ async def test_a_repeated_request_gets_its_clone_also_after_its_consent_has_expi
     first = await stub.StartClone(request)
     await asyncio.sleep((expires - datetime.now(UTC)).total_seconds())
     assert await stub.StartClone(request) == first
-    with raised() as told:
+    with raised() as failure:
         request.request_id = "another"
         await stub.StartClone(request)
-    assert isinstance(told.error, ConsentRequired)
+    assert isinstance(failure.error, ConsentRequired)
 
 
 async def test_a_repeated_request_gets_its_clone_also_after_its_base_version_is_gone(
@@ -206,8 +206,8 @@ async def test_a_repeated_request_gets_its_clone_also_after_its_base_version_is_
 
 
 async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning, stub: CloningStub) -> None:
-    ended = [await clone(stub, request_id=f"enrol-{n}") for n in range(2)]
-    kept = await clone(stub, "another")
+    clone_ids = [await clone(stub, request_id=f"enrol-{n}") for n in range(2)]
+    other_clone = await clone(stub, "another")
     gate = cloning.trainer.gates[CloneState.FINE_TUNING]
     gate.shut()
     gate.reached.clear()
@@ -227,14 +227,16 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert cloning.brain.evicted_students == [STUDENT]
 
     await cloning.trainer.cut_off.wait()
-    for clone_id in (*ended, runs, waits):
-        with raised() as told:
+    for clone_id in (*clone_ids, runs, waits):
+        with raised() as failure:
             await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))
-        assert isinstance(told.error, CloneNotFound)
+        assert isinstance(failure.error, CloneNotFound)
     assert await models_of(stub) == models_pb.ListStudentModelsResponse(student_id=STUDENT)
-    assert [one.clone_id for one in (await stub.ListClones(pb.ListClonesRequest())).clones] == [kept]
+    assert [listed_clone.clone_id for listed_clone in (await stub.ListClones(pb.ListClonesRequest())).clones] == [
+        other_clone
+    ]
     stored = await cloning.stored()
-    traces = (STUDENT, "enrol-", runs, waits, *ended)
+    traces = (STUDENT, "enrol-", runs, waits, *clone_ids)
     assert [key for key, value in stored.items() for trace in traces if trace in key or trace.encode() in value] == []
     assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
 
@@ -245,7 +247,9 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     with pytest.raises(CloneVoided):
         await cloning.adapters.stage(STUDENT, weights_for(plan), recipe=recipe_for(plan))
     gate.open()
-    assert (await stub.StartClone(order(request_id="enrol-0"))).clone_id not in ended, "and the student may come again"
+    assert (await stub.StartClone(order(request_id="enrol-0"))).clone_id not in clone_ids, (
+        "and the student may come again"
+    )
 
 
 async def test_watchers_of_a_deleted_clone_are_told_its_end(cloning: Cloning, stub: CloningStub) -> None:
@@ -254,13 +258,13 @@ async def test_watchers_of_a_deleted_clone_are_told_its_end(cloning: Cloning, st
     await cloning.trainer.gates[CloneState.FINE_TUNING].reached.wait()
     watching = asyncio.create_task(watch_all(stub, clone_id))
     await delete(stub)
-    (seen,) = await asyncio.gather(watching, return_exceptions=True)
-    if isinstance(seen, grpc.aio.AioRpcError):
+    (result,) = await asyncio.gather(watching, return_exceptions=True)
+    if isinstance(result, grpc.aio.AioRpcError):
         # It looked after all was gone.
-        assert isinstance(error_of(seen), CloneNotFound)
+        assert isinstance(error_of(result), CloneNotFound)
     else:
-        assert isinstance(seen, list)
-        assert seen[-1].status == "cancelled"
+        assert isinstance(result, list)
+        assert result[-1].status == "cancelled"
 
 
 async def test_a_brain_that_is_away_is_told_in_the_receipt(cloning: Cloning, stub: CloningStub) -> None:
@@ -286,9 +290,9 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
             await Housekeeping(
                 clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
             ).clean_up()
-        with raised() as told:
+        with raised() as failure:
             await stub.GetClone(pb.GetCloneRequest(clone_id=old))
-        assert isinstance(told.error, CloneNotFound)
+        assert isinstance(failure.error, CloneNotFound)
         assert (await models_of(stub, "old")).active_version == 0
         assert (await models_of(stub, "new")).active_version == 1
 
