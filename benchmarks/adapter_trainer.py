@@ -14,7 +14,7 @@ from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
 from cloning_server.learning.packing import pack
-from cloning_server.learning.passes import Forward
+from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import fine_tune
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
@@ -60,6 +60,7 @@ class AdapterTrainer:
     def __init__(self, base: BaseModel, *, folder: Path, epochs: int, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.base = base
+        self.passes = Passes(base.model)
         self.replies = FileReplyCache(folder / "replies.json")
         self._folder = folder
         self._epochs = epochs
@@ -91,10 +92,10 @@ class AdapterTrainer:
         plan = TrainingPlan(clone_id="benchmark", baseline=baseline, epochs=self._epochs, seed=self._seed)
         drafts = draft_examples(baseline)
         all_examples, counts = complete_examples(
-            drafts, replies_to(drafts, self.base, cache=self.replies, seed=0), self.base.tokenizer
+            drafts, replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0), self.base.tokenizer
         )
         examples = split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-        return to_safetensors(fine_tune(plan, self.base, examples).state)
+        return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 
 def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], trainer: AdapterTrainer) -> list[Target]:
@@ -107,7 +108,7 @@ def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], trainer
 
 def lesson_targets(drafts: Sequence[Draft], trainer: AdapterTrainer) -> list[Target]:
     """Returns the prompts and replies of drafts."""
-    replies = replies_to(drafts, trainer.base, cache=trainer.replies, seed=0)
+    replies = replies_to(drafts, trainer.base, trainer.passes, cache=trainer.replies, seed=0)
     lessons = [(draft.prompt, draft.feedback or replies.get(draft.lesson, "")) for draft in drafts]
     return [Target(prompt=prompt, reply=reply) for prompt, reply in lessons if reply]
 
@@ -117,16 +118,16 @@ def without_profile(targets: Sequence[Target]) -> list[Target]:
     return [replace(target, prompt=replace(target.prompt, profile=StudentProfile())) for target in targets]
 
 
-def losses(base: BaseModel, targets: Sequence[Target], adapter: LoraFactors | None) -> Scores:
+def losses(trainer: AdapterTrainer, targets: Sequence[Target], adapter: LoraFactors | None) -> Scores:
     """Returns the loss of each reply with an adapter, or with none."""
-    examples = [encode_example(base.tokenizer, target.prompt, target.reply) for target in targets]
-    forward, nats = Forward(base.model), dict[int, float]()
+    examples = [encode_example(trainer.base.tokenizer, target.prompt, target.reply) for target in targets]
+    nats: dict[int, float] = {}
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
     with torch.inference_mode():
         for start in range(0, len(order), _ROWS):
             batch = order[start : start + _ROWS]
             rows = [examples[index] for index in batch]
-            (nats_M,) = forward.nats([pack(rows, device=base.device)], [adapter])
+            (nats_M,) = trainer.passes.nats([pack(rows, device=trainer.base.device)], [adapter])
             for index, row in zip(batch, nats_M.split([_reply_tokens(row) for row in rows]), strict=True):
                 nats[index] = float(row.sum())
     return Scores(nats=tuple(nats[index] for index in range(len(examples))), tokens=tuple(map(_reply_tokens, examples)))

@@ -12,11 +12,9 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.fleet.classroom import Classroom
 from cloning_server.learning.optimizer import TrainingStep, compute_gradients
 from cloning_server.learning.packing import packs_of
-from cloning_server.learning.passes import Forward
-from cloning_server.learning.trainer import study
+from cloning_server.learning.trainer import run_training
 from cloning_server.training import TrainingPlan
 from mesh.errors import GateNotPassed
-from mesh.lm.base import BaseModel
 from mesh.lm.lora import LoraSpec
 from testing.lessons import DictReplyCache
 
@@ -26,14 +24,14 @@ STEP_RESPONSES, CLONE_RESPONSES = 8, 8
 
 def steps(setup: CloningSetup) -> Iterator[Figure]:
     """Measures one step of each student in a class: all in one batch, and one after another, alternating."""
-    forward, repeats = Forward(setup.base.model), 1 if setup.quick else 3
+    repeats = 1 if setup.quick else 3
     for size in setup.classes:
         class_steps = []
         for number in range(size):
             examples = setup.examples(number, responses=STEP_RESPONSES).train
             packs = packs_of(examples, PLAN.batch_examples, device=setup.base.device)
             factors = LoraFactors(setup.base.model, LoraSpec(), seed=number)
-            class_steps.append(TrainingStep(forward=forward, pack=packs[len(packs) // 2], factors=factors))
+            class_steps.append(TrainingStep(passes=setup.passes, pack=packs[len(packs) // 2], factors=factors))
         compute_gradients(class_steps)
         batched_seconds, sequential_seconds = [], []
         for _ in range(repeats):
@@ -54,8 +52,8 @@ def clones(setup: CloningSetup) -> Iterator[Figure]:
     responses = 6 if setup.quick else CLONE_RESPONSES
     for size in setup.classes:
         plans = [setup.plan(number, responses=responses) for number in range(size)]
-        class_seconds, class_ends = asyncio.run(_train(plans, setup.base, as_class=True))
-        sequential_seconds, sequential_ends = asyncio.run(_train(plans, setup.base, as_class=False))
+        class_seconds, class_ends = asyncio.run(_train(plans, setup, as_class=True))
+        sequential_seconds, sequential_ends = asyncio.run(_train(plans, setup, as_class=False))
         yield Figure(
             figure=f"class_of_{size}",
             value=size / class_seconds * 60,
@@ -73,14 +71,14 @@ def clones(setup: CloningSetup) -> Iterator[Figure]:
         )
 
 
-async def _train(plans: Sequence[TrainingPlan], base: BaseModel, *, as_class: bool) -> tuple[float, list[float]]:
+async def _train(plans: Sequence[TrainingPlan], setup: CloningSetup, *, as_class: bool) -> tuple[float, list[float]]:
     """Trains in a classroom; returns the seconds of all, and the seconds until the end of each."""
     cache, ends = DictReplyCache(), []
     started_at = time.perf_counter()
 
     async def attend(room: Classroom, plan: TrainingPlan) -> None:
         try:
-            async for _ in room.attend(study(plan, base, cache=cache)):
+            async for _ in room.attend(run_training(plan, setup.base, setup.passes, cache=cache)):
                 pass
         except GateNotPassed:
             # So few responses may not pass the gate, which is the last of the work.

@@ -20,6 +20,7 @@ from benchmarks.cloning_setup import CloningSetup, read_requests
 from benchmarks.figures import Figure, Results
 from benchmarks.fine_tuning import fine_tuning
 from benchmarks.first_reply import first_reply
+from cloning_server.learning.passes import Passes
 from mesh import log
 from mesh.lm.base import load_base
 from mesh.settings import BaseModelSettings, load_settings
@@ -35,6 +36,7 @@ def main() -> None:
     dtype = str(base.dtype).removeprefix("torch.")
     setup = CloningSetup(
         base=base,
+        passes=Passes(base.model),
         requests=read_requests(args.students),
         quick=args.quick,
         dtype=dtype,

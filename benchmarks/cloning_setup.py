@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from benchmarks.replies import replies_to
 from cloning_server.edge import order_wire
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
+from cloning_server.learning.passes import Passes
 from cloning_server.training import TrainingPlan
 from mesh.lm.base import BaseModel
 from testing.lessons import DictReplyCache, commented
@@ -25,6 +26,7 @@ class CloningSetup:
 
     Attributes:
         base: The base model.
+        passes: Its passes.
         requests: A StartClone request per student; a class with more students uses them again.
         quick: Whether the run only checks that the benchmark works.
         dtype: Dtype of the base model, as in the settings.
@@ -33,6 +35,7 @@ class CloningSetup:
     """
 
     base: BaseModel
+    passes: Passes
     requests: Sequence[pb.StartCloneRequest]
     quick: bool
     dtype: str
@@ -55,7 +58,7 @@ class CloningSetup:
         """Returns a student's examples, distilled and split as in a clone."""
         plan = self.plan(number, responses=responses)
         drafts = draft_examples(plan.baseline)
-        replies = replies_to(drafts, self.base, cache=self.cache, seed=plan.seed)
+        replies = replies_to(drafts, self.base, self.passes, cache=self.cache, seed=plan.seed)
         all_examples, counts = complete_examples(drafts, replies, self.base.tokenizer)
         return split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
 

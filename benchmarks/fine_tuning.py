@@ -11,7 +11,6 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import ExampleSet
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
-from cloning_server.learning.passes import Forward
 from cloning_server.learning.trainer import FineTuned, fine_tune
 from cloning_server.training import TrainingPlan
 from mesh.lm.lora import LoraSpec
@@ -76,20 +75,20 @@ def fine_tuning(setup: CloningSetup, *, responses: int) -> Iterator[Figure]:
 
 def _run(setup: CloningSetup, examples: ExampleSet, plan: TrainingPlan) -> _Runs:
     """Runs both loops twice, alternating."""
-    base = setup.base
-    forward, heldout = Forward(base.model), packs_of(examples.heldout, _HELDOUT_BATCH, device=base.device)
+    base, passes = setup.base, setup.passes
+    heldout = packs_of(examples.heldout, _HELDOUT_BATCH, device=base.device)
     start = LoraFactors(base.model, LoraSpec(), seed=plan.seed)
     loss_by_step: list[float] = []
 
     def watch(factors: LoraFactors) -> None:
-        loss_by_step.append(heldout_loss(forward, heldout, factors))
+        loss_by_step.append(heldout_loss(passes, heldout, factors))
 
     tuned, plain = [], []
     for number in range(1 if setup.quick else 2):
-        tuned.append(fine_tune(plan, base, examples, watch=watch if number == 0 else None))
+        tuned.append(fine_tune(plan, base, passes, examples, watch=watch if number == 0 else None))
         plain.append(plain_peft.fine_tune(base, examples.train, plan=plan, start=start.state()))
     loss, plain_loss = (
-        heldout_loss(forward, heldout, LoraFactors.of(base.model, state, scaling=start.scaling))
+        heldout_loss(passes, heldout, LoraFactors.of(base.model, state, scaling=start.scaling))
         for state in (tuned[0].state, plain[0][0])
     )
     return _Runs(
@@ -97,7 +96,7 @@ def _run(setup: CloningSetup, examples: ExampleSet, plan: TrainingPlan) -> _Runs
         plain_seconds=[seconds for _, seconds in plain],
         loss=loss,
         plain_loss=plain_loss,
-        base_loss=heldout_loss(forward, heldout, None),
+        base_loss=heldout_loss(passes, heldout, None),
         loss_by_step=loss_by_step,
     )
 

@@ -119,9 +119,9 @@ def score(
     if stranger:
         baselines["stranger"] = comparisons[stranger.student_id].own_baseline(responses)
     return {
-        "base_bare": losses(trainer.base, without_profile(targets), None),
-        "base_profile": losses(trainer.base, targets, None),
-        **{name: losses(trainer.base, targets, trainer.adapter(baseline)) for name, baseline in baselines.items()},
+        "base_bare": losses(trainer, without_profile(targets), None),
+        "base_profile": losses(trainer, targets, None),
+        **{name: losses(trainer, targets, trainer.adapter(baseline)) for name, baseline in baselines.items()},
     }
 
 

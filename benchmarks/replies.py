@@ -4,17 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import Draft, Lesson
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.learning.passes import Passes
+from cloning_server.learning.training_run import run_alone
 from mesh.lm.base import BaseModel
-from testing.lessons import distil_alone
 
 
-def replies_to(drafts: Sequence[Draft], base: BaseModel, *, cache: ReplyCache, seed: int) -> dict[Lesson, str]:
+def replies_to(
+    drafts: Sequence[Draft], base: BaseModel, passes: Passes, *, cache: ReplyCache, seed: int
+) -> dict[Lesson, str]:
     """Returns the distilled reply to each draft without a teacher's feedback, by its lesson, as a clone would."""
     lessons = (draft.lesson for draft in drafts if not draft.feedback)
-    steps = distil_alone(lessons, base, cache=cache, seed=seed)
-    return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
+    return run_alone(distil(lessons, base, layers=passes.layers, cache=cache, seed=seed), watch=lambda _: None)
 
 
 class FileReplyCache:

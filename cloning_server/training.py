@@ -1,6 +1,6 @@
-"""What a clone asks of a trainer: a plan goes in, progress comes out, and last the adapter.
+"""The contract of a trainer: it gets a plan, and returns progress and then the adapter.
 
-Says nothing of how; knows neither torch nor Ray.
+Knows neither torch nor Ray.
 """
 
 from collections.abc import AsyncGenerator
@@ -13,15 +13,15 @@ from mesh.adapters.manifest import Recipe, Start
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousVersion:
-    """A version that was there before: to beat, to go on from, or both.
+    """An earlier version to continue from, to be better than, or both.
 
     Attributes:
         weights: Its safetensors file.
-        scaling: What the product of its factors is multiplied with when serving.
-        warm: Whether training continues from it rather than starts fresh.
-        to_beat: Whether the new version would answer in its place, and so has to be better; not so of a cohort's.
-        identity: Which version it is, for the recipe of one that continues from it; None if that is not known.
-        base_digest: sha256 of the base model that it fits, lower-case hex; empty if that is not known.
+        scaling: Multiplies the product of its factors when it serves.
+        warm: Whether training continues from it (warm start) rather than from a new adapter.
+        to_beat: Whether the new version would replace it and must be better; False for a cohort's adapter.
+        identity: The version's identity, for the recipe of a version that continues from it; None if not known.
+        base_digest: sha256 of its base model, lower-case hex; empty if not known.
     """
 
     weights: bytes
@@ -36,21 +36,21 @@ class PreviousVersion:
 class TrainingPlan:
     """One adapter to train.
 
-    The same plan, trained alone, gives the same bytes on the same machine and base model, as long as the replies
-    distilled for it are the same. Trained in a class it gives the same but for rounding.
+    Trained alone, the same plan gives the same bytes on the same machine and base model, if the distilled replies are
+    the same. Trained in a class, it gives the same up to rounding.
 
     Attributes:
-        clone_id: The clone that asks; it goes into the recipe.
-        baseline: What is learned, and for whom.
+        clone_id: The clone that trains it, for the recipe.
+        baseline: The responses to learn from, and the student's profile.
         seed: Of the split, the data order, the initial factors and the sampling of replies.
         epochs: Passes over the training examples.
         rank: Rank of the LoRA factors.
         alpha: Numerator of LoRA's scaling, `alpha / rank`.
         target_modules: Projections that get factors, sorted.
         learning_rate: Peak of the schedule.
-        batch_examples: Examples of one optimiser step.
-        heldout_share: Share of the items kept apart to measure, 0 to 1; at least one item is.
-        previous: What training goes on from or has to beat; None if the base model is all there is to beat.
+        batch_examples: Examples per optimiser step.
+        heldout_share: Share of the items that are held out to measure with, 0 to 1; at least one item is.
+        previous: An earlier version to continue from or to be better than; None to be better than the base model alone.
     """
 
     clone_id: str
@@ -60,30 +60,31 @@ class TrainingPlan:
     rank: int = 16
     alpha: int = 32
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    # LoRA starts with no effect at all and bears steps far larger than full fine-tuning does.
+    # LoRA starts with no effect and tolerates far larger steps than full fine-tuning.
     learning_rate: float = 1e-3
-    # A baseline is small: 24 responses gave a held-out loss of 2.65 in batches of 8, 2.45 of 4 (base model 3.16).
+    # A baseline is small: 24 responses gave a held-out loss of 2.65 in batches of 8, 2.45 in batches of 4 (base model
+    # 3.16).
     batch_examples: int = 4
     heldout_share: float = 0.15
     previous: PreviousVersion | None = None
 
     @property
     def start(self) -> Start | None:
-        """The version that training goes on from, as the recipe tells it; None for a fresh adapter."""
+        """The version that training continues from, for the recipe; None for a new adapter."""
         return self.previous.identity if self.previous and self.previous.warm else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A step that was done.
+    """The progress of a training.
 
-    States come in the order of `CloneState`, from LOADING_BASE_MODEL to OPTIMIZING, each with a first message at the
-    fraction 0 and a last one at 1.
+    States come in the order of `CloneState`, from LOADING_BASE_MODEL to OPTIMIZING; the last message of each is at the
+    fraction 1.
 
     Attributes:
-        state: Where the training is.
-        fraction: How much of that state is done, 0 to 1; never goes back within a state.
-        message: What was done, in words for people; holds counts and losses, never a student's words.
+        state: The current state.
+        fraction: The completed share of that state, 0 to 1; never decreases within a state.
+        message: The completed work, for people; holds counts and losses, never a student's words.
     """
 
     state: CloneState
@@ -93,11 +94,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedAdapter:
-    """The last thing a training yields.
+    """The result of a training, which it yields last.
 
     Attributes:
         weights: The adapter's safetensors file.
-        recipe: How it came to be, as the manifest tells it.
+        recipe: How it was trained, for the manifest.
     """
 
     weights: bytes
@@ -106,15 +107,15 @@ class TrainedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerFacts:
-    """What health says of a trainer.
+    """The state of a trainer, for health.
 
     Attributes:
-        ready: Whether a training can start at once: the base model is loaded.
-        reason: Why not; empty if all is well.
-        model: Name of the base model that trains, or that was asked for while none is loaded.
-        device: `cuda` or `cpu`.
+        ready: Whether a training can start at once, because the base model is loaded.
+        reason: Why not; empty if it can.
+        model: Name of the base model that is loaded, or of the configured one while none is.
+        device: `cuda` or `cpu`; empty if not known.
         gpu_available: Whether the trainer has a usable GPU.
-        fallback_for: The base model that was asked for, if the catalogue's fallback trains in its place.
+        fallback_for: The configured base model, if the catalogue's fallback is loaded in its place.
     """
 
     ready: bool
@@ -130,24 +131,25 @@ class Trainer(Protocol):
 
     @property
     def facts(self) -> TrainerFacts:
-        """What health says."""
+        """The trainer's state."""
         ...
 
     @property
     def seats(self) -> int:
-        """How many trainings can be taken together now; 0 while none can start at once."""
+        """How many trainings can run together now; 0 while none can start at once."""
         ...
 
     def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
-        """Trains: zero or more steps of progress, then the adapter. Closing the generator stops the work at a step.
+        """Trains; yields progress, then the adapter. Closing the generator stops the training after its current step.
 
-        Any number may run on one trainer: their steps are taken together, and none is disturbed by another's end.
+        Any number of trainings may run on one trainer: their steps are computed together, and the end of one does not
+        disturb the others.
 
         Raises:
-            NoTrainableExamples: If the baseline gives fewer than two examples.
-            TrainingDiverged: If a loss or the weights are not finite.
-            GateNotPassed: If the adapter is not better than what it would replace.
-            AdapterCorrupt, AdapterIncompatible: If the previous version can't be read, or is not of the plan's shape.
-            TrainerUnavailable: If the trainer died, or can't start a training now; it is made anew by itself.
+            NoTrainableExamples: The baseline gives fewer than two examples.
+            TrainingDiverged: A loss or the weights are not finite.
+            GateNotPassed: The adapter is not better than what it would replace.
+            AdapterCorrupt, AdapterIncompatible: The previous version can't be read, or does not have the plan's shape.
+            TrainerUnavailable: The trainer died, or can't start a training now; it recovers by itself.
         """
         ...

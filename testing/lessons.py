@@ -1,14 +1,9 @@
 """Baselines and plans that the tests of learning share; the questions are made up for them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.compute.batch_decoding import Decoding, decode_all
-from cloning_server.examples.distillation import DistillationStep, distil
-from cloning_server.examples.examples import Lesson
-from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.training import TrainingPlan
-from mesh.lm.base import BaseModel
 from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 
 PROFILE = StudentProfile(grade="5", subject="Science", learning_style=LearningStyle.VISUAL, disability=Disability.ADHD)
@@ -26,14 +21,14 @@ ITEMS = (
 def graded(index: int, **facts: object) -> BaselineResponse:
     """A response to one of the items, wrong unless the facts say otherwise."""
     question, reference, answer = ITEMS[index]
-    told: dict[str, object] = {"reference_answer": reference, "skill": "life", "is_correct": False, **facts}
-    return BaselineResponse(question=question, student_answer=answer, **told)  # type: ignore[arg-type] # any field
+    fields: dict[str, object] = {"reference_answer": reference, "skill": "life", "is_correct": False, **facts}
+    return BaselineResponse(question=question, student_answer=answer, **fields)  # type: ignore[arg-type] # any field
 
 
 def commented(count: int, *, feedback: Mapping[int, str] | None = None) -> Baseline:
     """A baseline whose first items a teacher has commented on, each in much the same way."""
-    told = {index: f"{ITEMS[index][1]} {FEEDBACK}" for index in range(count)} | dict(feedback or {})
-    return baseline_of([graded(index, teacher_feedback=told[index]) for index in range(count)])
+    texts = {index: f"{ITEMS[index][1]} {FEEDBACK}" for index in range(count)} | dict(feedback or {})
+    return baseline_of([graded(index, teacher_feedback=texts[index]) for index in range(count)])
 
 
 def baseline_of(responses: Sequence[BaselineResponse]) -> Baseline:
@@ -58,17 +53,3 @@ class DictReplyCache(dict[str, str]):
     def put_many(self, replies: Mapping[str, str]) -> None:
         """Adds replies."""
         self.update(replies)
-
-
-def distil_alone(
-    lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int
-) -> Iterator[DistillationStep]:
-    """Distils with nobody beside; its steps."""
-    steps = distil(lessons, base, cache=cache, seed=seed)
-    step = next(steps, None)
-    while step is not None:
-        if isinstance(step, Decoding):
-            step = steps.send(*decode_all([step]))
-        else:
-            yield step
-            step = next(steps, None)

@@ -1,11 +1,13 @@
-"""Decoding in batches, any number of students' replies in one: common beginnings are read once, rows leave as they end.
+"""Decoding in batches, with replies of any number of students in one batch.
 
-Every row has its own adapter, its own way of drawing and its own chance, so that a reply is the same whoever is decoded
-beside it. Knows nothing of students or replies; tokens go in, tokens come out.
+Prefixes that prompts share are computed once, and rows leave the batch as they end. Every row has its own adapter, its
+own sampling settings and its own random numbers, so that a reply does not depend on the other rows.
+
+Knows nothing of students or replies: tokens go in, tokens come out.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, takewhile
 
@@ -13,26 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloning_server.compute.layers import Adapter, Attention, Layers, Pass, Stretch
+from cloning_server.compute.layers import Adapter, AdapterSpan, Attention, Layers, PassInput
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.compute.prefix_cache import Beginning, BeginningAttention, RowCache
+from cloning_server.compute.prefix_cache import PrefixAttention, RowCache, SharedPrefix
 
-# Of one batch: enough to pay the weights' way through memory many times over, few enough for the keys and values of
-# long prompts (46 kB a token at 135M in fp32) to stay small beside them.
-MOST_ROWS = 64
-# The nucleus of a peaked distribution is small; drawing from the likeliest tokens alone spares a sort of all.
-_LIKELIEST = 64
+# Rows of one batch: enough to amortise reading the weights, few enough for the keys and values of long prompts (46 kB
+# per token at 135M in fp32) to stay small beside them.
+MAX_ROWS = 64
+# The nucleus of a peaked distribution is small; sampling from the likeliest tokens alone avoids a sort of all.
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """How tokens are drawn: nucleus sampling (https://arxiv.org/abs/1904.09751), greedy at temperature 0.
+    """How tokens are sampled: from the nucleus (https://arxiv.org/abs/1904.09751), or greedily at temperature 0.
 
     Attributes:
         temperature: 0 for greedy.
         top_p: Share of the probability that the nucleus holds.
-        favour: Added to the logits of each prompt's favoured tokens; 0 for none. Nats.
-        seed: Of the draws; the same prompt with the same adapter gives the same tokens, whoever is beside it.
+        favour: Added to the logits of each prompt's favoured tokens, in nats; 0 for none.
+        seed: Of the random numbers; the same prompt with the same adapter gives the same tokens in any batch.
     """
 
     temperature: float = 0.0
@@ -43,17 +45,17 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What is to be continued.
+    """A prompt to continue.
 
     Attributes:
         tokens: The prompt.
-        max_tokens: The longest continuation that is of any use.
-        end_token: Ends it.
-        draw: How its tokens are drawn.
-        favoured: Tokens that the continuation is nudged to: a copy bias, as a pointer network learns one
+        max_tokens: Length limit of the continuation.
+        end_token: The token that ends it.
+        draw: How its tokens are sampled.
+        favoured: Tokens that are favoured: a copy bias, as a pointer network learns it
             (https://arxiv.org/abs/1704.04368).
-        factors: The adapter that it is decoded with, as it is when that begins; None for the base model.
-        is_enough: Whether what was decoded so far is all that is wanted; asked after every token.
+        factors: The adapter, in its state when decoding begins; None for the base model.
+        is_enough: Whether the tokens so far suffice and decoding stops; called after every token.
     """
 
     tokens: tuple[int, ...]
@@ -62,30 +64,30 @@ class Opening:
     draw: Draw
     favoured: frozenset[int] = frozenset()
     factors: LoraFactors | None = None
-    # Says when to stop, not what is decoded: two that differ in it alone are decoded once.
+    # Decides when to stop, not what is decoded: openings that differ in it alone are decoded once.
     is_enough: Callable[[Sequence[int]], bool] = field(default=lambda _: False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """What followed a prompt.
+    """The tokens that follow a prompt.
 
     Attributes:
         tokens: Without the end token.
-        ended: Whether the model ended it, rather than the limit.
+        is_complete: Whether the model ended it, rather than the limit or `is_enough`.
     """
 
     tokens: tuple[int, ...]
-    ended: bool
+    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """Openings that a student's training needs continued before it goes on; no more than `MOST_ROWS`.
+    """Openings that a student's training needs continued before it can go on; at most `MAX_ROWS`.
 
     Attributes:
-        layers: The base model's; decodings of one are computed together.
-        openings: What is to be continued.
+        layers: The base model's; decodings with the same layers are computed together.
+        openings: The prompts to continue.
     """
 
     layers: Layers
@@ -93,176 +95,179 @@ class Decoding:
 
 
 def decode_all(decodings: Sequence[Decoding]) -> list[list[Continuation]]:
-    """Computes several students' decodings as one batch; what two of them ask alike is decoded once.
+    """Computes the decodings of several students as one batch; equal openings are decoded once.
 
     Returns:
-        Each one's continuations, in the order of its openings.
+        For each decoding its continuations, in the order of its openings.
     """
     layers = decodings[0].layers
-    wanted = dict.fromkeys(opening for one in decodings for opening in one.openings)
-    found: dict[Opening, Continuation] = {}
+    openings = list(dict.fromkeys(opening for decoding in decodings for opening in decoding.openings))
+    numbers = _adapter_numbers(openings)
+    # Rows of one adapter, and among them those that begin alike, stand together.
+    rows = sorted(openings, key=lambda opening: (numbers[opening.factors], opening.tokens))
     with torch.inference_mode():
-        # Those that begin alike stand together.
-        rows = sorted(wanted, key=lambda opening: (id(opening.factors), opening.tokens))
-        found.update(zip(rows, _BatchDecoder(layers, rows).decode(), strict=True))
-    return [[found[opening] for opening in one.openings] for one in decodings]
+        continuations = dict(zip(rows, _BatchDecoder(layers, rows).decode(), strict=True))
+    return [[continuations[opening] for opening in decoding.openings] for decoding in decodings]
 
 
-def gather_alike(openings: Sequence[Opening]) -> list[tuple[int, int]]:
-    """Groups sorted openings of one adapter by what they begin with, so that least is read in all.
+def group_by_prefix(openings: Sequence[Opening]) -> list[tuple[int, int]]:
+    """Groups sorted openings of one adapter by their prefix, so that the fewest tokens are computed in all.
 
     Returns:
-        Of each group how many openings it has and how many tokens they share; each keeps its last for itself.
+        For each group how many openings it has and how many tokens they share; each opening computes its last token
+        itself.
     """
     groups: list[tuple[int, int]] = []
-    for before, opening in zip((None, *openings), openings, strict=False):
-        own = len(opening.tokens) - 1
-        if before is not None and before.factors is opening.factors:
+    for previous, opening in zip((None, *openings), openings, strict=False):
+        length = len(opening.tokens) - 1
+        if previous is not None and previous.factors is opening.factors:
             rows, shared = groups[-1]
-            alike = min(_alike(before.tokens, opening.tokens), shared, own)
-            # What the others would read again for sharing less, beside what this one would read for being alone.
-            if (rows - 1) * (shared - alike) < alike:
-                groups[-1] = (rows + 1, alike)
+            common = min(_common_prefix(previous.tokens, opening.tokens), shared, length)
+            # Compares what the others would compute again if they shared less with what this one would compute alone.
+            if (rows - 1) * (shared - common) < common:
+                groups[-1] = (rows + 1, common)
                 continue
-        groups.append((1, own))
+        groups.append((1, length))
     return groups
 
 
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _adapter_numbers(openings: Iterable[Opening]) -> dict[LoraFactors | None, int]:
+    """Numbers the adapters in the order of their first opening; the order of rows must not depend on addresses."""
+    adapters = dict.fromkeys(opening.factors for opening in openings)
+    return {factors: number for number, factors in enumerate(adapters)}
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 class _BatchDecoder:
-    """Rows under decoding; `_rows` are the places in the openings of those that have not ended."""
+    """One batch under decoding; `_rows` are the indices of the openings that have not ended."""
 
     def __init__(self, layers: Layers, openings: Sequence[Opening]) -> None:
         self._layers = layers
         self._openings = openings
         self._tokens: list[list[int]] = [[] for _ in openings]
-        self._ended = [False] * len(openings)
-        self._chances = [random.Random(f"{one.draw.seed} {one.tokens}") for one in openings]  # noqa: S311 - repeatable
-        adapters = {id(one.factors): one.factors for one in openings if one.factors is not None}
-        self._adapters = {key: Adapter.of(factors, layers.dtype) for key, factors in adapters.items()}
+        self._is_complete = [False] * len(openings)
+        self._random = [random.Random(f"{opening.draw.seed} {opening.tokens}") for opening in openings]  # noqa: S311 - repeatable
+        self._adapters: dict[LoraFactors | None, Adapter | None] = {
+            factors: None if factors is None else Adapter.of(factors, layers.dtype)
+            for factors in dict.fromkeys(opening.factors for opening in openings)
+        }
         self._rows = list(range(len(openings)))
         self._bias_RV = _bias_of(openings, layers)
 
     def decode(self) -> list[Continuation]:
-        """Reads the prompts, then draws token after token until no row is left."""
+        """Computes the prompts, then samples token after token until every row has ended."""
         cache, pending = self._begin()
         while self._rows:
-            drawn = self._draw(self._logits(cache, pending))
-            going = [place for place, token in enumerate(drawn) if self._goes_on(self._rows[place], token)]
-            if going and len(going) < len(drawn):
-                cache.keep(going)
+            tokens = self._sample(self._logits(cache, pending))
+            live = [place for place, token in enumerate(tokens) if self._append(self._rows[place], token)]
+            if live and len(live) < len(tokens):
+                cache.keep_rows(live)
                 if self._bias_RV is not None:
-                    self._bias_RV = self._bias_RV[torch.tensor(going, device=self._layers.device)]
-            self._rows = [self._rows[place] for place in going]
-            pending = [[drawn[place]] for place in going]
+                    self._bias_RV = self._bias_RV[torch.tensor(live, device=self._layers.device)]
+            self._rows = [self._rows[place] for place in live]
+            pending = [[tokens[place]] for place in live]
         return [
-            Continuation(tokens=tuple(tokens), ended=ended)
-            for tokens, ended in zip(self._tokens, self._ended, strict=True)
+            Continuation(tokens=tuple(tokens), is_complete=is_complete)
+            for tokens, is_complete in zip(self._tokens, self._is_complete, strict=True)
         ]
 
     def _begin(self) -> tuple[RowCache, list[list[int]]]:
-        """Reads what rows begin with alike; returns where it is kept, and what is left of each prompt."""
-        groups = gather_alike(self._openings)
-        beginnings = [Beginning(tokens=shared, rows=rows) for rows, shared in groups]
-        shared_R = [shared for rows, shared in groups for _ in range(rows)]
-        firsts, place = [], 0
-        for one in beginnings:
-            firsts.append(self._openings[place])
-            place += one.rows
-        read = [list(first.tokens[: one.tokens]) for first, one in zip(firsts, beginnings, strict=True)]
-        stretches = [
-            Stretch(tokens=one.tokens, wanted=0, adapter=self._adapter(first))
-            for first, one in zip(firsts, beginnings, strict=True)
+        """Computes the shared prefixes; returns the cache, and the rest of each prompt."""
+        groups = group_by_prefix(self._openings)
+        prefixes = [SharedPrefix(tokens=shared, rows=rows) for rows, shared in groups]
+        ends = accumulate(prefix.rows for prefix in prefixes)
+        firsts = [self._openings[end - prefix.rows] for prefix, end in zip(prefixes, ends, strict=True)]
+        parts = [list(first.tokens[: prefix.tokens]) for first, prefix in zip(firsts, prefixes, strict=True)]
+        spans = [
+            AdapterSpan(tokens=prefix.tokens, outputs=0, adapter=self._adapters[first.factors])
+            for first, prefix in zip(firsts, prefixes, strict=True)
         ]
-        self._read(read, [0] * len(read), stretches, attend=BeginningAttention(beginnings))
-        rests = [list(one.tokens[shared:]) for one, shared in zip(self._openings, shared_R, strict=True)]
-        columns = max(len(rest) + one.max_tokens for rest, one in zip(rests, self._openings, strict=True))
-        cache = RowCache(beginnings, columns=columns, shape=self._layers.shape, like=self._layers.head_VH)
+        self._run(parts, [0] * len(parts), spans, attend=PrefixAttention(prefixes))
+        shared_R = [shared for rows, shared in groups for _ in range(rows)]
+        rests = [list(opening.tokens[shared:]) for opening, shared in zip(self._openings, shared_R, strict=True)]
+        columns = max(len(rest) + opening.max_tokens for rest, opening in zip(rests, self._openings, strict=True))
+        cache = RowCache(prefixes, columns=columns, shape=self._layers.shape, like=self._layers.head_VH)
         return cache, rests
 
     def _logits(self, cache: RowCache, pending: Sequence[Sequence[int]]) -> Tensor:
-        """Reads what is pending of each row; the logits after it, [rows, vocabulary]."""
+        """Computes the pending tokens of each row; returns the logits after them, [rows, vocabulary]."""
         openings = [self._openings[row] for row in self._rows]
         starts = [
-            len(one.tokens) + len(self._tokens[row]) - len(tokens)
-            for row, one, tokens in zip(self._rows, openings, pending, strict=True)
+            len(opening.tokens) + len(self._tokens[row]) - len(tokens)
+            for row, opening, tokens in zip(self._rows, openings, pending, strict=True)
         ]
-        cache.expect([len(tokens) for tokens in pending])
+        attend = cache.extend([len(tokens) for tokens in pending])
         # Rows of one adapter stand together, so that its update is one product.
-        stretches = []
-        for key, rows in groupby(zip(openings, pending, strict=True), key=lambda row: id(row[0].factors)):
+        spans = []
+        for factors, rows in groupby(zip(openings, pending, strict=True), key=lambda row: row[0].factors):
             lengths = [len(tokens) for _, tokens in rows]
-            adapter = self._adapters.get(key)
-            stretches.append(Stretch(tokens=sum(lengths), wanted=len(lengths), adapter=adapter))
-        x_RH = self._read(pending, starts, stretches, attend=cache)
+            spans.append(AdapterSpan(tokens=sum(lengths), outputs=len(lengths), adapter=self._adapters[factors]))
+        x_RH = self._run(pending, starts, spans, attend=attend)
         logits_RV = F.linear(x_RH, self._layers.head_VH).float()
         return logits_RV if self._bias_RV is None else logits_RV + self._bias_RV
 
-    def _read(
+    def _run(
         self,
         parts: Sequence[Sequence[int]],
         starts: Sequence[int],
-        stretches: Sequence[Stretch],
+        spans: Sequence[AdapterSpan],
         *,
         attend: Attention,
     ) -> Tensor:
-        """What the head reads at the last token of each part, unless none is wanted."""
+        """The hidden states at the last token of each part, [parts, hidden], unless the spans have no outputs."""
         device = self._layers.device
         ends = list(accumulate(len(part) for part in parts))
-        wanted = [end - 1 for end in ends] if stretches[0].wanted else []
+        outputs = [end - 1 for end in ends] if spans[0].outputs else []
         positions = [start + place for start, part in zip(starts, parts, strict=True) for place in range(len(part))]
-        now = Pass(
+        inputs = PassInput(
             tokens_N=torch.tensor([token for part in parts for token in part], dtype=torch.long, device=device),
             positions_N=torch.tensor(positions, dtype=torch.long, device=device),
-            stretches=stretches,
+            spans=spans,
             attend=attend,
-            wanted_M=torch.tensor(wanted, dtype=torch.long, device=device),
+            outputs_M=torch.tensor(outputs, dtype=torch.long, device=device),
         )
-        return self._layers.read(now)
+        return self._layers.run(inputs)
 
-    def _adapter(self, opening: Opening) -> Adapter | None:
-        return self._adapters.get(id(opening.factors))
-
-    def _goes_on(self, row: int, token: int) -> bool:
-        """Notes a row's next token; tells whether there may be another."""
+    def _append(self, row: int, token: int) -> bool:
+        """Appends a row's next token; returns whether the row goes on."""
         opening, tokens = self._openings[row], self._tokens[row]
         if token == opening.end_token:
-            self._ended[row] = True
+            self._is_complete[row] = True
             return False
         tokens.append(token)
         return len(tokens) < opening.max_tokens and not opening.is_enough(tokens)
 
-    def _draw(self, logits_RV: Tensor) -> list[int]:
-        """A token for each row: the likeliest, or one of the nucleus where its draw has a temperature."""
-        drawn: list[int] = logits_RV.argmax(dim=-1).tolist()
+    def _sample(self, logits_RV: Tensor) -> list[int]:
+        """A token for each row: the likeliest, or one of the nucleus where the row's draw has a temperature."""
+        tokens: list[int] = logits_RV.argmax(dim=-1).tolist()
         hot = [place for place, row in enumerate(self._rows) if self._openings[row].draw.temperature > 0]
         if not hot:
-            return drawn
+            return tokens
         rows = [self._rows[place] for place in hot]
         draws = [self._openings[row].draw for row in rows]
-        facts = [
-            [one.temperature, one.top_p, self._chances[row].random()] for one, row in zip(draws, rows, strict=True)
+        settings = [
+            [draw.temperature, draw.top_p, self._random[row].random()] for draw, row in zip(draws, rows, strict=True)
         ]
-        heat_H1, top_p_H1, chance_H1 = logits_RV.new_tensor(facts).split(1, dim=1)
-        top_HK, tokens_HK = logits_RV[hot].topk(_LIKELIEST, dim=-1)
-        chances_HK = (top_HK / heat_H1).softmax(dim=-1)
+        temperature_H1, top_p_H1, chance_H1 = logits_RV.new_tensor(settings).split(1, dim=1)
+        top_HK, candidates_HK = logits_RV[hot].topk(_CANDIDATES, dim=-1)
+        chances_HK = (top_HK / temperature_H1).softmax(dim=-1)
         before_HK = chances_HK.cumsum(dim=-1) - chances_HK
         reached_HK = chances_HK.masked_fill(before_HK >= top_p_H1, 0).cumsum(dim=-1)
-        # The first whose share of the nucleus, with those before it, is beyond the chance.
-        picked_H1 = (reached_HK <= chance_H1 * reached_HK[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=_LIKELIEST - 1)
-        for place, token in zip(hot, tokens_HK.gather(1, picked_H1).squeeze(1).tolist(), strict=True):
-            drawn[place] = token
-        return drawn
+        # The first token whose share of the nucleus, with those before it, exceeds the random number.
+        picks_H1 = (reached_HK <= chance_H1 * reached_HK[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=_CANDIDATES - 1)
+        for place, token in zip(hot, candidates_HK.gather(1, picks_H1).squeeze(1).tolist(), strict=True):
+            tokens[place] = token
+        return tokens
 
 
 def _bias_of(openings: Sequence[Opening], layers: Layers) -> Tensor | None:
-    """What is added to the logits of each row, [rows, vocabulary]; None where nothing is favoured."""
-    if not any(one.favoured and one.draw.favour for one in openings):
+    """The bias of each row's logits, [rows, vocabulary]; None if no row favours any token."""
+    if not any(opening.favoured and opening.draw.favour for opening in openings):
         return None
     bias_RV = torch.zeros(len(openings), layers.shape.vocabulary, device=layers.device)
-    for row, one in enumerate(openings):
-        bias_RV[row, sorted(one.favoured)] = one.draw.favour
+    for row, opening in enumerate(openings):
+        bias_RV[row, sorted(opening.favoured)] = opening.draw.favour
     return bias_RV

@@ -1,16 +1,15 @@
 """A frozen base model's layers over the tokens of any number of students, each with their own adapter.
 
-All tokens go through the same matrices together; adapters are each student's own, and so is attention, which whoever
-reads brings along: to packed examples in training, to kept keys and values in decoding. The arithmetic is that of the
-Llama family (Touvron et al., 2023), and so is the way back, written out for the gradients of adapters alone. It reads
-the transformers model's own modules and changes nothing in them.
+All tokens go through the base model's matrices together. Each student's adapter applies to that student's tokens alone,
+and the caller supplies the attention: over packed examples in training, over cached keys and values in decoding. The
+arithmetic is that of the Llama family (Touvron et al., 2023); the backward pass is written out for the gradients of
+adapters alone. The layers read the weights of the transformers model and change nothing in it.
 
 Knows nothing of examples, replies, losses or students.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol, Self, TypeAlias, cast
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cloning_server.compute.kernels import Back, ThreeBack, rms_norm, rotate, swiglu
+from cloning_server.compute.kernels import AttentionBackward, Backward, rms_norm, rotate, swiglu
 from cloning_server.compute.linear import maps_of
 from cloning_server.compute.lora_factors import LoraFactors, Pair
 from mesh.lm.llama_shape import Shape, require_supported
@@ -31,12 +30,12 @@ _LINEARS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """One adapter as it is now, by module.
+    """The state of one adapter in one pass, by module name.
 
     Attributes:
         pairs: Its factors, in the base model's dtype.
-        scaling: What every update is multiplied by.
-        gradients: Where those of the factors are added up, if it learns.
+        scaling: Multiplies every update.
+        gradients: Accumulators of the factors' gradients; None if the pass has no backward pass.
     """
 
     pairs: Mapping[str, Pair]
@@ -45,86 +44,83 @@ class Adapter:
 
     @classmethod
     def of(cls, factors: LoraFactors, dtype: torch.dtype, *, learns: bool = False) -> Self:
-        """The adapter of some factors."""
+        """Copies the factors in a dtype; with `learns`, the backward pass adds to their gradients."""
         gradients = factors.gradients() if learns else None
         return cls(pairs=factors.pairs(dtype), scaling=factors.scaling, gradients=gradients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """Tokens one after another that are read with one adapter, or with none; so many of them are wanted."""
+class AdapterSpan:
+    """Consecutive tokens of a pass that share an adapter.
+
+    Attributes:
+        tokens: How many tokens there are.
+        outputs: For how many of them the pass returns hidden states.
+        adapter: Their adapter; None for the base model alone.
+    """
 
     tokens: int
-    wanted: int
+    outputs: int
     adapter: Adapter | None
 
 
 class Attention(Protocol):
-    """How the tokens of one pass see each other and what was read before."""
+    """Attention among the tokens of one pass, and to keys and values of earlier passes."""
 
     def __call__(
         self, layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /
-    ) -> tuple[Tensor, ThreeBack | None]:
-        """What each token takes from those that it sees, [tokens, heads * D].
+    ) -> tuple[Tensor, AttentionBackward | None]:
+        """Computes one layer's attention.
 
         Returns:
-            That, and the way back to queries, keys and values, or None for a pass that is not gone back through.
+            The attended values, [tokens, heads * D], and the backward function; None if there is no backward pass.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """What is read at once.
+class PassInput:
+    """The input of one pass through the layers.
 
     Attributes:
         tokens_N: Token ids.
-        positions_N: Of each in its conversation, from 0.
-        stretches: With which adapter each is read; they cover the tokens in their order.
-        attend: What they see.
-        wanted_M: Places in N whose last hidden states are wanted; None for all.
+        positions_N: The position of each token in its conversation, from 0.
+        spans: The adapters; they cover the tokens in order.
+        attend: The attention of every layer.
+        outputs_M: Indices in N of the tokens whose last hidden states are returned; None for all.
     """
 
     tokens_N: Tensor
     positions_N: Tensor
-    stretches: Sequence[Stretch]
+    spans: Sequence[AdapterSpan]
     attend: Attention
-    wanted_M: Tensor | None
+    outputs_M: Tensor | None
 
 
-# Takes the gradients of a layer's keys and values to its adapters, and no further.
-Seen: TypeAlias = Callable[[Tensor, Tensor], None]
+# Adds the gradients of a layer's keys and values to those of the adapters, and propagates no further.
+KeyValueBackward: TypeAlias = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The ways back through one layer.
+class LayerBackward:
+    """The backward functions of one layer; both add to the gradients of its adapters.
 
     Attributes:
-        back: From the gradient of what the layer gave to that of what it took, by way of its adapters; of a pass of
-            which all was wanted.
-        seen: From the gradients of its keys and values.
+        full: Maps the gradient of the layer's output to that of its input; only for passes that return all outputs.
+        keys_and_values: Takes the gradients of the layer's keys and values, and ends there.
     """
 
-    back: Back
-    seen: Seen
-
-
-@lru_cache(maxsize=1)
-def layers_of(model: PreTrainedModel) -> "Layers":
-    """The layers of the base model that this process trains on, made once.
-
-    Raises:
-        BaseModelUnavailable: The model is of another architecture.
-    """
-    return Layers(model)
+    full: Backward
+    keys_and_values: KeyValueBackward
 
 
 class Layers:
-    """A base model's layers; the model may be used elsewhere in turns. To be called where autograd records nothing.
+    """A base model's layers. Call them where autograd is off; the model may be used elsewhere in between.
+
+    On a CPU, building them copies the linear weights of a small model (see `linear`): build them once per base model.
 
     Raises:
-        BaseModelUnavailable: The model is of another architecture.
+        BaseModelUnavailable: The model has an unsupported architecture.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -149,96 +145,106 @@ class Layers:
         self.device = model.device
         self.dtype = self._norm_H.dtype
 
-    def read(self, now: Pass) -> Tensor:
-        """What the head reads at the wanted places, [M, hidden]."""
-        for x_NH, _ in self._through(now):
+    def run(self, inputs: PassInput) -> Tensor:
+        """Returns the normalised last hidden states of the output tokens, [M, hidden]."""
+        for x_NH, _ in self._run_layers(inputs):
             last_NH = x_NH
         return rms_norm(last_NH, self._norm_H, self._eps)[0]
 
-    def read_to_learn(self, now: Pass) -> tuple[Tensor, Back, list[Back]]:
-        """The same of all places; and the ways back: from the head, and through each layer, with what they need."""
-        backs = []
-        for x_NH, way in self._through(now):
+    def run_with_backward(self, inputs: PassInput) -> tuple[Tensor, Backward, list[Backward]]:
+        """As `run`, for all tokens.
+
+        Returns:
+            The hidden states, the backward function of the last norm, and those of the layers, first layer first.
+        """
+        backwards = []
+        for x_NH, layer_backward in self._run_layers(inputs):
             last_NH = x_NH
-            backs.append(way.back)
-        return *rms_norm(last_NH, self._norm_H, self._eps), backs
+            backwards.append(layer_backward.full)
+        return *rms_norm(last_NH, self._norm_H, self._eps), backwards
 
-    def read_to_be_seen(self, now: Pass) -> list[Seen]:
-        """Reads what others will see, and nothing is wanted of for itself; the ways back from that, by layer."""
-        return [way.seen for _, way in self._through(now)]
+    def run_context(self, inputs: PassInput) -> list[KeyValueBackward]:
+        """Runs tokens that later passes attend to and that have no outputs; returns a backward function per layer."""
+        return [layer_backward.keys_and_values for _, layer_backward in self._run_layers(inputs)]
 
-    def _through(self, now: Pass) -> Iterator[tuple[Tensor, Way]]:
-        """After each layer the hidden states, and the ways back through it."""
-        x_NH, turns = self._embed(now.tokens_N), self._turns(now)
+    def _run_layers(self, inputs: PassInput) -> Iterator[tuple[Tensor, LayerBackward]]:
+        """Yields the hidden states after each layer, and the layer's backward functions."""
+        x_NH, rotation = self._embed(inputs.tokens_N), self._rotation(inputs)
         for index in range(self.shape.layers):
-            x_NH, way = self._layer(index, x_NH, now, turns)
-            yield x_NH, way
+            x_NH, layer_backward = self._layer(index, x_NH, inputs, rotation)
+            yield x_NH, layer_backward
 
-    def _turns(self, now: Pass) -> tuple[Tensor, Tensor]:
-        cos_1ND, sin_1ND = self._rotary(self._norm_H, now.positions_N.unsqueeze(0))
+    def _rotation(self, inputs: PassInput) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary positions."""
+        cos_1ND, sin_1ND = self._rotary(self._norm_H, inputs.positions_N.unsqueeze(0))
         return cos_1ND[0].unsqueeze(1), sin_1ND[0].unsqueeze(1)
 
-    def _layer(self, index: int, x_NH: Tensor, now: Pass, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Way]:
-        cos_N1D, sin_N1D = turns
-        first_norm_H, second_norm_H = self._norms[index]
-        spans = _spans([one.tokens for one in now.stretches], now)
+    def _linear(
+        self, index: int, name: str, x_NI: Tensor, spans: Sequence[tuple[slice, Adapter]]
+    ) -> tuple[Tensor, "_AdaptedMap"]:
+        """Applies one linear map of a layer, with the updates of the adapters."""
+        module = f"model.layers.{index}.{name}"
+        out_NO, back = self._maps[module](x_NI)
+        adapted = _AdaptedMap(back, x_NI)
+        for rows, adapter in spans:
+            adapted.add(out_NO, rows, adapter, module)
+        return out_NO, adapted
 
-        def linear(name: str, x_NI: Tensor) -> tuple[Tensor, _Adapted]:
-            full = f"model.layers.{index}.{name}"
-            out_NO, back = self._maps[full](x_NI)
-            adapted = _Adapted(back, x_NI)
-            for rows, adapter in spans:
-                adapted.add(out_NO, rows, adapter, full)
-            return out_NO, adapted
-
-        normed_NH, norm_back = rms_norm(x_NH, first_norm_H, self._eps)
-        (queries_NO, of_queries), (keys_NO, of_keys), (values_NO, of_values) = (
-            linear(f"self_attn.{name}", normed_NH) for name in ("q_proj", "k_proj", "v_proj")
-        )
-        queries_NXD, keys_NXD, values_NXD = (
-            one.unflatten(1, (-1, self.shape.head_width)) for one in (queries_NO, keys_NO, values_NO)
-        )
-        attended_NO, attention_back = now.attend(
-            index, rotate(queries_NXD, *turns), rotate(keys_NXD, *turns), values_NXD
-        )
-
-        def seen(to_keys_NXD: Tensor, to_values_NXD: Tensor) -> None:
-            if of_keys.is_changed:
-                of_keys.learn(rotate(to_keys_NXD, cos_N1D, -sin_N1D).flatten(1))
-            of_values.learn(to_values_NXD.flatten(1))
-
-        if index == self.shape.layers - 1 and now.wanted_M is not None:
-            # No later layer attends to anything: from here on the head's own tokens are enough.
-            x_NH, attended_NO = x_NH[now.wanted_M], attended_NO[now.wanted_M]
-            spans = _spans([one.wanted for one in now.stretches], now)
+    def _layer(
+        self, index: int, x_NH: Tensor, inputs: PassInput, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, LayerBackward]:
+        attention_norm_H, mlp_norm_H = self._norms[index]
+        normed_NH, norm_back = rms_norm(x_NH, attention_norm_H, self._eps)
+        spans = _rows_by_adapter([span.tokens for span in inputs.spans], inputs)
+        attended_NO, attention = self._attend(index, normed_NH, inputs, rotation, spans)
+        if index == self.shape.layers - 1 and inputs.outputs_M is not None:
+            # No later layer attends to anything, so the output tokens are enough from here on.
+            x_NH, attended_NO = x_NH[inputs.outputs_M], attended_NO[inputs.outputs_M]
+            spans = _rows_by_adapter([span.outputs for span in inputs.spans], inputs)
             if not len(x_NH):
-                return x_NH, Way(_no_way, seen)
-        out_NH, of_out = linear("self_attn.o_proj", attended_NO)
+                return x_NH, LayerBackward(_no_outputs, attention.backward_of_keys_and_values)
+        out_NH, output_map = self._linear(index, "self_attn.o_proj", attended_NO, spans)
         middle_NH = out_NH.add_(x_NH)
-        normed_NH, middle_back = rms_norm(middle_NH, second_norm_H, self._eps)
-        (gate_NI, of_gate), (up_NI, of_up) = linear("mlp.gate_proj", normed_NH), linear("mlp.up_proj", normed_NH)
+        normed_NH, middle_back = rms_norm(middle_NH, mlp_norm_H, self._eps)
+        gate_NI, gate_map = self._linear(index, "mlp.gate_proj", normed_NH, spans)
+        up_NI, up_map = self._linear(index, "mlp.up_proj", normed_NH, spans)
         gated_NI, gated_back = swiglu(gate_NI, up_NI)
-        down_NH, of_down = linear("mlp.down_proj", gated_NI)
+        down_NH, down_map = self._linear(index, "mlp.down_proj", gated_NI, spans)
 
         def back(grad_NH: Tensor) -> Tensor:
-            assert attention_back is not None, "whoever learns brings an attention that has a way back"
-            to_gate_NI, to_up_NI = gated_back(of_down.back(grad_NH))
-            grad_NH = middle_back(of_gate.back(to_gate_NI).add_(of_up.back(to_up_NI))).add_(grad_NH)
-            to_queries_NXD, to_keys_NXD, to_values_NXD = attention_back(of_out.back(grad_NH))
-            to_normed_NH = of_queries.back(rotate(to_queries_NXD, cos_N1D, -sin_N1D).flatten(1))
-            to_normed_NH.add_(of_keys.back(rotate(to_keys_NXD, cos_N1D, -sin_N1D).flatten(1)))
-            to_normed_NH.add_(of_values.back(to_values_NXD.flatten(1)))
-            return norm_back(to_normed_NH).add_(grad_NH)
+            to_gate_NI, to_up_NI = gated_back(down_map.back(grad_NH))
+            grad_NH = middle_back(gate_map.back(to_gate_NI).add_(up_map.back(to_up_NI))).add_(grad_NH)
+            return norm_back(attention.backward(output_map.back(grad_NH))).add_(grad_NH)
 
-        return down_NH.add_(middle_NH), Way(back, seen)
+        return down_NH.add_(middle_NH), LayerBackward(back, attention.backward_of_keys_and_values)
+
+    def _attend(
+        self,
+        index: int,
+        normed_NH: Tensor,
+        inputs: PassInput,
+        rotation: tuple[Tensor, Tensor],
+        spans: Sequence[tuple[slice, Adapter]],
+    ) -> tuple[Tensor, "_AttentionInputs"]:
+        (queries_NO, query_map), (keys_NO, key_map), (values_NO, value_map) = (
+            self._linear(index, f"self_attn.{name}", normed_NH, spans) for name in ("q_proj", "k_proj", "v_proj")
+        )
+        queries_NXD, keys_NXD, values_NXD = (
+            x_NO.unflatten(1, (-1, self.shape.head_width)) for x_NO in (queries_NO, keys_NO, values_NO)
+        )
+        attended_NO, attention_back = inputs.attend(
+            index, rotate(queries_NXD, *rotation), rotate(keys_NXD, *rotation), values_NXD
+        )
+        maps = _AttentionInputs(attention_back, queries=query_map, keys=key_map, values=value_map, rotation=rotation)
+        return attended_NO, maps
 
 
-class _Adapted:
-    """One frozen map as it was applied, with the updates of the adapters that change it."""
+class _AdaptedMap:
+    """One application of a frozen map, with the updates of the adapters that change it."""
 
     __slots__ = ("_back", "_updates", "_x_NI")
 
-    def __init__(self, back: Back, x_NI: Tensor) -> None:
+    def __init__(self, back: Backward, x_NI: Tensor) -> None:
         self._back = back
         self._x_NI = x_NI
         self._updates: list[tuple[slice, Pair, Pair | None, float, Tensor]] = []
@@ -249,7 +255,7 @@ class _Adapted:
         return bool(self._updates)
 
     def add(self, out_NO: Tensor, rows: slice, adapter: Adapter, name: str) -> None:
-        """Adds an adapter's update to the map's outputs, where it has one."""
+        """Adds an adapter's update to the map's outputs, if the adapter has one for this module."""
         pair = adapter.pairs.get(name)
         if pair is None:
             return
@@ -259,34 +265,71 @@ class _Adapted:
         self._updates.append((rows, pair, gradients, adapter.scaling, narrow_SR))
 
     def learn(self, grad_NO: Tensor) -> list[tuple[slice, Pair, Tensor]]:
-        """Adds to the gradients of the factors; returns what goes on to the inputs, rank by rank."""
-        going = []
+        """Adds to the gradients of the factors; returns the gradients of the low-rank activations, by rows."""
+        low_rank = []
         for rows, pair, gradients, scaling, narrow_SR in self._updates:
             grad_SO = grad_NO[rows]
             to_narrow_SR = (grad_SO @ pair.b_OR).mul_(scaling)
             if gradients is not None:
                 gradients.b_OR.add_(grad_SO.t() @ narrow_SR, alpha=scaling)
                 gradients.a_RI.add_(to_narrow_SR.t() @ self._x_NI[rows])
-            going.append((rows, pair, to_narrow_SR))
-        return going
+            low_rank.append((rows, pair, to_narrow_SR))
+        return low_rank
 
     def back(self, grad_NO: Tensor) -> Tensor:
-        """The gradient of the inputs; adds to those of the factors."""
+        """Returns the gradient of the inputs; adds to the gradients of the factors."""
         grad_NI = self._back(grad_NO)
         for rows, pair, to_narrow_SR in self.learn(grad_NO):
             grad_NI[rows].addmm_(to_narrow_SR, pair.a_RI)
         return grad_NI
 
 
-def _spans(sizes: Sequence[int], now: Pass) -> list[tuple[slice, Adapter]]:
-    """Which rows are read with which adapter."""
+class _AttentionInputs:
+    """The maps to queries, keys and values in one layer of one pass, and how gradients go back through them."""
+
+    __slots__ = ("_attention_back", "_cos_N1D", "_key_map", "_query_map", "_sin_N1D", "_value_map")
+
+    def __init__(
+        self,
+        attention_back: AttentionBackward | None,
+        *,
+        queries: _AdaptedMap,
+        keys: _AdaptedMap,
+        values: _AdaptedMap,
+        rotation: tuple[Tensor, Tensor],
+    ) -> None:
+        self._attention_back = attention_back
+        self._query_map, self._key_map, self._value_map = queries, keys, values
+        self._cos_N1D, self._sin_N1D = rotation
+
+    def backward(self, grad_NO: Tensor) -> Tensor:
+        """Maps the gradient of the attended values to that of the layer's normalised input."""
+        assert self._attention_back is not None, "a pass with gradients needs an attention that has a backward function"
+        to_queries_NXD, to_keys_NXD, to_values_NXD = self._attention_back(grad_NO)
+        to_normed_NH = self._query_map.back(self._rotate_back(to_queries_NXD))
+        to_normed_NH.add_(self._key_map.back(self._rotate_back(to_keys_NXD)))
+        to_normed_NH.add_(self._value_map.back(to_values_NXD.flatten(1)))
+        return to_normed_NH
+
+    def backward_of_keys_and_values(self, to_keys_NXD: Tensor, to_values_NXD: Tensor) -> None:
+        """Adds to the gradients of the adapters; see `KeyValueBackward`."""
+        if self._key_map.is_changed:
+            self._key_map.learn(self._rotate_back(to_keys_NXD))
+        self._value_map.learn(to_values_NXD.flatten(1))
+
+    def _rotate_back(self, grad_NXD: Tensor) -> Tensor:
+        return rotate(grad_NXD, self._cos_N1D, -self._sin_N1D).flatten(1)
+
+
+def _rows_by_adapter(sizes: Sequence[int], inputs: PassInput) -> list[tuple[slice, Adapter]]:
+    """The rows of each adapter, if each span has the size given for it."""
     ends = accumulate(sizes)
     return [
-        (slice(end - size, end), stretch.adapter)
-        for stretch, size, end in zip(now.stretches, sizes, ends, strict=True)
-        if stretch.adapter is not None and size
+        (slice(end - size, end), span.adapter)
+        for span, size, end in zip(inputs.spans, sizes, ends, strict=True)
+        if span.adapter is not None and size
     ]
 
 
-def _no_way(_grad: Tensor) -> Tensor:
-    raise AssertionError("nothing of this pass was wanted")
+def _no_outputs(_grad: Tensor) -> Tensor:
+    raise AssertionError("this pass has no outputs, so it has no gradient")

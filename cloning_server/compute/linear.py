@@ -1,7 +1,7 @@
-"""Frozen linear maps as they are trained through: only inputs get gradients, from weights in the fastest layout.
+"""Frozen linear maps for training: only inputs get gradients, and weights are in the layout that is fastest.
 
-On a CPU oneDNN reads weights in blocks; those of a plain matrix it must first bring into that layout, in every product.
-So small models are kept in it, once for the products and once, transposed, for their gradients.
+On a CPU, oneDNN computes with blocked weights and reorders a plain matrix in every product. Small models are therefore
+stored in blocks: once for the products and once, transposed, for their gradients.
 
 Knows nothing of layers or adapters.
 """
@@ -13,43 +13,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cloning_server.compute.kernels import Back
+from cloning_server.compute.kernels import Backward
 from mesh.lm.blocks import can_be_blocked
 
-# Maps [N, in] to [N, out], and tells the way back.
-Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Back]]
+# Maps [N, in] to [N, out], and returns the backward function.
+Map: TypeAlias = Callable[[Tensor], tuple[Tensor, Backward]]
 
-# Of a model's linear weights that are kept in blocks, as that takes twice their memory beside themselves: enough for
-# the default base model in fp32 (425 MB), far from what a machine without a GPU should spend on one of some billions.
-MOST_BYTES = 1024**3
-# What the layout is made for; it serves any number of rows.
-_USUAL_ROWS = 512
+# Limit on the linear weights of a model that is stored in blocks, which takes another two copies of them. It admits the
+# default base model in fp32 (425 MB) and keeps models of billions of parameters from filling a machine without a GPU.
+MAX_BLOCKED_BYTES = 1024**3
+# The number of rows that the layout is optimised for; it works with any.
+_TYPICAL_ROWS = 512
 
 
 def maps_of(modules: Sequence[nn.Linear]) -> list[Map]:
-    """A model's linear maps, each as its weights are best trained through."""
-    if are_kept_in_blocks(modules):
+    """The linear maps of a model, each in the fastest form for its weights."""
+    if fits_in_blocks(modules):
         return [BlockedMap(module) for module in modules]
     return [PlainMap(module) if type(module) is nn.Linear else RecordedMap(module) for module in modules]
 
 
-def are_kept_in_blocks(modules: Iterable[nn.Module]) -> bool:
-    """Whether a model's linear maps are plain matrices on a CPU, and few enough for another two copies."""
+def fits_in_blocks(modules: Iterable[nn.Module]) -> bool:
+    """Whether a model's linear maps are plain matrices on a CPU, and small enough for another two copies."""
     weights = [module.weight if type(module) is nn.Linear else None for module in modules]
-    plain = [one for one in weights if one is not None and can_be_blocked(one)]
-    return len(plain) == len(weights) and sum(one.nbytes for one in plain) <= MOST_BYTES
+    plain = [weight for weight in weights if weight is not None and can_be_blocked(weight)]
+    return len(plain) == len(weights) and sum(weight.nbytes for weight in plain) <= MAX_BLOCKED_BYTES
 
 
 class BlockedMap:
-    """One linear map with its weights in blocks; equal to the module's but for rounding."""
+    """One linear map with blocked weights; equals the module's up to rounding."""
 
     def __init__(self, module: nn.Linear) -> None:
         weight_OI = module.weight.detach()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _USUAL_ROWS)
-        self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.t().contiguous(), _USUAL_ROWS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _TYPICAL_ROWS)
+        self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.t().contiguous(), _TYPICAL_ROWS)
         self._bias = module.bias
 
-    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Backward]:
         """See `Map`."""
         return _product(x_NI, self._weight, self._bias), self._back
 
@@ -58,13 +58,13 @@ class BlockedMap:
 
 
 class PlainMap:
-    """One linear map with its weights as they are."""
+    """One linear map with the module's own weights."""
 
     def __init__(self, module: nn.Linear) -> None:
         self._weight_OI = module.weight.detach()
         self._bias = module.bias
 
-    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Backward]:
         """See `Map`."""
         return F.linear(x_NI, self._weight_OI, self._bias), self._back
 
@@ -73,7 +73,7 @@ class PlainMap:
 
 
 class RecordedMap:
-    """A module that maps in a way of its own, as a quantised one does: its way back is what autograd records of it.
+    """A module with arithmetic of its own, such as a quantised one; autograd records its backward function.
 
     Raises:
         ValueError: The weights of a 4-bit module are repacked for inference, so that they have no gradient.
@@ -83,21 +83,21 @@ class RecordedMap:
         _prevent_repacking(module)
         self._module = module
 
-    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Back]:
-        """See `Map`; there is no way back where nothing is recorded, as in torch's inference mode."""
+    def __call__(self, x_NI: Tensor) -> tuple[Tensor, Backward]:
+        """See `Map`; the backward function fails in torch's inference mode, where autograd records nothing."""
         with torch.enable_grad():
-            taken_NI = x_NI.detach().requires_grad_()
-            given_NO = self._module(taken_NI)
+            input_NI = x_NI.detach().requires_grad_()
+            output_NO = self._module(input_NI)
 
         def back(grad_NO: Tensor) -> Tensor:
-            (grad_NI,) = torch.autograd.grad(given_NO, taken_NI, grad_NO)
+            (grad_NI,) = torch.autograd.grad(output_NO, input_NI, grad_NO)
             return grad_NI
 
-        return given_NO.detach(), back
+        return output_NO.detach(), back
 
 
 def _prevent_repacking(module: nn.Module) -> None:
-    """Keeps the weights of a 4-bit module in the layout that autograd can go back through.
+    """Keeps the weights of a 4-bit module in the layout for which autograd has a gradient.
 
     On a CPU with AVX512-BF16, a bitsandbytes module in eval mode repacks its weights for good when it first maps an
     input that needs no gradient. From then on it maps with `gemv_4bit`, of which autograd records nothing.

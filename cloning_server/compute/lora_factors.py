@@ -1,4 +1,4 @@
-"""An adapter as it is trained: all its factors in one vector, so that clipping, stepping and keeping are each one call.
+"""An adapter under training: all LoRA factors in one vector, so that clipping, stepping and copying are one call each.
 
 LoRA: Hu et al. (2021), https://arxiv.org/abs/2106.09685. The names are those of PEFT's files.
 """
@@ -20,24 +20,24 @@ _PREFIX = "base_model.model."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The two factors of one module: its update is `x @ A.T @ B.T`, times the scaling. A [rank, in], B [out, rank]."""
+    """The factors of one module: A [rank, in] and B [out, rank]. They add `scaling * x @ A.T @ B.T` to its output."""
 
     a_RI: Tensor
     b_OR: Tensor
 
 
 class LoraFactors:
-    """One adapter's factors over a base model, fp32 on the base's device whatever the base is held in.
+    """One adapter's factors for a base model: fp32 on the base model's device, whatever the dtype of the base model.
 
-    Steps of training are below bf16's resolution. Two with the same seed are equal on any device.
+    Training steps are smaller than bf16's resolution. The same seed gives the same factors on any device.
 
     Attributes:
-        vector: All factors one after another; its gradient is where a pass leaves it.
-        scaling: What every update is multiplied by.
+        vector: All factors, concatenated; passes add to its `grad`.
+        scaling: Multiplies every update.
     """
 
     def __init__(self, model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> None:
-        """Makes a fresh adapter, which changes no answer: A Kaiming-uniform as in the paper's code, B zero.
+        """Initialises a new adapter, which changes no output: A Kaiming-uniform as in the paper's code, B zero.
 
         Raises:
             AdapterIncompatible: If the base model lacks the target modules.
@@ -55,57 +55,61 @@ class LoraFactors:
             else torch.zeros(shape)
             for name, shape in self._shapes.items()
         ]
-        self.vector = torch.cat([one.flatten() for one in fresh]).to(model.device).requires_grad_()
+        self.vector = torch.cat([factor.flatten() for factor in fresh]).to(model.device).requires_grad_()
 
     def pairs(self, dtype: torch.dtype) -> Mapping[str, Pair]:
-        """The factors by the modules' names, as views of one copy in a dtype."""
+        """The factors by module name, as views of one copy in a dtype."""
         return self._pairs(self.vector.detach().to(dtype))
 
     def gradients(self) -> Mapping[str, Pair]:
-        """Where the gradients of the factors are added up, in fp32, by the modules' names."""
+        """The fp32 accumulators of the factors' gradients, by module name."""
         if self.vector.grad is None:
             self.vector.grad = torch.zeros_like(self.vector)
         return self._pairs(self.vector.grad)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy on the CPU, by PEFT's names."""
+        """A copy on the CPU, by PEFT's tensor names."""
         copy = self.vector.detach().to("cpu", copy=True)
         return {name: piece.clone() for name, piece in zip(self._shapes, self._split(copy), strict=True)}
 
     @classmethod
     def of(cls, model: PreTrainedModel, state: Mapping[str, Tensor], *, scaling: float) -> Self:
-        """A kept adapter, of its own rank and with its own targets.
+        """Loads an adapter with the rank and the target modules of its state.
 
         Raises:
-            AdapterIncompatible: If it is not an adapter of this base model.
+            AdapterIncompatible: If the state is not an adapter of this base model.
         """
         targets = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in state}
         rank = next((tensor.shape[0] for name, tensor in state.items() if name.endswith("lora_A.weight")), 0)
-        kept = cls(model, LoraSpec(rank=rank, target_modules=tuple(sorted(targets))), seed=0)
-        kept.scaling = scaling
-        kept.load(state, scaling=scaling)
-        return kept
+        factors = cls(model, LoraSpec(rank=rank, target_modules=tuple(sorted(targets))), seed=0)
+        factors.scaling = scaling
+        factors.load(state, scaling=scaling)
+        return factors
 
     def load(self, state: Mapping[str, Tensor], *, scaling: float) -> None:
-        """Overwrites the factors with an adapter's; whatever its own scaling is, it says the same under this one's.
+        """Overwrites the factors with an adapter's, rescaled so that its outputs stay the same under `self.scaling`.
 
-        A lower rank is filled up with zeros, which add nothing.
+        A lower rank is padded with zeros, which add nothing.
+
+        Args:
+            state: The adapter, by PEFT's tensor names.
+            scaling: The scaling that the adapter was trained with.
 
         Raises:
-            AdapterIncompatible: If it has other targets, other widths, or a higher rank.
+            AdapterIncompatible: If the adapter has other target modules, other widths, or a higher rank.
         """
         if state.keys() != self._shapes.keys():
-            raise AdapterIncompatible("the adapter has other target modules than this one")
-        whole = []
+            raise AdapterIncompatible("the adapter's target modules differ from those of this one")
+        pieces = []
         for name, (rows, columns) in self._shapes.items():
-            given, is_b = state[name], name.endswith("lora_B.weight")
-            down, right = (rows - given.shape[0], columns - given.shape[1]) if given.dim() == 2 else (-1, -1)
+            factor, is_b = state[name], name.endswith("lora_B.weight")
+            down, right = (rows - factor.shape[0], columns - factor.shape[1]) if factor.dim() == 2 else (-1, -1)
             if (down if is_b else right) != 0 or down < 0 or right < 0:
-                told = f"{tuple(given.shape)} into {(rows, columns)}"
-                raise AdapterIncompatible(f"the adapter's {name} does not fit: {told}")
-            filled = torch.nn.functional.pad(given.float(), (0, right, 0, down)).flatten()
-            whole.append(filled * (scaling / self.scaling) if is_b else filled)
-        self.vector.data.copy_(torch.cat(whole))
+                shapes = f"its shape is {tuple(factor.shape)}, which does not fit into {(rows, columns)}"
+                raise AdapterIncompatible(f"the adapter's {name} is incompatible: {shapes}")
+            padded = torch.nn.functional.pad(factor.float(), (0, right, 0, down)).flatten()
+            pieces.append(padded * (scaling / self.scaling) if is_b else padded)
+        self.vector.data.copy_(torch.cat(pieces))
 
     def _pairs(self, vector: Tensor) -> Mapping[str, Pair]:
         pieces = self._split(vector)
@@ -117,12 +121,13 @@ class LoraFactors:
 
 
 def _modules_of(model: PreTrainedModel, spec: LoraSpec) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of every target module, by name in the model's order."""
-    found = {
+    """Input and output widths of every target module, by name in the model's order."""
+    widths = {
         name: (int(module.in_features), int(module.out_features))
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in spec.target_modules
     }
-    if {name.rpartition(".")[2] for name in found} != set(spec.target_modules):
-        raise AdapterIncompatible(f"the base model has not all of {', '.join(spec.target_modules)}")
-    return found
+    missing = set(spec.target_modules) - {name.rpartition(".")[2] for name in widths}
+    if missing:
+        raise AdapterIncompatible(f"the base model lacks {', '.join(sorted(missing))}")
+    return widths

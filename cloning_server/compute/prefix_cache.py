@@ -1,7 +1,7 @@
-"""The keys and values of conversations that are continued, and the attention to them.
+"""Keys and values of prompts under decoding, and the attention to them.
 
-What rows begin with alike is kept once for all of them; what each has of its own is in columns of its row. Attention to
-the one is a product of all rows at once, so that it is read once a step (Juravsky et al., "Hydragen", 2024).
+A prefix that several rows share is stored once; what each row has beyond it is stored in columns of its own. Attention
+to a prefix is one product for all of its rows, so that it is read once per step (Juravsky et al., "Hydragen", 2024).
 
 Knows nothing of models, adapters or what tokens mean.
 """
@@ -18,30 +18,36 @@ from mesh.lm.llama_shape import Shape
 
 
 @dataclass(slots=True)
-class Beginning:
-    """What some rows begin with, as it is read and kept: keys and values a layer, [kv heads, tokens, D] each."""
+class SharedPrefix:
+    """The tokens that some rows begin with.
+
+    Attributes:
+        tokens: How many tokens there are.
+        rows: How many rows begin with them.
+        layers: Keys and values by layer, [kv heads, tokens, D] each; filled by `PrefixAttention`.
+    """
 
     tokens: int
     rows: int
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-class BeginningAttention:
-    """Reads beginnings, one after another: each sees itself alone, and is kept."""
+class PrefixAttention:
+    """Computes prefixes, one after another; each attends to itself alone, and its keys and values are stored."""
 
-    def __init__(self, beginnings: Sequence[Beginning]) -> None:
-        self._beginnings = beginnings
+    def __init__(self, prefixes: Sequence[SharedPrefix]) -> None:
+        self._prefixes = prefixes
 
     def __call__(
         self, _layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /
     ) -> tuple[Tensor, None]:
-        """See `Attention`; called once a layer, in their order."""
-        sizes = [one.tokens for one in self._beginnings]
-        parts = (one.split(sizes) for one in (queries_NXD, keys_NXD, values_NXD))
-        attended = []
-        for beginning, queries_SXD, keys_SKD, values_SKD in zip(self._beginnings, *parts, strict=True):
+        """See `Attention`; called once per layer, in order."""
+        sizes = [prefix.tokens for prefix in self._prefixes]
+        parts = (tensor.split(sizes) for tensor in (queries_NXD, keys_NXD, values_NXD))
+        attended_S = []
+        for prefix, queries_SXD, keys_SKD, values_SKD in zip(self._prefixes, *parts, strict=True):
             keys_KSD, values_KSD = keys_SKD.transpose(0, 1).contiguous(), values_SKD.transpose(0, 1).contiguous()
-            beginning.layers.append((keys_KSD, values_KSD))
+            prefix.layers.append((keys_KSD, values_KSD))
             count, heads, depth = queries_SXD.shape
             shape = (len(keys_KSD), heads // len(keys_KSD), count, depth)
             attended_KGSD = F.scaled_dot_product_attention(
@@ -50,93 +56,114 @@ class BeginningAttention:
                 values_KSD[:, None].expand(shape),
                 is_causal=True,
             )
-            attended.append(attended_KGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * depth))
-        return torch.cat(attended), None
+            attended_S.append(attended_KGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * depth))
+        return torch.cat(attended_S), None
 
 
 class RowCache:
-    """What rows have of their own, and the attention of what they read next to all that they have read.
+    """Keys and values of rows, behind the prefixes that they share.
 
     Args:
-        beginnings: Of the rows in their order, each of as many as it says.
-        columns: Tokens that a row has room for beyond its beginning.
-        shape: Of the model.
-        like: Any tensor of the dtype and on the device that it computes in.
+        prefixes: The prefixes of the rows, in the order of the rows.
+        columns: How many tokens a row has room for beyond its prefix.
+        shape: The model's.
+        like: Any tensor of the dtype and on the device of the computation.
+
+    Attributes:
+        prefixes: The prefixes that still have rows.
+        lengths: For each row, how many of its columns are in use.
+        table: Keys and values, [layers, 2, rows, kv heads, columns, D].
+        groups: Query heads per key head.
     """
 
-    def __init__(self, beginnings: Sequence[Beginning], *, columns: int, shape: Shape, like: Tensor) -> None:
-        self._beginnings = beginnings
-        count = sum(one.rows for one in beginnings)
-        # Zeros: what is masked is weighed by 0, and 0 times garbage may be NaN.
-        self._own = like.new_zeros(shape.layers, 2, count, shape.kv_heads, columns, shape.head_width)
-        self._groups = shape.heads // shape.kv_heads
+    def __init__(self, prefixes: Sequence[SharedPrefix], *, columns: int, shape: Shape, like: Tensor) -> None:
+        self.prefixes = prefixes
+        count = sum(prefix.rows for prefix in prefixes)
+        # Zeros: masked values are weighted by 0, and 0 times garbage may be NaN.
+        self.table = like.new_zeros(shape.layers, 2, count, shape.kv_heads, columns, shape.head_width)
+        self.groups = shape.heads // shape.kv_heads
         self.lengths = [0] * count
 
-    def expect(self, lengths: Sequence[int]) -> None:
-        """Prepares for the next pass, which reads so many tokens of each row, one row after another."""
-        device = self._own.device
+    def extend(self, lengths: Sequence[int]) -> "RowAttention":
+        """Reserves columns for the next pass, which computes so many tokens of each row; returns its attention."""
+        starts = self.lengths
+        self.lengths = [start + length for start, length in zip(starts, lengths, strict=True)]
+        return RowAttention(self, starts=starts, lengths=lengths)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, which keep their order."""
+        self.table = self.table[:, :, torch.tensor(rows, device=self.table.device)]
+        end = 0
+        for prefix in self.prefixes:
+            start, end = end, end + prefix.rows
+            prefix.rows = sum(start <= row < end for row in rows)
+        self.prefixes = [prefix for prefix in self.prefixes if prefix.rows]
+        self.lengths = [self.lengths[row] for row in rows]
+
+
+class RowAttention:
+    """The attention of one pass: each row's new tokens attend to its prefix, its columns and themselves.
+
+    Args:
+        cache: Stores the keys and values of the new tokens.
+        starts: For each row, the column of its first new token.
+        lengths: For each row, how many new tokens it has.
+    """
+
+    def __init__(self, cache: RowCache, *, starts: Sequence[int], lengths: Sequence[int]) -> None:
+        self._cache = cache
+        device = cache.table.device
         rows = [row for row, length in enumerate(lengths) for _ in range(length)]
-        within = [place for length in lengths for place in range(length)]
+        places = [place for length in lengths for place in range(length)]
         self._width = max(lengths)
-        self._rows_N, self._within_N = torch.tensor(rows, device=device), torch.tensor(within, device=device)
-        starts_R = torch.tensor(self.lengths, device=device)
-        self._columns_N = starts_R[self._rows_N] + self._within_N
-        self.lengths = [had + length for had, length in zip(self.lengths, lengths, strict=True)]
-        self._reach = max(self.lengths)
+        self._rows_N, self._places_N = torch.tensor(rows, device=device), torch.tensor(places, device=device)
+        starts_R = torch.tensor(starts, device=device)
+        self._columns_N = starts_R[self._rows_N] + self._places_N
+        self._reach = max(cache.lengths)
         last_RW = starts_R[:, None] + torch.arange(self._width, device=device)
         hidden_RWT = torch.arange(self._reach, device=device) > last_RW[..., None]
-        bias_RWT = self._own.new_zeros(hidden_RWT.shape).masked_fill_(hidden_RWT, -math.inf)
-        self._bias_R1QT = bias_RWT.repeat(1, self._groups, 1).unsqueeze(1)
-
-    def keep(self, kept: Sequence[int]) -> None:
-        """Lets go of all rows but these, which keep their order."""
-        self._own = self._own[:, :, torch.tensor(kept, device=self._own.device)]
-        place = 0
-        for one in self._beginnings:
-            start, place = place, place + one.rows
-            one.rows = sum(start <= row < place for row in kept)
-        self._beginnings = [one for one in self._beginnings if one.rows]
-        self.lengths = [self.lengths[row] for row in kept]
+        bias_RWT = cache.table.new_zeros(hidden_RWT.shape).masked_fill_(hidden_RWT, -math.inf)
+        self._bias_R1QT = bias_RWT.repeat(1, cache.groups, 1).unsqueeze(1)
 
     def __call__(self, layer: int, queries_NXD: Tensor, keys_NXD: Tensor, values_NXD: Tensor, /) -> tuple[Tensor, None]:
-        """See `Attention`; of the tokens that were expected."""
-        places = (self._rows_N, self._columns_N)
-        for table_RKTD, numbers_NKD in zip(self._own[layer], (keys_NXD, values_NXD), strict=True):
-            table_RKTD.transpose(1, 2).index_put_(places, numbers_NKD)
-        keys_RKTD, values_RKTD = self._own[layer, :, :, :, : self._reach]
+        """See `Attention`."""
+        table = self._cache.table[layer]
+        for table_RKTD, new_NKD in zip(table, (keys_NXD, values_NXD), strict=True):
+            table_RKTD.transpose(1, 2).index_put_((self._rows_N, self._columns_N), new_NKD)
+        keys_RKTD, values_RKTD = table[:, :, :, : self._reach]
         queries_RKQD = self._by_row(queries_NXD * queries_NXD.shape[-1] ** -0.5)
         attended, start = [], 0
-        for one in self._beginnings:
-            rows = slice(start, start + one.rows)
-            own = (keys_RKTD[rows], values_RKTD[rows], self._bias_R1QT[rows])
-            attended.append(_attend(queries_RKQD[rows], one.layers[layer], own))
-            start += one.rows
+        for prefix in self._cache.prefixes:
+            rows = slice(start, start + prefix.rows)
+            columns = (keys_RKTD[rows], values_RKTD[rows], self._bias_R1QT[rows])
+            attended.append(_attend(queries_RKQD[rows], prefix.layers[layer], columns))
+            start += prefix.rows
         return self._by_token(torch.cat(attended)), None
 
     def _by_row(self, queries_NXD: Tensor) -> Tensor:
         """[rows, kv heads, Q, D]: the query heads of a key head one after another, each with all of a row's tokens."""
-        rows, (_, heads, depth) = len(self.lengths), queries_NXD.shape
+        rows, (_, heads, depth) = len(self._cache.lengths), queries_NXD.shape
         padded_RWXD = queries_NXD.new_zeros(rows, self._width, heads, depth)
-        padded_RWXD[self._rows_N, self._within_N] = queries_NXD
-        return padded_RWXD.view(rows, self._width, -1, self._groups, depth).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        padded_RWXD[self._rows_N, self._places_N] = queries_NXD
+        return padded_RWXD.view(rows, self._width, -1, self._cache.groups, depth).permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def _by_token(self, attended_RKQD: Tensor) -> Tensor:
         """Back from rows to tokens, [N, heads * D]."""
-        by_head = attended_RKQD.unflatten(2, (self._groups, self._width)).permute(0, 3, 1, 2, 4)
-        by_token: Tensor = by_head[self._rows_N, self._within_N].flatten(1)
+        by_head = attended_RKQD.unflatten(2, (self._cache.groups, self._width)).permute(0, 3, 1, 2, 4)
+        by_token: Tensor = by_head[self._rows_N, self._places_N].flatten(1)
         return by_token
 
 
-def _attend(queries_RKQD: Tensor, beginning: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Attention of some rows to what they begin with, [K, P, D], and to their own, with one softmax over both."""
-    (keys_KPD, values_KPD), (keys_RKTD, values_RKTD, bias_R1QT) = beginning, own
+def _attend(queries_RKQD: Tensor, prefix: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Attention of some rows to their prefix, [K, P, D], and to their own columns, with one softmax over both."""
+    (keys_KPD, values_KPD), (keys_RKTD, values_RKTD, bias_R1QT) = prefix, columns
     rows, _, width, _ = queries_RKQD.shape
     queries_KMD = queries_RKQD.transpose(0, 1).flatten(1, 2)
-    to_beginning_RKQP = (queries_KMD @ keys_KPD.transpose(1, 2)).unflatten(1, (rows, width)).transpose(0, 1)
-    to_own_RKQT = queries_RKQD @ keys_RKTD.transpose(-1, -2) + bias_R1QT
-    weights = torch.cat([to_beginning_RKQP, to_own_RKQT], dim=-1).softmax(dim=-1)
-    of_beginning_RKQP, of_own_RKQT = weights.split([keys_KPD.shape[1], keys_RKTD.shape[2]], dim=-1)
-    taken_KMD = of_beginning_RKQP.transpose(0, 1).flatten(1, 2) @ values_KPD
-    taken_RKQD: Tensor = taken_KMD.unflatten(1, (rows, width)).transpose(0, 1)
-    attended: Tensor = taken_RKQD + of_own_RKQT @ values_RKTD
+    to_prefix_RKQP = (queries_KMD @ keys_KPD.transpose(1, 2)).unflatten(1, (rows, width)).transpose(0, 1)
+    to_columns_RKQT = queries_RKQD @ keys_RKTD.transpose(-1, -2) + bias_R1QT
+    weights = torch.cat([to_prefix_RKQP, to_columns_RKQT], dim=-1).softmax(dim=-1)
+    of_prefix_RKQP, of_columns_RKQT = weights.split([keys_KPD.shape[1], keys_RKTD.shape[2]], dim=-1)
+    from_prefix_KMD = of_prefix_RKQP.transpose(0, 1).flatten(1, 2) @ values_KPD
+    from_prefix_RKQD: Tensor = from_prefix_KMD.unflatten(1, (rows, width)).transpose(0, 1)
+    attended: Tensor = from_prefix_RKQD + of_columns_RKQT @ values_RKTD
     return attended

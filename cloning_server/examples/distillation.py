@@ -1,14 +1,15 @@
-"""The base model as teacher: replies distilled for the responses that no teacher has commented on.
+"""Distillation: the base model, as teacher, writes replies for the responses without a teacher's feedback.
 
-A small teacher is trusted with one thing, saying a sentence of the right answer in words that fit the student's grade
-and disability; it is nudged to the sentence's own words, judged sentence by sentence, and asked again with other draws
-where it fails. What never passes is dropped. After "Sequence-Level Knowledge Distillation"
-(https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
+A small model is trusted with one task: to restate a sentence of the right answer in words that fit the student's grade
+and disability. Sampling favours the sentence's own words; every sentence is checked, and sampled again with other
+settings if it fails. A reply with a sentence that never passes is dropped. After "Sequence-Level Knowledge
+Distillation" (https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
 
-What the teacher is not told it can't get wrong: how the student's answer was, how the student does in the skill and how
-they like to learn shape the frame around its sentences. So classmates who differ in these alone share what it said.
+The teacher's prompt holds nothing that it could get wrong: the verdict on the student's answer, the student's record in
+the skill and their learning style shape the frame around its sentences. Classmates who differ in these alone therefore
+share the sentences.
 
-Knows nothing of training.
+Knows nothing of how adapters are trained.
 """
 
 import hashlib
@@ -20,32 +21,36 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from cloning_server.compute.batch_decoding import MOST_ROWS, Continuation, Decoding, Draw, Opening
-from cloning_server.compute.layers import layers_of
+from cloning_server.clone import CloneState
+from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Decoding, Draw, Opening
+from cloning_server.compute.layers import Layers
 from cloning_server.examples.examples import Lesson
-from cloning_server.examples.fidelity import MAX_LONGER, faults_of, faults_off_topic
+from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.training import Progress
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
 from mesh.tutoring.form import count_words, split_sentences
 from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct, rules_of
 
-# Part of every cache key: raise it whenever what is asked or judged changes.
+# Part of every cache key: raise it whenever the prompts or the checks change.
 TEACHER_VERSION = 2
-# Greedy first: what a small model finds likeliest is right most often. Then hotter draws for what failed.
+# Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
 TEMPERATURES = (0.0, 0.5, 0.8)
 TOP_P = 0.9
-# Nats for the words of the sentence; at 4 the model begins to circle among them.
+# Nats added to the words of the sentence; at 4 the model begins to repeat them.
 FAVOUR_NATS = 2.0
-# Tokens for the two more words and the one more full stop that a restatement may have.
-MAX_MORE_TOKENS = 8
+# Tokens for the two extra words and the extra full stop that a restatement may have.
+MAX_EXTRA_TOKENS = 8
+# Share of the state CREATING_ADAPTER that distillation fills; the rest is for initialising the adapter.
+_PROGRESS_SHARE = 0.9
 
 _RESTATE = "Say the sentence to the student in short, simple sentences. Keep every fact and add none."
 _POINT = "The answer is not known. Say what the question asks in one short sentence. Do not answer it."
 _ASIDE = re.compile(r"\s*\(((?:[^\s()]+\s+){4,}[^\s()]+)\)\s*(?:\.|$)")
-# Where a sentence that is too long for the student is cut in two.
+# Where a sentence that is too long for the student is split.
 _CLAUSE_END = re.compile(
     r"[,;:]?\s+(?=(?:because|so(?! that)|and the)\b)|[,;:]\s+(?=(?:and|but|while|or|then|which)\b)"
 )
@@ -63,14 +68,14 @@ _POINT_SHOTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Substance:
-    """What the teacher is to say; all that its sentences depend on.
+class TeacherTask:
+    """What the teacher restates; its sentences depend on nothing else.
 
     Attributes:
         profile: The student's, without the learning style, which decides presentation alone.
-        question: What was asked.
+        question: The question of the item.
         reference: The right answer; empty if it is not known.
-        is_private: Whether the reference is the student's own answer; such a substance is never shared.
+        is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
     """
 
     profile: StudentProfile
@@ -79,68 +84,51 @@ class Substance:
     is_private: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillationStep:
-    """A piece of distillation that was done.
-
-    Attributes:
-        replies: Replies that were kept since the last step.
-        settled: Lessons that have a reply or never will, of all.
-        total: All lessons.
-    """
-
-    replies: Mapping[Lesson, str]
-    settled: int
-    total: int
-
-
 @dataclass(slots=True)
 class _SentenceTask:
-    """One sentence to say; `said` is empty until a continuation passes."""
+    """One sentence to restate; `restated` is empty until a continuation passes."""
 
-    substance: Substance
+    task: TeacherTask
     sentence: str
-    said: list[str] = field(default_factory=list)
+    restated: list[str] = field(default_factory=list)
 
 
-# Distillation as it is stepped: it is sent what each decoding gave, and nothing otherwise.
-Distilling: TypeAlias = Generator[DistillationStep | Decoding, Sequence[Continuation] | None, None]
-_Teaching: TypeAlias = Generator[dict[Substance, list[str]] | Decoding, Sequence[Continuation] | None, None]
+# It yields progress, and requests for decoding; send the continuations after a request, None after progress. It returns
+# the replies.
+Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[Lesson, str]]
+_SentenceBatch: TypeAlias = Sequence[tuple[_SentenceTask, Opening]]
 
 
-def distil(lessons: Iterable[Lesson], base: BaseModel, *, cache: ReplyCache, seed: int) -> Distilling:
-    """Distils a reply for each lesson, asking for what is to be decoded; yields a step whenever replies may be kept.
+def distil(lessons: Iterable[Lesson], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int) -> Distillation:
+    """Distils a reply for each lesson.
 
     Args:
-        lessons: Repeated ones are distilled once, and those of one substance share its sentences.
+        lessons: Equal lessons are distilled once, and lessons with the same teacher task share its sentences.
         base: The teacher, without any adapter.
-        cache: Asked first; told the sentences of every new substance, or that none passed, unless it is private.
-        seed: Of the draws.
+        layers: The base model's.
+        cache: Read first; gets the sentences of every new task that is not private, empty if the teacher failed.
+        seed: Of the sampling.
+
+    Returns:
+        The replies that passed all checks.
     """
-    wanted: dict[Substance, list[Lesson]] = {}
-    for lesson in dict.fromkeys(lessons):
-        wanted.setdefault(substance_of(lesson), []).append(lesson)
-    total = sum(map(len, wanted.values()))
-    keys = {substance: key_of(substance, base.digest) for substance in wanted if not substance.is_private}
-    known = cache.get_many(list(keys.values()))
-    said = {substance: known[key].splitlines() for substance, key in keys.items() if key in known}
-    settled = sum(len(wanted[substance]) for substance in said)
-    yield DistillationStep(replies=_framed(wanted, said), settled=settled, total=total)
-    teaching = _teach([substance for substance in wanted if substance not in said], base, seed=seed)
-    found = next(teaching, None)
-    while found is not None:
-        if isinstance(found, Decoding):
-            found = teaching.send((yield found))
-            continue
-        settled += sum(len(wanted[substance]) for substance in found)
-        cache.put_many({keys[one]: "\n".join(sentences) for one, sentences in found.items() if one in keys})
-        yield DistillationStep(replies=_framed(wanted, found), settled=settled, total=total)
-        found = next(teaching, None)
+    tally = _Tally(lessons)
+    keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
+    cached = cache.get_many(list(keys.values()))
+    yield tally.settle({task: cached[key].splitlines() for task, key in keys.items() if key in cached})
+    teacher = _Teacher([task for task in tally.tasks if keys.get(task) not in cached], base, seed=seed)
+    for batch in teacher.batches():
+        continuations = yield Decoding(layers=layers, openings=[opening for _, opening in batch])
+        assert isinstance(continuations, Sequence)
+        yield _settle_and_cache(teacher.accept(batch, continuations), tally, keys, cache)
+    if teacher.failed:
+        yield _settle_and_cache({task: [] for task in teacher.failed}, tally, keys, cache)
+    return tally.replies
 
 
-def substance_of(lesson: Lesson) -> Substance:
-    """What a lesson has in common with those that differ in their frame alone."""
-    return Substance(
+def task_of(lesson: Lesson) -> TeacherTask:
+    """The teacher's part of a lesson; lessons that differ in their frame alone have the same."""
+    return TeacherTask(
         profile=replace(lesson.profile, learning_style=None),
         question=lesson.question,
         reference=lesson.reference,
@@ -148,95 +136,129 @@ def substance_of(lesson: Lesson) -> Substance:
     )
 
 
-def key_of(substance: Substance, base_digest: str) -> str:
-    """The cache's key: item, grade, subject, disability, base model and version of the teacher; 64 hex digits."""
-    profile = substance.profile
+def key_of(task: TeacherTask, base_digest: str) -> str:
+    """The cache key, 64 hex digits: of the item, grade, subject, disability, base model and version of the teacher."""
+    profile = task.profile
     facts = [
-        TEACHER_VERSION, base_digest, substance.question, substance.reference,
+        TEACHER_VERSION, base_digest, task.question, task.reference,
         profile.subject, profile.grade, profile.disability,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def teacher_prompt(substance: Substance, sentence: str) -> Prompt:
-    """What the teacher reads to say one sentence; without a reference, the sentence is the question."""
-    task, shots = (_RESTATE, _RESTATE_SHOTS) if substance.reference else (_POINT, _POINT_SHOTS)
+def teacher_prompt(task: TeacherTask, sentence: str) -> Prompt:
+    """The teacher's prompt for one sentence; without a reference, the sentence is the question."""
+    instruction, shots = (_RESTATE, _RESTATE_SHOTS) if task.reference else (_POINT, _POINT_SHOTS)
     turns = [
         Turn(role=role, text=text)
         for shot in shots
         for role, text in zip((Role.STUDENT, Role.TUTOR), shot, strict=True)
     ]
     return Prompt(
-        profile=substance.profile,
+        profile=task.profile,
         turns=(*turns, Turn(role=Role.STUDENT, text=sentence)),
-        instruction=f"{instruct(substance.profile)} {task}",
+        instruction=f"{instruct(task.profile)} {instruction}",
     )
 
 
-def faults_of_reply(lesson: Lesson, reply: str) -> list[str]:
-    """Why a whole reply must not be taught: its form does not fit the profile; empty if it may."""
+def form_faults(lesson: Lesson, reply: str) -> list[str]:
+    """Why the form of a whole reply does not fit the student's profile; empty if it does."""
     return rules_of(lesson.profile).violations(reply)
 
 
-def _framed(wanted: Mapping[Substance, Sequence[Lesson]], said: Mapping[Substance, Sequence[str]]) -> dict[Lesson, str]:
-    """The whole replies of all lessons whose sentences are there and whose form then fits the student."""
-    replies = {
-        lesson: frame_reply(lesson, sentences)
-        for substance, sentences in said.items()
-        if sentences
-        for lesson in wanted[substance]
-    }
-    return {lesson: reply for lesson, reply in replies.items() if not faults_of_reply(lesson, reply)}
+class _Tally:
+    """The lessons of one distillation and their replies.
+
+    Attributes:
+        tasks: The lessons by teacher task.
+        replies: The replies so far.
+    """
+
+    def __init__(self, lessons: Iterable[Lesson]) -> None:
+        self.tasks: dict[TeacherTask, list[Lesson]] = {}
+        for lesson in dict.fromkeys(lessons):
+            self.tasks.setdefault(task_of(lesson), []).append(lesson)
+        self.replies: dict[Lesson, str] = {}
+        self._total = sum(map(len, self.tasks.values()))
+        self._settled = 0
+
+    def settle(self, sentences: Mapping[TeacherTask, Sequence[str]]) -> Progress:
+        """Frames the replies of tasks that are complete, or that failed and have no sentences; returns the progress."""
+        for task, body in sentences.items():
+            self._settled += len(self.tasks[task])
+            if body:
+                replies = {lesson: frame_reply(lesson, body) for lesson in self.tasks[task]}
+                self.replies |= {lesson: reply for lesson, reply in replies.items() if not form_faults(lesson, reply)}
+        return Progress(
+            state=CloneState.CREATING_ADAPTER,
+            fraction=_PROGRESS_SHARE * self._settled / max(self._total, 1),
+            message=f"{len(self.replies)} of {self._total} replies distilled",
+        )
 
 
-def _teach(substances: Sequence[Substance], base: BaseModel, *, seed: int) -> _Teaching:
-    """Tells of each substance once: its sentences as soon as all of them passed, or none at the end."""
-    left = {substance: [_SentenceTask(substance, one) for one in _sentences_of(substance)] for substance in substances}
-    layers = layers_of(base.model)
-    for attempt, temperature in enumerate(TEMPERATURES):
-        draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=seed + attempt)
-        for batch in _batches([task for some in left.values() for task in some if not task.said], base, draw=draw):
-            heard = yield Decoding(layers=layers, openings=[opening for _, opening in batch])
-            assert heard is not None
-            for (task, _), continuation in zip(batch, heard, strict=True):
-                task.said = _shortest_sound(task, _text_of(continuation.tokens, base))
-            done = {
-                substance: [sentence for task in some for sentence in task.said]
-                for substance, some in left.items()
-                if some and all(task.said for task in some)
-            }
-            left = {substance: some for substance, some in left.items() if substance not in done}
-            yield done
-    if left:
-        yield {substance: [] for substance in left}
+class _Teacher:
+    """Restates the sentences of tasks, in batches, until all have passed or every temperature was tried."""
+
+    def __init__(self, tasks: Iterable[TeacherTask], base: BaseModel, *, seed: int) -> None:
+        self._base = base
+        self._seed = seed
+        self._open = {task: [_SentenceTask(task, sentence) for sentence in _sentences_of(task)] for task in tasks}
+
+    @property
+    def failed(self) -> list[TeacherTask]:
+        """After the last batch, the tasks with a sentence that never passed."""
+        return list(self._open)
+
+    def batches(self) -> Iterator[_SentenceBatch]:
+        """Batches of the sentences that have not passed, with their openings; call `accept` with each result."""
+        for attempt, temperature in enumerate(TEMPERATURES):
+            draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=self._seed + attempt)
+            pending = [part for parts in self._open.values() for part in parts if not part.restated]
+            # Prompts that begin alike are in one batch.
+            openings = sorted(
+                ((part, _opening(part, self._base, draw=draw)) for part in pending), key=lambda pair: pair[1].tokens
+            )
+            for start in range(0, len(openings), MAX_ROWS):
+                yield openings[start : start + MAX_ROWS]
+
+    def accept(self, batch: _SentenceBatch, continuations: Sequence[Continuation]) -> dict[TeacherTask, list[str]]:
+        """Checks what was decoded; returns the tasks that are complete now, with their sentences."""
+        for (part, _), continuation in zip(batch, continuations, strict=True):
+            part.restated = _shortest_sound(part, _text_of(continuation.tokens, self._base))
+        complete = {
+            task: [sentence for part in parts for sentence in part.restated]
+            for task, parts in self._open.items()
+            if parts and all(part.restated for part in parts)
+        }
+        self._open = {task: parts for task, parts in self._open.items() if task not in complete}
+        return complete
 
 
-def _batches(
-    tasks: Sequence[_SentenceTask], base: BaseModel, *, draw: Draw
-) -> Iterator[Sequence[tuple[_SentenceTask, Opening]]]:
-    """The tasks with what the teacher is asked for each, those that begin alike in one batch."""
-    asked = sorted(((task, _opening(task, base, draw=draw)) for task in tasks), key=lambda one: one[1].tokens)
-    return (asked[start : start + MOST_ROWS] for start in range(0, len(asked), MOST_ROWS))
+def _settle_and_cache(
+    sentences: Mapping[TeacherTask, Sequence[str]], tally: _Tally, keys: Mapping[TeacherTask, str], cache: ReplyCache
+) -> Progress:
+    cache.put_many({keys[task]: "\n".join(body) for task, body in sentences.items() if task in keys})
+    return tally.settle(sentences)
 
 
-def _opening(task: _SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
-    prompt = encode_prompt(base.tokenizer, teacher_prompt(task.substance, task.sentence))
-    # With and without a space before: a tokenizer has one token for each.
-    forms = (task.sentence, f" {task.sentence}")
-    own = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+def _opening(part: _SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
+    prompt = encode_prompt(base.tokenizer, teacher_prompt(part.task, part.sentence))
+    # With and without a leading space: a tokenizer has different tokens for each.
+    forms = (part.sentence, f" {part.sentence}")
+    words = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
 
     def is_enough(tokens: Sequence[int]) -> bool:
-        # A small teacher talks on where it has said all: most of what it would say is not even decoded.
+        # A small teacher goes on after it has restated the sentence; most of that is not even decoded.
         ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
-        return ends and bool(_shortest_sound(task, _text_of(tokens, base)))
+        return ends and bool(_shortest_sound(part, _text_of(tokens, base)))
 
     return Opening(
         tokens=tuple(prompt),
-        # What is longer by more would not pass as no longer than the sentence.
-        max_tokens=math.ceil(MAX_LONGER * len(own[0])) + MAX_MORE_TOKENS,
+        # A longer restatement would fail the check of its length.
+        max_tokens=math.ceil(MAX_LENGTH_RATIO * len(words[0])) + MAX_EXTRA_TOKENS,
         end_token=end_of_turn(base.tokenizer),
         draw=draw,
-        favoured=frozenset({*itertools.chain(*own), end_of_turn(base.tokenizer)}),
+        favoured=frozenset({*itertools.chain(*words), end_of_turn(base.tokenizer)}),
         is_enough=is_enough,
     )
 
@@ -245,25 +267,25 @@ def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
     return str(base.tokenizer.decode(list(tokens))).strip()
 
 
-def _shortest_sound(task: _SentenceTask, text: str) -> list[str]:
-    """The first sentences of a continuation, as few as pass; none if it never does.
+def _shortest_sound(part: _SentenceTask, text: str) -> list[str]:
+    """The shortest beginning of a continuation that passes, as sentences; empty if none passes.
 
-    A small teacher says what it was asked and then talks on, because it knows no end; so its end is found for it.
+    A small teacher restates the sentence and then goes on, because it does not learn when to end.
     """
-    spoken = split_sentences(text)
-    for count in range(1, len(spoken) + 1):
-        if not _faults_of_sentence(task, " ".join(spoken[:count])):
-            return _join_short(spoken[:count])
+    sentences = split_sentences(text)
+    for count in range(1, len(sentences) + 1):
+        if not _sentence_faults(part, " ".join(sentences[:count])):
+            return _join_short(sentences[:count])
     return []
 
 
-def _sentences_of(substance: Substance) -> list[str]:
-    """What is to be said one by one: the reference's sentences, a lone "Yes." with the next; else the question."""
-    if not substance.reference:
-        return [substance.question]
-    # A long aside at a sentence's end is a statement of its own; a short one names what it stands beside, and stays.
-    plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", substance.reference)
-    limit = rules_of(substance.profile).max_sentence_words or math.inf
+def _sentences_of(task: TeacherTask) -> list[str]:
+    """The sentences to restate: those of the reference, a lone "Yes." with the next one; otherwise the question."""
+    if not task.reference:
+        return [task.question]
+    # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
+    plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
+    limit = rules_of(task.profile).max_sentence_words or math.inf
     clauses = [
         clause
         for sentence in _join_short(split_sentences(plain))
@@ -273,27 +295,27 @@ def _sentences_of(substance: Substance) -> list[str]:
 
 
 def _join_short(sentences: Iterable[str]) -> list[str]:
-    """The sentences, those of one or two words ("Yes.", "C.") at the head of the next: alone they say nothing."""
-    joined: list[str] = []
+    """Joins sentences of one or two words ("Yes.", "C.") with the next, as alone they say nothing."""
+    longer: list[str] = []
     for sentence in sentences:
-        if joined and count_words(joined[-1]) <= 2:
-            joined[-1] = f"{joined[-1]} {sentence}"
+        if longer and count_words(longer[-1]) <= 2:
+            longer[-1] = f"{longer[-1]} {sentence}"
         else:
-            joined.append(sentence)
-    return joined
+            longer.append(sentence)
+    return longer
 
 
 def _as_sentence(clause: str) -> str:
     plain = clause.strip(" ,;:")
-    whole = plain if plain.endswith((".", "!", "?")) else f"{plain}."
-    return whole[0].upper() + whole[1:]
+    sentence = plain if plain.endswith((".", "!", "?")) else f"{plain}."
+    return sentence[0].upper() + sentence[1:]
 
 
-def _faults_of_sentence(task: _SentenceTask, text: str) -> list[str]:
-    substance = task.substance
-    if not substance.reference:
-        return faults_off_topic(text, question=substance.question)
-    limit = rules_of(substance.profile).max_sentence_words
-    too_long = limit is not None and any(count_words(one) > limit for one in split_sentences(text))
-    faults = faults_of(text, task.sentence, question=substance.question)
+def _sentence_faults(part: _SentenceTask, text: str) -> list[str]:
+    task = part.task
+    if not task.reference:
+        return topic_faults(text, question=task.question)
+    limit = rules_of(task.profile).max_sentence_words
+    too_long = limit is not None and any(count_words(sentence) > limit for sentence in split_sentences(text))
+    faults = content_faults(text, part.sentence, question=task.question)
     return [*faults, "has a sentence too long for the student"] if too_long else faults

@@ -1,7 +1,7 @@
-"""What is learned: from a baseline's responses to training conversations.
+"""Training examples: conversations made from the responses of a baseline.
 
-An example is the prompt that this student's model will read when it serves, and what a tutor says to it. The reply is
-the teacher's feedback where there is any; otherwise it is to be distilled, and what that takes is a `Lesson`.
+An example is a prompt as this student's model will get it when it serves, and a tutor's reply. The reply is the
+teacher's feedback if there is any; otherwise it is distilled from a `Lesson`.
 
 Knows nothing of how replies are distilled or how a model is trained.
 """
@@ -20,9 +20,9 @@ from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
 from mesh.tutoring.profile import StudentProfile
 
-# A score from here on, of 100, is a right answer where `is_correct` is not told.
+# The least score, of 100, of a right answer if the response does not tell `is_correct`.
 PASS_SCORE = 50.0
-# Longer conversations are dropped: they would set the memory that every batch needs.
+# Longer conversations are dropped: the longest one decides how much memory a batch needs.
 MAX_EXAMPLE_TOKENS = 1024
 
 
@@ -44,18 +44,18 @@ class Band(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """All that a distilled reply depends on; two students with the same lesson are told the same.
+    """All that a distilled reply depends on; students with the same lesson get the same reply.
 
     The student's own answer is not part of it, so that no student's words are taught to another.
 
     Attributes:
         profile: The student's, with the response's own subject.
-        question: What was asked.
+        question: The question of the item.
         reference: The right answer; empty if it is not known.
-        skill: What the item tests.
-        verdict: How the student's answer was.
-        band: How the student does in this skill.
-        is_guided: Whether the student gets fewer than half of all items right, and is asked where it is hard.
+        skill: The skill that the item tests.
+        verdict: Whether the student's answer was right.
+        band: The student's record in this skill.
+        is_guided: Whether the student has fewer right answers than wrong ones, and the reply asks what is hard.
         is_private: Whether the reference is the student's own answer; such a lesson is never shared.
     """
 
@@ -71,13 +71,13 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A conversation that may still lack its reply.
+    """A conversation that may lack its reply.
 
     Attributes:
-        item: What the split keeps together: the question, its case and spacing aside.
-        prompt: What the student's model will read.
+        item: Key that the split keeps together: the question, without differences of case and spacing.
+        prompt: The prompt of the student's model.
         feedback: The teacher's own reply; empty if there is none.
-        lesson: What a reply is distilled from where there is none.
+        lesson: The lesson to distil a reply from if there is no feedback.
     """
 
     item: str
@@ -88,7 +88,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleSet:
-    """The examples, split: no question is on both sides."""
+    """The examples, split: no item is on both sides."""
 
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
@@ -96,11 +96,11 @@ class ExampleSet:
 
 
 def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | None = None) -> tuple[Draft, ...]:
-    """A draft a response, in their order.
+    """One draft per response, in order.
 
     Args:
         baseline: The responses.
-        record: What the student's standing is judged by, where it is not the baseline's own responses.
+        record: The responses that the student's bands are computed from; by default the baseline's.
     """
     judged_by = baseline.responses if record is None else record
     bands, is_guided = _bands_of(judged_by), _is_guided(judged_by)
@@ -111,14 +111,14 @@ def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | N
 
 
 def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:
-    """The prompt of an example: what the brain would render if the student sent question and answer."""
+    """The prompt of an example, as the brain would render it if the student sent question and answer."""
     answer = response.student_answer.strip()
     text = f"{response.question.strip()}\n\nMy answer: {answer}" if answer else response.question.strip()
     return Prompt(profile=_profile_of(profile, response), turns=(Turn(role=Role.STUDENT, text=text),))
 
 
 def verdict_of(response: BaselineResponse) -> AnswerVerdict:
-    """The verdict that the response tells: `is_correct`, else its score."""
+    """The verdict on a response, by `is_correct` if it is there, otherwise by the score."""
     if response.is_correct is not None:
         return AnswerVerdict.CORRECT if response.is_correct else AnswerVerdict.INCORRECT
     if response.score is not None:
@@ -127,7 +127,7 @@ def verdict_of(response: BaselineResponse) -> AnswerVerdict:
 
 
 def band_of(*, correct: int, judged: int) -> Band:
-    """The band of a record, by Laplace's rule of succession: few answers say little, so they stay in the middle."""
+    """The band of a record, by Laplace's rule of succession: with few answers it stays in the middle."""
     chance = (correct + 1) / (judged + 2)
     if chance < 1 / 3:
         return Band.STRUGGLING
@@ -137,11 +137,14 @@ def band_of(*, correct: int, judged: int) -> Band:
 def complete_examples(
     drafts: Sequence[Draft], replies: Mapping[Lesson, str], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[tuple[str, Example]], Examples]:
-    """The examples with their items, and the counts (the split still at zero). The teacher's feedback wins.
+    """Adds the replies to drafts; a teacher's feedback takes precedence over a distilled reply.
 
     A draft without a reply, or one that is too long, is dropped and counted.
+
+    Returns:
+        The examples with their items, and the counts; those of the split are 0.
     """
-    made: list[tuple[str, Example]] = []
+    completed: list[tuple[str, Example]] = []
     origins: Counter[str] = Counter()
     for draft in drafts:
         reply = draft.feedback or replies.get(draft.lesson, "")
@@ -150,7 +153,7 @@ def complete_examples(
             origins["dropped"] += 1
             continue
         origins["feedback" if draft.feedback else "distilled"] += 1
-        made.append((draft.item, example))
+        completed.append((draft.item, example))
     counts = Examples(
         given=len(drafts),
         feedback=origins["feedback"],
@@ -159,26 +162,26 @@ def complete_examples(
         train=0,
         heldout=0,
     )
-    return made, counts
+    return completed, counts
 
 
 def split_examples(
-    made: Sequence[tuple[str, Example]], counts: Examples, *, heldout_share: float, seed: int
+    completed: Sequence[tuple[str, Example]], counts: Examples, *, heldout_share: float, seed: int
 ) -> ExampleSet:
-    """Keeps a share of the items apart, at least one; all examples of an item are on one side.
+    """Holds out a share of the items, at least one; all examples of an item are on one side.
 
-    Which ones depends on the items themselves, not on which others there are: what a student's next version is measured
-    by was, as far as may be, not learned by the one before.
+    The choice depends on each item alone, not on the other items: most items that measure a student's next version were
+    also held out from the version before.
 
     Raises:
-        NoTrainableExamples: If there are not two different items.
+        NoTrainableExamples: There are fewer than two different items.
     """
-    items = sorted({item for item, _ in made}, key=lambda item: sha256(f"{seed} {item}".encode()).digest())
+    items = sorted({item for item, _ in completed}, key=lambda item: sha256(f"{seed} {item}".encode()).digest())
     if len(items) < 2:
         raise NoTrainableExamples(responses=counts.given, usable=len(items))
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
-    train = tuple(example for item, example in made if item not in heldout_items)
-    heldout = tuple(example for item, example in made if item in heldout_items)
+    train = tuple(example for item, example in completed if item not in heldout_items)
+    heldout = tuple(example for item, example in completed if item in heldout_items)
     return ExampleSet(train=train, heldout=heldout, counts=replace(counts, train=len(train), heldout=len(heldout)))
 
 
@@ -189,7 +192,7 @@ def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, i
     lesson = Lesson(
         profile=_profile_of(profile, response),
         question=response.question.strip(),
-        # A right answer is as good a reference as any.
+        # Without a reference, the student's right answer serves as one.
         reference=response.student_answer.strip() if is_private else reference,
         skill=response.skill,
         verdict=verdict,
@@ -219,7 +222,7 @@ def _is_guided(responses: Iterable[BaselineResponse]) -> bool:
 
 
 def _bands_of(responses: Iterable[BaselineResponse]) -> dict[tuple[str, str], Band]:
-    """The band of each skill; responses without a skill say nothing of any, so they get the middle one."""
+    """The band of each skill; responses without a skill get the middle one."""
     records: dict[tuple[str, str], Counter[AnswerVerdict]] = {}
     for response in responses:
         records.setdefault(_skill_of(response), Counter())[verdict_of(response)] += 1

@@ -1,9 +1,8 @@
-"""Whether a reply says what a reference answer says: a judgement by words, strict enough to teach by.
+"""Fidelity: whether a reply says what a reference answer says, judged by words and strictly.
 
-A small model that restates an answer goes wrong in known ways: it leaves parts out, swaps them ("the sand is too
-small"), turns them round ("is not parallel"), makes up numbers, or talks on about something else. Each way has its
-check here. What is judged wrongly is judged too strictly, which costs a retry; a wrong reply
-that is taught costs a student.
+A small model that restates an answer fails in known ways: it leaves parts out, swaps them ("the sand is too small"),
+negates them ("is not parallel"), makes up numbers, or goes on about something else. Each failure has its check here.
+Where the checks err, they err on the strict side: that costs a retry, while a wrong reply would be taught to a student.
 
 English only. Knows nothing of models or students.
 """
@@ -12,14 +11,14 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-# Of the reference's content words, the share that the reply must hold, in the reference's order.
-MIN_HELD = 0.8
-# Of the reply's content words, the share that may come from neither reference nor question.
-MAX_NEW = 0.2
-# A reply may be this much longer than the reference, in words: room to split a sentence, none to talk on.
-MAX_LONGER, MAX_MORE_WORDS = 1.2, 2
-# Of a question's content words, the share that a reply must name to count as on its topic.
-MIN_ON_TOPIC = 0.3
+# Share of the reference's content words that the reply must have, in the reference's order.
+MIN_CONTENT_SHARE = 0.8
+# Share of the reply's content words that may be in neither reference nor question.
+MAX_NEW_SHARE = 0.2
+# A reply may have the reference's words times the ratio, and the extra words: room to split a sentence, not to go on.
+MAX_LENGTH_RATIO, MAX_EXTRA_WORDS = 1.2, 2
+# Share of the question's content words that a reply must have to be on topic.
+MIN_TOPIC_SHARE = 0.3
 
 # A number with its sign, a word, or an operator; the hyphen of "D-cell" and the dash of "10-15" are neither.
 _WORD = re.compile(
@@ -46,7 +45,7 @@ _NUMBER_WORDS = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
     "ten": "10",
 }  # fmt: skip
-# Words that turn a statement round when one stands for the other.
+# Words that reverse a statement when they are swapped.
 _POLES = frozenset((
     "more", "less", "fewer", "most", "least", "higher", "lower", "high", "low", "increase", "decrease", "large",
     "larger", "big", "bigger", "small", "smaller", "hot", "hotter", "warm", "warmer", "cold", "colder", "cool",
@@ -58,52 +57,52 @@ _POLES = frozenset((
 ))  # fmt: skip
 
 
-def faults_of(reply: str, reference: str, *, question: str) -> list[str]:
-    """Why a reply does not hold the substance of a reference answer; empty if it does.
+def content_faults(reply: str, reference: str, *, question: str) -> list[str]:
+    """Why a reply does not say what a reference answer says; empty if it does.
 
-    The reply must hold `MIN_HELD` of the reference's content words in their order; say its numbers with their units,
-    its negations and its opposites ("more", "left"), in the same order and no others but the question's; not say yes
-    where the reference says no; and stay with what reference and question talk of.
+    The reply must have `MIN_CONTENT_SHARE` of the reference's content words in their order; the reference's numbers
+    with their units, its negations and its opposites ("more", "left"), in the same order and none but these and the
+    question's; no yes where the reference says no; and few content words that are in neither reference nor question.
     """
-    said, meant, asked = _words(reply), _words(reference), _words(question)
-    faults = _misshapen(reply, said, like=meant)
-    wanted = _content(meant)
-    if _common_length(wanted, _content(said)) < MIN_HELD * len(wanted):
+    words, reference_words, question_words = _words(reply), _words(reference), _words(question)
+    faults = _shape_faults(reply, words, like=reference_words)
+    content = _content(reference_words)
+    if _common_length(content, _content(words)) < MIN_CONTENT_SHARE * len(content):
         faults.append("lacks content of the reference")
-    if not _is_within(_pivots(meant), _pivots(said)):
+    if not _is_subsequence(_pivots(reference_words), _pivots(words)):
         faults.append("lacks a number, a negation or an opposite of the reference, or swaps them")
-    if sum(map(_negates, said)) != sum(map(_negates, meant)):
+    if sum(map(_negates, words)) != sum(map(_negates, reference_words)):
         faults.append("denies what the reference does not, or the other way round")
-    if not set(_pivots(said)) <= set(_pivots(meant)) | set(_pivots(asked)):
+    if not set(_pivots(words)) <= set(_pivots(reference_words)) | set(_pivots(question_words)):
         faults.append("has numbers or opposites of its own")
-    if not _units(meant) <= _units(said):
+    if not _units(reference_words) <= _units(words):
         faults.append("lacks a unit of the reference")
-    if _says_yes_or_no(said) not in {None, _says_yes_or_no(meant)} and _says_yes_or_no(meant):
+    if _yes_or_no(words) not in {None, _yes_or_no(reference_words)} and _yes_or_no(reference_words):
         faults.append("contradicts the reference's yes or no")
-    if _new_share(said, meant + asked) > MAX_NEW:
-        faults.append("talks of something else")
+    if _new_share(words, reference_words + question_words) > MAX_NEW_SHARE:
+        faults.append("is about something else")
     return faults
 
 
-def faults_off_topic(reply: str, *, question: str) -> list[str]:
-    """Why a reply does not stay with a question whose answer is not known; empty if it does."""
-    said, asked = _words(reply), _words(question)
-    faults = _misshapen(reply, said, like=asked)
-    wanted = set(_content(asked))
-    if len(wanted & set(_content(said))) < MIN_ON_TOPIC * min(len(wanted), 10):
+def topic_faults(reply: str, *, question: str) -> list[str]:
+    """Why a reply is not about a question whose answer is not known; empty if it is."""
+    words, question_words = _words(reply), _words(question)
+    faults = _shape_faults(reply, words, like=question_words)
+    content = set(_content(question_words))
+    if len(content & set(_content(words))) < MIN_TOPIC_SHARE * min(len(content), 10):
         faults.append("does not name what the question is about")
-    if not {word for word in said if word[-1].isdigit()} <= set(asked):
+    if not {word for word in words if word[-1].isdigit()} <= set(question_words):
         faults.append("has numbers of its own")
     return faults
 
 
-def _misshapen(reply: str, said: Sequence[str], *, like: Sequence[str]) -> list[str]:
-    if not said:
-        return ["says nothing"]
+def _shape_faults(reply: str, words: Sequence[str], *, like: Sequence[str]) -> list[str]:
+    if not words:
+        return ["is empty"]
     faults = []
-    if len(said) > MAX_LONGER * len(like) + MAX_MORE_WORDS:
-        faults.append("talks on")
-    if _repeats(said) > _repeats(like):
+    if len(words) > MAX_LENGTH_RATIO * len(like) + MAX_EXTRA_WORDS:
+        faults.append("is too long")
+    if _repeats(words) > _repeats(like):
         faults.append("repeats itself")
     if reply.rstrip("\"')* ")[-1:] not in {".", "!", "?"}:
         faults.append("does not end with a whole sentence")
@@ -111,7 +110,7 @@ def _misshapen(reply: str, said: Sequence[str], *, like: Sequence[str]) -> list[
 
 
 def _repeats(words: Sequence[str]) -> int:
-    """How many runs of four words were there before; a reference may have some of its own."""
+    """How many sequences of four words occurred before; a reference may have some of its own."""
     fours = [tuple(words[start : start + 4]) for start in range(len(words) - 3)]
     return len(fours) - len(set(fours))
 
@@ -122,17 +121,17 @@ def _words(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """The word without its ending: `heats`, `heating` and `heated` are one; no dictionary, so `hotter` is not `hot`."""
+    """The word without its ending: `heats`, `heating` and `heated` are the same, but `hotter` is not `hot`."""
     if word.endswith("ies") and len(word) > 4:
         word = f"{word[:-3]}y"
     return _DOUBLED.sub(r"\1", _SUFFIX.sub("", word))
 
 
 def _content(words: Iterable[str]) -> list[str]:
-    return [_stem(word) for word in words if _is_spoken(word) and word not in _STOPWORDS and not _negates(word)]
+    return [_stem(word) for word in words if _is_word(word) and word not in _STOPWORDS and not _negates(word)]
 
 
-def _is_spoken(word: str) -> bool:
+def _is_word(word: str) -> bool:
     """Whether it is a word or a number, rather than an operator."""
     return word[-1].isalnum()
 
@@ -142,11 +141,11 @@ def _negates(word: str) -> bool:
 
 
 def _pivots(words: Iterable[str]) -> list[str]:
-    """What flips a meaning when it is left out, added or swapped, in order."""
+    """The words that change a meaning when they are left out, added or swapped, in order."""
     return [
         "not" if _negates(word) else _stem(word)
         for word in words
-        if _negates(word) or word[-1].isdigit() or not _is_spoken(word) or _stem(word) in _POLE_STEMS
+        if _negates(word) or word[-1].isdigit() or not _is_word(word) or _stem(word) in _POLE_STEMS
     ]
 
 
@@ -154,7 +153,7 @@ _POLE_STEMS = frozenset(map(_stem, _POLES))
 
 
 def _units(words: Sequence[str]) -> set[tuple[str, str]]:
-    """Each number with the content word right after it."""
+    """Each number with the content word that follows it."""
     return {
         (number, _stem(unit))
         for number, unit in itertools.pairwise(words)
@@ -162,26 +161,27 @@ def _units(words: Sequence[str]) -> set[tuple[str, str]]:
     }
 
 
-def _says_yes_or_no(words: Sequence[str]) -> str | None:
+def _yes_or_no(words: Sequence[str]) -> str | None:
     return words[0] if words and words[0] in {"yes", "no"} else None
 
 
-def _new_share(words: Sequence[str], known: Sequence[str]) -> float:
-    content, allowed = _content(words), set(_content(known))
+def _new_share(words: Sequence[str], sources: Sequence[str]) -> float:
+    """The share of content words that the sources do not have."""
+    content, allowed = _content(words), set(_content(sources))
     return sum(word not in allowed for word in content) / max(len(content), 1)
 
 
-def _is_within(parts: Sequence[str], whole: Sequence[str]) -> bool:
-    """Whether the parts occur in the whole in this order, other things between them or not."""
-    left = iter(whole)
-    return all(part in left for part in parts)
+def _is_subsequence(words: Sequence[str], sequence: Sequence[str]) -> bool:
+    """Whether the words occur in the sequence in this order, with or without others between them."""
+    remaining = iter(sequence)
+    return all(word in remaining for word in words)
 
 
-def _common_length(one: Sequence[str], other: Sequence[str]) -> int:
+def _common_length(left: Sequence[str], right: Sequence[str]) -> int:
     """Length of the longest common subsequence."""
-    lengths = [0] * (len(other) + 1)
-    for word in one:
+    lengths = [0] * (len(right) + 1)
+    for word in left:
         before = lengths[:]
-        for place, against in enumerate(other):
-            lengths[place + 1] = before[place] + 1 if word == against else max(before[place + 1], lengths[place])
+        for place, other_word in enumerate(right):
+            lengths[place + 1] = before[place] + 1 if word == other_word else max(before[place + 1], lengths[place])
     return lengths[-1]

@@ -1,7 +1,7 @@
-"""How a tutor's reply begins, ends and is laid out: by verdict, by record, and as the student's profile asks.
+"""The frame of a tutor's reply: how it begins, ends and is laid out, by verdict, by record, and by profile.
 
-The words are the product's, not a model's: whether an answer was right, and what to do next, is not for a small model
-to make up. What stands between them is distilled. Knows nothing of models.
+These words are fixed: a small model must not make up whether an answer was right, or what to do next. The sentences
+between them are distilled. Knows nothing of models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from mesh.tutoring.form import FormRules
 from mesh.tutoring.profile import Disability, LearningStyle
 from mesh.tutoring.teaching import rules_of
 
-# Plain and literal for every student, never praise that the answer has not earned, and each with a phrase that tells an
-# anxious student that they are all right (`mesh.tutoring.teaching.REASSURANCES`).
+# Plain and literal for every student, without unearned praise, and each with a phrase that reassures an anxious student
+# (`mesh.tutoring.teaching.REASSURANCES`).
 _OPENERS: Mapping[AnswerVerdict, str] = MappingProxyType(
     {
         AnswerVerdict.CORRECT: "Well done, your answer is right.",
@@ -29,8 +29,8 @@ _SCAFFOLDS: Mapping[Band, str] = MappingProxyType(
         Band.SECURE: "",
     }
 )
-# What the student is asked to do last: from doing a part again, through doing it alone, to carrying it further.
-_ASKS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingProxyType(
+# The closing question: from doing a part again, through doing it alone, to going further.
+_CLOSING_QUESTIONS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingProxyType(
     {
         None: {
             Band.STRUGGLING: "Can you say the first part again?",
@@ -64,24 +64,23 @@ _ASKS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingProxyType(
         },
     }
 )
-# Said in every reply to a student who gets fewer than half right: those who need help most ask for it least (Ryan,
-# Pintrich and Midgley, "Avoiding Seeking Help in the Classroom: Who and Why?", 2001). It is also what an adapter can
-# learn of a student from few answers: the same whatever is asked, and not in the prompt.
-_GUIDE = "Tell me which part is hard."
-# A student with autism is told when it is done, as the profile's instruction says.
-_DONE = "Then you are done."
+# In every reply to a student with fewer right answers than wrong ones: those who need help most ask for it least (Ryan,
+# Pintrich and Midgley, "Avoiding Seeking Help in the Classroom: Who and Why?", 2001). An adapter can also learn it from
+# few answers: it is the same for every question, and not in the prompt.
+_GUIDANCE = "Tell me which part is hard."
+# Tells a student with autism when the work is done, as the profile's instruction says.
+_END_MARKER = "Then you are done."
 
 
 def frame_reply(lesson: Lesson, body: Sequence[str]) -> str:
-    """The whole reply around the sentences that carry the substance, laid out as the student's form rules ask."""
+    """The whole reply around the distilled sentences, laid out as the student's form rules ask."""
     rules = rules_of(lesson.profile)
     opening = [_OPENERS[lesson.verdict], *([_SCAFFOLDS[lesson.band]] if _SCAFFOLDS[lesson.band] else [])]
-    asks = _ASKS[lesson.profile.learning_style]
-    closing = [asks[lesson.band]]
+    closing = [_CLOSING_QUESTIONS[lesson.profile.learning_style][lesson.band]]
     if lesson.profile.disability is Disability.AUTISM:
-        closing.append(_DONE)
-    guided = [*body, _GUIDE] if lesson.is_guided else body
-    return _lay_out(opening, guided, closing, rules=rules)
+        closing.append(_END_MARKER)
+    middle = [*body, _GUIDANCE] if lesson.is_guided else body
+    return _lay_out(opening, middle, closing, rules=rules)
 
 
 def _lay_out(opening: Sequence[str], body: Sequence[str], closing: Sequence[str], *, rules: FormRules) -> str:

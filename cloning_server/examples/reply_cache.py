@@ -1,7 +1,7 @@
-"""Distilled replies that were paid for before: a class that sat the same assessment pays once.
+"""A cache of distilled replies, so that a class that takes the same assessment distils once.
 
-A cache that is down costs time and nothing else. Only replies made of the item itself are kept, never a student's
-words.
+If the cache is down, distillation takes longer and nothing else changes. It stores only replies that are derived from
+the item itself, never a student's words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from redis.retry import Retry
 
 from mesh.log import get_logger
 
-# A school year, in seconds: classes sit the same assessments term after term.
+# A school year: classes take the same assessments term after term.
 TTL_SECONDS = 300 * 24 * 3600
-# The cache is beside the trainer; when it takes longer, distilling anew is the safer bet.
+# The cache is close to the trainer; if it takes longer, distilling again is the better choice.
 TIMEOUT_SECONDS = 2.0
 
 _PREFIX = "aivo:reply:"
@@ -23,23 +23,23 @@ _log = get_logger(__name__)
 
 
 class ReplyCache(Protocol):
-    """Replies by key. Neither method fails: what can't be read was never there."""
+    """Distilled sentences by key. Neither method raises: an entry that can't be read counts as missing."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """The replies that are there; an empty one says that no reply could be distilled."""
+        """Returns the entries that exist; an empty one means that no reply could be distilled."""
         ...
 
     def put_many(self, replies: Mapping[str, str]) -> None:
-        """Keeps the replies by their keys."""
+        """Stores entries."""
         ...
 
 
 class ValkeyReplyCache:
-    """Replies in Valkey or Redis, each for `ttl_seconds` after it was written.
+    """A reply cache in Valkey or Redis.
 
     Args:
-        url: Of the server; it is not asked before the first use.
-        ttl_seconds: After which a reply is distilled anew.
+        url: The server's; the first use connects.
+        ttl_seconds: Lifetime of an entry after it was written.
     """
 
     def __init__(self, url: str, *, ttl_seconds: int = TTL_SECONDS) -> None:
@@ -53,21 +53,21 @@ class ValkeyReplyCache:
         self._ttl_seconds = ttl_seconds
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """The replies that are there; none if the server does not answer."""
+        """Returns the entries that exist; none if the server does not answer."""
         if not keys:
             return {}
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.get(_PREFIX + key)
-                found = pipe.execute()
+                values = pipe.execute()
         except RedisError as error:
             _log.warning("reply_cache_unavailable", error=type(error).__name__)
             return {}
-        return {key: reply for key, reply in zip(keys, found, strict=True) if reply is not None}
+        return {key: reply for key, reply in zip(keys, values, strict=True) if reply is not None}
 
     def put_many(self, replies: Mapping[str, str]) -> None:
-        """Keeps the replies, or drops them if the server does not answer."""
+        """Stores entries, or drops them if the server does not answer."""
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for key, reply in replies.items():

@@ -1,1 +1,1 @@
-"""Training on Ray: the actors, who keeps them alive, and the trainings that share one."""
+"""Training on Ray: the actors, their supervisors, and the trainings that share an actor."""

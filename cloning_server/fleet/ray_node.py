@@ -1,7 +1,7 @@
-"""This process's place in Ray: its own Ray on this machine or, with `RAY_ADDRESS`, a cluster's node here.
+"""This process's connection to Ray: to a Ray of its own or, with `RAY_ADDRESS`, to a cluster's node on this machine.
 
-A process speaks to Ray through the node on its own machine, and never again once that node has died. So whoever joined
-looks now and then whether it is lost, leaves, and joins anew.
+A process connects through the node on its own machine, and its connection does not survive that node. So the trainer
+checks regularly whether the node is lost, disconnects, and joins again.
 """
 
 import os
@@ -14,24 +14,27 @@ from ray.exceptions import RayError
 
 from cloning_server.settings import CloningSettings
 
-# What a plan, its progress and its adapter need is small; Ray's default is a third of the machine's memory.
+# Enough for plans, progress and adapters; Ray's default is a third of the machine's memory.
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 
 
 def cpus_of(settings: CloningSettings) -> float:
     """The CPUs of one trainer."""
     cores = os.cpu_count() or 1
-    # Those of a Ray of our own have to fit beside each other; a cluster's may each have a machine to themselves.
+    # Trainers in our own Ray share this machine; trainers of a cluster may each have a machine to themselves.
     return settings.trainer_cpus or (cores if settings.ray_address else max(1, cores // settings.trainers))
 
 
 def join(settings: CloningSettings) -> bool:
-    """Joins Ray, which takes seconds; returns whether that was to be done, and so is for the caller to undo.
+    """Joins Ray, which takes seconds.
+
+    Returns:
+        Whether this call joined, so that the caller has to shut Ray down; False if the process had joined before.
 
     Raises:
-        OSError, RuntimeError, RayError: Ray does not start, can't be reached, or is of another version.
+        OSError, RuntimeError, RayError: Ray does not start, can't be reached, or has another version.
     """
-    # Ray reads these when it starts: nothing is reported to its makers, and its workers leave CUDA's choice alone.
+    # Ray reads these when it starts: send no usage statistics, and leave CUDA_VISIBLE_DEVICES of workers alone.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
@@ -40,7 +43,7 @@ def join(settings: CloningSettings) -> bool:
         ray.init(address=settings.ray_address, log_to_driver=False, configure_logging=False)
         return True
     ray.init(
-        # Never a cluster that someone else left running on this machine.
+        # Never a cluster that happens to run on this machine.
         address="local",
         num_cpus=max(1, round(cpus_of(settings) * settings.trainers)),
         num_gpus=torch.cuda.device_count() if settings.trainer_gpus else 0,
@@ -53,10 +56,10 @@ def join(settings: CloningSettings) -> bool:
 
 
 def is_lost() -> bool:
-    """Whether Ray's node on this machine has died, or somebody in this process has left it.
+    """Whether Ray's node on this machine has died, or this process has disconnected from it.
 
-    Asks Ray's head, which notices a death within some seconds. Without an answer it says no: Ray itself ends this
-    process when its head is away for a minute.
+    Asks Ray's head node, which notices a death within some seconds. Returns False if the head does not answer: Ray
+    itself ends this process if its head is gone for a minute.
     """
     if not ray.is_initialized():
         return True
@@ -68,10 +71,10 @@ def is_lost() -> bool:
         return False
 
 
-def take_back_sigterm() -> None:
-    """Undoes that Ray, when it starts, takes SIGTERM for a crash and aborts the process three seconds after it.
+def restore_sigterm() -> None:
+    """Restores the SIGTERM handler, which Ray replaces when it starts: its own aborts the process after three seconds.
 
-    Its C++ core sets the handler past Python's back; setting the one again that Python knows of ousts it.
+    Ray's C++ core installs its handler without Python's knowledge; setting Python's own handler again replaces it.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -1,7 +1,7 @@
-"""The trainer of the cloning server: as many training actors as it was told, on this machine or a Ray cluster.
+"""The trainer of the cloning server: `TRAINERS` training actors, on this machine or in a Ray cluster.
 
-A clone goes to the actor that trains the fewest; an actor trains its clones as a class. Only actors that are ready
-count: while all are pending, loading or dead, no clone is claimed, and the queue holds them for whoever can train.
+A clone goes to the actor with the fewest trainings; an actor trains its clones as a class. Only ready actors count:
+while all are pending, loading or dead, this server claims no clone, and the queue holds clones for other servers.
 """
 
 import asyncio
@@ -19,33 +19,33 @@ from mesh.background import BackgroundTask
 from mesh.errors import TrainerUnavailable
 from mesh.log import get_logger
 
-# Before Ray is tried again, in case what kept it from starting has passed.
-JOIN_SECONDS = 30.0
-# How often to look whether Ray's node on this machine has died. Ray itself takes some seconds more to notice.
-LOOK_SECONDS = 5.0
+# Delay before the next attempt to join Ray, in case the cause of the failure was temporary.
+REJOIN_SECONDS = 30.0
+# How often to check whether Ray's node on this machine has died. Ray itself takes some more seconds to notice.
+NODE_CHECK_SECONDS = 5.0
 
 _log = get_logger(__name__)
 
 
 class RayTrainer(BackgroundTask):
-    """Trains on Ray. Open it with `async with`; it starts Ray, and the actors, in the background.
+    """Trains on Ray. Open it with `async with`; it starts Ray and the actors in the background.
 
     Args:
-        settings: Of the base model, of Ray and of the cache; `ray_address` joins a cluster instead of starting one.
+        settings: Settings of the base model, Ray and the cache; `ray_address` joins a cluster instead of starting one.
     """
 
     def __init__(self, settings: CloningSettings) -> None:
         self._settings = settings
-        self._keepers = [ActorSupervisor(settings) for _ in range(settings.trainers)]
-        # Why there are no actors to keep; None once Ray is there.
+        self._supervisors = [ActorSupervisor(settings) for _ in range(settings.trainers)]
+        # The facts while Ray is not joined; None while it is.
         self._without_ray: TrainerFacts | None = not_ready(settings, "the trainer is starting")
 
     @property
     def facts(self) -> TrainerFacts:
-        """What health says: of a trainer that is ready, if any is."""
+        """The facts of an actor that is ready, if any is."""
         if self._without_ray is not None:
             return self._without_ray
-        return max((keeper.facts for keeper in self._keepers), key=lambda facts: facts.ready)
+        return max((supervisor.facts for supervisor in self._supervisors), key=lambda facts: facts.ready)
 
     @property
     def seats(self) -> int:
@@ -57,47 +57,49 @@ class RayTrainer(BackgroundTask):
         ready = self._ready()
         if not ready:
             raise TrainerUnavailable(self.facts.reason)
-        keeper = min(ready, key=lambda one: one.trainings)
-        async with aclosing(keeper.train(plan)) as steps:
-            async for step in steps:
-                yield step
+        supervisor = min(ready, key=lambda candidate: candidate.trainings)
+        async with aclosing(supervisor.train(plan)) as items:
+            async for item in items:
+                yield item
 
     def _ready(self) -> list[ActorSupervisor]:
-        return [keeper for keeper in self._keepers if keeper.facts.ready]
+        return [supervisor for supervisor in self._supervisors if supervisor.facts.ready]
 
     async def _run(self) -> None:
         while True:
             is_ours = await self._join()
             try:
-                await self._keep_until_lost()
+                await self._supervise_until_lost()
             finally:
                 if is_ours:
                     await asyncio.to_thread(ray.shutdown)
             self._without_ray = not_ready(self._settings, "Ray died on this machine; it is starting again")
             _log.warning("ray_node_lost")
 
-    async def _keep_until_lost(self) -> None:
-        keeping = [asyncio.create_task(keeper.keep(), name="keeper") for keeper in self._keepers]
+    async def _supervise_until_lost(self) -> None:
+        """Runs the supervisors until Ray's node on this machine is lost."""
+        tasks = [asyncio.create_task(supervisor.supervise(), name="supervisor") for supervisor in self._supervisors]
         try:
             while not await asyncio.to_thread(ray_node.is_lost):
-                # A bug that ended one is raised where it is seen.
-                done, _ = await asyncio.wait(keeping, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for keeper in done:
-                    keeper.result()
+                ended, _ = await asyncio.wait(tasks, timeout=NODE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    # Raises the bug that ended the supervisor.
+                    task.result()
         finally:
-            for keeper in keeping:
-                keeper.cancel()
-            await asyncio.wait(keeping)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _join(self) -> bool:
+        """Joins Ray, however often that takes; returns whether to shut it down at the end."""
         while True:
             try:
                 is_ours = await asyncio.to_thread(ray_node.join, self._settings)
             except (OSError, RuntimeError, RayError) as error:
-                _log.warning("ray_unavailable", error=type(error).__name__, why=str(error).partition("\n")[0])
+                _log.warning("ray_unavailable", error=type(error).__name__, reason=str(error).partition("\n")[0])
                 self._without_ray = not_ready(self._settings, f"Ray does not start ({type(error).__name__})")
-                await asyncio.sleep(JOIN_SECONDS)
+                await asyncio.sleep(REJOIN_SECONDS)
             else:
-                ray_node.take_back_sigterm()
+                ray_node.restore_sigterm()
                 self._without_ray = None
                 return is_ours

@@ -1,7 +1,7 @@
-"""Keeps one training actor alive: makes it, has it load the base model, trains on it, makes another when it dies.
+"""The supervisor of one training actor: it starts the actor and its base model, and replaces the actor when it dies.
 
-An actor that Ray has no room for stays pending, so that the autoscaler of a cluster sees what is missing. Nothing is
-trained on it meanwhile.
+An actor that Ray has no room for stays pending, so that a cluster's autoscaler knows what is missing. It does not train
+meanwhile.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, Trai
 from mesh.errors import AivoError, TrainerUnavailable
 from mesh.log import get_logger
 
-# Before a base model that could not be loaded is tried again, in case the cause has passed.
+# Delay before a base model that could not be loaded is loaded again, in case the cause was temporary.
 RELOAD_SECONDS = 30.0
-# Before an actor that died is replaced: one that dies as it starts, as where AIVO is not installed, would spin.
+# Delay before a dead actor is replaced: one that dies while it starts, as without an installed AIVO, must not spin.
 REPLACE_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -35,30 +35,32 @@ _log = get_logger(__name__)
 
 
 class ActorSupervisor:
-    """Keeps one actor while `keep` runs.
+    """Keeps one actor alive while `supervise` runs, and trains on it.
 
     Args:
-        settings: Of the actor, and of what it takes from Ray.
+        settings: Settings of the actor, and of its share of Ray.
 
     Attributes:
-        facts: What health says.
-        trainings: How many run on the actor.
+        facts: The actor's facts, for health.
+        trainings: How many trainings run on the actor.
     """
 
     def __init__(self, settings: CloningSettings) -> None:
         self._settings = settings
         self._actor: _Handle | None = None
-        # Done once that actor is given up; Ray may never answer for what was asked of it.
-        self._gone: asyncio.Future[None] = asyncio.Future()
+        # Done once that actor is abandoned; Ray may never answer a call to it.
+        self._abandonment: asyncio.Future[None] = asyncio.Future()
         self.facts = not_ready(settings, "the trainer is starting")
         self.trainings = 0
 
-    async def keep(self) -> NoReturn:
-        """Keeps an actor; cancelling this ends it, and the trainings on it."""
-        make = ray.remote(TrainingActor).options(num_cpus=cpus_of(self._settings), num_gpus=self._settings.trainer_gpus)
+    async def supervise(self) -> NoReturn:
+        """Starts the actor and replaces it when it dies; cancelling this ends the actor and the trainings on it."""
+        factory = ray.remote(TrainingActor).options(
+            num_cpus=cpus_of(self._settings), num_gpus=self._settings.trainer_gpus
+        )
         while True:
-            actor: _Handle = make.remote(self._settings)
-            self._actor, self._gone = actor, asyncio.Future()
+            actor: _Handle = factory.remote(self._settings)
+            self._actor, self._abandonment = actor, asyncio.Future()
             try:
                 await self._watch(actor)
             except RayError as error:
@@ -66,32 +68,32 @@ class ActorSupervisor:
             finally:
                 self.facts = not_ready(self._settings, "the training actor died; another is starting")
                 self._actor = None
-                self._gone.set_result(None)
+                self._abandonment.set_result(None)
                 ray.kill(actor)
             await asyncio.sleep(REPLACE_SECONDS)
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains; see `Trainer.train`."""
-        actor, gone = self._actor, self._gone
+        actor, abandonment = self._actor, self._abandonment
         if actor is None:
             raise TrainerUnavailable(self.facts.reason)
         self.trainings += 1
-        steps: ObjectRefGenerator = actor.train.options(num_returns="streaming").remote(plan)
+        items: ObjectRefGenerator = actor.train.options(num_returns="streaming").remote(plan)
         try:
-            while (step := await _unless(gone, _next_of(steps))) is not None:
-                yield step
+            while (item := await _unless(abandonment, _next_of(items))) is not None:
+                yield item
         except RayTaskError as error:
             raise _cause_of(error) from None
         except RayError as error:
             raise TrainerUnavailable("the training actor died") from error
         finally:
             self.trainings -= 1
-            # Does nothing to a training that ended. Ray may have been left meanwhile.
+            # No effect on a training that has ended. The process may have disconnected from Ray meanwhile.
             with contextlib.suppress(RayError):
-                ray.cancel(steps)
+                ray.cancel(items)
 
     async def _watch(self, actor: _Handle) -> NoReturn:
-        """Loads the base model and returns never; raises when the actor dies."""
+        """Loads the base model and never returns; raises when the actor dies."""
         while True:
             try:
                 self.facts = await actor.load.remote()
@@ -103,38 +105,38 @@ class ActorSupervisor:
                 await asyncio.sleep(RELOAD_SECONDS)
 
 
-async def _next_of(steps: ObjectRefGenerator) -> Progress | TrainedAdapter | None:
-    """What the training yields next; None once it has ended."""
+async def _next_of(items: ObjectRefGenerator) -> Progress | TrainedAdapter | None:
+    """The next item of a training; None once it has ended."""
     try:
-        step: Progress | TrainedAdapter = await (await anext(steps))
+        item: Progress | TrainedAdapter = await (await anext(items))
     except StopAsyncIteration:
         return None
-    return step
+    return item
 
 
-async def _unless(gone: asyncio.Future[None], step: Coroutine[None, None, T]) -> T:
-    """The outcome of a step.
+async def _unless(abandonment: asyncio.Future[None], call: Coroutine[None, None, T]) -> T:
+    """The result of a call to the actor.
 
     Raises:
-        TrainerUnavailable: The actor was given up before there was one.
+        TrainerUnavailable: The actor was abandoned before the call returned.
     """
-    taken = asyncio.create_task(step)
+    task = asyncio.create_task(call)
     try:
-        await asyncio.wait((taken, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not taken.done():
-            raise TrainerUnavailable("the training actor was given up")
-        return taken.result()
+        await asyncio.wait((task, abandonment), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise TrainerUnavailable("the training actor was abandoned")
+        return task.result()
     finally:
-        taken.cancel()
+        task.cancel()
 
 
 def not_ready(settings: CloningSettings, reason: str) -> TrainerFacts:
-    """The facts of a trainer that can't train, and why."""
+    """The facts of a trainer that can't train, with the reason."""
     return TrainerFacts(ready=False, reason=reason, model=settings.base_model, device="", gpu_available=False)
 
 
 def _cause_of(error: RayTaskError) -> Exception:
-    """What the actor raised; of a bug no more than its class, as its text may quote what was trained on."""
+    """The actor's exception; for a bug its class alone, as the message may quote training data."""
     cause: BaseException = error.cause
     return cause if isinstance(cause, AivoError) else RuntimeError(f"the trainer failed with {type(cause).__name__}")
 

@@ -1,8 +1,8 @@
-"""Whether an adapter may be handed out: it must be better than what it replaces, and speak as a tutor does.
+"""The gate before publication: an adapter must be better than what it replaces, and reply as a tutor does.
 
-Four things are measured on the held-out examples, which it was not trained on: their loss, beside the base model's and
-the active version's; whether greedy replies to their prompts are empty or go round in circles; how long they are; and
-how often they have the form that the student's profile asks for, beside the base model's.
+Four things are measured on the held-out examples, which the adapter was not trained on: their loss, compared with that
+of the base model and of the active version; whether greedy replies to their prompts are empty or repetitive; how long
+the replies are; and how often they have the form that the student's profile asks for, compared with the base model's.
 
 Knows nothing of training.
 """
@@ -17,26 +17,26 @@ from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, end_of_turn
 from mesh.tutoring.form import FormRules
 
-# Replies that are decoded, each a second of a slow machine's time.
-MOST_REPLIES = 6
-# Longer than nearly all replies that are taught.
-MOST_TOKENS = 96
-# Tokens of a phrase; one that comes back as often makes a reply that goes round in circles.
-_PHRASE_TOKENS, _MOST_REPEATS = 4, 4
-# Of the mean length of the taught replies and of the base model's, whichever is less: shorter ones say too little.
-_SHORTEST = 0.2
+# Replies that are decoded; each takes a second on a slow machine.
+MAX_REPLIES = 6
+# Longer than nearly all replies in the examples.
+MAX_REPLY_TOKENS = 96
+# A reply is repetitive if it holds the same phrase of so many tokens more often than this.
+_PHRASE_TOKENS, _MAX_REPEATS = 4, 4
+# Least mean length, as a share of the shorter of two: the mean length of the examples' replies and of the base model's.
+_MIN_LENGTH_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replies:
-    """What greedy replies are like.
+class ReplyStatistics:
+    """Counts over greedy replies.
 
     Attributes:
-        count: How many there are.
-        empty: Without a word.
-        looping: That say the same phrase again and again.
-        well_formed: That keep the form rules of the student's profile.
-        mean_tokens: Their length.
+        count: All replies.
+        empty: Replies without a word.
+        looping: Replies that repeat the same phrase again and again.
+        well_formed: Replies that follow the form rules of the student's profile.
+        mean_tokens: Mean length.
     """
 
     count: int
@@ -47,49 +47,50 @@ class Replies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What an adapter is judged by; losses are mean nats a reply token on the same held-out examples.
+class GateFigures:
+    """The measurements that decide on an adapter; losses are mean nats per reply token of the same held-out examples.
 
     Attributes:
-        loss: With the adapter.
-        base_loss: Of the base model, with the same prompts.
-        previous_loss: Of the version that it would replace; None if there is none.
+        loss: Of the adapter.
+        base_loss: Of the base model.
+        previous_loss: Of the version that the adapter would replace; None if there is none.
         replies: Of the adapter.
         base_replies: Of the base model, to the same prompts.
-        taught_tokens: Mean length of the replies that the examples hold.
+        example_tokens: Mean length of the replies in the examples.
     """
 
     loss: float
     base_loss: float
     previous_loss: float | None
-    replies: Replies
-    base_replies: Replies
-    taught_tokens: float
+    replies: ReplyStatistics
+    base_replies: ReplyStatistics
+    example_tokens: float
 
 
-def faults_of(figures: Figures) -> list[str]:
-    """What the adapter fails in, a word each; empty if it passes."""
+def gate_faults(figures: GateFigures) -> list[str]:
+    """The tests that the adapter fails, by name; empty if it passes."""
     replies, base = figures.replies, figures.base_replies
-    # "Not below" rather than "above", so that what is no number fails.
+    # "Not below" rather than "above", so that NaN fails.
     tests = {
         "loss_above_base": not figures.loss < figures.base_loss,
         "loss_above_previous": figures.previous_loss is not None and not figures.loss < figures.previous_loss,
         "empty_replies": replies.empty > 0,
-        # Greedy decoding leads any small model into a circle now and then; a collapsed one is there most of the time.
+        # Greedy decoding makes any small model repeat itself now and then; a collapsed one repeats itself mostly.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
-        "short_replies": replies.mean_tokens < _SHORTEST * min(figures.taught_tokens, base.mean_tokens),
+        "short_replies": replies.mean_tokens < _MIN_LENGTH_SHARE * min(figures.example_tokens, base.mean_tokens),
         "form_below_base": replies.well_formed < base.well_formed,
     }
-    return [fault for fault, is_so in tests.items() if is_so]
+    return [name for name, fails in tests.items() if fails]
 
 
-def require_passed(figures: Figures) -> None:
+def require_passed(figures: GateFigures) -> None:
     """Returns if the adapter passes.
 
     Raises:
-        GateNotPassed: With what it fails in, and the figures.
+        GateNotPassed: It does not; the error holds the failed tests and the figures.
     """
-    if not (faults := faults_of(figures)):
+    faults = gate_faults(figures)
+    if not faults:
         return
     raise GateNotPassed(
         faults=faults,
@@ -102,32 +103,32 @@ def require_passed(figures: Figures) -> None:
 
 
 def openings_of(base: BaseModel, factors: LoraFactors | None, examples: Sequence[Example]) -> list[Opening]:
-    """What is decoded to measure an adapter, or the base model: the prompts of some examples."""
+    """The prompts that are decoded to measure an adapter, or the base model: those of the first examples."""
     end_token = end_of_turn(base.tokenizer)
     return [
         Opening(
-            tokens=one.tokens[: one.reply_start],
-            max_tokens=MOST_TOKENS,
+            tokens=example.tokens[: example.reply_start],
+            max_tokens=MAX_REPLY_TOKENS,
             end_token=end_token,
             draw=Draw(temperature=0.0),
             factors=factors,
         )
-        for one in examples[:MOST_REPLIES]
+        for example in examples[:MAX_REPLIES]
     ]
 
 
-def measure_replies(base: BaseModel, replies: Sequence[Continuation], *, rules: FormRules) -> Replies:
-    """Measures decoded replies."""
-    texts = [str(base.tokenizer.decode(list(one.tokens), skip_special_tokens=True)).strip() for one in replies]
-    return Replies(
+def measure_replies(base: BaseModel, replies: Sequence[Continuation], *, rules: FormRules) -> ReplyStatistics:
+    """Counts what the gate needs to know of decoded replies."""
+    texts = [str(base.tokenizer.decode(list(reply.tokens), skip_special_tokens=True)).strip() for reply in replies]
+    return ReplyStatistics(
         count=len(replies),
         empty=sum(not text for text in texts),
-        looping=sum(map(_loops, replies)),
+        looping=sum(map(_is_repetitive, replies)),
         well_formed=sum(not rules.violations(text) for text in texts),
-        mean_tokens=sum(len(one.tokens) for one in replies) / len(replies),
+        mean_tokens=sum(len(reply.tokens) for reply in replies) / len(replies),
     )
 
 
-def _loops(reply: Continuation) -> bool:
+def _is_repetitive(reply: Continuation) -> bool:
     phrases = [reply.tokens[start : start + _PHRASE_TOKENS] for start in range(len(reply.tokens) - _PHRASE_TOKENS + 1)]
-    return any(phrases.count(phrase) > _MOST_REPEATS for phrase in set(phrases))
+    return any(phrases.count(phrase) > _MAX_REPEATS for phrase in set(phrases))

@@ -1,7 +1,7 @@
-"""One student's fine-tuning: what it trains on next, and what it makes of the gradient; the pass itself is shared.
+"""The optimizer's side of fine-tuning: steps and their gradients, the schedule, the held-out loss.
 
 AdamW with a warm-up and a cosine decay (https://arxiv.org/abs/1711.05101). Knows nothing of how a pass is computed or
-who else takes part in it.
+of the order of a training.
 """
 
 import math
@@ -13,61 +13,64 @@ import torch
 
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import Pack
-from cloning_server.learning.passes import Forward
+from cloning_server.learning.passes import Passes
 from mesh.errors import TrainingDiverged
 
-# Share of the steps over which the learning rate rises: Adam's first moments are noise.
+# Share of the steps over which the learning rate rises: Adam's first moment estimates are noise.
 WARMUP_SHARE = 0.1
 MAX_GRADIENT_NORM = 1.0
-# Of one pass. From some hundred tokens on the products are no faster, while what is kept for the way back grows: by
-# about a megabyte a token of a reply at 135M.
-MOST_TOKENS = 4096
+# Limit of one pass. Beyond some hundred tokens the products become no faster, while the memory for the backward pass
+# grows: by about a megabyte per reply token at 135M.
+MAX_PASS_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
-    """A step that a student's fine-tuning is ready for.
+    """The next step of one student's fine-tuning.
 
     Attributes:
-        forward: The base model's pass; turns of one are taken together.
-        pack: What is read.
-        factors: Whose gradient is wanted.
+        passes: The base model's; steps with the same passes are computed together.
+        pack: The examples.
+        factors: The adapter; the gradient is added to its own.
     """
 
-    forward: Forward
+    passes: Passes
     pack: Pack
     factors: LoraFactors
 
 
-def compute_gradients(turns: Sequence[TrainingStep]) -> list[float]:
+def compute_gradients(steps: Sequence[TrainingStep]) -> list[float]:
     """Computes the gradients of several students' steps in as few passes as memory has room for.
 
-    Each loss depends on one student's factors alone, so the gradient of their sum is each one's own.
+    Each loss depends on one student's factors alone, so the gradient of their sum is each student's own.
 
     Returns:
-        The mean nats a reply token of each turn; the gradients are in the factors' vectors.
+        The mean nats per reply token of each step; the gradients are in the factors' vectors.
     """
     losses: list[float] = []
     group: list[TrainingStep] = []
-    for turn in turns:
-        if group and sum(one.pack.size for one in group) + turn.pack.size > MOST_TOKENS:
-            losses += _pass(group)
+    for step in steps:
+        if group and sum(other.pack.size for other in group) + step.pack.size > MAX_PASS_TOKENS:
+            losses += _compute_pass(group)
             group = []
-        group.append(turn)
-    return losses + _pass(group)
+        group.append(step)
+    return losses + _compute_pass(group)
 
 
-def _pass(turns: Sequence[TrainingStep]) -> list[float]:
-    return turns[0].forward.learn([turn.pack for turn in turns], [turn.factors for turn in turns])
+def _compute_pass(steps: Sequence[TrainingStep]) -> list[float]:
+    return steps[0].passes.add_gradients([step.pack for step in steps], [step.factors for step in steps])
 
 
 class AdapterOptimizer:
-    """The optimizer's side of one fine-tuning.
+    """The optimizer and the schedule of one adapter.
 
     Args:
-        factors: What is trained.
-        steps: How many there will be.
+        factors: The adapter.
+        steps: How many steps there will be.
         learning_rate: Peak of the schedule.
+
+    Attributes:
+        steps_done: How many steps were applied.
     """
 
     def __init__(self, factors: LoraFactors, *, steps: int, learning_rate: float) -> None:
@@ -77,10 +80,10 @@ class AdapterOptimizer:
         self.steps_done = 0
 
     def step(self, loss: float) -> None:
-        """Takes the step that the gradient says.
+        """Applies the gradient of one step and clears it.
 
         Raises:
-            TrainingDiverged: If the loss or the gradient is not finite.
+            TrainingDiverged: The loss or the gradient is not finite.
         """
         norm = torch.nn.utils.clip_grad_norm_([self._vector], MAX_GRADIENT_NORM)
         require_finite(loss, float(norm), step=self.steps_done)
@@ -90,15 +93,15 @@ class AdapterOptimizer:
         self.steps_done += 1
 
 
-def heldout_loss(forward: Forward, packs: Sequence[Pack], factors: LoraFactors | None) -> float:
-    """Mean nats a reply token over all packs, with an adapter or without any."""
+def heldout_loss(passes: Passes, packs: Sequence[Pack], factors: LoraFactors | None) -> float:
+    """Mean nats per reply token over all packs, with an adapter or with the base model alone."""
     with torch.inference_mode():
-        nats = [forward.nats([pack], [factors])[0] for pack in packs]
+        nats = [passes.nats([pack], [factors])[0] for pack in packs]
     return float(torch.cat(nats).mean())
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a linear rise, then a cosine down to zero."""
+    """The learning rate as a share of its peak: a linear rise, then a cosine decay to zero."""
     warmup = max(1, round(WARMUP_SHARE * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -106,15 +109,15 @@ def rate(step: int, steps: int) -> float:
 
 
 def require_finite(*values: float, step: int) -> None:
-    """Returns if all are finite.
+    """Returns if all values are finite.
 
     Raises:
-        TrainingDiverged: If one is not.
+        TrainingDiverged: A value is not.
     """
     if not all(map(math.isfinite, values)):
         raise TrainingDiverged(step=step)
 
 
 def order_of(packs: Sequence[Pack], *, draws: random.Random) -> list[Pack]:
-    """The packs in the order of one epoch."""
+    """The packs in random order, for one epoch."""
     return draws.sample(list(packs), len(packs))

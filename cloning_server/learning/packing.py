@@ -1,7 +1,7 @@
-"""Examples laid flat for two passes: first their prompts, then their replies, which are what is learned.
+"""Examples concatenated for two passes: first over their prompts, then over their replies, which are learned.
 
-All of a student's prompts begin with the same instructions, a third of what is read. In one step these tokens have the
-same activations in every example, so they are computed once; each example attends to them.
+All prompts of a student begin with the same instructions, a third of all tokens. Within one step these tokens have the
+same activations in every example, so they are computed once, and each example attends to them.
 
 Knows nothing of models.
 """
@@ -21,15 +21,15 @@ class Pack:
     """One student's examples of one step.
 
     Attributes:
-        shared: Prompt tokens that all examples begin with.
-        prompt_lengths: Of each example, its prompt tokens beyond what is shared. The prompt's last token is not among
-            them: it predicts the reply's first, and is read with the reply.
-        reply_lengths: Of each, its reply's tokens, end token included.
-        prompts_N: Token ids: what is shared, then what each example has beyond that.
-        prompt_positions_N: Of each in its example, from 0.
-        replies_M: Token ids: of each example the prompt's last, then its reply but for the end.
-        reply_positions_M: Of each in its example.
-        targets_M: What those predict: the reply tokens, end tokens included.
+        shared: Number of prompt tokens that all examples begin with.
+        prompt_lengths: For each example, its prompt tokens beyond the shared ones. The prompt's last token is not among
+            them: it predicts the reply's first token, and is computed with the reply.
+        reply_lengths: For each example, the tokens of its reply, end token included.
+        prompts_N: Token ids: the shared tokens, then each example's other prompt tokens.
+        prompt_positions_N: Position of each prompt token in its example, from 0.
+        replies_M: Token ids: for each example the prompt's last token, then its reply without the end token.
+        reply_positions_M: Position of each of these in its example.
+        targets_M: What these predict: the reply tokens, end tokens included.
     """
 
     shared: int
@@ -48,7 +48,7 @@ class Pack:
 
 
 def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
-    """Lays examples flat."""
+    """Concatenates examples."""
     prompts = [example.tokens[: example.reply_start - 1] for example in examples]
     columns = zip(*prompts, strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
@@ -63,22 +63,22 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
         reply_positions += range(len(prompt), len(example.tokens) - 1)
         targets += example.tokens[example.reply_start :]
 
-    def numbers(some: list[int]) -> Tensor:
-        return torch.tensor(some, dtype=torch.long, device=device)
+    def tensor_of(numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
 
     return Pack(
         shared=shared,
         prompt_lengths=[len(prompt) - shared for prompt in prompts],
         reply_lengths=[len(example.tokens) - example.reply_start for example in examples],
-        prompts_N=numbers(tokens),
-        prompt_positions_N=numbers(positions),
-        replies_M=numbers(replies),
-        reply_positions_M=numbers(reply_positions),
-        targets_M=numbers(targets),
+        prompts_N=tensor_of(tokens),
+        prompt_positions_N=tensor_of(positions),
+        replies_M=tensor_of(replies),
+        reply_positions_M=tensor_of(reply_positions),
+        targets_M=tensor_of(targets),
     )
 
 
 def packs_of(examples: Sequence[Example], size: int, *, device: torch.device) -> list[Pack]:
-    """Packs of examples with prompts of like length; the last may be smaller."""
+    """Packs of `size` examples with prompts of similar length; the last pack may be smaller."""
     ordered = sorted(examples, key=lambda example: (example.reply_start, example.tokens))
     return [pack(ordered[start : start + size], device=device) for start in range(0, len(ordered), size)]

@@ -1,8 +1,9 @@
-"""The base model's forward pass over packed examples, each student's with their own adapter, for training.
+"""Passes of the base model over packed examples, for training: each student's examples with that student's adapter.
 
-Prompts are read first, and what replies see of them is kept; replies are read next to it. Gradients go back through
-replies alone: of a prompt they reach what the adapter adds to the keys and values of each layer, and end there. So most
-tokens are never gone back through; see docs/adr/0014. Nothing is kept for gradients of weights, which are frozen.
+Prompts are computed first, and the keys and values that replies attend to are stored; replies are computed next.
+Gradients go back through replies alone: in a prompt they reach the adapter's updates of each layer's keys and values,
+and end there, so that most tokens have no backward pass (see docs/adr/0014). Nothing is stored for gradients of the
+base model's weights, which are frozen.
 
 Knows nothing of losses, optimizers or students.
 """
@@ -15,91 +16,100 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cloning_server.compute.kernels import token_nats, token_nats_and_gradient
-from cloning_server.compute.layers import Adapter, Attention, Pass, Stretch, layers_of
+from cloning_server.compute.layers import Adapter, AdapterSpan, Attention, Layers, PassInput
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack
 
+# Reply tokens whose logits are in memory at a time.
+_BLOCK_TOKENS = 64
 
-class Forward:
-    """A base model's forward pass, and the way back; the model may be used elsewhere in turns.
+
+class Passes:
+    """A base model's passes over packed examples; the model may be used elsewhere in between.
+
+    Owns the model's layers: build it once per base model.
 
     Raises:
-        BaseModelUnavailable: The model is of another architecture.
+        BaseModelUnavailable: The model has an unsupported architecture.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.layers = layers_of(model)
+        self.layers = Layers(model)
         self.device = self.layers.device
 
     @torch.no_grad()
     def nats(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> list[Tensor]:
-        """How unlikely each pack's reply tokens are under its adapter, or the base model where there is none.
+        """Negative log-likelihood of each pack's reply tokens with its adapter, or with the base model alone.
 
         Returns:
-            For each pack its tokens' nats, [M] in fp32.
+            For each pack the nats of its tokens, [M] in fp32.
         """
-        nats_M = token_nats(self._read(packs, adapters), self.layers.head_VH, _targets(packs))
+        nats_M = token_nats(self._run(packs, adapters), self.layers.head_VH, _targets(packs))
         return list(nats_M.split([len(pack.targets_M) for pack in packs]))
 
     @torch.no_grad()
     def logits(self, pack: Pack, adapter: LoraFactors | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of the logits of reply tokens, [B, vocabulary] in fp32, and of the tokens themselves, [B]."""
-        x_MH = self._read([pack], [adapter])
-        for x_BH, targets_B in zip(x_MH.split(64), pack.targets_M.split(64), strict=True):
+        """Blocks of the logits that predict reply tokens, [B, vocabulary] in fp32, and of these tokens, [B]."""
+        x_MH = self._run([pack], [adapter])
+        for x_BH, targets_B in zip(x_MH.split(_BLOCK_TOKENS), pack.targets_M.split(_BLOCK_TOKENS), strict=True):
             yield F.linear(x_BH, self.layers.head_VH).float(), targets_B
 
     @torch.no_grad()
-    def learn(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors]) -> list[float]:
-        """Adds to the gradients of each adapter that of its pack's mean nats a reply token; returns these means."""
-        taken = [Adapter.of(one, self.layers.dtype, learns=True) for one in adapters]
+    def add_gradients(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors]) -> list[float]:
+        """Adds the gradient of each pack's loss to its adapter's; the loss is the mean nats per reply token.
+
+        Returns:
+            The loss of each pack.
+        """
+        learning = [Adapter.of(factors, self.layers.dtype, learns=True) for factors in adapters]
         shape, like = self.layers.shape, self.layers.head_VH
         prompts = PromptAttention(packs, shape=shape, like=like)
-        seen = self.layers.read_to_be_seen(_prompts(packs, taken, prompts))
-        replies = ReplyAttention(packs, prompts, shape=shape, like=like, seen=seen)
-        x_MH, head_back, backs = self.layers.read_to_learn(_replies(packs, taken, replies))
+        prompt_backwards = self.layers.run_context(_prompts(packs, learning, prompts))
+        replies = ReplyAttention(packs, prompts, shape=shape, like=like, prompt_backwards=prompt_backwards)
+        x_MH, norm_back, backwards = self.layers.run_with_backward(_replies(packs, learning, replies))
         sizes = [len(pack.targets_M) for pack in packs]
         shares_M = torch.cat([torch.full((size,), 1 / size, device=self.device) for size in sizes])
         nats_M, grad_MH = token_nats_and_gradient(x_MH, self.layers.head_VH, _targets(packs), shares_M)
-        grad_MH = head_back(grad_MH)
-        while backs:
-            # What a layer has kept is let go of on the way.
-            grad_MH = backs.pop()(grad_MH)
-        return [float(some.mean()) for some in nats_M.split(sizes)]
+        grad_MH = norm_back(grad_MH)
+        while backwards:
+            # Popping frees what the layer has stored.
+            grad_MH = backwards.pop()(grad_MH)
+        return [float(nats.mean()) for nats in nats_M.split(sizes)]
 
-    def _read(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> Tensor:
-        """What the head reads to say each reply token, [M, hidden]."""
-        taken = [None if one is None else Adapter.of(one, self.layers.dtype) for one in adapters]
+    def _run(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> Tensor:
+        """The hidden states that predict the reply tokens, [M, hidden]."""
+        in_use = [None if factors is None else Adapter.of(factors, self.layers.dtype) for factors in adapters]
         shape, like = self.layers.shape, self.layers.head_VH
         prompts = PromptAttention(packs, shape=shape, like=like)
-        self.layers.read(_prompts(packs, taken, prompts))
-        return self.layers.read(_replies(packs, taken, ReplyAttention(packs, prompts, shape=shape, like=like)))
+        self.layers.run(_prompts(packs, in_use, prompts))
+        return self.layers.run(_replies(packs, in_use, ReplyAttention(packs, prompts, shape=shape, like=like)))
 
 
-def _prompts(packs: Sequence[Pack], adapters: Sequence[Adapter | None], attend: Attention) -> Pass:
+def _prompts(packs: Sequence[Pack], adapters: Sequence[Adapter | None], attend: Attention) -> PassInput:
     tokens_N = torch.cat([pack.prompts_N for pack in packs])
-    return Pass(
+    return PassInput(
         tokens_N=tokens_N,
         positions_N=torch.cat([pack.prompt_positions_N for pack in packs]),
-        stretches=[
-            Stretch(tokens=len(pack.prompts_N), wanted=0, adapter=adapter)
+        spans=[
+            AdapterSpan(tokens=len(pack.prompts_N), outputs=0, adapter=adapter)
             for pack, adapter in zip(packs, adapters, strict=True)
         ],
         attend=attend,
-        wanted_M=tokens_N.new_empty(0),
+        outputs_M=tokens_N.new_empty(0),
     )
 
 
-def _replies(packs: Sequence[Pack], adapters: Sequence[Adapter | None], attend: Attention) -> Pass:
-    return Pass(
+def _replies(packs: Sequence[Pack], adapters: Sequence[Adapter | None], attend: Attention) -> PassInput:
+    return PassInput(
         tokens_N=torch.cat([pack.replies_M for pack in packs]),
         positions_N=torch.cat([pack.reply_positions_M for pack in packs]),
-        stretches=[
-            Stretch(tokens=len(pack.replies_M), wanted=len(pack.replies_M), adapter=adapter)
+        spans=[
+            AdapterSpan(tokens=len(pack.replies_M), outputs=len(pack.replies_M), adapter=adapter)
             for pack, adapter in zip(packs, adapters, strict=True)
         ],
         attend=attend,
-        wanted_M=None,
+        outputs_M=None,
     )
 
 

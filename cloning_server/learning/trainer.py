@@ -1,10 +1,10 @@
-"""One adapter, trained: examples, fine-tuning, optimisation, the gate, in the order they happen.
+"""The training of one adapter: examples, fine-tuning, choice of scale and serving profile, the gate, in this order.
 
-LoRA on the query and value projections (https://arxiv.org/abs/2106.09685), the loss on the tutor's tokens alone. A
-plan's seed decides everything that is drawn. The base model is left as it was.
+LoRA on the query and value projections (https://arxiv.org/abs/2106.09685), with the loss on the tutor's tokens alone. A
+plan's seed determines every random choice. The base model is not changed.
 
-Knows nothing of processes or of other students: it is a generator that asks for its turns, and whoever steps it decides
-where it runs, with whom its turns are taken together, and when it ends.
+Knows nothing of processes or of other students. A training is a generator that requests its computations: its caller
+decides where they run, with which others they are computed together, and when the training ends.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.distillation import distil
-from cloning_server.examples.examples import ExampleSet, Lesson, complete_examples, draft_examples, split_examples
+from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
-from cloning_server.learning.gate import Figures, measure_replies, openings_of, require_passed
+from cloning_server.learning.gate import GateFigures, measure_replies, openings_of, require_passed
 from cloning_server.learning.optimizer import AdapterOptimizer, TrainingStep, heldout_loss, order_of, require_finite
 from cloning_server.learning.packing import Pack, packs_of
-from cloning_server.learning.passes import Forward
-from cloning_server.learning.study import Answer, Study, run_alone
+from cloning_server.learning.passes import Passes
+from cloning_server.learning.training_run import ComputeResult, TrainingRun, run_alone
 from cloning_server.learning.tuning import Trial, choose_serving, try_scales
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
@@ -40,7 +40,14 @@ from mesh.tutoring.teaching import rules_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuned:
-    """What fine-tuning came to: the factors after the epoch with the lowest held-out loss, and what it took."""
+    """The result of fine-tuning.
+
+    Attributes:
+        state: The factors after the epoch with the lowest held-out loss, by PEFT's names.
+        heldout_loss: That loss, in nats per reply token.
+        steps: How many steps were trained.
+        seconds: How long the steps took.
+    """
 
     state: dict[str, Tensor]
     heldout_loss: float
@@ -49,68 +56,63 @@ class FineTuned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Course:
-    """What the parts of one training share."""
+class _Setup:
+    """What the stages of one training share; `previous` is the state of the previous version, if the plan has one."""
 
     plan: TrainingPlan
     base: BaseModel
-    forward: Forward
+    passes: Passes
     examples: ExampleSet
     factors: LoraFactors
     previous: dict[str, Tensor] | None
 
 
-def train_adapter(
-    plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
-) -> Generator[Progress | TrainedAdapter, None, None]:
-    """Trains one adapter by itself; see `study`."""
-    return run_alone(study(plan, base, cache=cache))
-
-
 def fine_tune(
-    plan: TrainingPlan, base: BaseModel, examples: ExampleSet, *, watch: Callable[[LoraFactors], None] | None = None
+    plan: TrainingPlan,
+    base: BaseModel,
+    passes: Passes,
+    examples: ExampleSet,
+    *,
+    watch: Callable[[LoraFactors], None] | None = None,
 ) -> FineTuned:
-    """Fine-tunes a fresh adapter by itself, on examples that are there already.
+    """Fine-tunes a new adapter on given examples, by itself.
 
     Args:
-        plan: How.
+        plan: The settings.
         base: The base model.
-        examples: What is learned, and what it is measured by.
-        watch: Is shown the adapter whenever there is progress; what it takes is not counted.
+        passes: The base model's passes.
+        examples: Examples to train on, and to measure with.
+        watch: Called with the adapter at every progress; its time is not counted.
 
     Raises:
-        TrainingDiverged: If a loss or the weights are not finite.
-        AdapterIncompatible: If the base model lacks the target modules.
+        TrainingDiverged: A loss or the weights are not finite.
+        AdapterIncompatible: The base model lacks a target module.
     """
-    course = _course(plan, base, examples)
-    tuned: list[FineTuned] = []
+    setup = _set_up(plan, base, passes, examples)
 
-    def steps() -> Study:
-        tuned.append((yield from _fine_tune(course)))
-
-    for _ in run_alone(steps()):
+    def show(_: object) -> None:
         if watch is not None:
-            watch(course.factors)
-    return tuned[0]
+            watch(setup.factors)
+
+    return run_alone(_fine_tune(setup), watch=show)
 
 
-def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
-    """Trains one adapter, asking for its turns. The base model must not be used elsewhere while this is stepped.
+def run_training(plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: ReplyCache) -> TrainingRun:
+    """Trains one adapter; see `TrainingRun`. Do not use the base model elsewhere while this is advanced.
 
     Raises:
-        NoTrainableExamples: If the baseline gives fewer than two different items.
-        TrainingDiverged: If a loss or the weights are not finite.
-        GateNotPassed: If the adapter is not better than what it would replace.
-        AdapterIncompatible: If the base model lacks the target modules, or the previous version is of another shape.
-        AdapterCorrupt: If the previous version can't be read.
-        BaseModelUnavailable: If the base model is of an architecture that is not known.
+        NoTrainableExamples: The baseline gives fewer than two different items.
+        TrainingDiverged: A loss or the weights are not finite.
+        GateNotPassed: The adapter is not better than the version that it would replace.
+        AdapterIncompatible: The base model lacks a target module, or the previous version has another shape.
+        AdapterCorrupt: The previous version can't be read.
     """
     started = time.monotonic()
-    course = yield from _open(plan, base, cache=cache)
-    yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is made")
-    tuned = yield from _fine_tune(course)
-    best, serving = yield from _optimise(course, tuned)
-    figures = yield from _pass_gate(course, best)
+    setup = yield from _prepare(plan, base, passes, cache=cache)
+    yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is created")
+    fine_tuned = yield from _fine_tune(setup)
+    best, serving = yield from _tune(setup, fine_tuned)
+    figures = yield from _pass_gate(setup, best)
     metrics = Metrics(
         heldout_loss_base=figures.base_loss,
         heldout_loss_adapter=figures.loss,
@@ -118,132 +120,119 @@ def study(plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache) -> Study:
         gate_replies=figures.replies.count,
         gate_well_formed=figures.replies.well_formed,
         gate_well_formed_base=figures.base_replies.well_formed,
-        train_steps=tuned.steps,
-        seconds_per_step=tuned.seconds / max(tuned.steps, 1),
+        train_steps=fine_tuned.steps,
+        seconds_per_step=fine_tuned.seconds / max(fine_tuned.steps, 1),
         seconds=time.monotonic() - started,
     )
-    recipe = _recipe(course, scale=best.scale, serving=serving, metrics=metrics)
-    yield TrainedAdapter(weights=to_safetensors(tuned.state), recipe=recipe)
+    recipe = _recipe(setup, scale=best.scale, serving=serving, metrics=metrics)
+    yield TrainedAdapter(weights=to_safetensors(fine_tuned.state), recipe=recipe)
 
 
-def _open(
-    plan: TrainingPlan, base: BaseModel, *, cache: ReplyCache
-) -> Generator[Progress | Decoding, Answer | None, _Course]:
-    """Distils what no teacher has commented on, tokenises and splits, and makes the adapter."""
+def _prepare(
+    plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: ReplyCache
+) -> Generator[Progress | Decoding, ComputeResult | None, _Setup]:
+    """Distils missing replies, tokenises and splits the examples, and initialises the adapter."""
     drafts = draft_examples(plan.baseline)
-    replies: dict[Lesson, str] = {}
-    lessons = (draft.lesson for draft in drafts if not draft.feedback)
-    distilling = distil(lessons, base, cache=cache, seed=plan.seed)
-    step = next(distilling, None)
-    while step is not None:
-        if isinstance(step, Decoding):
-            said = yield step
-            assert isinstance(said, Sequence)
-            step = distilling.send(said)
-            continue
-        replies.update(step.replies)
-        share = step.settled / max(step.total, 1)
-        message = f"{len(replies)} of {step.total} replies distilled"
-        # The last tenth is for making the adapter.
-        yield Progress(state=CloneState.CREATING_ADAPTER, fraction=0.9 * share, message=message)
-        step = next(distilling, None)
-    made, counts = complete_examples(drafts, replies, base.tokenizer)
-    examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    return _course(plan, base, examples)
+    lessons = [draft.lesson for draft in drafts if not draft.feedback]
+    replies = yield from distil(lessons, base, layers=passes.layers, cache=cache, seed=plan.seed)
+    completed, counts = complete_examples(drafts, replies, base.tokenizer)
+    examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    return _set_up(plan, base, passes, examples)
 
 
-def _course(plan: TrainingPlan, base: BaseModel, examples: ExampleSet) -> _Course:
+def _set_up(plan: TrainingPlan, base: BaseModel, passes: Passes, examples: ExampleSet) -> _Setup:
     spec = LoraSpec(rank=plan.rank, alpha=plan.alpha, target_modules=plan.target_modules)
     if plan.previous and plan.previous.base_digest not in {"", base.digest}:
-        raise AdapterIncompatible("the version to train on from or to beat belongs to another base model")
-    return _Course(
+        raise AdapterIncompatible("the previous version belongs to another base model: choose a version of this one")
+    return _Setup(
         plan=plan,
         base=base,
-        forward=Forward(base.model),
+        passes=passes,
         examples=examples,
         factors=LoraFactors(base.model, spec, seed=plan.seed),
         previous=from_safetensors(plan.previous.weights) if plan.previous else None,
     )
 
 
-def _fine_tune(course: _Course) -> Generator[Progress | TrainingStep, Answer | None, FineTuned]:
-    """Takes the steps of all epochs, or fewer: when the held-out loss turns, more would only learn by heart."""
-    plan, forward, factors = course.plan, course.forward, course.factors
-    packs, heldout = _packs(course, course.examples.train), _packs(course, course.examples.heldout)
+def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResult | None, FineTuned]:
+    """Trains all epochs, or fewer: it stops when the held-out loss rises, as more would overfit."""
+    plan, passes, factors = setup.plan, setup.passes, setup.factors
+    packs, heldout = _packs(setup, setup.examples.train), _packs(setup, setup.examples.heldout)
     steps, seconds = plan.epochs * len(packs), 0.0
-    learning = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
-    # Repeatable by intent; nothing depends on its being hard to guess.
+    optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
+    # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(plan.seed)  # noqa: S311
     lowest, best = math.inf, factors.state()
-    if course.previous and plan.previous and plan.previous.warm:
-        factors.load(course.previous, scaling=plan.previous.scaling)
-        lowest, best = heldout_loss(forward, heldout, factors), factors.state()
+    if setup.previous and plan.previous and plan.previous.warm:
+        factors.load(setup.previous, scaling=plan.previous.scaling)
+        lowest, best = heldout_loss(passes, heldout, factors), factors.state()
     yield Progress(state=CloneState.FINE_TUNING, fraction=0.0, message=f"Starting {steps} steps")
     for epoch in range(1, plan.epochs + 1):
         for pack in order_of(packs, draws=draws):
-            began = time.monotonic()
-            loss = yield TrainingStep(forward=forward, pack=pack, factors=factors)
+            started = time.monotonic()
+            loss = yield TrainingStep(passes=passes, pack=pack, factors=factors)
             assert isinstance(loss, float)
-            learning.step(loss)
-            seconds += time.monotonic() - began
-            done = learning.steps_done
-            message = f"Epoch {epoch} of {plan.epochs}, step {done} of {steps}, loss {loss:.3f}"
-            yield Progress(state=CloneState.FINE_TUNING, fraction=done / steps, message=message)
-        measured = heldout_loss(forward, heldout, factors)
-        require_finite(measured, float(factors.vector.detach().norm()), step=learning.steps_done)
-        if measured >= lowest:
+            optimizer.step(loss)
+            seconds += time.monotonic() - started
+            steps_done = optimizer.steps_done
+            message = f"Epoch {epoch} of {plan.epochs}, step {steps_done} of {steps}, loss {loss:.3f}"
+            yield Progress(state=CloneState.FINE_TUNING, fraction=steps_done / steps, message=message)
+        epoch_loss = heldout_loss(passes, heldout, factors)
+        require_finite(epoch_loss, float(factors.vector.detach().norm()), step=optimizer.steps_done)
+        if epoch_loss >= lowest:
             if epoch < plan.epochs:
-                message = f"Stopped after epoch {epoch}: the held-out loss rose to {measured:.3f}"
+                message = f"Stopped after epoch {epoch}: the held-out loss rose to {epoch_loss:.3f}"
                 yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
             break
-        lowest, best = measured, factors.state()
-    return FineTuned(state=best, heldout_loss=lowest, steps=learning.steps_done, seconds=seconds)
+        lowest, best = epoch_loss, factors.state()
+    return FineTuned(state=best, heldout_loss=lowest, steps=optimizer.steps_done, seconds=seconds)
 
 
-def _optimise(course: _Course, tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
-    """Picks scale and serving profile. Scale and loss are of the same few examples, so the loss flatters a little."""
-    plan, forward, factors = course.plan, course.forward, course.factors
-    heldout = _packs(course, course.examples.heldout)
+def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
+    """Chooses scale and serving profile; the loss is optimistic, as the same few examples choose and measure."""
+    plan, passes, factors = setup.plan, setup.passes, setup.factors
+    heldout = _packs(setup, setup.examples.heldout)
     scaling = plan.alpha / plan.rank
-    yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Trying the adapter's strength")
-    factors.load(tuned.state, scaling=factors.scaling)
-    best = Trial(scale=1.0, heldout_loss=tuned.heldout_loss)
-    for count, trial in enumerate(try_scales(forward, factors, heldout, start=best, scaling=scaling), start=1):
-        best = min(best, trial, key=lambda one: one.heldout_loss)
-        message = f"Strength {trial.scale:g}: held-out loss {trial.heldout_loss:.3f}"
+    yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Trying scales of the adapter")
+    factors.load(fine_tuned.state, scaling=factors.scaling)
+    best = Trial(scale=1.0, heldout_loss=fine_tuned.heldout_loss)
+    for count, trial in enumerate(try_scales(passes, factors, heldout, start=best, scaling=scaling), start=1):
+        best = min(best, trial, key=lambda candidate: candidate.heldout_loss)
+        message = f"Scale {trial.scale:g}: held-out loss {trial.heldout_loss:.3f}"
         yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * count, message=message)
     factors.scaling = best.scale * scaling
-    examples = [*course.examples.train, *course.examples.heldout]
-    serving = choose_serving(forward, factors, heldout, examples=examples)
-    message = f"Strength {best.scale:g}, temperature {serving.temperature:g}"
+    examples = [*setup.examples.train, *setup.examples.heldout]
+    serving = choose_serving(passes, factors, heldout, examples=examples)
+    message = f"Scale {best.scale:g}, temperature {serving.temperature:g}"
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.7, message=message)
     return best, serving
 
 
-def _pass_gate(course: _Course, best: Trial) -> Generator[Progress | Decoding, Answer | None, Figures]:
-    """Measures what the gate judges by, and raises if the adapter does not pass."""
-    plan, base, forward = course.plan, course.base, course.forward
-    held, heldout = course.examples.heldout, _packs(course, course.examples.heldout)
+def _pass_gate(setup: _Setup, best: Trial) -> Generator[Progress | Decoding, ComputeResult | None, GateFigures]:
+    """Measures the adapter, and raises if it does not pass the gate."""
+    plan, base, passes = setup.plan, setup.base, setup.passes
+    heldout, packs = setup.examples.heldout, _packs(setup, setup.examples.heldout)
     rules = rules_of(plan.baseline.profile)
-    # With the adapter and without it in one batch: a step of few rows takes as long as one of twice as many.
-    openings = [*openings_of(base, course.factors, held), *openings_of(base, None, held)]
-    said = yield Decoding(layers=forward.layers, openings=openings)
-    assert isinstance(said, Sequence)
+    # With and without the adapter in one batch: a decoding step with few rows takes as long as one with twice as many.
+    openings = [*openings_of(base, setup.factors, heldout), *openings_of(base, None, heldout)]
+    continuations = yield Decoding(layers=passes.layers, openings=openings)
+    assert isinstance(continuations, Sequence)
+    middle = len(continuations) // 2
     replies, base_replies = (
-        measure_replies(base, some, rules=rules) for some in (said[: len(said) // 2], said[len(said) // 2 :])
+        measure_replies(base, half, rules=rules) for half in (continuations[:middle], continuations[middle:])
     )
-    yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies judged")
+    yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies measured")
     previous_loss = None
-    if course.previous and plan.previous and plan.previous.to_beat:
-        previous = LoraFactors.of(base.model, course.previous, scaling=plan.previous.scaling)
-        previous_loss = heldout_loss(forward, heldout, previous)
-    figures = Figures(
+    if setup.previous and plan.previous and plan.previous.to_beat:
+        previous = LoraFactors.of(base.model, setup.previous, scaling=plan.previous.scaling)
+        previous_loss = heldout_loss(passes, packs, previous)
+    figures = GateFigures(
         loss=best.heldout_loss,
-        base_loss=heldout_loss(forward, heldout, None),
+        base_loss=heldout_loss(passes, packs, None),
         previous_loss=previous_loss,
         replies=replies,
         base_replies=base_replies,
-        taught_tokens=sum(len(one.tokens) - one.reply_start for one in held) / len(held),
+        example_tokens=sum(len(example.tokens) - example.reply_start for example in heldout) / len(heldout),
     )
     require_passed(figures)
     message = f"Held-out loss {figures.loss:.3f}, base model {figures.base_loss:.3f}"
@@ -251,12 +240,12 @@ def _pass_gate(course: _Course, best: Trial) -> Generator[Progress | Decoding, A
     return figures
 
 
-def _packs(course: _Course, examples: Sequence[Example]) -> list[Pack]:
-    return packs_of(examples, course.plan.batch_examples, device=course.forward.device)
+def _packs(setup: _Setup, examples: Sequence[Example]) -> list[Pack]:
+    return packs_of(examples, setup.plan.batch_examples, device=setup.passes.device)
 
 
-def _recipe(course: _Course, *, scale: float, serving: Serving, metrics: Metrics) -> Recipe:
-    plan, base, examples = course.plan, course.base, course.examples
+def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) -> Recipe:
+    plan, base, examples = setup.plan, setup.base, setup.examples
     profile = plan.baseline.profile
     return Recipe(
         clone_id=plan.clone_id,
@@ -279,7 +268,7 @@ def _recipe(course: _Course, *, scale: float, serving: Serving, metrics: Metrics
 
 
 def _digest(examples: ExampleSet) -> str:
-    """sha256 of the tokenised examples: of each its length, its reply's start and its tokens; train, then held-out."""
+    """sha256 of the tokenised examples, train before held-out: for each its length, its reply's start, its tokens."""
     digest = hashlib.sha256()
     for example in (*examples.train, *examples.heldout):
         numbers = (len(example.tokens), example.reply_start, *example.tokens)

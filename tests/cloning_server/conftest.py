@@ -13,19 +13,23 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 from aivo.cloning.v1 import student_model_service_pb2_grpc, student_service_pb2_grpc
 from redis.asyncio import Redis
+from transformers import AutoTokenizer
 
 from cloning_server.app import open_server
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.redis import open_redis
+from cloning_server.learning.passes import Passes
 from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AivoError
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.weights import fetch
 from mesh.rpc.errors import error_of
 from mesh.tutoring.profile import StudentProfile
+from testing.models.small_models import write_small_llama
 from testing.parts.stores import RedisEndpoint, S3Endpoint, valkey
 from testing.scripted.brain import ScriptedBrain
 from testing.scripted.trainer import ScriptedTrainer
@@ -256,8 +260,42 @@ def cache_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def base(cache_dir: Path) -> BaseModel:
-    """The real default base model; whoever trains in it leaves it as it was."""
+    """The real default base model; tests that train on it do not change it."""
     return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def passes(base: BaseModel) -> Passes:
+    return Passes(base.model)
+
+
+@pytest.fixture(scope="session")
+def small_folder(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base model with two small random layers and the default model's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache_dir).path)
+    return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def small_base(small_folder: Path) -> BaseModel:
+    """That model in fp32, in which a training takes a second."""
+    return load_base(str(small_folder), cache_dir=small_folder.parent, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def small_passes(small_base: BaseModel) -> Passes:
+    return Passes(small_base.model)
+
+
+@pytest.fixture(scope="session")
+def precise(cache_dir: Path) -> BaseModel:
+    """The real default base model in fp32, whatever this machine prefers."""
+    return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def precise_passes(precise: BaseModel) -> Passes:
+    return Passes(precise.model)
 
 
 @pytest.fixture

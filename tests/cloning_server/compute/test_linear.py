@@ -1,4 +1,4 @@
-"""Frozen linear maps: what they compute, their way back, and which models are kept in blocks."""
+"""Frozen linear maps: their outputs and gradients, and which models are stored in blocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from cloning_server.compute.linear import MOST_BYTES, BlockedMap, Map, PlainMap, RecordedMap, are_kept_in_blocks
+from cloning_server.compute.linear import MAX_BLOCKED_BYTES, BlockedMap, Map, PlainMap, RecordedMap, fits_in_blocks
 from mesh.lm.blocks import can_be_blocked
 
 
@@ -22,7 +22,7 @@ def linear_of(inputs: int, outputs: int, *, bias: bool = False, dtype: torch.dty
 @pytest.mark.parametrize("make", [BlockedMap, PlainMap, RecordedMap])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 7, 600])
-def test_products_and_gradients_are_those_that_autograd_finds(
+def test_products_and_gradients_are_those_of_autograd(
     make: Callable[[nn.Linear], Map],
     rows: int,
     bias: bool,  # noqa: FBT001 - a case
@@ -42,14 +42,14 @@ def test_products_and_gradients_are_those_that_autograd_finds(
     assert plain.weight.grad is None
 
 
-def test_a_model_whose_copies_would_fill_the_memory_or_whose_weights_are_no_matrices_stays_as_it_is() -> None:
+def test_a_model_that_is_too_large_or_has_other_weights_than_plain_matrices_is_not_stored_in_blocks() -> None:
     small = linear_of(8, 8)
-    assert are_kept_in_blocks([small])
-    assert not are_kept_in_blocks([small, linear_of(8, 8, dtype=torch.float64)])
-    assert not are_kept_in_blocks([small, nn.Identity()])
+    assert fits_in_blocks([small])
+    assert not fits_in_blocks([small, linear_of(8, 8, dtype=torch.float64)])
+    assert not fits_in_blocks([small, nn.Identity()])
     # On the meta device weights have a size and no memory.
-    large = nn.Linear(2**15, MOST_BYTES // 2**16, device="meta")
-    assert not are_kept_in_blocks([large])
+    large = nn.Linear(2**15, MAX_BLOCKED_BYTES // 2**16, device="meta")
+    assert not fits_in_blocks([large])
 
 
 def four_bit_linear_of(inputs: int, outputs: int, *, dtype: torch.dtype) -> Any:

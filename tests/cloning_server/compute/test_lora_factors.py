@@ -1,4 +1,4 @@
-"""An adapter as it is trained: its first weights, what it takes in, and that PEFT reads what it becomes."""
+"""An adapter under training: its first weights, the adapters that it loads, and that PEFT reads its file."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import pack
-from cloning_server.learning.passes import Forward
+from cloning_server.learning.passes import Passes
 from mesh.errors import AdapterIncompatible
 from mesh.lm.base import BaseModel, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
@@ -26,11 +26,11 @@ def logits_of(model: torch.nn.Module) -> Tensor:
     return logits_BTV
 
 
-def adapted_logits_of(base: BaseModel, factors: LoraFactors | None) -> Tensor:
-    """Logits as training has them, after each token but the last."""
-    packed = pack([Example(tokens=tuple(TOKENS_BT[0].tolist()), reply_start=1)], device=base.device)
+def adapted_logits_of(passes: Passes, factors: LoraFactors | None) -> Tensor:
+    """Logits as training computes them, after each token but the last."""
+    packed = pack([Example(tokens=tuple(TOKENS_BT[0].tolist()), reply_start=1)], device=passes.device)
     with torch.inference_mode():
-        return torch.cat([logits_BV for logits_BV, _ in Forward(base.model).logits(packed, factors)])
+        return torch.cat([logits_BV for logits_BV, _ in passes.logits(packed, factors)])
 
 
 def student_state(base: BaseModel, spec: LoraSpec = SPEC, *, seed: int) -> dict[str, Tensor]:
@@ -40,12 +40,12 @@ def student_state(base: BaseModel, spec: LoraSpec = SPEC, *, seed: int) -> dict[
     return {name: torch.randn(tensor.shape, generator=generator) * 0.05 for name, tensor in state.items()}
 
 
-def test_a_fresh_adapter_changes_no_answer_and_one_that_learned_does(base: BaseModel) -> None:
-    before = adapted_logits_of(base, None)
-    assert torch.equal(adapted_logits_of(base, LoraFactors(base.model, SPEC, seed=7)), before)
+def test_a_new_adapter_changes_no_answer_and_a_trained_one_does(base: BaseModel, passes: Passes) -> None:
+    before = adapted_logits_of(passes, None)
+    assert torch.equal(adapted_logits_of(passes, LoraFactors(base.model, SPEC, seed=7)), before)
     learned = LoraFactors.of(base.model, student_state(base, seed=1), scaling=2.0)
-    assert not torch.equal(adapted_logits_of(base, learned), before)
-    assert torch.equal(adapted_logits_of(base, None), before)
+    assert not torch.equal(adapted_logits_of(passes, learned), before)
+    assert torch.equal(adapted_logits_of(passes, None), before)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
@@ -71,19 +71,19 @@ def test_peft_reads_the_file_and_answers_the_same(cache_dir: Path, tmp_path: Pat
     state = student_state(own, seed=3)
     (tmp_path / "adapter_model.safetensors").write_bytes(to_safetensors(state))
     (tmp_path / "adapter_config.json").write_bytes(to_peft_config(SPEC, base_model=DEFAULT_BASE_MODEL))
-    ours = adapted_logits_of(own, LoraFactors.of(own.model, state, scaling=SPEC.scaling))
+    ours = adapted_logits_of(Passes(own.model), LoraFactors.of(own.model, state, scaling=SPEC.scaling))
     loaded = PeftModel.from_pretrained(own.model, tmp_path)
     torch.testing.assert_close(logits_of(loaded)[0, :-1], ours, atol=1e-3, rtol=1e-4)
 
 
-def test_what_is_taken_in_says_the_same_at_another_scaling_and_a_higher_rank(base: BaseModel) -> None:
-    kept = student_state(base, LoraSpec(rank=4, alpha=8), seed=4)
+def test_a_loaded_adapter_has_the_same_updates_at_another_scaling_and_a_higher_rank(base: BaseModel) -> None:
+    state = student_state(base, LoraSpec(rank=4, alpha=8), seed=4)
     wide = LoraFactors(base.model, SPEC, seed=5)
-    wide.load(kept, scaling=3.0)
+    wide.load(state, scaling=3.0)
     with torch.no_grad():
         ours, theirs = (
-            [one.scaling * pair.b_OR @ pair.a_RI for pair in one.pairs(torch.float32).values()]
-            for one in (wide, LoraFactors.of(base.model, kept, scaling=3.0))
+            [factors.scaling * pair.b_OR @ pair.a_RI for pair in factors.pairs(torch.float32).values()]
+            for factors in (wide, LoraFactors.of(base.model, state, scaling=3.0))
         )
     torch.testing.assert_close(ours, theirs)
 

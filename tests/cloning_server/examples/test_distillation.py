@@ -1,30 +1,35 @@
-"""Distillation: the real base model as teacher, what is kept of what it says, and what is paid for once."""
+"""Distillation with the real base model as teacher: which replies pass, and which are shared."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, decode_all
-from cloning_server.examples.distillation import faults_of_reply, key_of, substance_of, teacher_prompt
+from cloning_server.examples.distillation import distil, form_faults, key_of, task_of, teacher_prompt
 from cloning_server.examples.examples import AnswerVerdict, Band, Lesson, draft_examples
-from cloning_server.examples.fidelity import faults_of
+from cloning_server.examples.fidelity import content_faults
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
+from cloning_server.learning import training_run
+from cloning_server.learning.passes import Passes
+from cloning_server.training import Progress, TrainedAdapter
 from mesh.lm.base import BaseModel
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 from mesh.tutoring.teaching import rules_of
-from testing import lessons as learning
-from testing.lessons import PROFILE, DictReplyCache, baseline_of, distil_alone, graded
+from testing.lessons import PROFILE, DictReplyCache, baseline_of, graded
 from testing.parts.stores import RedisEndpoint
 
 DRAFTS = draft_examples(baseline_of([graded(index) for index in range(4)]))
 LESSONS = tuple(replace(draft.lesson, is_guided=False) for draft in DRAFTS)
-SUBSTANCE = substance_of(LESSONS[0])
+TASK = task_of(LESSONS[0])
 # One sentence, too long for the student and without a place to cut it.
 HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
+
+
+Distil = Callable[[Sequence[Lesson], ReplyCache], dict[Lesson, str]]
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +38,43 @@ def cache() -> DictReplyCache:
 
 
 @pytest.fixture(scope="module")
-def replies(base: BaseModel, cache: DictReplyCache) -> dict[Lesson, str]:
-    return distilled([*LESSONS, LESSONS[0]], base, cache)
+def distil_alone(base: BaseModel, passes: Passes) -> Distil:
+    def distil_alone(lessons: Sequence[Lesson], cache: ReplyCache) -> dict[Lesson, str]:
+        items: list[Progress | TrainedAdapter] = []
+        run = distil(lessons, base, layers=passes.layers, cache=cache, seed=5)
+        replies = training_run.run_alone(run, watch=items.append)
+        progress = items[-1]
+        assert isinstance(progress, Progress)
+        assert progress.fraction == pytest.approx(0.9)
+        assert progress.message == f"{len(replies)} of {len(set(lessons))} replies distilled"
+        return replies
+
+    return distil_alone
 
 
-def distilled(lessons: Sequence[Lesson], base: BaseModel, cache: ReplyCache) -> dict[Lesson, str]:
-    steps = list(distil_alone(lessons, base, cache=cache, seed=5))
-    assert steps[-1].settled == steps[-1].total == len(set(lessons))
-    return {lesson: reply for step in steps for lesson, reply in step.replies.items()}
+@pytest.fixture(scope="module")
+def replies(distil_alone: Distil, cache: DictReplyCache) -> dict[Lesson, str]:
+    return distil_alone([*LESSONS, LESSONS[0]], cache)
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many prompts each call of the decoder had."""
-    calls: list[int] = []
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
+    """Everything that was decoded."""
+    calls: list[Decoding] = []
 
-    def counted(decodings: Sequence[Decoding]) -> list[list[Continuation]]:
-        calls.extend(len(one.openings) for one in decodings)
-        return decode_all(decodings)
+    def recorded(requests: Sequence[Decoding]) -> list[list[Continuation]]:
+        calls.extend(requests)
+        return decode_all(requests)
 
-    monkeypatch.setattr(learning, "decode_all", counted)
+    monkeypatch.setattr(training_run, "decode_all", recorded)
     return calls
 
 
-def test_most_lessons_get_a_reply_with_the_substance_of_the_reference(replies: dict[Lesson, str]) -> None:
+def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dict[Lesson, str]) -> None:
     assert len(replies) >= 3
     for lesson, reply in replies.items():
         body = "\n".join(reply.splitlines()[1:-1])
-        assert faults_of(body, lesson.reference, question=lesson.question) == []
+        assert content_faults(body, lesson.reference, question=lesson.question) == []
 
 
 def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[Lesson, str]) -> None:
@@ -68,42 +82,44 @@ def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[Lesson
     assert all(rules.violations(reply) == [] for reply in replies.values())
 
 
-def test_what_was_distilled_is_not_distilled_again(
-    base: BaseModel, cache: DictReplyCache, replies: dict[Lesson, str], decoded: list[int]
+def test_replies_in_the_cache_are_not_distilled_again(
+    distil_alone: Distil, cache: DictReplyCache, replies: dict[Lesson, str], decodings: list[Decoding]
 ) -> None:
-    assert distilled(LESSONS, base, cache) == replies
-    assert decoded == []
+    assert distil_alone(LESSONS, cache) == replies
+    assert decodings == []
 
 
-def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(base: BaseModel, decoded: list[int]) -> None:
+def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(
+    distil_alone: Distil, decodings: list[Decoding]
+) -> None:
     cache = DictReplyCache()
-    assert distilled([HOPELESS], base, cache) == {}
-    assert decoded != []
-    decoded.clear()
-    assert distilled([HOPELESS], base, cache) == {}
-    assert decoded == []
+    assert distil_alone([HOPELESS], cache) == {}
+    assert decodings != []
+    decodings.clear()
+    assert distil_alone([HOPELESS], cache) == {}
+    assert decodings == []
 
 
-def test_a_lesson_made_of_the_students_words_is_not_shared(base: BaseModel) -> None:
+def test_a_lesson_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
     cache = DictReplyCache()
     private = replace(LESSONS[0], is_private=True)
-    assert private in distilled([private], base, cache)
+    assert private in distil_alone([private], cache)
     assert cache == {}
 
 
 async def test_valkey_keeps_replies_for_other_trainers(redis_endpoint: RedisEndpoint) -> None:
     writer, reader = ValkeyReplyCache(redis_endpoint.url), ValkeyReplyCache(redis_endpoint.url)
-    key = key_of(SUBSTANCE, "digest of this test")
+    key = key_of(TASK, "digest of this test")
     writer.put_many({key: "", "another": "reply"})
     assert reader.get_many([key, "missing", "another"]) == {key: "", "another": "reply"}
     writer.close()
     reader.close()
 
 
-def test_a_cache_that_is_down_costs_no_more_than_time(base: BaseModel) -> None:
+def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Distil) -> None:
     # Port 1 of the loopback refuses at once.
     down = ValkeyReplyCache("redis://127.0.0.1:1/0")
-    assert LESSONS[1] in distilled([LESSONS[1]], base, down)
+    assert LESSONS[1] in distil_alone([LESSONS[1]], down)
     down.close()
 
 
@@ -117,9 +133,9 @@ def test_a_cache_that_is_down_costs_no_more_than_time(base: BaseModel) -> None:
         replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
     ],
 )
-def test_whatever_shapes_what_the_teacher_says_is_in_its_key(other: Lesson) -> None:
-    assert key_of(substance_of(other), "base") != key_of(SUBSTANCE, "base")
-    assert key_of(SUBSTANCE, "other base") != key_of(SUBSTANCE, "base")
+def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(other: Lesson) -> None:
+    assert key_of(task_of(other), "base") != key_of(TASK, "base")
+    assert key_of(TASK, "other base") != key_of(TASK, "base")
 
 
 @pytest.mark.parametrize(
@@ -131,30 +147,30 @@ def test_whatever_shapes_what_the_teacher_says_is_in_its_key(other: Lesson) -> N
         replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
-def test_whatever_else_shapes_a_reply_shapes_its_frame_and_what_was_said_is_shared(
-    other: Lesson, base: BaseModel, cache: DictReplyCache, replies: dict[Lesson, str], decoded: list[int]
+def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
+    other: Lesson, distil_alone: Distil, cache: DictReplyCache, replies: dict[Lesson, str], decodings: list[Decoding]
 ) -> None:
-    shared = distilled([other], base, cache)
-    assert decoded == []
+    shared = distil_alone([other], cache)
+    assert decodings == []
     assert shared[other] != replies[LESSONS[0]]
-    assert shared == distilled([other], base, DictReplyCache())
+    assert shared == distil_alone([other], DictReplyCache())
 
 
-def test_the_teacher_is_told_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
+def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
     lesson = replace(LESSONS[0], verdict=AnswerVerdict.INCORRECT, band=Band.STRUGGLING)
-    told = teacher_prompt(substance_of(lesson), "The heart pumps blood.")
-    assert told == teacher_prompt(
-        substance_of(replace(lesson, verdict=AnswerVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
+    prompt = teacher_prompt(task_of(lesson), "The heart pumps blood.")
+    assert prompt == teacher_prompt(
+        task_of(replace(lesson, verdict=AnswerVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
     )
-    assert told.instruction is not None
+    assert prompt.instruction is not None
     for part in ("grade 5", "Science", "short numbered steps"):
-        assert part in told.instruction
-    assert told.turns[-1].text == "The heart pumps blood."
+        assert part in prompt.instruction
+    assert prompt.turns[-1].text == "The heart pumps blood."
 
 
-def test_a_student_who_gets_few_right_is_asked_where_it_is_hard_before_the_last_question() -> None:
+def test_a_student_with_few_right_answers_is_asked_what_is_hard_before_the_closing_question() -> None:
     guided, alone = (
-        frame_reply(replace(LESSONS[0], is_guided=one), ["The heart pumps blood."]) for one in (True, False)
+        frame_reply(replace(LESSONS[0], is_guided=is_guided), ["The heart pumps blood."]) for is_guided in (True, False)
     )
     assert guided.splitlines()[2] == "2. Tell me which part is hard."
     assert split_sentences(guided)[-1] == split_sentences(alone)[-1]
@@ -162,14 +178,14 @@ def test_a_student_who_gets_few_right_is_asked_where_it_is_hard_before_the_last_
 
 
 def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
-    def framed(verdict: AnswerVerdict, band: Band) -> str:
+    def frame(verdict: AnswerVerdict, band: Band) -> str:
         return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
 
-    weak, strong = framed(AnswerVerdict.INCORRECT, Band.STRUGGLING), framed(AnswerVerdict.INCORRECT, Band.SECURE)
+    weak, strong = frame(AnswerVerdict.INCORRECT, Band.STRUGGLING), frame(AnswerVerdict.INCORRECT, Band.SECURE)
     assert len(split_sentences(weak)) > len(split_sentences(strong))
     assert "one small step" in weak
     assert "another example" in strong
-    assert len({framed(verdict, Band.SECURE) for verdict in AnswerVerdict}) == len(AnswerVerdict)
+    assert len({frame(verdict, Band.SECURE) for verdict in AnswerVerdict}) == len(AnswerVerdict)
 
 
 @pytest.mark.parametrize("grade", ["K", "5", "9", None])
@@ -181,9 +197,9 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
     profile = StudentProfile(grade=grade, learning_style=style, disability=need)
     for verdict, band, is_guided in itertools.product(AnswerVerdict, Band, (False, True)):
         lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
-        assert faults_of_reply(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
+        assert form_faults(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
 
 
-def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(base: BaseModel) -> None:
+def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(distil_alone: Distil) -> None:
     wordless = replace(LESSONS[0], reference="???")
-    assert set(distilled([wordless, LESSONS[1]], base, DictReplyCache())) <= {LESSONS[1]}
+    assert set(distil_alone([wordless, LESSONS[1]], DictReplyCache())) <= {LESSONS[1]}

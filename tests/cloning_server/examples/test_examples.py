@@ -1,4 +1,4 @@
-"""Examples: what is learned from a baseline, and what is kept apart."""
+"""Examples: which conversations a baseline gives, and which are held out."""
 
 from dataclasses import replace
 
@@ -28,34 +28,34 @@ def answer(**facts: object) -> BaselineResponse:
 
 def test_the_training_prompt_is_the_serving_prompt(base: BaseModel) -> None:
     drafts = draft_examples(commented(2))
-    made, _ = complete_examples(drafts, {}, base.tokenizer)
+    completed, _ = complete_examples(drafts, {}, base.tokenizer)
     question, _, student_answer = ITEMS[0]
     # As the brain renders it, had the student sent this text.
     turn = Turn(role=Role.STUDENT, text=f"{question}\n\nMy answer: {student_answer}")
     served = encode_prompt(base.tokenizer, Prompt(profile=replace(PROFILE, subject="Science"), turns=(turn,)))
-    _, example = made[0]
+    _, example = completed[0]
     assert list(example.tokens[: example.reply_start]) == served
 
 
 def test_the_teachers_feedback_wins_over_a_distilled_reply(base: BaseModel) -> None:
     drafts = draft_examples(baseline_of([graded(0, teacher_feedback="Well seen."), graded(1)]))
-    replies = {draft.lesson: "Distilled." for draft in drafts}
-    made, counts = complete_examples(drafts, replies, base.tokenizer)
-    told = [base.tokenizer.decode(list(example.tokens[example.reply_start : -1])) for _, example in made]
-    assert told == ["Well seen.", "Distilled."]
+    distilled = {draft.lesson: "Distilled." for draft in drafts}
+    completed, counts = complete_examples(drafts, distilled, base.tokenizer)
+    replies = [base.tokenizer.decode(list(example.tokens[example.reply_start : -1])) for _, example in completed]
+    assert replies == ["Well seen.", "Distilled."]
     assert (counts.given, counts.feedback, counts.distilled, counts.dropped) == (2, 1, 1, 0)
 
 
 def test_a_response_without_a_reply_is_dropped_and_counted(base: BaseModel) -> None:
     drafts = draft_examples(baseline_of([graded(0, teacher_feedback="Well seen."), graded(1)]))
-    made, counts = complete_examples(drafts, {}, base.tokenizer)
-    assert len(made) == counts.feedback == counts.dropped == 1
+    completed, counts = complete_examples(drafts, {}, base.tokenizer)
+    assert len(completed) == counts.feedback == counts.dropped == 1
 
 
 def test_a_conversation_that_is_too_long_is_dropped_and_counted(base: BaseModel) -> None:
     long = graded(0, teacher_feedback="word " * MAX_EXAMPLE_TOKENS)
-    made, counts = complete_examples(draft_examples(baseline_of([long])), {}, base.tokenizer)
-    assert (made, counts.dropped) == ([], 1)
+    completed, counts = complete_examples(draft_examples(baseline_of([long])), {}, base.tokenizer)
+    assert (completed, counts.dropped) == ([], 1)
 
 
 def test_the_subject_of_an_item_is_the_subject_of_its_prompt() -> None:
@@ -73,7 +73,9 @@ def test_the_subject_of_an_item_is_the_subject_of_its_prompt() -> None:
         (answer(), AnswerVerdict.UNKNOWN),
     ],
 )
-def test_the_verdict_is_told_or_follows_from_the_score(response: BaselineResponse, verdict: AnswerVerdict) -> None:
+def test_the_verdict_is_is_correct_or_follows_from_the_score(
+    response: BaselineResponse, verdict: AnswerVerdict
+) -> None:
     assert verdict_of(response) is verdict
 
 
@@ -88,7 +90,7 @@ def test_the_verdict_is_told_or_follows_from_the_score(response: BaselineRespons
         (9, 9, Band.SECURE),
     ],
 )
-def test_a_record_has_a_band_and_few_answers_say_little(correct: int, judged: int, band: Band) -> None:
+def test_a_record_has_a_band_that_few_answers_leave_in_the_middle(correct: int, judged: int, band: Band) -> None:
     assert band_of(correct=correct, judged=judged) is band
 
 
@@ -103,13 +105,15 @@ def test_a_skill_is_judged_by_all_its_answers_and_no_others() -> None:
 def test_a_student_is_guided_in_all_replies_if_fewer_than_half_of_the_answers_are_right(
     right: int, wrong: int, guided: set[bool]
 ) -> None:
-    told = [True] * right + [False] * wrong
-    responses = [graded(index, skill=f"skill{index}", is_correct=is_correct) for index, is_correct in enumerate(told)]
+    verdicts = [True] * right + [False] * wrong
+    responses = [
+        graded(index, skill=f"skill{index}", is_correct=is_correct) for index, is_correct in enumerate(verdicts)
+    ]
     drafts = draft_examples(baseline_of([*responses, graded(5, is_correct=None)]))
     assert {draft.lesson.is_guided for draft in drafts} == guided
 
 
-def test_a_skill_is_judged_by_another_record_where_one_is_given_and_is_in_the_middle_where_that_says_nothing() -> None:
+def test_a_skill_is_judged_by_another_record_if_there_is_one_and_is_in_the_middle_without_answers() -> None:
     baseline = baseline_of([graded(0, skill="known", is_correct=True), graded(1, skill="new", is_correct=True)])
     record = [graded(index, skill="known") for index in range(3)]
     bands = [draft.lesson.band for draft in draft_examples(baseline, record=record)]
@@ -117,12 +121,12 @@ def test_a_skill_is_judged_by_another_record_where_one_is_given_and_is_in_the_mi
 
 
 def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> None:
-    right, wrong, known = draft_examples(
+    right, wrong, with_reference = draft_examples(
         baseline_of([graded(0, reference_answer="", is_correct=True), graded(1, reference_answer=""), graded(2)])
     )
     assert (right.lesson.reference, right.lesson.is_private) == ("It beats.", True)
     assert (wrong.lesson.reference, wrong.lesson.is_private) == ("", False)
-    assert (known.lesson.reference, known.lesson.is_private) == (ITEMS[2][1], False)
+    assert (with_reference.lesson.reference, with_reference.lesson.is_private) == (ITEMS[2][1], False)
 
 
 def test_a_lesson_holds_no_word_of_the_student() -> None:
@@ -135,31 +139,31 @@ def conversations(*items: str) -> list[tuple[str, Example]]:
 
 
 def test_no_question_is_both_trained_on_and_held_out(base: BaseModel) -> None:
-    made = conversations(*[f"item{index % 7}" for index in range(40)])
+    completed = conversations(*[f"item{index % 7}" for index in range(40)])
     _, counts = complete_examples([], {}, base.tokenizer)
-    split = split_examples(made, counts, heldout_share=0.3, seed=3)
-    item_of = {example: item for item, example in made}
-    assert {item_of[one] for one in split.train}.isdisjoint(item_of[one] for one in split.heldout)
+    split = split_examples(completed, counts, heldout_share=0.3, seed=3)
+    item_of = {example: item for item, example in completed}
+    assert {item_of[example] for example in split.train}.isdisjoint(item_of[example] for example in split.heldout)
     assert (split.counts.train, split.counts.heldout) == (len(split.train), len(split.heldout))
-    assert len(split.train) + len(split.heldout) == len(made)
-    assert len({item_of[one] for one in split.heldout}) == 2
-    assert split == split_examples(made, counts, heldout_share=0.3, seed=3)
+    assert len(split.train) + len(split.heldout) == len(completed)
+    assert len({item_of[example] for example in split.heldout}) == 2
+    assert split == split_examples(completed, counts, heldout_share=0.3, seed=3)
 
 
-def test_what_one_version_is_measured_by_was_not_learned_by_one_of_fewer_answers(base: BaseModel) -> None:
+def test_the_items_that_measure_a_version_were_held_out_of_versions_with_fewer_answers(base: BaseModel) -> None:
     _, counts = complete_examples([], {}, base.tokenizer)
-    whole = conversations(*[f"item{index}" for index in range(9)])
-    (measured_by,) = split_examples(whole, counts, heldout_share=0.15, seed=0).heldout
+    all_examples = conversations(*[f"item{index}" for index in range(9)])
+    (heldout,) = split_examples(all_examples, counts, heldout_share=0.15, seed=0).heldout
     for few in range(2, 9):
-        for fewer in (whole[:few], whole[-few:]):
-            assert measured_by not in split_examples(fewer, counts, heldout_share=0.15, seed=0).train
+        for fewer in (all_examples[:few], all_examples[-few:]):
+            assert heldout not in split_examples(fewer, counts, heldout_share=0.15, seed=0).train
 
 
-def test_case_and_spacing_make_no_other_question() -> None:
+def test_questions_that_differ_in_case_and_spacing_are_the_same_item() -> None:
     response = graded(0)
     shouted = replace(response, question=f"  {response.question.upper()} ")
-    one, other = draft_examples(baseline_of([response, shouted]))
-    assert one.item == other.item
+    first, second = draft_examples(baseline_of([response, shouted]))
+    assert first.item == second.item
 
 
 @pytest.mark.parametrize("items", [(), ("one",), ("one", "one")])
@@ -169,6 +173,6 @@ def test_fewer_than_two_items_cannot_be_trained_on(base: BaseModel, items: tuple
         split_examples(conversations(*items), counts, heldout_share=0.15, seed=0)
 
 
-def test_a_profile_of_nothing_makes_a_prompt() -> None:
+def test_an_empty_profile_makes_a_prompt() -> None:
     baseline = replace(commented(1), profile=StudentProfile())
     assert draft_examples(baseline)[0].prompt.profile == StudentProfile()

@@ -1,8 +1,8 @@
-"""Substance: what a reply must hold of a reference answer, by the ways in which small models go wrong."""
+"""Fidelity: which replies say what a reference answer says, by the ways in which small models fail."""
 
 import pytest
 
-from cloning_server.examples.fidelity import faults_of, faults_off_topic
+from cloning_server.examples.fidelity import content_faults, topic_faults
 
 ICE = "Ice is less dense than water, so it floats."
 SAND = "The salt is small enough to pass the filter, but the sand is too large."
@@ -21,18 +21,18 @@ SAND = "The salt is small enough to pass the filter, but the sand is too large."
         ("The motor stops. The motor stops at once.", "The motor stops. The motor stops at once."),
     ],
 )
-def test_a_restatement_holds_the_substance(reference: str, reply: str) -> None:
-    assert faults_of(reply, reference, question="") == []
+def test_a_restatement_has_no_faults(reference: str, reply: str) -> None:
+    assert content_faults(reply, reference, question="") == []
 
 
 @pytest.mark.parametrize(
     ("reference", "reply", "fault"),
     [
-        (ICE, "", "says nothing"),
+        (ICE, "", "is empty"),
         (ICE, "Ice floats.", "lacks content of the reference"),
         (ICE, "Ice is less dense than water, so it floats", "does not end with a whole sentence"),
         (ICE, "Ice is less dense than water, so it floats. Ice is less dense than water.", "repeats itself"),
-        (ICE, f"{ICE} Snow and wood and oil and cork do as well, and boats too.", "talks on"),
+        (ICE, f"{ICE} Snow and wood and oil and cork do as well, and boats too.", "is too long"),
         ("The circuit is parallel.", "The circuit is not parallel.", "denies"),
         ("The key does not stick.", "The key does stick.", "denies"),
         (SAND, "The sand is small enough to pass the filter, but the salt is too large.", "lacks content"),
@@ -42,20 +42,20 @@ def test_a_restatement_holds_the_substance(reference: str, reply: str) -> None:
         ("x = -5.", "x = 5.", "has numbers"),
         ("2 + 3 = 5.", "2 - 3 = 5.", "has numbers"),
         ("Yes. It is parallel.", "No. It is parallel.", "contradicts"),
-        ("The food has sugar.", "The food has sugar and yeast and salt.", "talks of something else"),
+        ("The food has sugar.", "The food has sugar and yeast and salt.", "is about something else"),
     ],
 )
-def test_each_way_of_going_wrong_is_told(reference: str, reply: str, fault: str) -> None:
-    assert any(told.startswith(fault) for told in faults_of(reply, reference, question=""))
+def test_each_way_of_failing_is_reported(reference: str, reply: str, fault: str) -> None:
+    assert any(message.startswith(fault) for message in content_faults(reply, reference, question=""))
 
 
 def test_numbers_of_the_question_may_be_said() -> None:
     reply, reference = "28 degrees is warm in Celsius.", "Degrees of Celsius, as 28 is warm."
-    assert "has numbers or opposites of its own" not in faults_of(reply, reference, question="Is it 28 degrees?")
+    assert "has numbers or opposites of its own" not in content_faults(reply, reference, question="Is it 28 degrees?")
 
 
 def test_without_a_reference_a_reply_must_stay_on_the_topic() -> None:
     question = "Why does ice float on water?"
-    assert faults_off_topic("The question asks why ice floats on water.", question=question) == []
-    assert faults_off_topic("Trains run on time.", question=question) != []
-    assert faults_off_topic("It asks why 9 ice cubes float on water.", question=question) != []
+    assert topic_faults("The question asks why ice floats on water.", question=question) == []
+    assert topic_faults("Trains run on time.", question=question) != []
+    assert topic_faults("It asks why 9 ice cubes float on water.", question=question) != []

@@ -27,8 +27,8 @@ SEATS = CloningSettings.model_fields["class_size"].default
 
 def settings_of(redis: RedisEndpoint, cache_dir: Path, **facts: object) -> CloningSettings:
     # Half a core each, so that two actors fit beside each other.
-    told = {"redis_url": redis.url, "model_cache_dir": cache_dir.resolve(), "device": "cpu", "trainer_cpus": 0.5}
-    return CloningSettings(**(told | facts))  # type: ignore[arg-type] # the fields' own types are checked at run time
+    values = {"redis_url": redis.url, "model_cache_dir": cache_dir.resolve(), "device": "cpu", "trainer_cpus": 0.5}
+    return CloningSettings(**(values | facts))  # type: ignore[arg-type] # the fields' own types are checked at run time
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ async def train_and_strike(trainer: RayTrainer, strike: Callable[[], None]) -> N
 
 
 def kill_actor(trainer: RayTrainer) -> None:
-    actor = trainer._keepers[0]._actor
+    actor = trainer._supervisors[0]._actor
     assert actor is not None
     ray.kill(actor)
 
@@ -89,15 +89,16 @@ async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer)
     assert (trainer.facts.model, trainer.facts.device) == (trained.recipe.base_model, "cpu")
 
 
-async def test_what_trains_gives_way_to_all_else_and_the_actor_goes_on_answering(trainer: RayTrainer) -> None:
+async def test_training_has_the_lowest_priority_and_the_actor_stays_responsive(trainer: RayTrainer) -> None:
     await train(trainer, PLAN)
-    (actor,) = (one for one in psutil.Process().children(recursive=True) if "TrainingActor" in " ".join(one.cmdline()))
+    children = psutil.Process().children(recursive=True)
+    (actor,) = (process for process in children if "TrainingActor" in " ".join(process.cmdline()))
     busiest = max(actor.threads(), key=lambda thread: thread.user_time)
     assert os.sched_getscheduler(busiest.id) == os.SCHED_IDLE
     assert os.sched_getscheduler(actor.pid) == os.SCHED_OTHER
 
 
-async def test_faults_keep_their_class_across_the_process_border(trainer: RayTrainer) -> None:
+async def test_errors_keep_their_class_across_processes(trainer: RayTrainer) -> None:
     with pytest.raises(NoTrainableExamples) as few:
         await train(trainer, plan_of(commented(1)))
     assert few.value.facts["responses"] == 1
@@ -106,22 +107,22 @@ async def test_faults_keep_their_class_across_the_process_border(trainer: RayTra
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
-async def test_a_training_that_is_closed_makes_way_for_the_next(trainer: RayTrainer) -> None:
+async def test_after_a_training_is_closed_another_can_run(trainer: RayTrainer) -> None:
     await reach(trainer, CloneState.FINE_TUNING)
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
-async def test_two_trainings_at_once_come_to_the_same(trainer: RayTrainer) -> None:
-    one, other = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
-    assert isinstance(one[-1], TrainedAdapter)
-    assert isinstance(other[-1], TrainedAdapter)
-    assert one[-1].weights == other[-1].weights
+async def test_two_trainings_at_once_have_the_same_result(trainer: RayTrainer) -> None:
+    first, second = await asyncio.gather(train(trainer, PLAN), train(trainer, PLAN))
+    assert isinstance(first[-1], TrainedAdapter)
+    assert isinstance(second[-1], TrainedAdapter)
+    assert first[-1].weights == second[-1].weights
 
 
-async def test_a_trainer_that_dies_is_told_and_replaced(trainer: RayTrainer) -> None:
+async def test_a_trainer_that_dies_is_reported_and_replaced(trainer: RayTrainer) -> None:
     with pytest.raises(TrainerUnavailable):
         await train_and_strike(trainer, partial(kill_actor, trainer))
-    # Until another is there, nothing is begun.
+    # Until it is replaced, no training starts.
     with pytest.raises(TrainerUnavailable):
         await train(trainer, PLAN)
     await until_ready(trainer)
@@ -137,7 +138,7 @@ async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: R
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
-async def test_trainings_go_to_the_trainer_that_has_the_fewest(
+async def test_a_training_goes_to_the_actor_with_the_fewest(
     trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
 ) -> None:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.25, trainers=2)) as two:
@@ -147,11 +148,11 @@ async def test_trainings_go_to_the_trainer_that_has_the_fewest(
             for _ in range(4):
                 steps = await trainings.enter_async_context(aclosing(two.train(PLAN)))
                 await anext(steps)
-            assert [keeper.trainings for keeper in two._keepers] == [2, 2]
-        assert [keeper.trainings for keeper in two._keepers] == [0, 0]
+            assert [supervisor.trainings for supervisor in two._supervisors] == [2, 2]
+        assert [supervisor.trainings for supervisor in two._supervisors] == [0, 0]
 
 
-async def test_a_trainer_that_ray_has_no_room_for_stays_pending_and_the_others_train(
+async def test_an_actor_that_ray_has_no_room_for_stays_pending_and_the_others_train(
     trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
 ) -> None:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir, trainer_cpus=0.4, trainers=2)) as two:
@@ -161,7 +162,7 @@ async def test_a_trainer_that_ray_has_no_room_for_stays_pending_and_the_others_t
         assert two.seats == SEATS
 
 
-async def test_a_base_model_that_is_not_there_is_told_in_health_and_nothing_is_trained(
+async def test_a_missing_base_model_is_reported_in_health_and_nothing_is_trained(
     trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
 ) -> None:
     async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as other:
@@ -169,7 +170,7 @@ async def test_a_base_model_that_is_not_there_is_told_in_health_and_nothing_is_t
             while "nowhere" not in other.facts.reason:  # noqa: ASYNC110 - health has no event
                 await asyncio.sleep(0.01)
         assert (other.facts.ready, other.facts.device, other.seats) == (False, "cpu", 0)
-        # Its clones wait for a base model rather than fail for the want of one.
+        # Its clones wait for a base model rather than fail.
         with pytest.raises(TrainerUnavailable, match="nowhere"):
             await train(other, PLAN)
     assert ray.is_initialized()

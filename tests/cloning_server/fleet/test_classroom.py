@@ -1,8 +1,9 @@
-"""A class at once: trainings that are stepped together end as they would alone, and none disturbs another."""
+"""A class: trainings that run together end as they would alone, and do not disturb each other."""
 
 import asyncio
+import inspect
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -14,15 +15,30 @@ from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.fleet import classroom
 from cloning_server.fleet.classroom import Classroom
 from cloning_server.learning.optimizer import TrainingStep
-from cloning_server.learning.study import Answer, Ask, answers_to
-from cloning_server.learning.trainer import study, train_adapter
+from cloning_server.learning.passes import Passes
+from cloning_server.learning.trainer import run_training
+from cloning_server.learning.training_run import ComputeRequest, ComputeResult, TrainingRun, compute
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainingDiverged
 from mesh.lm.base import BaseModel
 from mesh.lm.lora import from_safetensors
 from testing.lessons import DictReplyCache, commented, plan_of
+from testing.trainings import train_alone
 
 PLANS = [plan_of(commented(count), seed=count) for count in (2, 3, 4)]
+
+Start = Callable[[TrainingPlan], TrainingRun]
+Alone = Callable[[TrainingPlan], TrainedAdapter]
+
+
+@pytest.fixture
+def start(small_base: BaseModel, small_passes: Passes) -> Start:
+    return lambda plan: run_training(plan, small_base, small_passes, cache=DictReplyCache())
+
+
+@pytest.fixture
+def alone(small_base: BaseModel, small_passes: Passes) -> Alone:
+    return lambda plan: train_alone(plan, small_base, small_passes).adapter
 
 
 @pytest.fixture
@@ -32,104 +48,107 @@ async def room() -> AsyncIterator[Classroom]:
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many turns each pass took together."""
-    sizes: list[int] = []
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[ComputeRequest]]:
+    """The requests that were computed together."""
+    batches: list[Sequence[ComputeRequest]] = []
 
-    def counted(asks: Sequence[Ask]) -> list[Answer]:
-        sizes.append(sum(isinstance(ask, TrainingStep) for ask in asks))
-        return answers_to(asks)
+    def recorded(requests: Sequence[ComputeRequest]) -> list[ComputeResult]:
+        batches.append(requests)
+        return compute(requests)
 
-    monkeypatch.setattr(classroom, "answers_to", counted)
-    return sizes
+    monkeypatch.setattr(classroom, "compute", recorded)
+    return batches
 
 
-async def attend(room: Classroom, plan: TrainingPlan, base: BaseModel) -> TrainedAdapter:
-    *_, last = [step async for step in room.attend(study(plan, base, cache=DictReplyCache()))]
+def most_together(batches: Sequence[Sequence[ComputeRequest]], kind: type[ComputeRequest]) -> int:
+    return max(sum(isinstance(request, kind) for request in requests) for requests in batches)
+
+
+async def attend(room: Classroom, run: TrainingRun) -> TrainedAdapter:
+    *_, last = [item async for item in room.attend(run)]
     assert isinstance(last, TrainedAdapter)
     return last
 
 
-def alone(plan: TrainingPlan, base: BaseModel) -> TrainedAdapter:
-    *_, last = train_adapter(plan, base, cache=DictReplyCache())
-    assert isinstance(last, TrainedAdapter)
-    return last
+def assert_alike(adapter: TrainedAdapter, expected: TrainedAdapter) -> None:
+    states = from_safetensors(adapter.weights), from_safetensors(expected.weights)
+    vector, expected_vector = (torch.cat([state[name].flatten() for name in sorted(state)]) for state in states)
+    # Rounding depends on the other rows of a product.
+    assert torch.nn.functional.cosine_similarity(vector, expected_vector, dim=0) > 0.99
+    assert adapter.recipe.data_digest == expected.recipe.data_digest
+    loss = expected.recipe.metrics.heldout_loss_adapter
+    assert adapter.recipe.metrics.heldout_loss_adapter == pytest.approx(loss, rel=0.03)
 
 
-def assert_alike(one: TrainedAdapter, other: TrainedAdapter) -> None:
-    first, second = from_safetensors(one.weights), from_safetensors(other.weights)
-    vector, expected = (torch.cat([state[name].flatten() for name in sorted(first)]) for state in (first, second))
-    # Rounding in bf16 differs with the rows beside one's own.
-    assert torch.nn.functional.cosine_similarity(vector, expected, dim=0) > 0.99
-    assert one.recipe.data_digest == other.recipe.data_digest
-    loss = other.recipe.metrics.heldout_loss_adapter
-    assert one.recipe.metrics.heldout_loss_adapter == pytest.approx(loss, rel=0.03)
-
-
-async def test_a_class_ends_as_each_would_alone_and_takes_its_steps_together(
-    room: Classroom, base: BaseModel, passes: list[int]
+async def test_a_class_ends_as_each_would_alone_and_computes_its_steps_together(
+    room: Classroom, start: Start, alone: Alone, computed: list[Sequence[ComputeRequest]]
 ) -> None:
-    together = await asyncio.gather(*(attend(room, plan, base) for plan in PLANS))
-    assert max(passes) == len(PLANS)
-    for plan, trained in zip(PLANS, together, strict=True):
-        assert_alike(trained, alone(plan, base))
+    together = await asyncio.gather(*(attend(room, start(plan)) for plan in PLANS))
+    assert most_together(computed, TrainingStep) == len(PLANS)
+    for plan, adapter in zip(PLANS, together, strict=True):
+        assert_alike(adapter, alone(plan))
 
 
-async def test_whoever_leaves_or_fails_disturbs_nobody(room: Classroom, base: BaseModel) -> None:
+async def test_a_training_that_stops_or_fails_does_not_disturb_the_others(
+    room: Classroom, start: Start, alone: Alone
+) -> None:
     async def leave() -> None:
-        steps = room.attend(study(plan_of(commented(5), epochs=3), base, cache=DictReplyCache()))
-        async with aclosing(steps):
-            async for step in steps:
-                if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING and step.fraction > 0:
+        async with aclosing(room.attend(start(plan_of(commented(5), epochs=3)))) as items:
+            async for item in items:
+                if isinstance(item, Progress) and item.state is CloneState.FINE_TUNING and item.fraction > 0:
                     return
 
-    stays = asyncio.create_task(attend(room, PLANS[2], base))
+    stays = asyncio.create_task(attend(room, start(PLANS[2])))
     with pytest.raises(NoTrainableExamples):
-        await attend(room, plan_of(commented(1)), base)
+        await attend(room, start(plan_of(commented(1))))
     with pytest.raises(TrainingDiverged):
-        await attend(room, plan_of(commented(3), epochs=3, learning_rate=math.inf), base)
+        await attend(room, start(plan_of(commented(3), epochs=3, learning_rate=math.inf)))
     await leave()
-    assert_alike(await stays, alone(PLANS[2], base))
+    assert_alike(await stays, alone(PLANS[2]))
 
 
-async def test_more_than_a_class_take_turns(base: BaseModel, passes: list[int]) -> None:
+async def test_a_training_that_is_closed_in_the_classroom_is_closed_itself(room: Classroom, start: Start) -> None:
+    run = start(plan_of(commented(5), epochs=3))
+    async with aclosing(room.attend(run)) as items:
+        await anext(items)
+    async with asyncio.timeout(30):
+        while inspect.getgeneratorstate(run) != inspect.GEN_CLOSED:  # noqa: ASYNC110 - a generator has no event
+            await asyncio.sleep(0)
+
+
+async def test_a_class_that_is_too_large_for_one_pass_is_computed_in_several(
+    start: Start, computed: list[Sequence[ComputeRequest]]
+) -> None:
     with ThreadPoolExecutor(1) as thread:
         room = Classroom(thread, size=2)
-        ended = await asyncio.gather(*(attend(room, plan, base) for plan in PLANS))
-    assert len(ended) == 3
-    assert max(passes) == 2
+        adapters = await asyncio.gather(*(attend(room, start(plan)) for plan in PLANS))
+    assert len(adapters) == 3
+    assert most_together(computed, TrainingStep) == 2
 
 
-async def test_a_pass_that_fails_for_one_is_taken_again_without_the_others(
-    room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+async def test_a_pass_that_fails_because_of_one_training_is_computed_again_without_it(
+    room: Classroom, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def picky(asks: Sequence[Ask]) -> list[Answer]:
-        if any(isinstance(ask, TrainingStep) and len(ask.pack.reply_lengths) == 1 for ask in asks):
+    def fails_for_one_example(requests: Sequence[ComputeRequest]) -> list[ComputeResult]:
+        if any(isinstance(request, TrainingStep) and len(request.pack.reply_lengths) == 1 for request in requests):
             raise MemoryError
-        return answers_to(asks)
+        return compute(requests)
 
-    monkeypatch.setattr(classroom, "answers_to", picky)
-    # Two responses leave one to train on, four leave three.
+    monkeypatch.setattr(classroom, "compute", fails_for_one_example)
+    # Two responses leave one example to train on, three leave two.
     fails, passes = await asyncio.gather(
-        attend(room, PLANS[0], base), attend(room, plan_of(commented(3)), base), return_exceptions=True
+        attend(room, start(PLANS[0])), attend(room, start(plan_of(commented(3)))), return_exceptions=True
     )
     assert isinstance(fails, MemoryError)
     assert isinstance(passes, TrainedAdapter)
 
 
 async def test_replies_of_several_students_are_decoded_in_one_batch(
-    room: Classroom, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+    room: Classroom, start: Start, alone: Alone, computed: list[Sequence[ComputeRequest]]
 ) -> None:
-    batches: list[int] = []
-
-    def counted(asks: Sequence[Ask]) -> list[Answer]:
-        batches.append(sum(isinstance(ask, Decoding) for ask in asks))
-        return answers_to(asks)
-
-    monkeypatch.setattr(classroom, "answers_to", counted)
     # Of one size, so that both come to the gate at once; the seeds give them other adapters.
     plans = [plan_of(commented(2), seed=seed) for seed in (1, 2)]
-    together = await asyncio.gather(*(attend(room, plan, base) for plan in plans))
-    assert max(batches) == 2
-    for plan, trained in zip(plans, together, strict=True):
-        assert_alike(trained, alone(plan, base))
+    together = await asyncio.gather(*(attend(room, start(plan)) for plan in plans))
+    assert most_together(computed, Decoding) == 2
+    for plan, adapter in zip(plans, together, strict=True):
+        assert_alike(adapter, alone(plan))

@@ -1,4 +1,4 @@
-"""The pass that trains: PEFT that has read the prompt is its measure, alone, in a class, and on quantised bases."""
+"""Passes that train, compared with PEFT that has the prompt in its cache: alone, in a class, on quantised bases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,17 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer
 
 from cloning_server.compute import linear
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.learning.optimizer import MOST_TOKENS, TrainingStep, compute_gradients, heldout_loss
+from cloning_server.learning.optimizer import MAX_PASS_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
-from cloning_server.learning.passes import Forward
+from cloning_server.learning.passes import Passes
 from mesh.lm.base import BaseModel, DtypeName, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
 from mesh.lm.llama_shape import GROUPS
 from mesh.lm.lora import LoraSpec
-from mesh.lm.weights import fetch
-from testing.models.small_models import write_small_llama
 
 SPEC = LoraSpec()
 
@@ -41,8 +38,8 @@ def examples_of(seed: int, *, shared: int = 20, lengths: Sequence[int] = (30, 44
     ]
 
 
-def trained(base: BaseModel, seed: int, *, spec: LoraSpec = SPEC) -> LoraFactors:
-    """An adapter whose factors are all at work."""
+def adapter_of(base: BaseModel, seed: int, *, spec: LoraSpec = SPEC) -> LoraFactors:
+    """An adapter without zeros, as after training."""
     factors = LoraFactors(base.model, spec, seed=seed)
     noise = torch.randn(factors.vector.shape, generator=torch.Generator().manual_seed(seed))
     factors.vector.data += 0.02 * noise
@@ -70,12 +67,14 @@ def plain_step(
         if isinstance(module, Linear4bit):
             # In eval mode it may repack its weights for a product that has no gradient.
             module.train()
-    weights = {name.replace(".default", ""): one for name, one in model.named_parameters() if one.requires_grad}
+    weights = {
+        name.replace(".default", ""): weight for name, weight in model.named_parameters() if weight.requires_grad
+    }
     for name, tensor in factors.state().items():
         weights[name].data.copy_(tensor)
     nats = []
-    for one in examples:
-        prompt, rest = one.tokens[: one.reply_start - 1], one.tokens[one.reply_start - 1 : -1]
+    for example in examples:
+        prompt, rest = example.tokens[: example.reply_start - 1], example.tokens[example.reply_start - 1 : -1]
         hooks = [
             layer.register_forward_hook(lambda _, __, out_TH: out_TH.detach()) for layer in base.model.model.layers
         ]
@@ -83,40 +82,32 @@ def plain_step(
         for hook in hooks:
             hook.remove()
         logits_MV = model(torch.tensor([rest]), past_key_values=cache).logits[0].float()
-        reply = torch.tensor(one.tokens[one.reply_start :])
+        reply = torch.tensor(example.tokens[example.reply_start :])
         nats.append(functional.cross_entropy(logits_MV, reply, reduction="none"))
     loss = torch.cat(nats).mean()
     torch.autograd.backward(loss)
     gradients = [weights[name].grad for name in factors.state()]
-    gradient = torch.cat([one.flatten() for one in gradients if one is not None])
+    gradient = torch.cat([part.flatten() for part in gradients if part is not None])
     model.unload()
     base.model.eval()
     return float(loss.detach()), gradient
 
 
-@pytest.fixture(scope="module")
-def precise(cache_dir: Path) -> BaseModel:
-    return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="float32")
-
-
 @pytest.mark.parametrize("shared", [1, 20])
-def test_loss_and_gradient_are_those_of_plain_peft_that_has_read_the_prompt(precise: BaseModel, shared: int) -> None:
-    examples, factors = examples_of(1, shared=shared), trained(precise, seed=2)
-    forward = Forward(precise.model)
-    (loss,) = compute_gradients(
-        [TrainingStep(forward=forward, pack=pack(examples, device=precise.device), factors=factors)]
-    )
+def test_loss_and_gradient_are_those_of_plain_peft_with_the_prompt_in_its_cache(
+    precise: BaseModel, precise_passes: Passes, shared: int
+) -> None:
+    examples, factors = examples_of(1, shared=shared), adapter_of(precise, seed=2)
+    loss = step_of(precise_passes, examples, factors)
     plain_loss, plain_gradient = plain_step(precise, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     torch.testing.assert_close(gradient_of(factors), plain_gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseModel) -> None:
+def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseModel, precise_passes: Passes) -> None:
     spec = LoraSpec(target_modules=tuple(sorted(module for group in GROUPS.values() for module in group)))
-    examples, factors = examples_of(11), trained(precise, seed=12, spec=spec)
-    (loss,) = compute_gradients(
-        [TrainingStep(forward=Forward(precise.model), pack=pack(examples, device=precise.device), factors=factors)]
-    )
+    examples, factors = examples_of(11), adapter_of(precise, seed=12, spec=spec)
+    loss = step_of(precise_passes, examples, factors)
     plain_loss, plain_gradient = plain_step(precise, factors, examples, spec=spec)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     torch.testing.assert_close(gradient_of(factors), plain_gradient, rtol=1e-3, atol=1e-5)
@@ -126,97 +117,104 @@ def test_adapters_of_every_module_learn_what_plain_peft_learns(precise: BaseMode
 @pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
 def test_it_learns_on_any_base_what_plain_peft_learns(cache_dir: Path, quantization: Quantization) -> None:
     base = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16", quantization=quantization)
-    examples, factors = examples_of(3), trained(base, seed=4)
-    (loss,) = compute_gradients(
-        [TrainingStep(forward=Forward(base.model), pack=pack(examples, device=base.device), factors=factors)]
-    )
+    passes, examples, factors = Passes(base.model), examples_of(3), adapter_of(base, seed=4)
+    loss = step_of(passes, examples, factors)
     plain_loss, plain_gradient = plain_step(base, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=0.02)
-    measured = heldout_loss(Forward(base.model), [pack(examples, device=base.device)], factors)
-    assert measured == pytest.approx(loss, rel=0.02)
-    # 8-bit rounds what is multiplied too, differently in rows of other company.
+    assert heldout_loss(passes, [pack(examples, device=base.device)], factors) == pytest.approx(loss, rel=0.02)
+    # 8-bit rounds the inputs of products too, differently in other batches.
     assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > 0.95
 
 
-@pytest.fixture(scope="module")
-def small_llama(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a base model that computes next to nothing."""
-    tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache_dir).path)
-    return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
-
-
-@pytest.mark.parametrize(("dtype", "alike"), [("float32", 0.999_999), ("bfloat16", 0.99)])
-@pytest.mark.parametrize("most_bytes", [linear.MOST_BYTES, 0], ids=["the machine's layout", "plain matrices"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("max_bytes", [linear.MAX_BLOCKED_BYTES, 0], ids=["the machine's layout", "plain matrices"])
 def test_a_small_model_learns_in_either_precision_and_layout(
-    small_llama: Path, dtype: DtypeName, alike: float, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+    small_base: BaseModel,
+    small_folder: Path,
+    dtype: DtypeName,
+    max_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linear, "MOST_BYTES", most_bytes)
-    base = load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype=dtype)
-    reference = load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype="float32")
-    examples, factors = examples_of(13), trained(base, seed=14)
-    packed = pack(examples, device=base.device)
-    (loss,) = compute_gradients([TrainingStep(forward=Forward(base.model), pack=packed, factors=factors)])
-    plain_loss, plain_gradient = plain_step(reference, factors, examples)
+    monkeypatch.setattr(linear, "MAX_BLOCKED_BYTES", max_bytes)
+    base = load_base(str(small_folder), cache_dir=small_folder.parent, device="cpu", dtype=dtype)
+    passes, examples, factors = Passes(base.model), examples_of(13), adapter_of(base, seed=14)
+    loss = step_of(passes, examples, factors)
+    plain_loss, plain_gradient = plain_step(small_base, factors, examples)
     assert loss == pytest.approx(plain_loss, rel=0.01)
-    assert heldout_loss(Forward(base.model), [packed], factors) == pytest.approx(loss, rel=0.01)
-    assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > alike
+    assert loss_of(passes, factors, examples) == pytest.approx(loss, rel=0.01)
+    assert functional.cosine_similarity(gradient_of(factors), plain_gradient, dim=0) > (
+        0.999_999 if dtype == "float32" else 0.99
+    )
 
 
-def test_a_class_learns_what_each_would_alone(precise: BaseModel) -> None:
-    forward = Forward(precise.model)
-    turns = [
+def test_a_class_learns_what_each_would_alone(precise: BaseModel, precise_passes: Passes) -> None:
+    steps = [
         TrainingStep(
-            forward=forward,
+            passes=precise_passes,
             pack=pack(examples_of(seed, shared=10 + seed, lengths=lengths), device=precise.device),
-            factors=trained(precise, seed=seed),
+            factors=adapter_of(precise, seed=seed),
         )
         for seed, lengths in enumerate([(25,), (40, 30), (31, 28, 45)])
     ]
-    alone = [(*compute_gradients([turn]), gradient_of(turn.factors)) for turn in turns]
-    together = compute_gradients(turns)
-    for turn, loss, (own_loss, own_gradient) in zip(turns, together, alone, strict=True):
+    alone = [(*compute_gradients([step]), gradient_of(step.factors)) for step in steps]
+    together = compute_gradients(steps)
+    for step, loss, (own_loss, own_gradient) in zip(steps, together, alone, strict=True):
         assert loss == pytest.approx(own_loss, rel=1e-5)
-        torch.testing.assert_close(gradient_of(turn.factors), own_gradient, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradient_of(step.factors), own_gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_the_loss_is_over_the_replys_tokens_alone_and_without_an_adapter_the_base_models(precise: BaseModel) -> None:
+def test_the_loss_is_over_the_replys_tokens_alone_and_without_an_adapter_the_base_models(
+    precise: BaseModel, precise_passes: Passes
+) -> None:
     examples = examples_of(5)
     nats = []
     with torch.inference_mode():
-        for one in examples:
-            logits_TV = precise.model(torch.tensor([one.tokens])).logits[0, one.reply_start - 1 : -1]
-            reply = torch.tensor(one.tokens[one.reply_start :])
+        for example in examples:
+            logits_TV = precise.model(torch.tensor([example.tokens])).logits[0, example.reply_start - 1 : -1]
+            reply = torch.tensor(example.tokens[example.reply_start :])
             nats.append(functional.cross_entropy(logits_TV, reply, reduction="none"))
-    packs = packs_of(examples, 2, device=precise.device)
-    forward, fresh = Forward(precise.model), LoraFactors(precise.model, SPEC, seed=1)
-    assert heldout_loss(forward, packs, None) == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
-    assert heldout_loss(forward, packs, fresh) == heldout_loss(forward, packs, None)
+    packs, untrained = packs_of(examples, 2, device=precise.device), LoraFactors(precise.model, SPEC, seed=1)
+    base_loss = heldout_loss(precise_passes, packs, None)
+    assert base_loss == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
+    assert heldout_loss(precise_passes, packs, untrained) == base_loss
 
 
-def test_what_is_shared_is_computed_once_and_each_keeps_what_predicts_its_reply(base: BaseModel) -> None:
+def test_shared_tokens_are_packed_once_and_each_example_has_the_tokens_that_predict_its_reply() -> None:
     examples = examples_of(6, shared=20, lengths=(30, 44))
-    packed = pack(examples, device=base.device)
-    replies = [one.tokens[one.reply_start :] for one in examples]
-    assert (packed.shared, packed.prompt_lengths) == (20, [one.reply_start - 1 - 20 for one in examples])
-    assert packed.size == 20 + sum(len(one.tokens) - 1 - 20 for one in examples) < MOST_TOKENS
+    packed = pack(examples, device=torch.device("cpu"))
+    replies = [example.tokens[example.reply_start :] for example in examples]
+    predicting = [example.tokens[example.reply_start - 1 : -1] for example in examples]
+    assert (packed.shared, packed.prompt_lengths) == (20, [example.reply_start - 1 - 20 for example in examples])
+    assert packed.size == 20 + sum(len(example.tokens) - 1 - 20 for example in examples) < MAX_PASS_TOKENS
     assert packed.targets_M.tolist() == [token for reply in replies for token in reply]
-    assert packed.replies_M.tolist() == [token for one in examples for token in one.tokens[one.reply_start - 1 : -1]]
+    assert packed.replies_M.tolist() == [token for tokens in predicting for token in tokens]
 
 
-def test_examples_that_are_all_prompt_in_common_keep_the_token_that_predicts(precise: BaseModel) -> None:
-    one = examples_of(7, lengths=(30,))[0]
-    other = Example(tokens=(*one.tokens[: one.reply_start], 7, 8), reply_start=one.reply_start)
-    packed = pack([one, other], device=precise.device)
-    assert (packed.shared, packed.prompt_lengths) == (one.reply_start - 1, [0, 0])
-    assert loss_of(precise, [one, other]) == pytest.approx(loss_of(precise, [one], [other]), rel=1e-5)
+def test_examples_with_the_same_prompt_keep_the_token_that_predicts(precise: BaseModel, precise_passes: Passes) -> None:
+    (first,) = examples_of(7, lengths=(30,))
+    second = Example(tokens=(*first.tokens[: first.reply_start], 7, 8), reply_start=first.reply_start)
+    packed = pack([first, second], device=precise.device)
+    assert (packed.shared, packed.prompt_lengths) == (first.reply_start - 1, [0, 0])
+    factors = adapter_of(precise, seed=10)
+    apart = loss_of(precise_passes, factors, [first], [second])
+    assert loss_of(precise_passes, factors, [first, second]) == pytest.approx(apart, rel=1e-5)
 
 
-def test_examples_that_share_no_beginning_are_read_all_the_same(precise: BaseModel) -> None:
+def test_examples_that_share_no_prefix_are_computed_as_apart(precise: BaseModel, precise_passes: Passes) -> None:
     examples = [*examples_of(8, shared=1, lengths=(30,)), *examples_of(9, shared=1, lengths=(40,))]
     assert pack(examples, device=precise.device).shared == 0
-    assert loss_of(precise, examples) == pytest.approx(loss_of(precise, *([one] for one in examples)), rel=1e-5)
+    factors = adapter_of(precise, seed=10)
+    apart = loss_of(precise_passes, factors, *([example] for example in examples))
+    assert loss_of(precise_passes, factors, examples) == pytest.approx(apart, rel=1e-5)
 
 
-def loss_of(base: BaseModel, *groups: Sequence[Example]) -> float:
-    packs = [pack(group, device=base.device) for group in groups]
-    return heldout_loss(Forward(base.model), packs, trained(base, seed=10))
+def step_of(passes: Passes, examples: Sequence[Example], factors: LoraFactors) -> float:
+    """Loss of one training step; the gradient is in the factors."""
+    (loss,) = compute_gradients(
+        [TrainingStep(passes=passes, pack=pack(examples, device=passes.device), factors=factors)]
+    )
+    return loss
+
+
+def loss_of(passes: Passes, factors: LoraFactors, *groups: Sequence[Example]) -> float:
+    return heldout_loss(passes, [pack(group, device=passes.device) for group in groups], factors)

@@ -1,92 +1,97 @@
-"""The trainer, on the real base model: what a training yields, what it learns, and what it leaves alone."""
+"""The trainer: the progress that it yields, the adapter that it trains, and that the base model stays the same.
+
+On the real base model where the test is about what is learned; on a small random one where it is about the procedure.
+"""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from cloning_server.clone import CloneState
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
+from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
-from cloning_server.learning.passes import Forward
-from cloning_server.learning.trainer import fine_tune, train_adapter
+from cloning_server.learning.passes import Passes
+from cloning_server.learning.trainer import fine_tune, run_training
 from cloning_server.learning.tuning import SCALES
-from cloning_server.training import PreviousVersion, Progress, TrainedAdapter, TrainingPlan
+from cloning_server.training import PreviousVersion, Progress, TrainingPlan
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Start
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, GateNotPassed, NoTrainableExamples, TrainingDiverged
 from mesh.lm.base import BaseModel, DtypeName, load_base
-from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.lm.chat import Example
 from mesh.lm.lora import from_safetensors
-from testing.lessons import (
-    FEEDBACK,
-    ITEMS,
-    PROFILE,
-    DictReplyCache,
-    baseline_of,
-    commented,
-    graded,
-    plan_of,
-)
+from testing.lessons import FEEDBACK, ITEMS, PROFILE, DictReplyCache, baseline_of, commented, graded, plan_of
+from testing.trainings import Training, train_alone
 
+TOKENS = torch.tensor([[1, 2, 3, 4]])
 PLAN = plan_of(commented(5), epochs=3)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    progress: list[Progress]
-    trained: TrainedAdapter
-
-
-def trained_by(plan: TrainingPlan, base: BaseModel) -> Training:
-    *progress, trained = train_adapter(plan, base, cache=DictReplyCache())
-    assert isinstance(trained, TrainedAdapter)
-    return Training(progress=[step for step in progress if isinstance(step, Progress)], trained=trained)
-
-
-def previous_of(training: Training, *, warm: bool = False) -> PreviousVersion:
-    trained = training.trained
-    return PreviousVersion(weights=trained.weights, scaling=trained.recipe.scaling, warm=warm)
+Train = Callable[[TrainingPlan], Training]
 
 
 @pytest.fixture(scope="module")
-def training(base: BaseModel) -> Training:
-    return trained_by(PLAN, base)
+def train(small_base: BaseModel, small_passes: Passes) -> Train:
+    return partial(train_alone, base=small_base, passes=small_passes)
 
 
-def test_the_held_out_loss_falls_below_the_base_models(training: Training) -> None:
-    metrics = training.trained.recipe.metrics
+@pytest.fixture(scope="module")
+def training(train: Train) -> Training:
+    return train(PLAN)
+
+
+@pytest.fixture(scope="module")
+def real_training(base: BaseModel, passes: Passes) -> Training:
+    return train_alone(PLAN, base, passes)
+
+
+def previous_of(training: Training, *, warm: bool = False) -> PreviousVersion:
+    adapter = training.adapter
+    return PreviousVersion(weights=adapter.weights, scaling=adapter.recipe.scaling, warm=warm)
+
+
+def split_of(plan: TrainingPlan, base: BaseModel) -> tuple[list[tuple[str, Example]], ExampleSet]:
+    """The examples of a plan, all of whose responses have feedback, and their split."""
+    completed, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
+    return completed, split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+
+
+def test_the_held_out_loss_falls_below_the_base_models(real_training: Training) -> None:
+    metrics = real_training.adapter.recipe.metrics
     assert metrics.heldout_loss_adapter < 0.95 * metrics.heldout_loss_base
 
 
-def test_progress_is_one_step_a_step_and_never_goes_back(training: Training) -> None:
-    states = [(state, list(steps)) for state, steps in groupby(training.progress, key=lambda step: step.state)]
+def test_the_progress_of_a_state_goes_from_0_to_1_with_a_message_per_step(training: Training) -> None:
+    states = [(state, list(items)) for state, items in groupby(training.progress, key=lambda progress: progress.state)]
     assert [state for state, _ in states] == [
         CloneState.CREATING_ADAPTER,
         CloneState.FINE_TUNING,
         CloneState.OPTIMIZING,
     ]
-    for _, steps in states:
-        fractions = [step.fraction for step in steps]
+    for _, items in states:
+        fractions = [progress.fraction for progress in items]
         assert fractions == sorted(fractions)
         assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     # Four examples in batches of two, three times; and the message before the first.
-    assert len(states[1][1]) == 1 + training.trained.recipe.metrics.train_steps == 7
+    assert len(states[1][1]) == 1 + training.adapter.recipe.metrics.train_steps == 7
 
 
 def test_no_message_holds_a_word_of_the_student_or_teacher(training: Training) -> None:
-    told = " ".join(step.message for step in training.progress)
-    assert not any(text in told for item in ITEMS for text in item)
-    assert "Almost" not in told
+    messages = " ".join(progress.message for progress in training.progress)
+    assert not any(text in messages for item in ITEMS for text in item)
+    assert "Almost" not in messages
 
 
-def test_the_recipe_tells_how_the_version_came_to_be(training: Training, base: BaseModel) -> None:
-    recipe = training.trained.recipe
+def test_the_recipe_tells_how_the_version_was_trained(real_training: Training, base: BaseModel) -> None:
+    recipe = real_training.adapter.recipe
     counts = recipe.examples
     assert (counts.given, counts.feedback, counts.distilled, counts.dropped) == (5, 5, 0, 0)
     assert (counts.train, counts.heldout) == (4, 1)
@@ -97,123 +102,132 @@ def test_the_recipe_tells_how_the_version_came_to_be(training: Training, base: B
     assert 0.2 <= recipe.serving.temperature <= 1.0
 
 
-def test_the_adapter_is_sound_and_says_something(training: Training) -> None:
-    weights = training.trained.weights
-    inspect(weights, lora=training.trained.recipe.lora, limits=AdapterLimits())
+def test_the_adapter_is_sound_and_not_zero(real_training: Training) -> None:
+    weights = real_training.adapter.weights
+    inspect(weights, lora=real_training.adapter.recipe.lora, limits=AdapterLimits())
     assert any(bool(tensor.any()) for name, tensor in from_safetensors(weights).items() if "lora_B" in name)
     assert len(weights) <= 4 * 1024 * 1024
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(base: BaseModel) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(train: Train) -> None:
     plan = plan_of(commented(3))
-    first = trained_by(plan, base).trained
-    again = trained_by(plan, base).trained
-    other = trained_by(replace(plan, seed=8), base).trained
-    assert again.weights == first.weights
-    assert again.recipe.data_digest == first.recipe.data_digest
+    first, second, other = (train(replace(plan, seed=seed)).adapter for seed in (7, 7, 8))
+    assert second.weights == first.weights
+    assert second.recipe.data_digest == first.recipe.data_digest
     assert other.weights != first.weights
 
 
-def test_what_is_held_out_is_never_trained_on(base: BaseModel) -> None:
+@pytest.mark.slow
+def test_on_the_real_base_model_the_same_seed_gives_the_same_bytes(base: BaseModel, passes: Passes) -> None:
+    first, second = (train_alone(plan_of(commented(2)), base, passes).adapter for _ in range(2))
+    assert second.weights == first.weights
+
+
+def test_held_out_examples_are_never_trained_on(train: Train, small_base: BaseModel) -> None:
     plan = plan_of(commented(3))
-    made, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
-    split = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    kept_apart = next(index for index, (_, example) in enumerate(made) if example in split.heldout)
-    changed = plan_of(commented(3, feedback={kept_apart: f"Quite another reply. {FEEDBACK}"}))
-    one, other = trained_by(plan, base).trained, trained_by(changed, base).trained
-    assert one.recipe.data_digest != other.recipe.data_digest
-    assert one.weights == other.weights
+    completed, split = split_of(plan, small_base)
+    heldout = next(index for index, (_, example) in enumerate(completed) if example in split.heldout)
+    changed = plan_of(commented(3, feedback={heldout: f"Quite another reply. {FEEDBACK}"}))
+    adapter, adapter_of_changed = train(plan).adapter, train(changed).adapter
+    assert adapter.recipe.data_digest != adapter_of_changed.recipe.data_digest
+    assert adapter.weights == adapter_of_changed.weights
 
 
-def test_it_stops_when_the_held_out_loss_turns_and_keeps_the_best(base: BaseModel) -> None:
+def test_it_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: BaseModel, passes: Passes) -> None:
     plan = plan_of(commented(3), epochs=30, learning_rate=1e-2)
-    made, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
-    examples = split_examples(made, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    tuned = fine_tune(plan, base, examples)
-    assert 1 < tuned.steps < plan.epochs
-    forward, heldout = Forward(base.model), packs_of(examples.heldout, 2, device=base.device)
-    kept = LoraFactors.of(base.model, tuned.state, scaling=plan.alpha / plan.rank)
-    assert heldout_loss(forward, heldout, kept) < heldout_loss(forward, heldout, None)
+    _, examples = split_of(plan, base)
+    fine_tuned = fine_tune(plan, base, passes, examples)
+    assert 1 < fine_tuned.steps < plan.epochs
+    heldout = packs_of(examples.heldout, 2, device=base.device)
+    best = LoraFactors.of(base.model, fine_tuned.state, scaling=plan.alpha / plan.rank)
+    assert heldout_loss(passes, heldout, best) < heldout_loss(passes, heldout, None)
 
 
-def test_a_version_that_is_no_better_than_the_one_before_does_not_pass(training: Training, base: BaseModel) -> None:
+def test_a_version_that_is_no_better_than_the_one_before_does_not_pass(training: Training, train: Train) -> None:
     with pytest.raises(GateNotPassed) as refused:
-        trained_by(replace(PLAN, epochs=1, learning_rate=1e-5, previous=previous_of(training)), base)
+        train(replace(PLAN, epochs=1, learning_rate=1e-5, previous=previous_of(training)))
     assert "loss_above_previous" in str(refused.value.facts["faults"])
     assert refused.value.facts["heldout_loss_previous"] == pytest.approx(
-        training.trained.recipe.metrics.heldout_loss_adapter, rel=0.02
+        training.adapter.recipe.metrics.heldout_loss_adapter, rel=0.02
     )
-    assert not any(module._forward_hooks for module in base.model.modules())
 
 
-def test_a_warm_start_continues_from_the_version_before(training: Training, base: BaseModel) -> None:
-    plan = replace(PLAN, learning_rate=5e-4, previous=previous_of(training, warm=True))
-    metrics = trained_by(plan, base).trained.recipe.metrics
-    before = training.trained.recipe.metrics.heldout_loss_adapter
+def test_a_warm_start_continues_from_the_version_before(training: Training, train: Train) -> None:
+    metrics = train(replace(PLAN, learning_rate=5e-4, previous=previous_of(training, warm=True))).adapter.recipe.metrics
+    before = training.adapter.recipe.metrics.heldout_loss_adapter
     assert metrics.heldout_loss_previous == pytest.approx(before, rel=0.02)
     assert metrics.heldout_loss_adapter < before
 
 
-def test_a_cohorts_adapter_is_gone_on_from_and_told_but_not_measured_against(
-    training: Training, base: BaseModel
+def test_training_continues_from_a_cohorts_adapter_but_is_not_compared_with_it(
+    training: Training, train: Train, small_base: BaseModel
 ) -> None:
     identity = Start(student_id="cohort-5-adhd-visual", version=3, sha256="2" * 64)
-    cohort = replace(previous_of(training, warm=True), to_beat=False, identity=identity, base_digest=base.digest)
-    # Steps too small to come as far from a fresh adapter.
-    recipe = trained_by(replace(PLAN, epochs=1, learning_rate=1e-9, previous=cohort), base).trained.recipe
+    cohort = replace(previous_of(training, warm=True), to_beat=False, identity=identity, base_digest=small_base.digest)
+    # Steps so small that the loss is the cohort's.
+    recipe = train(replace(PLAN, epochs=1, learning_rate=1e-9, previous=cohort)).adapter.recipe
     assert recipe.start == identity
     assert recipe.metrics.heldout_loss_previous is None
-    assert recipe.metrics.heldout_loss_adapter < 1.02 * training.trained.recipe.metrics.heldout_loss_adapter
+    loss, base_loss = training.adapter.recipe.metrics.heldout_loss_adapter, recipe.metrics.heldout_loss_base
+    assert recipe.metrics.heldout_loss_adapter < loss + 0.02 * (base_loss - loss)
 
 
-def test_a_version_of_other_base_weights_is_not_gone_on_from(training: Training, base: BaseModel) -> None:
+def test_training_does_not_continue_from_a_version_of_other_base_weights(training: Training, train: Train) -> None:
     foreign = replace(previous_of(training, warm=True), base_digest="0" * 64)
     with pytest.raises(AdapterIncompatible):
-        trained_by(replace(PLAN, previous=foreign), base)
+        train(replace(PLAN, previous=foreign))
 
 
-def test_a_version_before_that_can_not_be_read_is_told(base: BaseModel) -> None:
+def test_a_previous_version_that_can_not_be_read_is_reported(train: Train) -> None:
     with pytest.raises(AdapterCorrupt):
-        trained_by(replace(PLAN, previous=PreviousVersion(weights=b"no adapter", scaling=2.0)), base)
+        train(replace(PLAN, previous=PreviousVersion(weights=b"no adapter", scaling=2.0)))
 
 
-def test_training_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
-    tokens = torch.tensor([[1, 2, 3, 4]])
-    before = base.model(tokens).logits
-    trained_by(plan_of(commented(2)), base)
-    assert torch.equal(base.model(tokens).logits, before)
+def assert_unchanged(base: BaseModel, logits: Tensor) -> None:
+    assert torch.equal(base.model(TOKENS).logits, logits)
     assert not any(weight.requires_grad for weight in base.model.parameters())
     assert not any(module._forward_hooks for module in base.model.modules())
 
 
-def test_a_training_that_is_closed_ends_and_leaves_the_base_model_as_it_was(base: BaseModel) -> None:
-    steps = train_adapter(plan_of(commented(3)), base, cache=DictReplyCache())
-    next(step for step in steps if isinstance(step, Progress) and step.state is CloneState.FINE_TUNING)
-    steps.close()
-    assert not any(module._forward_hooks for module in base.model.modules())
+def test_training_does_not_change_the_base_model(small_base: BaseModel, train: Train) -> None:
+    before = small_base.model(TOKENS).logits
+    train(plan_of(commented(2)))
+    assert_unchanged(small_base, before)
 
 
-def test_a_training_that_is_not_finite_has_diverged(base: BaseModel) -> None:
+def test_a_training_that_is_closed_ends_and_does_not_change_the_base_model(
+    small_base: BaseModel, small_passes: Passes
+) -> None:
+    before = small_base.model(TOKENS).logits
+    run = run_training(plan_of(commented(3)), small_base, small_passes, cache=DictReplyCache())
+    # All responses have feedback, so that it requests nothing before.
+    next(item for item in run if isinstance(item, Progress) and item.state is CloneState.FINE_TUNING)
+    run.close()
+    assert_unchanged(small_base, before)
+
+
+def test_a_training_that_is_not_finite_has_diverged(small_base: BaseModel, train: Train) -> None:
+    before = small_base.model(TOKENS).logits
     with pytest.raises(TrainingDiverged):
-        trained_by(plan_of(commented(3), epochs=3, learning_rate=math.inf), base)
-    assert not any(module._forward_hooks for module in base.model.modules())
+        train(plan_of(commented(3), epochs=3, learning_rate=math.inf))
+    assert_unchanged(small_base, before)
 
 
-def test_too_few_examples_are_told_before_anything_is_trained(base: BaseModel) -> None:
+def test_too_few_examples_are_reported_before_anything_is_trained(train: Train) -> None:
     with pytest.raises(NoTrainableExamples):
-        trained_by(plan_of(commented(1)), base)
+        train(plan_of(commented(1)))
 
 
-def test_what_no_teacher_commented_on_is_distilled(base: BaseModel) -> None:
+def test_responses_without_feedback_are_distilled(base: BaseModel, passes: Passes) -> None:
     plan = plan_of(baseline_of([graded(0), graded(1), graded(3)]))
-    counts = trained_by(plan, base).trained.recipe.examples
+    counts = train_alone(plan, base, passes).adapter.recipe.examples
     assert counts.feedback == 0
     assert counts.distilled >= 2
     assert counts.distilled + counts.dropped == counts.given == 3
 
 
-def test_it_trains_in_the_other_precision_than_this_machines_too(base: BaseModel, cache_dir: Path) -> None:
+def test_it_trains_in_the_precision_that_is_not_this_machines_default_too(base: BaseModel, small_folder: Path) -> None:
     other: DtypeName = "float32" if base.dtype == torch.bfloat16 else "bfloat16"
-    model = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype=other)
-    metrics = trained_by(plan_of(commented(3)), model).trained.recipe.metrics
+    model = load_base(str(small_folder), cache_dir=small_folder.parent, device="cpu", dtype=other)
+    metrics = train_alone(plan_of(commented(3)), model, Passes(model.model)).adapter.recipe.metrics
     assert metrics.heldout_loss_adapter < metrics.heldout_loss_base
