@@ -55,7 +55,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
         store = CloneStore(redis, tenant=settings.tenant)
-        registry = Registry.on(
+        registry = Registry.of(
             store,
             queue_limit=settings.clone_queue_limit,
             parallel=settings.clones_at_once,

@@ -27,7 +27,7 @@ class Registry:
     leases: Leases
 
     @classmethod
-    def on(cls, store: CloneStore, *, queue_limit: int = 64, parallel: int = 1, require_consent: bool = False) -> Self:
+    def of(cls, store: CloneStore, *, queue_limit: int = 64, parallel: int = 1, require_consent: bool = False) -> Self:
         """The registry of the clones in a store; see `Intake` for the arguments."""
         return cls(
             intake=Intake(store, queue_limit=queue_limit, parallel=parallel, require_consent=require_consent),

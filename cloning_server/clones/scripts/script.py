@@ -67,12 +67,6 @@ class LuaScript:
         return ordered
 
 
-def script_names() -> list[str]:
-    """The names of all scripts in this package."""
-    files = resources.files(__package__).iterdir()
-    return sorted(file.name.removesuffix(".lua") for file in files if file.name.endswith(".lua"))
-
-
 def read_source(name: str) -> str:
     """The script's text as it is in its file."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")

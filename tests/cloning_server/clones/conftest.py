@@ -18,7 +18,7 @@ LONG_SECONDS, SHORT_SECONDS = 60.0, 0.05
 
 @pytest.fixture
 def registry(clones: CloneStore) -> Registry:
-    return Registry.on(clones, queue_limit=2_000)
+    return Registry.of(clones, queue_limit=2_000)
 
 
 async def claim_next(registry: Registry, *, seconds: float = LONG_SECONDS) -> CloneLease:

@@ -138,7 +138,7 @@ async def test_an_unknown_clone_is_not_found(registry: Registry) -> None:
 async def test_a_store_that_is_not_there_is_told_as_such() -> None:
     (port,) = free_ports(1)
     async with open_redis(f"redis://127.0.0.1:{port}/0") as redis:
-        registry = Registry.on(CloneStore(redis))
+        registry = Registry.of(CloneStore(redis))
         calls = [
             registry.intake.start(STUDENT, baseline()),
             registry.changes.find("clone_1"),

@@ -1,21 +1,38 @@
 """The Lua scripts of the clone store: their names for keys and arguments, and how they reach Redis."""
 
 import re
+from importlib import resources
 
 import pytest
 from redis.asyncio import Redis
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
-from cloning_server.clones.scripts.script import LuaScript, names_of, read_source, script_names, with_names
+from cloning_server.clones.scripts.script import LuaScript, names_of, read_source, with_names
 from tests.cloning_server.conftest import STUDENT, baseline
 
+SCRIPTS = sorted(
+    file.name.removesuffix(".lua")
+    for file in resources.files("cloning_server.clones.scripts").iterdir()
+    if file.name.endswith(".lua")
+)
 
-def test_every_script_is_in_the_package() -> None:
-    assert script_names() == ["change", "claim", "erase", "renew", "start"]
+
+def test_the_store_loads_every_script_of_the_package_and_no_other(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def read(name: str) -> str:
+        loaded.append(name)
+        return read_source(name)
+
+    monkeypatch.setattr("cloning_server.clones.scripts.script.read_source", read)
+    CloneStore(redis)
+    assert sorted(loaded) == SCRIPTS
 
 
-@pytest.mark.parametrize("name", script_names())
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_uses_every_key_and_argument_of_its_header_and_no_other(name: str) -> None:
     source = read_source(name)
     code = re.sub(r"--[^\n]*", "", source)
@@ -55,7 +72,7 @@ def test_a_script_without_its_header_is_refused() -> None:
 
 
 async def test_the_scripts_are_sent_again_after_redis_has_forgotten_them(clones: CloneStore, redis: Redis) -> None:
-    registry = Registry.on(clones)
+    registry = Registry.of(clones)
     await registry.intake.start(STUDENT, baseline())
     await redis.script_flush()
     assert (await registry.intake.start("another", baseline())).queue_position == 2

@@ -170,7 +170,7 @@ async def test_a_consent_that_expires_while_the_clone_waits_ends_it_untrained(
 ) -> None:
     now = datetime.now(UTC)
     consent = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(seconds=0.3))
-    accepted = await Registry.on(clones).intake.start(STUDENT, baseline(), terms=Terms(consent=consent))
+    accepted = await Registry.of(clones).intake.start(STUDENT, baseline(), terms=Terms(consent=consent))
     await asyncio.sleep((now + timedelta(seconds=0.3) - datetime.now(UTC)).total_seconds())
     async with cloning.serve() as stub:
         last = (await watch_all(stub, accepted.clone_id))[-1]
