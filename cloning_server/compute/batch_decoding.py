@@ -137,8 +137,8 @@ def _adapter_numbers(openings: Iterable[Opening]) -> dict[LoraFactors | None, in
     return {factors: number for number, factors in enumerate(adapters)}
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+def _common_prefix(tokens: Sequence[int], other_tokens: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, other_tokens, strict=False)))
 
 
 class _BatchDecoder:

@@ -81,8 +81,8 @@ class RayTrainer(BackgroundTask):
         tasks = [asyncio.create_task(supervisor.supervise(), name="supervisor") for supervisor in self._supervisors]
         try:
             while not await asyncio.to_thread(ray_node.is_lost):
-                ended, _ = await asyncio.wait(tasks, timeout=NODE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
+                done, _ = await asyncio.wait(tasks, timeout=NODE_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
                     # Raises the bug that ended the supervisor.
                     task.result()
         finally:

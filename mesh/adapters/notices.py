@@ -7,7 +7,7 @@ version when its cached pointer expires.
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from mesh.adapters.manifest import Digest
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import validate_student_id
+from mesh.background import BackgroundTask
 from mesh.errors import InvalidField
 from mesh.log import get_logger
 from mesh.subscription import subscribe
@@ -66,7 +67,7 @@ async def announce(redis: Redis, active: ActiveAdapter) -> None:
         _log.warning("pointer_notice_unsent", ref=str(active.ref), error=type(error).__name__)
 
 
-class Listener:
+class Listener(BackgroundTask):
     """Receives a tenant's notices while it is entered.
 
     Args:
@@ -87,19 +88,14 @@ class Listener:
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._lost = False
         self._saw_malformed = False
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen(), name="pointer notices")
-        return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        await self._redis.aclose()
+        try:
+            await super().__aexit__()
+        finally:
+            await self._redis.aclose()
 
-    async def _listen(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
