@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloning_server.compute.layers import Adapter, AdapterSpan, Attention, Layers, PassInput
+from cloning_server.compute.adapted_map import Adapter
+from cloning_server.compute.layers import AdapterSpan, Attention, Layers, PassInput
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.compute.prefix_cache import PrefixAttention, RowCache, SharedPrefix
 
@@ -121,10 +122,10 @@ def group_by_prefix(openings: Sequence[Opening]) -> list[tuple[int, int]]:
     for previous, opening in zip((None, *openings), openings, strict=False):
         length = len(opening.tokens) - 1
         if previous is not None and previous.factors is opening.factors:
-            rows, shared = groups[-1]
-            common = min(_common_prefix(previous.tokens, opening.tokens), shared, length)
+            rows, shared_tokens = groups[-1]
+            common = min(_common_prefix(previous.tokens, opening.tokens), shared_tokens, length)
             # Compares what the others would compute again if they shared less with what this one would compute alone.
-            if (rows - 1) * (shared - common) < common:
+            if (rows - 1) * (shared_tokens - common) < common:
                 groups[-1] = (rows + 1, common)
                 continue
         groups.append((1, length))
@@ -177,7 +178,7 @@ class _BatchDecoder:
     def _begin(self) -> tuple[RowCache, list[list[int]]]:
         """Computes the shared prefixes; returns the cache, and the rest of each prompt."""
         groups = group_by_prefix(self._openings)
-        prefixes = [SharedPrefix(tokens=shared, rows=rows) for rows, shared in groups]
+        prefixes = [SharedPrefix(tokens=shared_tokens, rows=rows) for rows, shared_tokens in groups]
         ends = accumulate(prefix.rows for prefix in prefixes)
         firsts = [self._openings[end - prefix.rows] for prefix, end in zip(prefixes, ends, strict=True)]
         parts = [list(first.tokens[: prefix.tokens]) for first, prefix in zip(firsts, prefixes, strict=True)]
@@ -186,8 +187,10 @@ class _BatchDecoder:
             for first, prefix in zip(firsts, prefixes, strict=True)
         ]
         self._run(parts, [0] * len(parts), spans, attend=PrefixAttention(prefixes))
-        shared_R = [shared for rows, shared in groups for _ in range(rows)]
-        rests = [list(opening.tokens[shared:]) for opening, shared in zip(self._openings, shared_R, strict=True)]
+        prefix_R = [prefix for prefix in prefixes for _ in range(prefix.rows)]
+        rests = [
+            list(opening.tokens[prefix.tokens :]) for opening, prefix in zip(self._openings, prefix_R, strict=True)
+        ]
         columns = max(len(rest) + opening.max_tokens for rest, opening in zip(rests, self._openings, strict=True))
         cache = RowCache(prefixes, columns=columns, shape=self._layers.shape, like=self._layers.head_VH)
         return cache, rests

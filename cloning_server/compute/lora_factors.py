@@ -127,7 +127,7 @@ def _modules_of(model: PreTrainedModel, spec: LoraSpec) -> dict[str, tuple[int, 
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in spec.target_modules
     }
-    missing = set(spec.target_modules) - {name.rpartition(".")[2] for name in widths}
-    if missing:
-        raise AdapterIncompatible(f"the base model lacks {', '.join(sorted(missing))}")
+    missing_modules = set(spec.target_modules) - {name.rpartition(".")[2] for name in widths}
+    if missing_modules:
+        raise AdapterIncompatible(f"the base model lacks {', '.join(sorted(missing_modules))}")
     return widths

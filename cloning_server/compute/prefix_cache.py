@@ -44,7 +44,7 @@ class PrefixAttention:
         """See `Attention`; called once per layer, in order."""
         sizes = [prefix.tokens for prefix in self._prefixes]
         parts = (tensor.split(sizes) for tensor in (queries_NXD, keys_NXD, values_NXD))
-        attended_S = []
+        outputs = []
         for prefix, queries_SXD, keys_SKD, values_SKD in zip(self._prefixes, *parts, strict=True):
             keys_KSD, values_KSD = keys_SKD.transpose(0, 1).contiguous(), values_SKD.transpose(0, 1).contiguous()
             prefix.layers.append((keys_KSD, values_KSD))
@@ -56,8 +56,8 @@ class PrefixAttention:
                 values_KSD[:, None].expand(shape),
                 is_causal=True,
             )
-            attended_S.append(attended_KGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * depth))
-        return torch.cat(attended_S), None
+            outputs.append(attended_KGSD.flatten(0, 1).transpose(0, 1).reshape(count, heads * depth))
+        return torch.cat(outputs), None
 
 
 class RowCache:
@@ -132,13 +132,13 @@ class RowAttention:
             table_RKTD.transpose(1, 2).index_put_((self._rows_N, self._columns_N), new_NKD)
         keys_RKTD, values_RKTD = table[:, :, :, : self._reach]
         queries_RKQD = self._by_row(queries_NXD * queries_NXD.shape[-1] ** -0.5)
-        attended, start = [], 0
+        outputs, start = [], 0
         for prefix in self._cache.prefixes:
             rows = slice(start, start + prefix.rows)
             columns = (keys_RKTD[rows], values_RKTD[rows], self._bias_R1QT[rows])
-            attended.append(_attend(queries_RKQD[rows], prefix.layers[layer], columns))
+            outputs.append(_attend(queries_RKQD[rows], prefix.layers[layer], columns))
             start += prefix.rows
-        return self._by_token(torch.cat(attended)), None
+        return self._by_token(torch.cat(outputs)), None
 
     def _by_row(self, queries_NXD: Tensor) -> Tensor:
         """[rows, kv heads, Q, D]: the query heads of a key head one after another, each with all of a row's tokens."""
@@ -165,5 +165,5 @@ def _attend(queries_RKQD: Tensor, prefix: tuple[Tensor, Tensor], columns: tuple[
     of_prefix_RKQP, of_columns_RKQT = weights.split([keys_KPD.shape[1], keys_RKTD.shape[2]], dim=-1)
     from_prefix_KMD = of_prefix_RKQP.transpose(0, 1).flatten(1, 2) @ values_KPD
     from_prefix_RKQD: Tensor = from_prefix_KMD.unflatten(1, (rows, width)).transpose(0, 1)
-    attended: Tensor = from_prefix_RKQD + of_columns_RKQT @ values_RKTD
-    return attended
+    outputs: Tensor = from_prefix_RKQD + of_columns_RKQT @ values_RKTD
+    return outputs

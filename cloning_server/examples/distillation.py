@@ -1,8 +1,7 @@
 """Distillation: the base model, as teacher, writes replies for the responses without a teacher's feedback.
 
 A small model is trusted with one task: to restate a sentence of the right answer in words that fit the student's grade
-and disability. Sampling favours the sentence's own words; every sentence is checked, and sampled again with other
-settings if it fails. A reply with a sentence that never passes is dropped. After "Sequence-Level Knowledge
+and disability. A reply with a sentence that never passes the checks is dropped. After "Sequence-Level Knowledge
 Distillation" (https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
 
 The teacher's prompt holds nothing that it could get wrong: the verdict on the student's answer, the student's record in
@@ -12,91 +11,26 @@ share the sentences.
 Knows nothing of how adapters are trained.
 """
 
-import hashlib
-import itertools
-import json
-import math
-import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from cloning_server.clone import CloneState
-from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Decoding, Draw, Opening
+from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
 from cloning_server.examples.examples import Lesson
-from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
 from cloning_server.training import Progress
 from mesh.lm.base import BaseModel
-from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
-from mesh.tutoring.form import count_words, split_sentences
-from mesh.tutoring.profile import StudentProfile
-from mesh.tutoring.teaching import instruct, rules_of
+from mesh.tutoring.teaching import rules_of
 
-# Part of every cache key: raise it whenever the prompts or the checks change.
-TEACHER_VERSION = 2
-# Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
-TEMPERATURES = (0.0, 0.5, 0.8)
-TOP_P = 0.9
-# Nats added to the words of the sentence; at 4 the model begins to repeat them.
-FAVOUR_NATS = 2.0
-# Tokens for the two extra words and the extra full stop that a restatement may have.
-MAX_EXTRA_TOKENS = 8
 # Share of the state CREATING_ADAPTER that distillation fills; the rest is for initialising the adapter.
 _PROGRESS_SHARE = 0.9
-
-_RESTATE = "Say the sentence to the student in short, simple sentences. Keep every fact and add none."
-_POINT = "The answer is not known. Say what the question asks in one short sentence. Do not answer it."
-_ASIDE = re.compile(r"\s*\(((?:[^\s()]+\s+){4,}[^\s()]+)\)\s*(?:\.|$)")
-# Where a sentence that is too long for the student is split.
-_CLAUSE_END = re.compile(
-    r"[,;:]?\s+(?=(?:because|so(?! that)|and the)\b)|[,;:]\s+(?=(?:and|but|while|or|then|which)\b)"
-)
-_RESTATE_SHOTS = (
-    ("Ice is less dense than water, so it is pushed up.", "Ice is less dense than water. So it is pushed up."),
-    ("A thermometer measures temperature.", "A thermometer measures temperature."),
-    ("Yes. 3/4 is more than 1/2.", "Yes. 3/4 is more than 1/2."),
-    ("The plant in the sun will grow more, because it can make more food.",
-     "The plant in the sun will grow more. It can make more food."),
-)  # fmt: skip
-_POINT_SHOTS = (
-    ("Look at the picture. Why does ice float on water?", "The question asks why ice floats on water."),
-    ("What does a thermometer measure?", "The question asks what a thermometer measures."),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherTask:
-    """What the teacher restates; its sentences depend on nothing else.
-
-    Attributes:
-        profile: The student's, without the learning style, which decides presentation alone.
-        question: The question of the item.
-        reference: The right answer; empty if it is not known.
-        is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
-    """
-
-    profile: StudentProfile
-    question: str
-    reference: str
-    is_private: bool
-
-
-@dataclass(slots=True)
-class _SentenceTask:
-    """One sentence to restate; `restated` is empty until a continuation passes."""
-
-    task: TeacherTask
-    sentence: str
-    restated: list[str] = field(default_factory=list)
-
 
 # It yields progress, and requests for decoding; send the continuations after a request, None after progress. It returns
 # the replies.
 Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[Lesson, str]]
-_SentenceBatch: TypeAlias = Sequence[tuple[_SentenceTask, Opening]]
 
 
 def distil(lessons: Iterable[Lesson], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int) -> Distillation:
@@ -114,51 +48,16 @@ def distil(lessons: Iterable[Lesson], base: BaseModel, *, layers: Layers, cache:
     """
     tally = _Tally(lessons)
     keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
-    cached = cache.get_many(list(keys.values()))
-    yield tally.settle({task: cached[key].splitlines() for task, key in keys.items() if key in cached})
-    teacher = _Teacher([task for task in tally.tasks if keys.get(task) not in cached], base, seed=seed)
+    entries = cache.get_many(list(keys.values()))
+    yield tally.settle({task: entries[key].splitlines() for task, key in keys.items() if key in entries})
+    teacher = Teacher([task for task in tally.tasks if keys.get(task) not in entries], base, seed=seed)
     for batch in teacher.batches():
         continuations = yield Decoding(layers=layers, openings=[opening for _, opening in batch])
         assert isinstance(continuations, Sequence)
         yield _settle_and_cache(teacher.accept(batch, continuations), tally, keys, cache)
-    if teacher.failed:
-        yield _settle_and_cache({task: [] for task in teacher.failed}, tally, keys, cache)
+    if teacher.failed_tasks:
+        yield _settle_and_cache({task: [] for task in teacher.failed_tasks}, tally, keys, cache)
     return tally.replies
-
-
-def task_of(lesson: Lesson) -> TeacherTask:
-    """The teacher's part of a lesson; lessons that differ in their frame alone have the same."""
-    return TeacherTask(
-        profile=replace(lesson.profile, learning_style=None),
-        question=lesson.question,
-        reference=lesson.reference,
-        is_private=lesson.is_private,
-    )
-
-
-def key_of(task: TeacherTask, base_digest: str) -> str:
-    """The cache key, 64 hex digits: of the item, grade, subject, disability, base model and version of the teacher."""
-    profile = task.profile
-    facts = [
-        TEACHER_VERSION, base_digest, task.question, task.reference,
-        profile.subject, profile.grade, profile.disability,
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def teacher_prompt(task: TeacherTask, sentence: str) -> Prompt:
-    """The teacher's prompt for one sentence; without a reference, the sentence is the question."""
-    instruction, shots = (_RESTATE, _RESTATE_SHOTS) if task.reference else (_POINT, _POINT_SHOTS)
-    turns = [
-        Turn(role=role, text=text)
-        for shot in shots
-        for role, text in zip((Role.STUDENT, Role.TUTOR), shot, strict=True)
-    ]
-    return Prompt(
-        profile=task.profile,
-        turns=(*turns, Turn(role=Role.STUDENT, text=sentence)),
-        instruction=f"{instruct(task.profile)} {instruction}",
-    )
 
 
 def form_faults(lesson: Lesson, reply: str) -> list[str]:
@@ -196,126 +95,8 @@ class _Tally:
         )
 
 
-class _Teacher:
-    """Restates the sentences of tasks, in batches, until all have passed or every temperature was tried."""
-
-    def __init__(self, tasks: Iterable[TeacherTask], base: BaseModel, *, seed: int) -> None:
-        self._base = base
-        self._seed = seed
-        self._open = {task: [_SentenceTask(task, sentence) for sentence in _sentences_of(task)] for task in tasks}
-
-    @property
-    def failed(self) -> list[TeacherTask]:
-        """After the last batch, the tasks with a sentence that never passed."""
-        return list(self._open)
-
-    def batches(self) -> Iterator[_SentenceBatch]:
-        """Batches of the sentences that have not passed, with their openings; call `accept` with each result."""
-        for attempt, temperature in enumerate(TEMPERATURES):
-            draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=self._seed + attempt)
-            pending = [part for parts in self._open.values() for part in parts if not part.restated]
-            # Prompts that begin alike are in one batch.
-            openings = sorted(
-                ((part, _opening(part, self._base, draw=draw)) for part in pending), key=lambda pair: pair[1].tokens
-            )
-            for start in range(0, len(openings), MAX_ROWS):
-                yield openings[start : start + MAX_ROWS]
-
-    def accept(self, batch: _SentenceBatch, continuations: Sequence[Continuation]) -> dict[TeacherTask, list[str]]:
-        """Checks what was decoded; returns the tasks that are complete now, with their sentences."""
-        for (part, _), continuation in zip(batch, continuations, strict=True):
-            part.restated = _shortest_sound(part, _text_of(continuation.tokens, self._base))
-        complete = {
-            task: [sentence for part in parts for sentence in part.restated]
-            for task, parts in self._open.items()
-            if parts and all(part.restated for part in parts)
-        }
-        self._open = {task: parts for task, parts in self._open.items() if task not in complete}
-        return complete
-
-
 def _settle_and_cache(
     sentences: Mapping[TeacherTask, Sequence[str]], tally: _Tally, keys: Mapping[TeacherTask, str], cache: ReplyCache
 ) -> Progress:
     cache.put_many({keys[task]: "\n".join(body) for task, body in sentences.items() if task in keys})
     return tally.settle(sentences)
-
-
-def _opening(part: _SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
-    prompt = encode_prompt(base.tokenizer, teacher_prompt(part.task, part.sentence))
-    # With and without a leading space: a tokenizer has different tokens for each.
-    forms = (part.sentence, f" {part.sentence}")
-    words = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
-
-    def is_enough(tokens: Sequence[int]) -> bool:
-        # A small teacher goes on after it has restated the sentence; most of that is not even decoded.
-        ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
-        return ends and bool(_shortest_sound(part, _text_of(tokens, base)))
-
-    return Opening(
-        tokens=tuple(prompt),
-        # A longer restatement would fail the check of its length.
-        max_tokens=math.ceil(MAX_LENGTH_RATIO * len(words[0])) + MAX_EXTRA_TOKENS,
-        end_token=end_of_turn(base.tokenizer),
-        draw=draw,
-        favoured=frozenset({*itertools.chain(*words), end_of_turn(base.tokenizer)}),
-        is_enough=is_enough,
-    )
-
-
-def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
-    return str(base.tokenizer.decode(list(tokens))).strip()
-
-
-def _shortest_sound(part: _SentenceTask, text: str) -> list[str]:
-    """The shortest beginning of a continuation that passes, as sentences; empty if none passes.
-
-    A small teacher restates the sentence and then goes on, because it does not learn when to end.
-    """
-    sentences = split_sentences(text)
-    for count in range(1, len(sentences) + 1):
-        if not _sentence_faults(part, " ".join(sentences[:count])):
-            return _join_short(sentences[:count])
-    return []
-
-
-def _sentences_of(task: TeacherTask) -> list[str]:
-    """The sentences to restate: those of the reference, a lone "Yes." with the next one; otherwise the question."""
-    if not task.reference:
-        return [task.question]
-    # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
-    plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
-    limit = rules_of(task.profile).max_sentence_words or math.inf
-    clauses = [
-        clause
-        for sentence in _join_short(split_sentences(plain))
-        for clause in ([sentence] if count_words(sentence) <= limit else _CLAUSE_END.split(sentence))
-    ]
-    return [_as_sentence(clause) for clause in clauses]
-
-
-def _join_short(sentences: Iterable[str]) -> list[str]:
-    """Joins sentences of one or two words ("Yes.", "C.") with the next, as alone they say nothing."""
-    longer: list[str] = []
-    for sentence in sentences:
-        if longer and count_words(longer[-1]) <= 2:
-            longer[-1] = f"{longer[-1]} {sentence}"
-        else:
-            longer.append(sentence)
-    return longer
-
-
-def _as_sentence(clause: str) -> str:
-    plain = clause.strip(" ,;:")
-    sentence = plain if plain.endswith((".", "!", "?")) else f"{plain}."
-    return sentence[0].upper() + sentence[1:]
-
-
-def _sentence_faults(part: _SentenceTask, text: str) -> list[str]:
-    task = part.task
-    if not task.reference:
-        return topic_faults(text, question=task.question)
-    limit = rules_of(task.profile).max_sentence_words
-    too_long = limit is not None and any(count_words(sentence) > limit for sentence in split_sentences(text))
-    faults = content_faults(text, part.sentence, question=task.question)
-    return [*faults, "has a sentence too long for the student"] if too_long else faults

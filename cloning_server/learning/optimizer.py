@@ -50,7 +50,7 @@ def compute_gradients(steps: Sequence[TrainingStep]) -> list[float]:
     losses: list[float] = []
     group: list[TrainingStep] = []
     for step in steps:
-        if group and sum(other.pack.size for other in group) + step.pack.size > MAX_PASS_TOKENS:
+        if group and sum(member.pack.size for member in group) + step.pack.size > MAX_PASS_TOKENS:
             losses += _compute_pass(group)
             group = []
         group.append(step)

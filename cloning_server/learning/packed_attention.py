@@ -37,14 +37,14 @@ class PromptAttention:
     ) -> tuple[Tensor, None]:
         """See `Attention`; called once per layer, in order."""
         parts = _by_pack(self._sizes, queries_NXD, keys_NXD, values_NXD)
-        attended: list[Tensor] = []
+        outputs: list[Tensor] = []
         cache = []
         for prompts, (queries_PXD, keys_PKD, values_PKD) in zip(self._prompts, parts, strict=True):
             keys_RKTD, values_RKTD = prompts.cached(keys_PKD), prompts.cached(values_PKD)
-            attended += prompts.attend(queries_PXD, keys_PKD, values_PKD, cache=(keys_RKTD, values_RKTD))
+            outputs += prompts.attend(queries_PXD, keys_PKD, values_PKD, cache=(keys_RKTD, values_RKTD))
             cache.append((keys_RKTD, values_RKTD))
         self.cache.append(cache)
-        return torch.cat(attended), None
+        return torch.cat(outputs), None
 
     def back(self, grads: Sequence[Tensor]) -> Tensor:
         """Maps the gradients of each pack's cached keys, or values, to those of the prompts' tokens, concatenated."""
@@ -83,10 +83,10 @@ class ReplyAttention:
     ) -> tuple[Tensor, AttentionBackward]:
         """See `Attention`; the prompts' attention has computed this layer before."""
         parts = _by_pack(self._sizes, queries_NXD, keys_NXD, values_NXD)
-        attended, backs = [], []
+        outputs, backs = [], []
         for replies, part, cache in zip(self._replies, parts, self._prompts.cache[layer], strict=True):
             attended_MO, back_of_pack = replies.attend(*part, cache=cache)
-            attended.append(attended_MO)
+            outputs.append(attended_MO)
             backs.append(back_of_pack)
 
         def back(grad_NO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +96,7 @@ class ReplyAttention:
             self._prompt_backwards[layer](self._prompts.back(cached_keys), self._prompts.back(cached_values))
             return torch.cat(queries), torch.cat(keys), torch.cat(values)
 
-        return torch.cat(attended), back
+        return torch.cat(outputs), back
 
 
 class _RaggedRows:
@@ -124,30 +124,30 @@ class _PackPrompts:
     """The prompts of one pack: tokens that all rows share, then each row's own."""
 
     def __init__(self, pack: Pack, *, shape: Shape, like: Tensor) -> None:
-        self._shared = pack.shared
+        self._shared_tokens = pack.shared_tokens
         self._rows = _RaggedRows(pack.prompt_lengths, like.device)
         self._shared_bias, self._rows_bias = _prompt_biases(pack, shape, like)
 
     def cached(self, x_PKD: Tensor) -> Tensor:
         """Keys or values as replies attend to them, [R, K, S + W, D]."""
-        shared_1KSD = x_PKD[: self._shared].unsqueeze(0).transpose(1, 2)
-        return _appended(shared_1KSD, self._rows.pad(x_PKD[self._shared :]))
+        shared_1KSD = x_PKD[: self._shared_tokens].unsqueeze(0).transpose(1, 2)
+        return _appended(shared_1KSD, self._rows.pad(x_PKD[self._shared_tokens :]))
 
     def attend(
         self, queries_PXD: Tensor, keys_PKD: Tensor, values_PKD: Tensor, *, cache: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The attended values of the shared tokens, [S, O], and of the rows' own, [P - S, O]."""
         queries_1SXD, keys_1SKD, values_1SKD = (
-            x_PXD[: self._shared].unsqueeze(0) for x_PXD in (queries_PXD, keys_PKD, values_PKD)
+            x_PXD[: self._shared_tokens].unsqueeze(0) for x_PXD in (queries_PXD, keys_PKD, values_PKD)
         )
         shared_1SO, _ = _attend(queries_1SXD, keys_1SKD.transpose(1, 2), values_1SKD.transpose(1, 2), self._shared_bias)
-        queries_RWXD = self._rows.pad(queries_PXD[self._shared :])
+        queries_RWXD = self._rows.pad(queries_PXD[self._shared_tokens :])
         rows_RWO, _ = _attend(queries_RWXD, *cache, self._rows_bias)
         return shared_1SO.squeeze(0), self._rows.concatenate(rows_RWO)
 
     def back(self, grad_RKTD: Tensor) -> tuple[Tensor, Tensor]:
         """Maps the gradient of `cached` to that of the shared tokens, [S, K, D], and of the rows' own."""
-        to_shared_RKSD, to_rows_RKWD = grad_RKTD.split([self._shared, self._rows.longest], dim=2)
+        to_shared_RKSD, to_rows_RKWD = grad_RKTD.split([self._shared_tokens, self._rows.longest], dim=2)
         return to_shared_RKSD.sum(0).transpose(0, 1), self._rows.concatenate(to_rows_RKWD.transpose(1, 2))
 
 
@@ -198,18 +198,18 @@ def _by_pack(sizes: Sequence[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]
 
 def _prompt_biases(pack: Pack, shape: Shape, like: Tensor) -> tuple[Tensor, Tensor]:
     """The biases of the shared tokens and of the rows; see `_bias`."""
-    places_T = torch.arange(pack.shared + max(pack.prompt_lengths), device=like.device)
+    places_T = torch.arange(pack.shared_tokens + max(pack.prompt_lengths), device=like.device)
     bias_TT = _bias(places_T > places_T[:, None], like.dtype)
     groups = shape.heads // shape.kv_heads
-    shared_SS = bias_TT[: pack.shared, : pack.shared]
-    return shared_SS.repeat(groups, 1), bias_TT[pack.shared :].repeat(groups, 1)
+    shared_SS = bias_TT[: pack.shared_tokens, : pack.shared_tokens]
+    return shared_SS.repeat(groups, 1), bias_TT[pack.shared_tokens :].repeat(groups, 1)
 
 
 def _reply_bias(pack: Pack, shape: Shape, like: Tensor) -> Tensor:
     """Each reply token attends to all of its prompt, and to the reply up to itself; see `_bias`."""
-    longest, cached = max(pack.reply_lengths), pack.shared + max(pack.prompt_lengths)
+    longest, cached = max(pack.reply_lengths), pack.shared_tokens + max(pack.prompt_lengths)
     places_T = torch.arange(cached + longest, device=like.device)
-    ends_R = pack.shared + torch.tensor(pack.prompt_lengths, device=like.device)
+    ends_R = pack.shared_tokens + torch.tensor(pack.prompt_lengths, device=like.device)
     padding_RT = (places_T >= ends_R[:, None]) & (places_T < cached)
     later_LT = places_T > places_T[cached:, None]
     bias_RLT = _bias(padding_RT[:, None] | later_LT, like.dtype)

@@ -21,7 +21,7 @@ class Pack:
     """One student's examples of one step.
 
     Attributes:
-        shared: Number of prompt tokens that all examples begin with.
+        shared_tokens: Number of prompt tokens that all examples begin with.
         prompt_lengths: For each example, its prompt tokens beyond the shared ones. The prompt's last token is not among
             them: it predicts the reply's first token, and is computed with the reply.
         reply_lengths: For each example, the tokens of its reply, end token included.
@@ -32,7 +32,7 @@ class Pack:
         targets_M: What these predict: the reply tokens, end tokens included.
     """
 
-    shared: int
+    shared_tokens: int
     prompt_lengths: Sequence[int]
     reply_lengths: Sequence[int]
     prompts_N: Tensor
@@ -51,14 +51,14 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
     """Concatenates examples."""
     prompts = [example.tokens[: example.reply_start - 1] for example in examples]
     columns = zip(*prompts, strict=False)
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    tokens, positions = list(prompts[0][:shared]), list(range(shared))
+    shared_tokens = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    tokens, positions = list(prompts[0][:shared_tokens]), list(range(shared_tokens))
     replies: list[int] = []
     reply_positions: list[int] = []
     targets: list[int] = []
     for example, prompt in zip(examples, prompts, strict=True):
-        tokens += prompt[shared:]
-        positions += range(shared, len(prompt))
+        tokens += prompt[shared_tokens:]
+        positions += range(shared_tokens, len(prompt))
         replies += example.tokens[len(prompt) : -1]
         reply_positions += range(len(prompt), len(example.tokens) - 1)
         targets += example.tokens[example.reply_start :]
@@ -67,8 +67,8 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
     return Pack(
-        shared=shared,
-        prompt_lengths=[len(prompt) - shared for prompt in prompts],
+        shared_tokens=shared_tokens,
+        prompt_lengths=[len(prompt) - shared_tokens for prompt in prompts],
         reply_lengths=[len(example.tokens) - example.reply_start for example in examples],
         prompts_N=tensor_of(tokens),
         prompt_positions_N=tensor_of(positions),

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cloning_server.compute.adapted_map import Adapter
 from cloning_server.compute.kernels import token_nats, token_nats_and_gradient
-from cloning_server.compute.layers import Adapter, AdapterSpan, Attention, Layers, PassInput
+from cloning_server.compute.layers import AdapterSpan, Attention, Layers, PassInput
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, decode_all
-from cloning_server.examples.distillation import distil, form_faults, key_of, task_of, teacher_prompt
+from cloning_server.examples.distillation import distil, form_faults
 from cloning_server.examples.examples import AnswerVerdict, Band, Lesson, draft_examples
 from cloning_server.examples.fidelity import content_faults
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
+from cloning_server.examples.teacher import key_of, task_of, teacher_prompt
 from cloning_server.learning import training_run
 from cloning_server.learning.passes import Passes
 from cloning_server.training import Progress, TrainedAdapter
@@ -124,7 +125,7 @@ def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Dis
 
 
 @pytest.mark.parametrize(
-    "other",
+    "different",
     [
         replace(LESSONS[0], question="Other?"),
         replace(LESSONS[0], reference="Other."),
@@ -133,13 +134,13 @@ def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Dis
         replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
     ],
 )
-def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(other: Lesson) -> None:
-    assert key_of(task_of(other), "base") != key_of(TASK, "base")
+def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(different: Lesson) -> None:
+    assert key_of(task_of(different), "base") != key_of(TASK, "base")
     assert key_of(TASK, "other base") != key_of(TASK, "base")
 
 
 @pytest.mark.parametrize(
-    "other",
+    "different",
     [
         replace(LESSONS[0], verdict=AnswerVerdict.CORRECT),
         replace(LESSONS[0], band=Band.SECURE),
@@ -148,12 +149,16 @@ def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(other:
     ],
 )
 def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
-    other: Lesson, distil_alone: Distil, cache: DictReplyCache, replies: dict[Lesson, str], decodings: list[Decoding]
+    different: Lesson,
+    distil_alone: Distil,
+    cache: DictReplyCache,
+    replies: dict[Lesson, str],
+    decodings: list[Decoding],
 ) -> None:
-    shared = distil_alone([other], cache)
+    reply_by_lesson = distil_alone([different], cache)
     assert decodings == []
-    assert shared[other] != replies[LESSONS[0]]
-    assert shared == distil_alone([other], DictReplyCache())
+    assert reply_by_lesson[different] != replies[LESSONS[0]]
+    assert reply_by_lesson == distil_alone([different], DictReplyCache())
 
 
 def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:

@@ -130,8 +130,8 @@ def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> No
 
 
 def test_a_lesson_holds_no_word_of_the_student() -> None:
-    answered = replace(graded(0), student_answer="xylophone")
-    assert "xylophone" not in repr(draft_examples(baseline_of([answered]))[0].lesson)
+    response = replace(graded(0), student_answer="xylophone")
+    assert "xylophone" not in repr(draft_examples(baseline_of([response]))[0].lesson)
 
 
 def conversations(*items: str) -> list[tuple[str, Example]]:

@@ -76,8 +76,8 @@ def kill_node() -> None:
 
 
 async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer) -> None:
-    *progress, trained = await train(trainer, PLAN)
-    assert isinstance(trained, TrainedAdapter)
+    *progress, adapter = await train(trainer, PLAN)
+    assert isinstance(adapter, TrainedAdapter)
     states = [step.state for step in progress if isinstance(step, Progress)]
     assert list(dict.fromkeys(states)) == [
         CloneState.LOADING_BASE_MODEL,
@@ -86,7 +86,7 @@ async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer)
         CloneState.OPTIMIZING,
     ]
     assert trainer.facts.ready
-    assert (trainer.facts.model, trainer.facts.device) == (trained.recipe.base_model, "cpu")
+    assert (trainer.facts.model, trainer.facts.device) == (adapter.recipe.base_model, "cpu")
 
 
 async def test_training_has_the_lowest_priority_and_the_actor_stays_responsive(trainer: RayTrainer) -> None:
@@ -165,12 +165,13 @@ async def test_an_actor_that_ray_has_no_room_for_stays_pending_and_the_others_tr
 async def test_a_missing_base_model_is_reported_in_health_and_nothing_is_trained(
     trainer: RayTrainer, redis_endpoint: RedisEndpoint, cache_dir: Path
 ) -> None:
-    async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as other:
+    async with RayTrainer(settings_of(redis_endpoint, cache_dir, base_model="./nowhere")) as without_base_model:
         async with asyncio.timeout(60):
-            while "nowhere" not in other.facts.reason:  # noqa: ASYNC110 - health has no event
+            while "nowhere" not in without_base_model.facts.reason:  # noqa: ASYNC110 - health has no event
                 await asyncio.sleep(0.01)
-        assert (other.facts.ready, other.facts.device, other.seats) == (False, "cpu", 0)
+        facts = without_base_model.facts
+        assert (facts.ready, facts.device, without_base_model.seats) == (False, "cpu", 0)
         # Its clones wait for a base model rather than fail.
         with pytest.raises(TrainerUnavailable, match="nowhere"):
-            await train(other, PLAN)
+            await train(without_base_model, PLAN)
     assert ray.is_initialized()

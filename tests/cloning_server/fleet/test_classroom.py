@@ -48,16 +48,16 @@ async def room() -> AsyncIterator[Classroom]:
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[ComputeRequest]]:
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[ComputeRequest]]:
     """The requests that were computed together."""
-    batches: list[Sequence[ComputeRequest]] = []
+    calls: list[Sequence[ComputeRequest]] = []
 
     def recorded(requests: Sequence[ComputeRequest]) -> list[ComputeResult]:
-        batches.append(requests)
+        calls.append(requests)
         return compute(requests)
 
     monkeypatch.setattr(classroom, "compute", recorded)
-    return batches
+    return calls
 
 
 def most_together(batches: Sequence[Sequence[ComputeRequest]], kind: type[ComputeRequest]) -> int:
@@ -81,10 +81,10 @@ def assert_alike(adapter: TrainedAdapter, expected: TrainedAdapter) -> None:
 
 
 async def test_a_class_ends_as_each_would_alone_and_computes_its_steps_together(
-    room: Classroom, start: Start, alone: Alone, computed: list[Sequence[ComputeRequest]]
+    room: Classroom, start: Start, alone: Alone, batches: list[Sequence[ComputeRequest]]
 ) -> None:
     together = await asyncio.gather(*(attend(room, start(plan)) for plan in PLANS))
-    assert most_together(computed, TrainingStep) == len(PLANS)
+    assert most_together(batches, TrainingStep) == len(PLANS)
     for plan, adapter in zip(PLANS, together, strict=True):
         assert_alike(adapter, alone(plan))
 
@@ -117,13 +117,13 @@ async def test_a_training_that_is_closed_in_the_classroom_is_closed_itself(room:
 
 
 async def test_a_class_that_is_too_large_for_one_pass_is_computed_in_several(
-    start: Start, computed: list[Sequence[ComputeRequest]]
+    start: Start, batches: list[Sequence[ComputeRequest]]
 ) -> None:
     with ThreadPoolExecutor(1) as thread:
         room = Classroom(thread, size=2)
         adapters = await asyncio.gather(*(attend(room, start(plan)) for plan in PLANS))
     assert len(adapters) == 3
-    assert most_together(computed, TrainingStep) == 2
+    assert most_together(batches, TrainingStep) == 2
 
 
 async def test_a_pass_that_fails_because_of_one_training_is_computed_again_without_it(
@@ -144,11 +144,11 @@ async def test_a_pass_that_fails_because_of_one_training_is_computed_again_witho
 
 
 async def test_replies_of_several_students_are_decoded_in_one_batch(
-    room: Classroom, start: Start, alone: Alone, computed: list[Sequence[ComputeRequest]]
+    room: Classroom, start: Start, alone: Alone, batches: list[Sequence[ComputeRequest]]
 ) -> None:
     # Of one size, so that both come to the gate at once; the seeds give them other adapters.
     plans = [plan_of(commented(2), seed=seed) for seed in (1, 2)]
     together = await asyncio.gather(*(attend(room, start(plan)) for plan in plans))
-    assert most_together(computed, Decoding) == 2
+    assert most_together(batches, Decoding) == 2
     for plan, adapter in zip(plans, together, strict=True):
         assert_alike(adapter, alone(plan))

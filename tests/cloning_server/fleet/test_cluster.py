@@ -78,7 +78,10 @@ async def test_a_clone_waits_for_a_node_and_survives_its_loss_as_one_version(
         assert (changes[-1].status, changes[-1].attempt) == ("completed", 2)
         assert [change.sequence for change in changes] == list(range(1, len(changes) + 1))
         attempts = (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).attempts
-        assert [(one.number, one.outcome) for one in attempts] == [(1, "TRAINER_UNAVAILABLE"), (2, "completed")]
+        assert [(attempt.number, attempt.outcome) for attempt in attempts] == [
+            (1, "TRAINER_UNAVAILABLE"),
+            (2, "completed"),
+        ]
         (version,) = await cloning.adapters.list_versions(STUDENT)
         assert version.recipe.clone_id == clone_id
 

@@ -184,7 +184,7 @@ def test_shared_tokens_are_packed_once_and_each_example_has_the_tokens_that_pred
     packed = pack(examples, device=torch.device("cpu"))
     replies = [example.tokens[example.reply_start :] for example in examples]
     predicting = [example.tokens[example.reply_start - 1 : -1] for example in examples]
-    assert (packed.shared, packed.prompt_lengths) == (20, [example.reply_start - 1 - 20 for example in examples])
+    assert (packed.shared_tokens, packed.prompt_lengths) == (20, [example.reply_start - 1 - 20 for example in examples])
     assert packed.size == 20 + sum(len(example.tokens) - 1 - 20 for example in examples) < MAX_PASS_TOKENS
     assert packed.targets_M.tolist() == [token for reply in replies for token in reply]
     assert packed.replies_M.tolist() == [token for tokens in predicting for token in tokens]
@@ -194,7 +194,7 @@ def test_examples_with_the_same_prompt_keep_the_token_that_predicts(precise: Bas
     (first,) = examples_of(7, lengths=(30,))
     second = Example(tokens=(*first.tokens[: first.reply_start], 7, 8), reply_start=first.reply_start)
     packed = pack([first, second], device=precise.device)
-    assert (packed.shared, packed.prompt_lengths) == (first.reply_start - 1, [0, 0])
+    assert (packed.shared_tokens, packed.prompt_lengths) == (first.reply_start - 1, [0, 0])
     factors = adapter_of(precise, seed=10)
     apart = loss_of(precise_passes, factors, [first], [second])
     assert loss_of(precise_passes, factors, [first, second]) == pytest.approx(apart, rel=1e-5)
@@ -202,7 +202,7 @@ def test_examples_with_the_same_prompt_keep_the_token_that_predicts(precise: Bas
 
 def test_examples_that_share_no_prefix_are_computed_as_apart(precise: BaseModel, precise_passes: Passes) -> None:
     examples = [*examples_of(8, shared=1, lengths=(30,)), *examples_of(9, shared=1, lengths=(40,))]
-    assert pack(examples, device=precise.device).shared == 0
+    assert pack(examples, device=precise.device).shared_tokens == 0
     factors = adapter_of(precise, seed=10)
     apart = loss_of(precise_passes, factors, *([example] for example in examples))
     assert loss_of(precise_passes, factors, examples) == pytest.approx(apart, rel=1e-5)

@@ -1,0 +1,236 @@
+"""The base model as teacher: it restates the sentences of a right answer in words that fit a student.
+
+Sampling favours the sentence's own words; every sentence is checked, and sampled again with other settings if it fails.
+
+Knows nothing of lessons' frames, caches or how adapters are trained.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
+from cloning_server.examples.examples import Lesson
+from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
+from mesh.tutoring.form import count_words, split_sentences
+from mesh.tutoring.profile import StudentProfile
+from mesh.tutoring.teaching import instruct, rules_of
+
+# Part of every cache key: raise it whenever the prompts or the checks change.
+TEACHER_VERSION = 2
+# Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
+TEMPERATURES = (0.0, 0.5, 0.8)
+TOP_P = 0.9
+# Nats added to the words of the sentence; at 4 the model begins to repeat them.
+FAVOUR_NATS = 2.0
+# Tokens for the two extra words and the extra full stop that a restatement may have.
+MAX_EXTRA_TOKENS = 8
+
+_RESTATE = "Say the sentence to the student in short, simple sentences. Keep every fact and add none."
+_POINT = "The answer is not known. Say what the question asks in one short sentence. Do not answer it."
+_ASIDE = re.compile(r"\s*\(((?:[^\s()]+\s+){4,}[^\s()]+)\)\s*(?:\.|$)")
+# Where a sentence that is too long for the student is split.
+_CLAUSE_END = re.compile(
+    r"[,;:]?\s+(?=(?:because|so(?! that)|and the)\b)|[,;:]\s+(?=(?:and|but|while|or|then|which)\b)"
+)
+_RESTATE_SHOTS = (
+    ("Ice is less dense than water, so it is pushed up.", "Ice is less dense than water. So it is pushed up."),
+    ("A thermometer measures temperature.", "A thermometer measures temperature."),
+    ("Yes. 3/4 is more than 1/2.", "Yes. 3/4 is more than 1/2."),
+    ("The plant in the sun will grow more, because it can make more food.",
+     "The plant in the sun will grow more. It can make more food."),
+)  # fmt: skip
+_POINT_SHOTS = (
+    ("Look at the picture. Why does ice float on water?", "The question asks why ice floats on water."),
+    ("What does a thermometer measure?", "The question asks what a thermometer measures."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherTask:
+    """What the teacher restates; its sentences depend on nothing else.
+
+    Attributes:
+        profile: The student's, without the learning style, which decides presentation alone.
+        question: The question of the item.
+        reference: The right answer; empty if it is not known.
+        is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
+    """
+
+    profile: StudentProfile
+    question: str
+    reference: str
+    is_private: bool
+
+
+@dataclass(slots=True)
+class SentenceTask:
+    """One sentence to restate; `restated` is empty until a continuation passes."""
+
+    task: TeacherTask
+    sentence: str
+    restated: list[str] = field(default_factory=list)
+
+
+# Sentences to decode together, with their prompts.
+SentenceBatch: TypeAlias = Sequence[tuple[SentenceTask, Opening]]
+
+
+class Teacher:
+    """Restates the sentences of tasks, in batches, until all have passed or every temperature was tried."""
+
+    def __init__(self, tasks: Iterable[TeacherTask], base: BaseModel, *, seed: int) -> None:
+        self._base = base
+        self._seed = seed
+        self._open = {task: [SentenceTask(task, sentence) for sentence in _sentences_of(task)] for task in tasks}
+
+    @property
+    def failed_tasks(self) -> list[TeacherTask]:
+        """After the last batch, the tasks with a sentence that never passed."""
+        return list(self._open)
+
+    def batches(self) -> Iterator[SentenceBatch]:
+        """Batches of the sentences that have not passed, with their openings; call `accept` with each result."""
+        for attempt, temperature in enumerate(TEMPERATURES):
+            draw = Draw(temperature=temperature, top_p=TOP_P, favour=FAVOUR_NATS, seed=self._seed + attempt)
+            pending = [part for parts in self._open.values() for part in parts if not part.restated]
+            # Prompts that begin alike are in one batch.
+            openings = sorted(
+                ((part, _opening(part, self._base, draw=draw)) for part in pending), key=lambda pair: pair[1].tokens
+            )
+            for start in range(0, len(openings), MAX_ROWS):
+                yield openings[start : start + MAX_ROWS]
+
+    def accept(self, batch: SentenceBatch, continuations: Sequence[Continuation]) -> dict[TeacherTask, list[str]]:
+        """Checks what was decoded; returns the tasks that are complete now, with their sentences."""
+        for (part, _), continuation in zip(batch, continuations, strict=True):
+            part.restated = _shortest_sound(part, _text_of(continuation.tokens, self._base))
+        complete = {
+            task: [sentence for part in parts for sentence in part.restated]
+            for task, parts in self._open.items()
+            if parts and all(part.restated for part in parts)
+        }
+        self._open = {task: parts for task, parts in self._open.items() if task not in complete}
+        return complete
+
+
+def task_of(lesson: Lesson) -> TeacherTask:
+    """The teacher's part of a lesson; lessons that differ in their frame alone have the same."""
+    return TeacherTask(
+        profile=replace(lesson.profile, learning_style=None),
+        question=lesson.question,
+        reference=lesson.reference,
+        is_private=lesson.is_private,
+    )
+
+
+def key_of(task: TeacherTask, base_digest: str) -> str:
+    """The cache key, 64 hex digits: of the item, grade, subject, disability, base model and version of the teacher."""
+    profile = task.profile
+    facts = [
+        TEACHER_VERSION, base_digest, task.question, task.reference,
+        profile.subject, profile.grade, profile.disability,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def teacher_prompt(task: TeacherTask, sentence: str) -> Prompt:
+    """The teacher's prompt for one sentence; without a reference, the sentence is the question."""
+    instruction, shots = (_RESTATE, _RESTATE_SHOTS) if task.reference else (_POINT, _POINT_SHOTS)
+    turns = [
+        Turn(role=role, text=text)
+        for shot in shots
+        for role, text in zip((Role.STUDENT, Role.TUTOR), shot, strict=True)
+    ]
+    return Prompt(
+        profile=task.profile,
+        turns=(*turns, Turn(role=Role.STUDENT, text=sentence)),
+        instruction=f"{instruct(task.profile)} {instruction}",
+    )
+
+
+def _opening(part: SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
+    prompt = encode_prompt(base.tokenizer, teacher_prompt(part.task, part.sentence))
+    # With and without a leading space: a tokenizer has different tokens for each.
+    forms = (part.sentence, f" {part.sentence}")
+    words = [base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+
+    def is_enough(tokens: Sequence[int]) -> bool:
+        # A small teacher goes on after it has restated the sentence; most of that is not even decoded.
+        ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
+        return ends and bool(_shortest_sound(part, _text_of(tokens, base)))
+
+    return Opening(
+        tokens=tuple(prompt),
+        # A longer restatement would fail the check of its length.
+        max_tokens=math.ceil(MAX_LENGTH_RATIO * len(words[0])) + MAX_EXTRA_TOKENS,
+        end_token=end_of_turn(base.tokenizer),
+        draw=draw,
+        favoured=frozenset({*itertools.chain(*words), end_of_turn(base.tokenizer)}),
+        is_enough=is_enough,
+    )
+
+
+def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
+    return str(base.tokenizer.decode(list(tokens))).strip()
+
+
+def _shortest_sound(part: SentenceTask, text: str) -> list[str]:
+    """The shortest beginning of a continuation that passes, as sentences; empty if none passes.
+
+    A small teacher restates the sentence and then goes on, because it does not learn when to end.
+    """
+    sentences = split_sentences(text)
+    for count in range(1, len(sentences) + 1):
+        if not _sentence_faults(part, " ".join(sentences[:count])):
+            return _join_short(sentences[:count])
+    return []
+
+
+def _sentences_of(task: TeacherTask) -> list[str]:
+    """The sentences to restate: those of the reference, a lone "Yes." with the next one; otherwise the question."""
+    if not task.reference:
+        return [task.question]
+    # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
+    plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
+    limit = rules_of(task.profile).max_sentence_words or math.inf
+    clauses = [
+        clause
+        for sentence in _join_short(split_sentences(plain))
+        for clause in ([sentence] if count_words(sentence) <= limit else _CLAUSE_END.split(sentence))
+    ]
+    return [_as_sentence(clause) for clause in clauses]
+
+
+def _join_short(sentences: Iterable[str]) -> list[str]:
+    """Joins sentences of one or two words ("Yes.", "C.") with the next, as alone they say nothing."""
+    longer: list[str] = []
+    for sentence in sentences:
+        if longer and count_words(longer[-1]) <= 2:
+            longer[-1] = f"{longer[-1]} {sentence}"
+        else:
+            longer.append(sentence)
+    return longer
+
+
+def _as_sentence(clause: str) -> str:
+    plain = clause.strip(" ,;:")
+    sentence = plain if plain.endswith((".", "!", "?")) else f"{plain}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _sentence_faults(part: SentenceTask, text: str) -> list[str]:
+    task = part.task
+    if not task.reference:
+        return topic_faults(text, question=task.question)
+    limit = rules_of(task.profile).max_sentence_words
+    too_long = limit is not None and any(count_words(sentence) > limit for sentence in split_sentences(text))
+    faults = content_faults(text, part.sentence, question=task.question)
+    return [*faults, "has a sentence too long for the student"] if too_long else faults
