@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 STREAMS = 1_000
 TOKENS = 6
+# A busy machine decodes streams as fast as it opens them. Once their number has not grown for this long, all are open.
+_PLATEAU_SECONDS = 3.0
+# One event loop may serve the metrics and a thousand streams.
+_METRICS_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class BrainUnderLoad:
 
     async def metrics(self) -> dict[str, float]:
         """Returns the values of its metrics without labels, by name."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=_METRICS_SECONDS) as client:
             text = (await client.get(self.metrics_url)).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         return {sample.name: sample.value for sample in samples if not sample.labels}
@@ -61,7 +65,7 @@ async def run_round(brain: BrainUnderLoad, *, seed: int) -> None:
     character_limits = [rng.choice((0, 1, 20)) if number in cancelled_numbers else None for number in range(STREAMS)]
     streams = [asyncio.create_task(_receive(brain, number, character_limits[number])) for number in range(STREAMS)]
     cancellations = [asyncio.create_task(cancel(streams[number])) for number in sorted(cancelled_numbers)[::2]]
-    await until(lambda: _most_streams_wait(brain))
+    await _wait_for_queue(brain)
     all_streams_are_open.set()
     await asyncio.wait(streams)
     await asyncio.gather(*cancellations)
@@ -113,8 +117,19 @@ def _student_of(brain: BrainUnderLoad, number: int) -> str:
     return "" if number % 10 == 0 else brain.students[number % len(brain.students)]
 
 
-async def _most_streams_wait(brain: BrainUnderLoad) -> bool:
-    return (await brain.metrics())["aivo_engine_waiting"] > STREAMS // 2
+async def _wait_for_queue(brain: BrainUnderLoad) -> None:
+    """Returns once most streams wait for their turn, or the number that waits no longer grows."""
+    loop = asyncio.get_running_loop()
+    peak, peak_at = 0.0, loop.time()
+
+    async def is_long_enough() -> bool:
+        nonlocal peak, peak_at
+        waiting_count = (await brain.metrics())["aivo_engine_waiting"]
+        if waiting_count > peak:
+            peak, peak_at = waiting_count, loop.time()
+        return peak > STREAMS // 2 or (peak > 0 and loop.time() - peak_at > _PLATEAU_SECONDS)
+
+    await until(is_long_enough)
 
 
 async def _is_idle(brain: BrainUnderLoad) -> bool:
