@@ -10,7 +10,6 @@ The only module that imports boto3.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
@@ -21,6 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, RemovedObjects
+from mesh.adapters.s3_versions import ObjectVersion, count_removed, past_versions, versions_in
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from mesh.settings import AdapterStoreSettings
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         ListObjectsV2OutputTypeDef,
-        ListObjectVersionsOutputTypeDef,
         ObjectIdentifierTypeDef,
     )
 
@@ -43,22 +42,6 @@ _ATTEMPTS = 2
 _PAGE_KEYS = 1000
 # The first pass removes all versions and the second finds none; more are needed only while others still write.
 _ERASE_PASSES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ObjectVersion:
-    """One version of an object, or a deletion marker."""
-
-    key: str
-    version_id: str
-    is_latest: bool
-    is_marker: bool
-    size_bytes: int
-
-    @property
-    def is_past(self) -> bool:
-        """Whether readers no longer see it."""
-        return self.is_marker or not self.is_latest
 
 
 class S3Blobs:
@@ -187,8 +170,7 @@ class S3Blobs:
         """See `Blobs.forget`."""
 
         def remove(client: "S3Client") -> RemovedObjects:
-            versions = self._find_versions(client, prefix)
-            return self._remove_oldest_first(client, [version for version in versions if version.is_past])
+            return self._remove_oldest_first(client, past_versions(self._find_versions(client, prefix)))
 
         return await self._run(remove)
 
@@ -196,9 +178,11 @@ class S3Blobs:
         """See `Blobs.forget_deleted`."""
 
         def remove(client: "S3Client") -> RemovedObjects:
-            past = [version for version in self._find_versions(client, prefix) if version.is_past]
-            deleted = {version.key for version in past if version.is_latest}
-            return self._remove_oldest_first(client, [version for version in past if version.key in deleted])
+            deleted_and_replaced = past_versions(self._find_versions(client, prefix))
+            deleted_keys = {version.key for version in deleted_and_replaced if version.is_latest}
+            return self._remove_oldest_first(
+                client, [version for version in deleted_and_replaced if version.key in deleted_keys]
+            )
 
         return await self._run(remove)
 
@@ -212,14 +196,14 @@ class S3Blobs:
     def _list(self, client: "S3Client", *, prefix: str, start: str) -> "ListObjectsV2OutputTypeDef":
         return client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=start, MaxKeys=_PAGE_KEYS)
 
-    def _find_versions(self, client: "S3Client", prefix: str) -> "Iterator[_ObjectVersion]":
+    def _find_versions(self, client: "S3Client", prefix: str) -> "Iterator[ObjectVersion]":
         # A bucket without versioning lists each object as its only version, with the id "null".
         pages = client.get_paginator("list_object_versions").paginate(
             Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_KEYS}
         )
-        return (version for page in pages for version in _versions_in(page))
+        return (version for page in pages for version in versions_in(page))
 
-    def _remove(self, client: "S3Client", versions: "Sequence[_ObjectVersion]") -> None:
+    def _remove(self, client: "S3Client", versions: "Sequence[ObjectVersion]") -> None:
         for start in range(0, len(versions), _PAGE_KEYS):
             batch = versions[start : start + _PAGE_KEYS]
             names: list[ObjectIdentifierTypeDef] = [
@@ -229,11 +213,11 @@ class S3Blobs:
             if errors := response.get("Errors"):
                 raise AdapterStoreUnavailable(f"S3 did not delete {len(errors)} objects: {errors[0].get('Code')}")
 
-    def _remove_oldest_first(self, client: "S3Client", versions: "Sequence[_ObjectVersion]") -> RemovedObjects:
+    def _remove_oldest_first(self, client: "S3Client", versions: "Sequence[ObjectVersion]") -> RemovedObjects:
         # The latest version last, or a past version would be the latest for a moment.
         for latest in (False, True):
             self._remove(client, [version for version in versions if version.is_latest is latest])
-        return _count(versions)
+        return count_removed(versions)
 
     async def _run(self, call: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
@@ -280,26 +264,3 @@ def _entries_in(page: "ListObjectsV2OutputTypeDef") -> Iterator[BlobEntry]:
             size_bytes=listed_object["Size"],
             age_seconds=age.total_seconds(),
         )
-
-
-def _versions_in(page: "ListObjectVersionsOutputTypeDef") -> Iterator[_ObjectVersion]:
-    for version in page.get("Versions", []):
-        yield _ObjectVersion(
-            key=version["Key"],
-            version_id=version["VersionId"],
-            is_latest=version["IsLatest"],
-            is_marker=False,
-            size_bytes=version["Size"],
-        )
-    for marker in page.get("DeleteMarkers", []):
-        yield _ObjectVersion(
-            key=marker["Key"],
-            version_id=marker["VersionId"],
-            is_latest=marker["IsLatest"],
-            is_marker=True,
-            size_bytes=0,
-        )
-
-
-def _count(versions: Sequence[_ObjectVersion]) -> RemovedObjects:
-    return RemovedObjects(objects=len(versions), bytes=sum(version.size_bytes for version in versions))

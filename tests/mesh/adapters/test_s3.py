@@ -149,6 +149,21 @@ async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versi
     assert await versioned.erase("ada/") == RemovedObjects()
 
 
+async def test_forgetting_past_versions_loses_no_blob_that_is_being_created(versioned: S3Blobs) -> None:
+    async def create(worker: int) -> None:
+        for number in range(100):
+            await versioned.create(f"ada/{worker}-{number}", b"x" * 1000)
+
+    async def forget(creations: asyncio.Future[list[None]]) -> None:
+        while not creations.done():
+            await versioned.forget("ada/")
+
+    creations = asyncio.gather(*map(create, range(4)))
+    await asyncio.gather(creations, forget(creations), forget(creations))
+
+    assert len(await versioned.keys("ada/")) == 400
+
+
 async def test_only_the_past_of_deleted_blobs_is_forgotten_with_them(versioned: S3Blobs) -> None:
     for key in ("kept", "gone"):
         await versioned.create(f"ada/{key}", b"1")
