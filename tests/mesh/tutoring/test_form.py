@@ -66,7 +66,7 @@ _replies = st.lists(
 ).map("".join)
 
 
-@given(one=_rules, other=_rules, reply=_replies)
+@given(rules=_rules, other=_rules, reply=_replies)
 def test_combined_rules_hold_exactly_when_both_do(rules: FormRules, other: FormRules, reply: str) -> None:
     both = not rules.violations(reply) and not other.violations(reply)
     assert (not rules.combine(other).violations(reply)) == both
