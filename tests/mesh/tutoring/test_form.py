@@ -26,7 +26,7 @@ def test_a_number_and_a_hyphenated_word_count_as_one_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "kept", "broken"),
+    ("rules", "good_text", "broken"),
     [
         (FormRules(max_sentence_words=4), "Plants take in light.", "Plants take in the light."),
         (FormRules(max_sentences=2), "One. Two.", "One. Two. Three."),
