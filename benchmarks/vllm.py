@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 from benchmarks import load
 from benchmarks.rig import Rig
 from mesh.lm.chat import encode_prompt
-from mesh.lm.lora import to_peft_config, to_safetensors
+from mesh.lm.lora import to_safetensors
+from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC
 from testing.parts.part import Part, free_ports
 

@@ -1,6 +1,6 @@
 """The `aivo` command: asks the brain and creates student models, from a terminal or a script.
 
-Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not now, later may be better.
+Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not available now, try again later.
 """
 
 import asyncio
@@ -97,7 +97,9 @@ def assess(
 
 @clone_app.command("start")
 def start_clone(
-    file: Annotated[typer.FileText, typer.Argument(help="The body of POST /v1/clone/start as JSON; - for input.")],
+    file: Annotated[
+        typer.FileText, typer.Argument(help="The body of POST /v1/clone/start as JSON; - for standard input.")
+    ],
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the clone has ended.")] = False,
     as_json: Json = False,
@@ -120,7 +122,7 @@ def watch_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLON
 
 @clone_app.command("status")
 def show_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
-    """Show where a clone is."""
+    """Show the state and progress of a clone."""
     _run(commands.show_clone(cloning, clone_id, as_json=as_json))
 
 

@@ -126,8 +126,8 @@ async def activate_model(address: str, student_id: str, version: int, *, as_json
     if as_json:
         print_json(_out, answer)
     else:
-        before = f"version {answer.previous_version} did" if answer.HasField("previous_version") else "none did"
-        _out.print(f"{answer.student_id}: version {answer.active_version} answers, {before}")
+        before = f"version {answer.previous_version}" if answer.HasField("previous_version") else "none"
+        _out.print(f"{answer.student_id}: version {answer.active_version} is active (before: {before})")
     return DONE
 
 
@@ -153,7 +153,11 @@ async def delete_student(address: str, student_id: str, *, as_json: bool) -> int
         clones, models, brain = receipt.clones, receipt.models, receipt.brain
         _out.print(f"{clones.clones} clones ({clones.cancelled} cancelled), {clones.request_ids} request ids")
         _out.print(f"{models.versions} versions: {models.objects} objects, {models.bytes:,.0f} bytes")
-        _out.print(f"{brain.adapters} adapters in the brain" if brain.reached else "the brain was not reached: repeat")
+        _out.print(
+            f"{brain.adapters} adapters in the brain"
+            if brain.reached
+            else "the brain was not reached; run the command again"
+        )
     return DONE if receipt.brain.reached else NOT_NOW
 
 
@@ -165,25 +169,25 @@ async def show_health(brain_address: str, cloning_address: str, *, as_json: bool
             asyncio.wait_for(cloning.health(), _HEALTH_SECONDS),
             return_exceptions=True,
         )
-    fine = True
+    can_answer = True
     for name, answer in zip(("brain", "cloning"), answers, strict=True):
         if isinstance(answer, AivoError | TimeoutError):
             _out.print(f"{name}: no answer ({str(answer) or 'it took too long'})")
-            fine = False
+            can_answer = False
             continue
         if isinstance(answer, BaseException):
             raise answer
-        fine = fine and answer.status in {"healthy", "degraded"}
+        can_answer = can_answer and answer.status in {"healthy", "degraded"}
         if as_json:
             print_json(_out, answer, indent=None)
         else:
             _out.print(f"{name}: {answer.status}{answer.reason and ': '}{answer.reason}")
-    return DONE if fine else NOT_NOW
+    return DONE if can_answer else NOT_NOW
 
 
 def _print_next_page(token: str) -> None:
     if token:
-        _out.print(f"more with --page-token {token}")
+        _out.print(f"next page: --page-token {token}")
 
 
 async def _follow(cloning: CloningClient, clone_id: str, *, as_json: bool) -> int:

@@ -49,22 +49,22 @@ async def run(folder: Path, console: Console) -> None:
         CloningClient(os.environ.get("CLONING_ADDRESS", "127.0.0.1:50052")) as cloning,
         BrainClient(os.environ.get("BRAIN_ADDRESS", "127.0.0.1:50051")) as brain,
     ):
-        await _greet(cloning, brain)
+        await _require_ready(cloning, brain)
         await _clone(cloning, start, console)
         await _ask(brain, question, console)
 
 
-async def _greet(cloning: CloningClient, brain: BrainClient) -> None:
+async def _require_ready(cloning: CloningClient, brain: BrainClient) -> None:
     try:
         async with asyncio.timeout(_HEALTH_SECONDS):
-            of_cloning, of_brain = await asyncio.gather(cloning.health(), brain.health())
+            cloning_health, brain_health = await asyncio.gather(cloning.health(), brain.health())
     except (AivoError, TimeoutError):
         raise NotUp("The stack does not answer: run `make up` in another terminal first.") from None
     # A clone waits for a trainer that still loads.
-    if of_cloning.status not in {"healthy", "degraded", "loading"}:
-        raise NotUp(f"The cloning server is {of_cloning.status}: {of_cloning.reason}")
-    if of_brain.status not in {"healthy", "degraded"}:
-        raise NotUp(f"The brain server is {of_brain.status}: {of_brain.reason}")
+    if cloning_health.status not in {"healthy", "degraded", "loading"}:
+        raise NotUp(f"The cloning server is {cloning_health.status}: {cloning_health.reason}")
+    if brain_health.status not in {"healthy", "degraded"}:
+        raise NotUp(f"The brain server is {brain_health.status}: {brain_health.reason}")
 
 
 async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Console) -> None:

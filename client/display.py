@@ -21,7 +21,7 @@ def print_json(console: Console, message: Message, *, indent: int | None = 2) ->
     text = MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=indent
     )
-    # Past the console's own ways, which wrap and colour.
+    # Not with the console's own method, which would wrap and colour the text.
     print(text, file=console.file, flush=True)
 
 

@@ -153,7 +153,9 @@ class CloneAlreadyRunning(Aborted):
 
     def __init__(self, *, student_id: str, clone_id: str) -> None:
         facts = {"student_id": student_id, "clone_id": clone_id}
-        super().__init__(f"clone {clone_id} of student {student_id} is still running", facts)
+        super().__init__(
+            f"clone {clone_id} of student {student_id} has not ended; wait for it, or set `queue_behind`", facts
+        )
 
 
 class PublishConflict(Aborted):
@@ -287,8 +289,8 @@ class QueueFull(ResourceExhausted):
     reason = "QUEUE_FULL"
 
     def __init__(self, *, limit: int, retry_seconds: float, of_one_student: bool = False) -> None:
-        full = f"the queue holds {limit} and is full"
-        many = f"one student may have {limit} calls at a time"
+        full = f"the queue is full with {limit} waiting; try again later"
+        many = f"one student may have {limit} calls at a time; wait until one of them ends"
         super().__init__(many if of_one_student else full, {"limit": limit})
         self.retry_seconds = retry_seconds
 
@@ -364,7 +366,7 @@ class DeadlineExceeded(AivoError):
 def adapter_errors_name(student_id: str, version: int | None = None) -> Iterator[None]:
     """Adds the student and the version to errors about an adapter that are raised inside.
 
-    The code that checks bytes and keys does not know whose they are; its caller does, and so should the caller's.
+    The code that checks bytes and keys does not know whose they are; a caller further up does, and adds it.
     """
     try:
         yield

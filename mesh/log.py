@@ -61,7 +61,7 @@ def configure(*, level: str, form: Literal["json", "console"], service: str, pac
     root.setLevel(logging.WARNING)
     for package in packages:
         logging.getLogger(package).setLevel(level.upper())
-    # It warns about its own build at import, which no operator can act on.
+    # bitsandbytes warns about its own build at import, which no operator can act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -14,17 +14,17 @@ PAGE_SIZE_HIGH = 100
 
 
 def clamp_page_size(page_size: int) -> int:
-    """The number of elements to return at most, for what the caller asks; 0 leaves it to us."""
+    """Returns the most elements of a page, for the size that the caller requests; 0 requests the default."""
     return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_HIGH)
 
 
 def token_after(position: int | str, list_name: str) -> str:
-    """The token of the page after the element at this position; for callers it is opaque."""
+    """Returns the token of the page after the element at this position; for callers it is opaque."""
     return base64.urlsafe_b64encode(f"{position}\n{list_name}".encode()).decode()
 
 
 def position_in(token: str, list_name: str) -> str:
-    """The position in a token of this list.
+    """Returns the position in a token of this list.
 
     Raises:
         InvalidField: It is not a token of this list.

@@ -1,4 +1,4 @@
-"""What C++ libraries read of the environment once, when they load. Call these before importing torch or grpc.
+"""Environment variables that C++ libraries read once, when they load. Call these before importing torch or grpc.
 
 A program calls them first thing in `main`; importing a module never changes its process.
 """

@@ -55,7 +55,9 @@ class ActivePointers:
             if pointer is not None and self._is_valid(pointer, now):
                 return pointer.active
             if now < self._down_until:
-                raise AdapterStoreUnavailable("the adapter store did not answer a moment ago")
+                raise AdapterStoreUnavailable(
+                    "the adapter store did not answer a moment ago; try again in a few seconds"
+                )
         try:
             active = await self._store.resolve_active(student_id)
         except AdapterStoreUnavailable:

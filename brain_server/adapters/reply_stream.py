@@ -53,7 +53,7 @@ class ReplyDecoder(Protocol[P, C]):
     """What differs between engines."""
 
     async def prepare(self, generation: Generation, allowance: Allowance) -> P:
-        """Makes what decoding needs of a request, before its adapter is fetched.
+        """Prepares what decoding needs of a request, before its adapter is fetched.
 
         Raises:
             InvalidField: The prompt does not fit the model.
@@ -78,7 +78,7 @@ async def stream_reply(
 
     Args:
         generation: The request.
-        admission: Has, or refuses, a place for it.
+        admission: Gives it a place, or refuses it.
         adapters: Hold the adapter that answers.
         decoder: The engine's own part.
     """

@@ -24,7 +24,7 @@ def version_from(request: pb.WarmAdapterRequest) -> int | None:
 
 
 def warmed_from(warmed: WarmedAdapter) -> pb.WarmAdapterResponse:
-    """Tells of an adapter that was loaded."""
+    """Converts an adapter that was loaded."""
     return pb.WarmAdapterResponse(
         adapter=adapter_from(warmed.adapter),
         bytes=warmed.bytes,
@@ -37,7 +37,7 @@ def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency])
     """Converts a page of the adapters in memory, most recently used first.
 
     Raises:
-        InvalidField: The page token is none of this list.
+        InvalidField: The page token is not one of this list.
     """
     below = position_in(request.page_token, _LIST_NAME) if request.page_token else None
     by_position = {_position_of(residency): residency for residency in residencies}

@@ -25,7 +25,7 @@ class BrainHealthReport:
 
     @property
     def model_loaded(self) -> bool:
-        """Whether the base model is in memory, whatever else may be amiss."""
+        """Whether the base model is in memory, whatever else may be wrong."""
         return bool(self.engine.dtype)
 
     @property
@@ -36,7 +36,7 @@ class BrainHealthReport:
 
 
 class BrainHealthCheck:
-    """Asks the engine and the adapter store. Open it with `async with`; it then owns the question under way.
+    """Asks the engine and the adapter store. Open it with `async with`; leaving cancels a check that still runs.
 
     Args:
         engine: Answers.

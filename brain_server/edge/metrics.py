@@ -65,7 +65,9 @@ class ReplyMetrics:
 
 
 def _of_tiers(tiers: dict[str, TierCounts]) -> Iterable[Metric]:
-    lookups = CounterMetricFamily("aivo_engine_adapter_lookups", "Adapters asked of a tier.", labels=("tier", "hit"))
+    lookups = CounterMetricFamily(
+        "aivo_engine_adapter_lookups", "Lookups of adapters in a tier.", labels=("tier", "hit")
+    )
     evictions = CounterMetricFamily(
         "aivo_engine_adapter_evictions", "Adapters that left a tier for others.", labels=("tier",)
     )

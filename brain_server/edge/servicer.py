@@ -22,7 +22,7 @@ class BrainServicer(BrainServiceServicer):
     def __init__(
         self, engine: Engine, *, assessor: Assessor, health: BrainHealthCheck, observe: Callable[[Reply], None]
     ) -> None:
-        """Takes who answers, and who is told of every reply that ended well."""
+        """Takes the parts that answer, and a function that is called with every complete reply."""
         self._engine = engine
         self._assessor = assessor
         self._health = health

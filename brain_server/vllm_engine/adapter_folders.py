@@ -213,7 +213,9 @@ def _require_fit(stored_adapter: StoredAdapter, shapes: Mapping[str, tuple[int, 
 def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_modules: Sequence[str]) -> None:
     module = next((name for name in shapes if name.removesuffix(".weight").endswith(tuple(target_modules))), None)
     if module is None:
-        raise ModelNotLoaded(f"the base model has none of {', '.join(target_modules)}")
+        raise ModelNotLoaded(
+            f"the base model lacks {', '.join(target_modules)}; set ADAPTER_TARGET_MODULES to modules it has"
+        )
     width_out, width_in = shapes[module]
     factors = {"A": np.zeros((1, width_in), np.float32), "B": np.zeros((width_out, 1), np.float32)}
     name = f"{_PREFIX}{module.removesuffix('.weight')}"
@@ -227,7 +229,7 @@ def _peft_config(*, rank: int, scaling: float, target_modules: Sequence[str]) ->
     """Returns the `adapter_config.json` that vLLM reads.
 
     vLLM scales by `lora_alpha / r`. An adapter may be served with another scaling than it was trained with, so alpha is
-    not an integer as in `mesh.lm.lora`.
+    not an integer, as `mesh.lm.lora.LoraSpec` has it.
     """
     config = {
         "peft_type": "LORA",

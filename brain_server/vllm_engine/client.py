@@ -27,7 +27,7 @@ _EVENT_PREFIX = "data: "
 _END_OF_STREAM = "[DONE]"
 # vLLM names a token by its id with this prefix.
 _ID_PREFIX = "token_id:"
-_NOT_VLLM = "the answer is not that of a vLLM server; does VLLM_URL name one?"
+_NOT_VLLM = "the answer is not that of a vLLM server; set VLLM_URL to the URL of one"
 
 
 class VllmUnreachable(ModelNotLoaded):

@@ -78,11 +78,6 @@ class TenantKeys:
         """
         return f"{self.commits}{validate_student_id(clone_id, field='clone_id')}.json"
 
-    def clone_in(self, key: str) -> str | None:
-        """Returns the clone whose commit has this key, or None for any other key."""
-        clone_id = key.removeprefix(self.commits).removesuffix(".json")
-        return clone_id if is_student_id(clone_id) and key == self.commit(clone_id) else None
-
     def student_in(self, key: str) -> str | None:
         """Returns the student in whose folder this key is, or None for any other key."""
         student_id, slash, _ = key.removeprefix(self.prefix).partition("/")

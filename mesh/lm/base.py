@@ -140,7 +140,9 @@ def _read_tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
     with _typed_faults(files.name):
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True)
     if not tokenizer.chat_template:
-        raise BaseModelUnavailable(f"{files.name}: its tokenizer has no chat template")
+        raise BaseModelUnavailable(
+            f"{files.name}: its tokenizer has no chat template; choose an instruction-tuned base model"
+        )
     if tokenizer.pad_token_id is None:
         # Llama's and Mistral's have none. Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
@@ -151,7 +153,7 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     if quantization == "none":
         return None
     if quantization == "8bit":
-        # For every product of every token it warns of the cast to fp16, which is part of the method.
+        # At every product it warns of the cast to fp16, which is part of the method.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -4,7 +4,6 @@ Tensors have the names of PEFT's files, so PEFT and vLLM read them. LoRA: Hu et 
 Language Models" (2021). Does without PEFT, whose import takes seconds. Knows nothing of students, versions or stores.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,19 +61,3 @@ def is_finite(tensor: Tensor) -> bool:
     # A NaN anywhere makes both NaN.
     lowest, highest = tensor.aminmax()
     return math.isfinite(lowest) and math.isfinite(highest)
-
-
-def to_peft_config(spec: LoraSpec, *, base_model: str) -> bytes:
-    """Returns the `adapter_config.json` that PEFT and vLLM expect beside an adapter's file."""
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": list(spec.target_modules),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    return json.dumps(config, indent=2).encode()

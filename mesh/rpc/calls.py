@@ -25,6 +25,6 @@ def deadline_of(context: Context) -> float | None:
 
 
 def call_id() -> str:
-    """Returns the id of the call that runs, the one on its log lines; empty outside a call."""
-    bound: str = get_contextvars().get("call_id", "")
-    return bound
+    """Returns the id of the running call, which is also in its log lines; empty outside a call."""
+    current_id: str = get_contextvars().get("call_id", "")
+    return current_id

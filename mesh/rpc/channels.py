@@ -13,11 +13,11 @@ import grpc
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
-# A unary call that takes longer than this, unless its caller expects it to, will not end.
+# A unary call that takes longer counts as lost. Callers that expect longer calls set a timeout of their own.
 DEFAULT_TIMEOUT_SECONDS = 60.0
 
-# UNAVAILABLE alone is safe to repeat: the server did not take the call, or says itself that later may be better. A
-# stream is repeated only before its first message. Five attempts (gRPC's most) span the restart of a server that is
+# Only UNAVAILABLE is safe to retry: the server did not take the call, or asks to try again later. A stream is retried
+# only before its first message. Five attempts (gRPC's most) span the restart of a server that is
 # up at once, about 3 s; callers that wait longer do so themselves, visibly.
 _SERVICE_CONFIG = {
     "methodConfig": [
@@ -36,8 +36,8 @@ _SERVICE_CONFIG = {
 
 _OPTIONS = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # A peer that vanished without a word is noticed within these two, also under a stream that waits. Servers of AIVO
-    # allow pings this often; see `mesh.rpc.server`.
+    # Bounds the time until a vanished peer is noticed, also while a stream waits. Servers of AIVO allow pings this
+    # often; see `mesh.rpc.server`.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # gRPC's own default waits up to two minutes before it looks again for a server that was down.
@@ -61,7 +61,7 @@ class _DefaultTimeout(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: RequestT,
     ) -> grpc.aio.UnaryUnaryCall[RequestT, ResponseT]:
-        """Calls on."""
+        """Passes the call on, with the default deadline if it has none."""
         details = client_call_details
         if details.timeout is None:
             details = grpc.aio.ClientCallDetails(

@@ -47,7 +47,7 @@ class Health:
                 await self._servicer.set(service, kind.SERVING if is_serving else kind.NOT_SERVING)
 
     async def follow(self) -> None:
-        """Refreshes for ever."""
+        """Refreshes until it is cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(FOLLOW_SECONDS)

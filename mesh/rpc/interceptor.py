@@ -28,7 +28,7 @@ from mesh.rpc.metrics import CallMetrics, MethodMeter
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# Says, among other things, that the server drains, so it is admitted then too. Not logged unless it fails.
+# Reports, among other things, that the server drains, so it is admitted during a drain too. Logged only if it fails.
 _HEALTH = "GetHealth"
 
 # A caller that gives up at its deadline is seen here a little before the deadline, which counts from the arrival.
@@ -50,7 +50,7 @@ class _Call:
 
     id: str
     deadline: float | None
-    started: float = field(default_factory=time.perf_counter)
+    started_at: float = field(default_factory=time.perf_counter)
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str | None = None
     messages: int = 0
@@ -59,7 +59,7 @@ class _Call:
     @property
     def seconds(self) -> float:
         """Time since the call arrived."""
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self.started_at
 
     @property
     def is_late(self) -> bool:
@@ -222,7 +222,7 @@ def _record(call: _Call, meter: MethodMeter) -> None:
     if call.first_message_seconds is not None:
         meter.first_message_seconds.observe(call.first_message_seconds)
         facts["first_message_ms"] = round(call.first_message_seconds * 1e3, 2)
-    # Monitoring asks for health every second; answers are no news.
+    # Monitoring asks for health every second; a line for each answer would flood the log.
     log = _log.debug if meter.method == _HEALTH and call.code is grpc.StatusCode.OK else _log.info
     log("call", method=f"{meter.service}/{meter.method}", messages=call.messages, **facts)
 

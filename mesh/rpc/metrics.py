@@ -53,7 +53,7 @@ class CallMetrics:
         )
 
     def of(self, service: str, method: str) -> MethodMeter:
-        """Returns the meters of a method; they show from now on, at zero."""
+        """Returns the meters of a method; the endpoint shows them from now on, starting at zero."""
         return MethodMeter(
             calls=self._calls,
             in_flight=self._in_flight.labels(service, method),

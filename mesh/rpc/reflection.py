@@ -1,7 +1,7 @@
 """Server reflection, so that `grpcurl` and the like need no proto files.
 
-Served under `grpc.reflection.v1` and the older `v1alpha`, which older clients ask for. The two differ in nothing but
-the name of the package, and the library has the older alone, so that one servicer answers for both.
+Served under `grpc.reflection.v1` and the older `v1alpha`, which older clients ask for. They differ only in
+the name of the package, and the library has only the older, so one servicer answers for both.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
 
 def _describe_v1() -> None:
-    # Else reflection would list a service that it can't describe, and `grpcurl describe` would stop there.
+    # Otherwise reflection would list a service that it can't describe, and `grpcurl describe` would stop there.
     pool = descriptor_pool.Default()
     try:
         pool.FindServiceByName(V1)

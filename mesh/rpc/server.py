@@ -14,6 +14,7 @@ from typing import TypeVar
 import grpc
 from prometheus_client import CollectorRegistry
 
+from mesh.background import cancel_and_wait
 from mesh.log import get_logger
 from mesh.rpc import health, reflection
 from mesh.rpc.interceptor import CallInterceptor
@@ -34,7 +35,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Otherwise a second server on the same port starts without an error, and each gets some of the calls.
     ("grpc.so_reuseport", 0),
-    # A caller whose machine or network vanished is noticed within these two, and its work stops.
+    # Bounds the time until a vanished caller is noticed, and its work stops.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Callers may ping as often as `mesh.rpc.channels` does; by default gRPC hangs up on them.
@@ -132,9 +133,9 @@ class Server:
                 raise why_not(self._host, self._asked_port) from None
             await self._health.refresh()
             following = asyncio.create_task(self._health.follow(), name="health")
-            # Health that no longer follows is worse than no server.
+            # A server whose health is no longer updated must not go on.
             following.add_done_callback(lambda _: self._stopping.set())
-            opening.push_async_callback(_end, following)
+            opening.push_async_callback(cancel_and_wait, following)
             opening.push_async_callback(server.stop, _FLUSH_SECONDS)
             opening.push_async_callback(self._drain)
             await server.start()
@@ -189,10 +190,3 @@ class Server:
         except TimeoutError:
             _log.warning("drain_cut")
             self._interceptor.cut()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()

@@ -14,7 +14,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
-from protovalidate._gen.buf.validate.validate_pb import FieldPathElement
 
 from mesh.errors import InvalidField, Violation
 
@@ -25,8 +24,8 @@ def check(request: Message) -> None:
     """Returns if the request follows all rules of its proto.
 
     Raises:
-        InvalidField: With every violation; only with lists that are too long, if there are any, as reading on in a
-            request that is too long by far would hold up all others.
+        InvalidField: Names every violation. If lists are too long, it names only those: checking the rest of a huge
+            request would delay all other calls.
     """
     if violations := list(_long_lists(request, "")) or list(map(_violation, _validator.collect_violations(request))):
         raise InvalidField(violations)
@@ -58,13 +57,14 @@ def _rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
 
 def _violation(broken: RuleViolation) -> Violation:
     proto = broken.proto
-    path = "".join(map(_step, proto.field.elements if proto.field else ())).removeprefix(".")
+    path = ""
+    for element in proto.field.elements if proto.field else ():
+        index = element.subscript
+        path += f".{element.field_name}"
+        if index and index.field == "index":
+            path += f"[{index.value}]"
+    path = path.removeprefix(".")
     if not proto.rule:
         # A rule of a message, whose id begins with the path of the field at fault.
         path = f"{path}.{proto.rule_id.rpartition('.')[0]}".removeprefix(".")
     return Violation(path, proto.message)
-
-
-def _step(element: FieldPathElement) -> str:
-    index = element.subscript
-    return f".{element.field_name}[{index.value}]" if index and index.field == "index" else f".{element.field_name}"

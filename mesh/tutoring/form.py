@@ -1,7 +1,7 @@
 """The form of a reply, as rules that a machine can check: length of sentences, steps, what it must and must not say.
 
-The cloning server keeps or drops training replies by these rules, and the gate measures a student's model by them. They
-judge form alone, never whether a reply is right.
+Training keeps or drops replies by these rules, and the gate measures a student's model by them. They judge form alone,
+never whether a reply is right.
 """
 
 import re

@@ -102,7 +102,7 @@ async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: 
     unpinned = await aivo("pin", "student123", "1", "--off")
 
     assert cancelled.out == f"{CLONE_ID}: cancelled\n"
-    assert activated.out == "student123: version 1 answers, version 2 did\n"
+    assert activated.out == "student123: version 1 is active (before: version 2)\n"
     assert [pinned.out, unpinned.out] == [
         "student123: version 1 is pinned\n",
         "student123: version 1 is not pinned\n",

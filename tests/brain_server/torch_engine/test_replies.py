@@ -34,8 +34,8 @@ from mesh.errors import (
 )
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
-from mesh.lm.lora import to_peft_config
 from testing.adapters import publish
+from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC, random_weights, recipe
 from testing.waiting import until_loaded
 from tests.brain_server.torch_engine.requests import greedy, prompt_of

@@ -31,7 +31,7 @@ from brain_server.vllm_engine.engine import VllmEngine
 from mesh.errors import InvalidField, StudentModelNotFound
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
-from mesh.lm.lora import to_peft_config
+from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC
 from testing.parts.vllm_server import CONTEXT_TOKENS
 from tests.brain_server.vllm_engine.requests import SCALE, greedy, prompt_of

@@ -14,7 +14,8 @@ from mesh.errors import AdapterIncompatible
 from mesh.lm.base import BaseModel, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
-from mesh.lm.lora import LoraSpec, from_safetensors, to_peft_config, to_safetensors
+from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from testing.models.peft_config import to_peft_config
 
 SPEC = LoraSpec()
 TOKENS_BT = torch.tensor([[1, 520, 198, 4093, 47, 260, 2]])
