@@ -59,9 +59,10 @@ class AdapterServiceServicer:
     def WarmAdapter(self, request, context):
         """Loads an adapter and proves that it decodes.
 
-        Reads the student's pointer anew, so that new requests see a version that was just activated. Idempotent. Fails with
+        Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
         `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model or the store is not there.
+        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
+        does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,10 @@ class AdapterServiceStub:
     WarmAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.WarmAdapterRequest, _adapter_service_pb2.WarmAdapterResponse]
     """Loads an adapter and proves that it decodes.
 
-    Reads the student's pointer anew, so that new requests see a version that was just activated. Idempotent. Fails with
+    Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
     `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model or the store is not there.
+    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
+    does not answer.
     """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]
     """Lists the adapters in memory, most recently used first."""
@@ -56,9 +57,10 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     WarmAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.WarmAdapterRequest, _adapter_service_pb2.WarmAdapterResponse]  # type: ignore[assignment]
     """Loads an adapter and proves that it decodes.
 
-    Reads the student's pointer anew, so that new requests see a version that was just activated. Idempotent. Fails with
+    Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
     `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model or the store is not there.
+    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
+    does not answer.
     """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Lists the adapters in memory, most recently used first."""
@@ -79,9 +81,10 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapter_service_pb2.WarmAdapterResponse, _abc.Awaitable[_adapter_service_pb2.WarmAdapterResponse]]:
         """Loads an adapter and proves that it decodes.
 
-        Reads the student's pointer anew, so that new requests see a version that was just activated. Idempotent. Fails with
+        Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
         `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model or the store is not there.
+        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
+        does not answer.
         """
 
     @_abc_1.abstractmethod

@@ -55,7 +55,7 @@ class _AdapterPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adapter
     ADAPTER_POLICY_UNSPECIFIED: _AdapterPolicy.ValueType  # 0
     """Not accepted."""
     ADAPTER_POLICY_PREFER: _AdapterPolicy.ValueType  # 1
-    """The student's adapter if it can be had, else the base model, with `fallback` set."""
+    """The student's adapter if it is available, else the base model, with `fallback` set."""
     ADAPTER_POLICY_REQUIRE: _AdapterPolicy.ValueType  # 2
     """The student's adapter or an error."""
     ADAPTER_POLICY_BASE_ONLY: _AdapterPolicy.ValueType  # 3
@@ -67,7 +67,7 @@ class AdapterPolicy(_AdapterPolicy, metaclass=_AdapterPolicyEnumTypeWrapper):
 ADAPTER_POLICY_UNSPECIFIED: AdapterPolicy.ValueType  # 0
 """Not accepted."""
 ADAPTER_POLICY_PREFER: AdapterPolicy.ValueType  # 1
-"""The student's adapter if it can be had, else the base model, with `fallback` set."""
+"""The student's adapter if it is available, else the base model, with `fallback` set."""
 ADAPTER_POLICY_REQUIRE: AdapterPolicy.ValueType  # 2
 """The student's adapter or an error."""
 ADAPTER_POLICY_BASE_ONLY: AdapterPolicy.ValueType  # 3
@@ -132,7 +132,7 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class StudentContext(_message.Message):
-    """Who asks: what the prompt is shaped by."""
+    """The student who asks; shapes the prompt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -283,15 +283,15 @@ class GenerateRequest(_message.Message):
     adapter_policy: Global___AdapterPolicy.ValueType
     """Which model may answer. Unset: `ADAPTER_POLICY_PREFER`."""
     adapter_version: _builtins.int
-    """Version to answer with, whichever is active. Unset: the active one. Implies that the adapter is required."""
+    """Version to answer with, active or not. Unset: the active one. Implies that the adapter is required."""
     @_builtins.property
     def context(self) -> Global___StudentContext:
         """Who asks. Without it the reply is for a student of unknown grade, from the base model."""
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first, the student's and the tutor's in turn, as the prompt is the student's next. With the
-        prompt they must fit the model's context window.
+        """Earlier turns, oldest first, alternating between student and tutor: the first is the student's, the last the
+        tutor's. Together with the prompt they must fit the model's context window.
         """
 
     @_builtins.property
@@ -436,15 +436,15 @@ class GenerateStreamRequest(_message.Message):
     adapter_policy: Global___AdapterPolicy.ValueType
     """Which model may answer. Unset: `ADAPTER_POLICY_PREFER`."""
     adapter_version: _builtins.int
-    """Version to answer with, whichever is active. Unset: the active one. Implies that the adapter is required."""
+    """Version to answer with, active or not. Unset: the active one. Implies that the adapter is required."""
     @_builtins.property
     def context(self) -> Global___StudentContext:
         """Who asks. Without it the reply is for a student of unknown grade, from the base model."""
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns, oldest first, the student's and the tutor's in turn, as the prompt is the student's next. With the
-        prompt they must fit the model's context window.
+        """Earlier turns, oldest first, alternating between student and tutor: the first is the student's, the last the
+        tutor's. Together with the prompt they must fit the model's context window.
         """
 
     @_builtins.property
@@ -823,9 +823,9 @@ class GetHealthResponse(_message.Message):
     model_loaded: _builtins.bool
     """Whether the base model is in memory."""
     device: _builtins.str
-    """Where the model runs: `cuda` or `cpu`."""
+    """Where the model runs: `cuda` or `cpu`; `vllm` if a vLLM server runs it and `DEVICE` does not say where."""
     model_name: _builtins.str
-    """Name of the base model that answers, or that was asked for while none is loaded."""
+    """Name of the base model that answers; of the configured one while none is loaded."""
     gpu_available: _builtins.bool
     """Whether the machine has a GPU that can be used."""
     reason: _builtins.str
@@ -833,12 +833,14 @@ class GetHealthResponse(_message.Message):
     quantization: _builtins.str
     """How the base weights are held: `none`, `4bit` or `8bit`."""
     dtype: _builtins.str
-    """Type of the base weights or, if quantised, of the arithmetic: `bfloat16`, `float16`, `float32`."""
+    """Type of the base weights or, if quantised, of the arithmetic: `bfloat16`, `float16`, `float32`;
+    `auto` if a vLLM server runs the model and `DTYPE` does not say. Empty until the model is loaded.
+    """
     fallback_for: _builtins.str
-    """The base model that was asked for, if the catalogue's fallback answers in its place."""
+    """The configured base model, if the catalogue's fallback answers in its place; else empty."""
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
-        """The parts the server leans on."""
+        """The parts that the server depends on."""
 
     def __init__(
         self,
@@ -864,7 +866,7 @@ Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
 
 @_typing.final
 class Dependency(_message.Message):
-    """A part the server leans on."""
+    """A part that the server depends on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -876,7 +878,7 @@ class Dependency(_message.Message):
     available: _builtins.bool
     """Whether it answers."""
     reason: _builtins.str
-    """What it said when it didn't answer."""
+    """Why it is not available; empty if it is."""
     def __init__(
         self,
         *,

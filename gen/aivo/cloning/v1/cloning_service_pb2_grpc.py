@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CloningServiceStub:
-    """Clones the Main Brain for a student: trains an adapter, publishes it, and sees it answer.
+    """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
     `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
@@ -71,7 +71,7 @@ class CloningServiceStub:
 
 
 class CloningServiceServicer:
-    """Clones the Main Brain for a student: trains an adapter, publishes it, and sees it answer.
+    """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
     `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
@@ -115,10 +115,10 @@ class CloningServiceServicer:
     def CancelClone(self, request, context):
         """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
 
-        Idempotent: a cancelled clone is returned as it is. The last moment is that at which the clone's version is committed
-        to the store, early in `saving`: from there on the clone completes. Fails with `FAILED_PRECONDITION` and
-        `CLONE_FINAL` from that moment on, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`;
-        and with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it has run and the store can't be told.
+        Idempotent: a cancelled clone is returned as it is. A clone can be cancelled until its version is committed to the
+        store, early in `saving`; after that it completes. Fails with `FAILED_PRECONDITION` and `CLONE_FINAL` after the
+        commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and with `UNAVAILABLE` and
+        `ADAPTER_STORE_UNAVAILABLE` if it has run and the store does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +182,7 @@ def add_CloningServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CloningService:
-    """Clones the Main Brain for a student: trains an adapter, publishes it, and sees it answer.
+    """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
     `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.

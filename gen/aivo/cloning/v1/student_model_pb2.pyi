@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class StudentModel(_message.Message):
-    """One version of a student's model: an adapter and where it comes from."""
+    """One version of a student's model: an adapter, and how it was made."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -57,7 +57,7 @@ class StudentModel(_message.Message):
     pinned: _builtins.bool
     """Whether it stays however many come after it. Unset: not looked up; `ListStudentModels` does."""
     data_digest: _builtins.str
-    """SHA-256 of the tokenised examples that it was made of, lower-case hex."""
+    """SHA-256 of the tokenised examples that it was made from, lower-case hex."""
     seed: _builtins.int
     """Seed of the split, the order of the examples, the first factors and the sampled replies."""
     @_builtins.property
@@ -70,7 +70,7 @@ class StudentModel(_message.Message):
 
     @_builtins.property
     def examples(self) -> Global___ExampleCounts:
-        """What it was made of."""
+        """The examples that it was made from."""
 
     @_builtins.property
     def metrics(self) -> Global___TrainingMetrics:
@@ -179,7 +179,7 @@ Global___LoraConfig: _TypeAlias = LoraConfig  # noqa: Y015
 
 @_typing.final
 class ExampleCounts(_message.Message):
-    """How many examples a model was made of."""
+    """Counts of the examples that a model was made from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -89,7 +89,7 @@ Global___ListStudentModelsResponse: _TypeAlias = ListStudentModelsResponse  # no
 
 @_typing.final
 class ActivateStudentModelRequest(_message.Message):
-    """Which version shall answer."""
+    """The version to make active."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

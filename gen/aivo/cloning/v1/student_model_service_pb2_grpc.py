@@ -77,7 +77,7 @@ class StudentModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateStudentModel(self, request, context):
-        """Makes a version the one that answers: back to an earlier one, or forward again.
+        """Makes a version the one that answers: an earlier one, or a later one again.
 
         Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
         and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.

@@ -43,7 +43,7 @@ class StudentModelServiceStub:
     A student without any gets an empty list.
     """
     ActivateStudentModel: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.ActivateStudentModelRequest, _student_model_service_pb2.ActivateStudentModelResponse]
-    """Makes a version the one that answers: back to an earlier one, or forward again.
+    """Makes a version the one that answers: an earlier one, or a later one again.
 
     Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
     and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
@@ -74,7 +74,7 @@ class StudentModelServiceAsyncStub(StudentModelServiceStub):
     A student without any gets an empty list.
     """
     ActivateStudentModel: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.ActivateStudentModelRequest, _student_model_service_pb2.ActivateStudentModelResponse]  # type: ignore[assignment]
-    """Makes a version the one that answers: back to an earlier one, or forward again.
+    """Makes a version the one that answers: an earlier one, or a later one again.
 
     Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
     and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
@@ -114,7 +114,7 @@ class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _student_model_service_pb2.ActivateStudentModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_student_model_service_pb2.ActivateStudentModelResponse, _abc.Awaitable[_student_model_service_pb2.ActivateStudentModelResponse]]:
-        """Makes a version the one that answers: back to an earlier one, or forward again.
+        """Makes a version the one that answers: an earlier one, or a later one again.
 
         Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
         and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.

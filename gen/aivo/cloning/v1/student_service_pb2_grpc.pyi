@@ -43,7 +43,7 @@ class StudentServiceStub:
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
     every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
     versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student of whom nothing is held gets a receipt of zeros.
+    student without any data gets a receipt of zeros.
     """
 
 @_typing.type_check_only
@@ -61,7 +61,7 @@ class StudentServiceAsyncStub(StudentServiceStub):
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
     every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
     versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student of whom nothing is held gets a receipt of zeros.
+    student without any data gets a receipt of zeros.
     """
 
 class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,7 +82,7 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
         every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
         versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-        student of whom nothing is held gets a receipt of zeros.
+        student without any data gets a receipt of zeros.
         """
 
 def add_StudentServiceServicer_to_server(servicer: StudentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,7 +16,7 @@ GRADE_FIELD_NUMBER: _builtins.int
 LEARNING_STYLE_FIELD_NUMBER: _builtins.int
 DISABILITY_FIELD_NUMBER: _builtins.int
 id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
-"""An id: it becomes part of keys and paths, so that nothing in it may have a meaning there."""
+"""An id: it becomes part of keys and paths, so it holds nothing that has a meaning there."""
 not_blank: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """Text that is more than white space."""
 grade: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
