@@ -62,7 +62,8 @@ class Feed:
         with self._wakeups.waiter(clone_id) as waiter:
             clone = await self._changes.find(clone_id)
             if after_sequence is not None and after_sequence > clone.sequence:
-                raise InvalidField([Violation("after_sequence", f"the latest change has the number {clone.sequence}")])
+                message = f"must be at most {clone.sequence}, the number of the clone's latest change"
+                raise InvalidField([Violation("after_sequence", message)])
             last_sequence = clone.sequence - 1 if after_sequence is None else after_sequence
             outage = _Outage()
             silent_since = time.monotonic()

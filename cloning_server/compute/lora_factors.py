@@ -99,13 +99,15 @@ class LoraFactors:
             AdapterIncompatible: If the adapter has other target modules, other widths, or a higher rank.
         """
         if state.keys() != self._shapes.keys():
-            raise AdapterIncompatible("the adapter's target modules differ from those of this one")
+            raise AdapterIncompatible(
+                "the adapter has other target modules than the one in training: choose a version with the same modules"
+            )
         pieces = []
         for name, (rows, columns) in self._shapes.items():
             factor, is_b = state[name], name.endswith("lora_B.weight")
             down, right = (rows - factor.shape[0], columns - factor.shape[1]) if factor.dim() == 2 else (-1, -1)
             if (down if is_b else right) != 0 or down < 0 or right < 0:
-                shapes = f"its shape is {tuple(factor.shape)}, which does not fit into {(rows, columns)}"
+                shapes = f"its shape {tuple(factor.shape)} does not fit into {(rows, columns)}"
                 raise AdapterIncompatible(f"the adapter's {name} is incompatible: {shapes}")
             padded = torch.nn.functional.pad(factor.float(), (0, right, 0, down)).flatten()
             pieces.append(padded * (scaling / self.scaling) if is_b else padded)

@@ -124,7 +124,7 @@ async def _unless(abandonment: asyncio.Future[None], call: Coroutine[None, None,
     try:
         await asyncio.wait((task, abandonment), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise TrainerUnavailable("the training actor was abandoned")
+            raise TrainerUnavailable("the training actor ended before it answered")
         return task.result()
     finally:
         task.cancel()

@@ -107,7 +107,7 @@ def run_training(plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: 
         AdapterIncompatible: The base model lacks a target module, or the previous version has another shape.
         AdapterCorrupt: The previous version can't be read.
     """
-    started = time.monotonic()
+    started_at = time.monotonic()
     setup = yield from _prepare(plan, base, passes, cache=cache)
     yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is created")
     fine_tuned = yield from _fine_tune(setup)
@@ -122,7 +122,7 @@ def run_training(plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: 
         gate_well_formed_base=figures.base_replies.well_formed,
         train_steps=fine_tuned.steps,
         seconds_per_step=fine_tuned.seconds / max(fine_tuned.steps, 1),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started_at,
     )
     recipe = _recipe(setup, scale=best.scale, serving=serving, metrics=metrics)
     yield TrainedAdapter(weights=to_safetensors(fine_tuned.state), recipe=recipe)
@@ -169,11 +169,11 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
     yield Progress(state=CloneState.FINE_TUNING, fraction=0.0, message=f"Starting {steps} steps")
     for epoch in range(1, plan.epochs + 1):
         for pack in order_of(packs, draws=draws):
-            started = time.monotonic()
+            started_at = time.monotonic()
             loss = yield TrainingStep(passes=passes, pack=pack, factors=factors)
             assert isinstance(loss, float)
             optimizer.step(loss)
-            seconds += time.monotonic() - started
+            seconds += time.monotonic() - started_at
             steps_done = optimizer.steps_done
             message = f"Epoch {epoch} of {plan.epochs}, step {steps_done} of {steps}, loss {loss:.3f}"
             yield Progress(state=CloneState.FINE_TUNING, fraction=steps_done / steps, message=message)

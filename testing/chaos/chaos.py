@@ -127,7 +127,7 @@ async def _moment(crowd: Crowd, chance: random.Random) -> None:
 async def _wait_for_trainer(server: "CloningServiceAsyncStub") -> None:
     """Returns when a server has a trainer. No clone may have needed it since its trainer was struck."""
     # A channel does not reconnect at once to a server that has just come back, so the call waits for it.
-    while not (await server.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)).model_loaded:  # noqa: ASYNC110
+    while not (await server.GetHealth(pb.GetHealthRequest(), wait_for_ready=True)).model_loaded:  # noqa: ASYNC110 - health has no event
         await asyncio.sleep(0.2)
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc
-from aivo.brain.v1 import adapter_pb2, adapter_service_pb2_grpc, brain_service_pb2_grpc
+from aivo.brain.v1 import adapter_pb2, brain_service_pb2_grpc
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from aivo.cloning.v1 import (
@@ -250,10 +250,6 @@ class ScriptedCloning(
     async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
         await self.script.enter("GetHealth", request, context)
         return cloning_pb.GetHealthResponse(status="healthy")
-
-
-class NoAdapters(adapter_service_pb2_grpc.AdapterServiceServicer):
-    """Implements nothing. Its answer UNIMPLEMENTED shows that a call got through."""
 
 
 @contextlib.asynccontextmanager

@@ -332,8 +332,10 @@ async def _first_frame_of(brain: httpx.AsyncClient, request: dict[str, Any]) -> 
 async def _running(aivo: Stack) -> float:
     async with httpx.AsyncClient() as client:
         figures = (await client.get(aivo.brain_metrics_url)).text
-    return sum(
+    values = [
         float(line.split()[1])
         for line in figures.splitlines()
         if line.startswith(("aivo_engine_running ", "aivo_engine_waiting "))
-    )
+    ]
+    assert len(values) == 2, "without these metrics the brain would look idle"
+    return sum(values)
