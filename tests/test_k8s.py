@@ -33,13 +33,13 @@ def servers(sketch: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
 
 @pytest.mark.parametrize("sketch", SKETCHES, ids=lambda path: path.name)
 def test_a_sketch_sets_what_its_servers_read_and_gives_them_time_to_drain(sketch: Path) -> None:
-    found = list(servers(sketch))
-    assert found
-    for module, container, pod in found:
+    containers = list(servers(sketch))
+    assert containers
+    for module, container, pod in containers:
         kind = SETTINGS[module]
-        env = {one["name"]: one.get("value") for one in container["env"]}
+        env = {variable["name"]: variable.get("value") for variable in container["env"]}
         assert {name for name in env if name.lower() not in kind.model_fields} <= OTHERS
-        read = kind(**{name.lower(): value for name, value in env.items() if value and name not in OTHERS})
-        assert pod["terminationGracePeriodSeconds"] > read.drain_seconds
+        settings = kind(**{name.lower(): value for name, value in env.items() if value and name not in OTHERS})
+        assert pod["terminationGracePeriodSeconds"] > settings.drain_seconds
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["readinessProbe"]["grpc"]["service"].startswith("aivo.")

@@ -50,7 +50,7 @@ class ScriptedEngine:
         generations: The requests of all `stream` calls, in order.
         weighed: The prompts of all `weigh` calls, in order.
         closed: Is set when a stream ends before its reply.
-        held: The adapters in memory: student, version, last use.
+        residents: The adapters in memory: student, version, last use.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class ScriptedEngine:
         self.generations: list[Generation] = []
         self.weighed: list[Prompt] = []
         self.closed = asyncio.Event()
-        self.held = [("student123", 2, datetime(2025, 1, 15, 10, 30, tzinfo=UTC))]
+        self.residents = [("student123", 2, datetime(2025, 1, 15, 10, 30, tzinfo=UTC))]
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
         self.generations.append(generation)
@@ -103,7 +103,7 @@ class ScriptedEngine:
             Residency(
                 adapter=_adapter(student_id, version), tier=Tier.SLOT, bytes=1_800_000, leases=1, last_used=last_used
             )
-            for student_id, version, last_used in self.held
+            for student_id, version, last_used in self.residents
         ]
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:

@@ -12,7 +12,7 @@ from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, ser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class CommandResult:
     """How a command ended, and what it wrote."""
 
     status: int
@@ -20,7 +20,7 @@ class Ended:
     err: str
 
 
-Aivo = Callable[..., Awaitable[Ended]]
+Aivo = Callable[..., Awaitable[CommandResult]]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def aivo(brain_server: tuple[Script, str], cloning_server: tuple[Script, str]) -
     """Runs the command with the servers' addresses in its environment."""
     addresses = {"BRAIN_ADDRESS": brain_server[1], "CLONING_ADDRESS": cloning_server[1]}
 
-    async def run(*words: str, stdin: str = "") -> Ended:
+    async def run(*words: str, stdin: str = "") -> CommandResult:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -65,6 +65,6 @@ def aivo(brain_server: tuple[Script, str], cloning_server: tuple[Script, str]) -
         )
         out, err = await process.communicate(stdin.encode())
         assert process.returncode is not None
-        return Ended(status=process.returncode, out=out.decode(), err=err.decode())
+        return CommandResult(status=process.returncode, out=out.decode(), err=err.decode())
 
     return run

@@ -14,10 +14,10 @@ CLONE = {"student_id": "student123", "baseline_data": {"responses": [{"question"
 
 
 async def test_generate_prints_the_reply_and_who_gave_it(aivo: Aivo, brain: Script) -> None:
-    ended = await aivo("generate", "Why?", "--student", "student123", "--grade", "5", "--max-tokens", "8")
+    result = await aivo("generate", "Why?", "--student", "student123", "--grade", "5", "--max-tokens", "8")
 
-    assert (ended.status, ended.err) == (0, "")
-    reply, author = ended.out.strip().split("\n")
+    assert (result.status, result.err) == (0, "")
+    reply, author = result.out.strip().split("\n")
     assert reply == "".join(PIECES)
     assert author == f"— student123's model, version 1 ({'ab' * 6}), on {BASE_MODEL}"
     request = brain.calls[0].request
@@ -41,25 +41,25 @@ async def test_calls_for_a_student_carry_the_header_of_the_gateways_ring(aivo: A
 
 
 async def test_generate_gives_a_json_line_a_message(aivo: Aivo, brain: Script) -> None:
-    ended = await aivo("generate", "Why?", "--json")
+    result = await aivo("generate", "Why?", "--json")
 
-    messages = [json.loads(line) for line in ended.out.splitlines()]
+    messages = [json.loads(line) for line in result.out.splitlines()]
     assert [message.get("text") for message in messages] == [*PIECES, None]
     assert "tokens_used" not in messages[-1]["finished"], "what is absent is not printed, as REST does"
 
 
 async def test_assess_prints_the_verdict(aivo: Aivo, brain: Script) -> None:
-    ended = await aivo("assess", "Plants eat light", "--question", "What do plants eat?")
+    result = await aivo("assess", "Plants eat light", "--question", "What do plants eat?")
 
-    assert ended.status == 0
-    assert ended.out.splitlines() == ["85 of 100, good", "Well done.", "Strengths: Names the Sun."]
+    assert result.status == 0
+    assert result.out.splitlines() == ["85 of 100, good", "Well done.", "Strengths: Names the Sun."]
 
 
 async def test_a_clone_is_started_from_a_file_and_watched_to_its_end(aivo: Aivo, cloning: Script) -> None:
-    ended = await aivo("clone", "start", "-", "--watch", "--json", stdin=json.dumps(CLONE))
+    result = await aivo("clone", "start", "-", "--watch", "--json", stdin=json.dumps(CLONE))
 
-    assert ended.status == 0
-    started, *changes = [json.loads(line) for line in ended.out.splitlines()]
+    assert result.status == 0
+    started, *changes = [json.loads(line) for line in result.out.splitlines()]
     assert started["clone_id"] == CLONE_ID
     assert [change["status"] for change in changes] == list(STATES)
     assert changes[0]["attempt"] == 0, "zero values are printed, as REST does"
@@ -69,20 +69,20 @@ async def test_a_clone_is_started_from_a_file_and_watched_to_its_end(aivo: Aivo,
 
 
 async def test_a_clone_that_fails_ends_with_its_reason(aivo: Aivo, cloning: Script) -> None:
-    cloning.late_error = failure(grpc.StatusCode.FAILED_PRECONDITION, "NO_TRAINABLE_EXAMPLES", given="3")
+    cloning.late_error = failure(grpc.StatusCode.FAILED_PRECONDITION, "NO_TRAINABLE_EXAMPLES", responses="3")
 
-    ended = await aivo("clone", "watch", CLONE_ID)
+    result = await aivo("clone", "watch", CLONE_ID)
 
-    assert ended.status == 1
-    assert ended.err == "NO_TRAINABLE_EXAMPLES: it failed with NO_TRAINABLE_EXAMPLES\n"
+    assert result.status == 1
+    assert result.err == "NO_TRAINABLE_EXAMPLES: it failed with NO_TRAINABLE_EXAMPLES\n"
 
 
 async def test_a_malformed_clone_file_is_refused_without_its_words(aivo: Aivo, cloning: Script) -> None:
-    ended = await aivo("clone", "start", "-", stdin='{"student_id": "secret')
+    result = await aivo("clone", "start", "-", stdin='{"student_id": "secret')
 
-    assert (ended.status, cloning.calls) == (2, [])
-    assert "not a clone request" in ended.err
-    assert "secret" not in ended.err
+    assert (result.status, cloning.calls) == (2, [])
+    assert "not a clone request" in result.err
+    assert "secret" not in result.err
 
 
 async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None:
@@ -110,12 +110,12 @@ async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: 
 
 
 async def test_a_student_is_deleted_only_by_who_means_it(aivo: Aivo, cloning: Script) -> None:
-    asked = await aivo("delete", "student123", stdin="n\n")
-    assert (asked.status, cloning.calls) == (1, [])
-    meant = await aivo("delete", "student123", "--yes")
-    assert meant.status == 3, "the brain was not reached: the call is to be repeated"
-    assert "3 clones" in meant.out
-    assert "2 versions" in meant.out
+    unconfirmed = await aivo("delete", "student123", stdin="n\n")
+    assert (unconfirmed.status, cloning.calls) == (1, [])
+    confirmed = await aivo("delete", "student123", "--yes")
+    assert confirmed.status == 3, "the brain was not reached: repeat the call"
+    assert "3 clones" in confirmed.out
+    assert "2 versions" in confirmed.out
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ async def test_an_error_is_one_line_with_its_reason(
 ) -> None:
     brain.failures.append(failure(code, reason))
 
-    ended = await aivo("generate", "Why?")
+    result = await aivo("generate", "Why?")
 
-    assert (ended.status, ended.out) == (status, "")
-    assert ended.err == f"{reason}: it failed with {reason}\n"
+    assert (result.status, result.out) == (status, "")
+    assert result.err == f"{reason}: it failed with {reason}\n"
 
 
 async def test_health_shows_both_servers_and_fails_if_one_is_away(aivo: Aivo) -> None:
     both = await aivo("health")
-    one = await aivo("health", "--cloning", "127.0.0.1:9")
+    without_cloning = await aivo("health", "--cloning", "127.0.0.1:9")
 
     assert (both.status, both.out) == (0, "brain: healthy\ncloning: healthy\n")
-    assert one.status == 3
-    assert one.out.splitlines()[0] == "brain: healthy"
-    assert one.out.splitlines()[1].startswith("cloning: no answer")
+    assert without_cloning.status == 3
+    assert without_cloning.out.splitlines()[0] == "brain: healthy"
+    assert without_cloning.out.splitlines()[1].startswith("cloning: no answer")

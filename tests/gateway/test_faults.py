@@ -81,9 +81,9 @@ async def test_a_server_that_is_not_ready_still_says_why(tmp_path: Path) -> None
 
 
 async def test_a_students_calls_meet_the_same_replica(tmp_path: Path) -> None:
-    one, other = ScriptedBrain(), ScriptedBrain()
-    async with serving_brain(one) as one_port, serving_brain(other) as other_port:
-        addresses = f"127.0.0.1:{one_port},127.0.0.1:{other_port}"
+    brains = ScriptedBrain(), ScriptedBrain()
+    async with serving_brain(brains[0]) as first_port, serving_brain(brains[1]) as second_port:
+        addresses = f"127.0.0.1:{first_port},127.0.0.1:{second_port}"
         async with (
             envoy(tmp_path, brain_address=addresses, cloning_address=NOWHERE) as edge,
             httpx.AsyncClient(base_url=edge.brain_url) as client,
@@ -92,7 +92,7 @@ async def test_a_students_calls_meet_the_same_replica(tmp_path: Path) -> None:
                 student = {"x-student-id": f"student{number % 20}"}
                 assert (await client.post("/v1/generate", json=PROMPT, headers=student)).status_code == 200
 
-    students = [[call.metadata["x-student-id"] for call in brain.script.calls] for brain in (one, other)]
+    students = [[call.metadata["x-student-id"] for call in brain.script.calls] for brain in brains]
     assert all(students), "both replicas serve"
     assert not set(students[0]) & set(students[1])
 

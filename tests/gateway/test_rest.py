@@ -193,12 +193,12 @@ async def test_a_body_over_the_limit_is_refused(
 ) -> None:
     two_mib = {"student_id": "s", "baseline_data": {"assessment_id": "x" * 2**21}}
     refused = await brain_rest.post("/v1/generate", json=two_mib)
-    taken = await cloning_rest.post("/v1/clone/start", json=two_mib)
+    accepted = await cloning_rest.post("/v1/clone/start", json=two_mib)
     also_refused = await cloning_rest.post("/v1/clone/start", content=json.dumps(two_mib) + " " * 2**23)
 
-    assert [refused.status_code, taken.status_code, also_refused.status_code] == [413, 200, 413]
-    said = {"code": 3, "message": "the body is too large", "details": [info("REQUEST_TOO_LARGE")]}
-    assert refused.json() == also_refused.json() == said
+    assert [refused.status_code, accepted.status_code, also_refused.status_code] == [413, 200, 413]
+    error_body = {"code": 3, "message": "the body is too large", "details": [info("REQUEST_TOO_LARGE")]}
+    assert refused.json() == also_refused.json() == error_body
     assert (len(brain.calls), len(cloning.calls)) == (0, 1)
 
 

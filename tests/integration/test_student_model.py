@@ -97,8 +97,8 @@ async def test_a_watch_resumes_after_any_change_with_nothing_lost_or_repeated(
     cloned: list[dict[str, Any]], cloning: httpx.AsyncClient
 ) -> None:
     changes = [frame for frame in cloned if not frame["heartbeat"]]
-    for seen in (1, len(changes) // 2, len(changes) - 1):
-        assert await watch(cloning, changes[0]["clone_id"], after=seen) == changes[seen:]
+    for seen_count in (1, len(changes) // 2, len(changes) - 1):
+        assert await watch(cloning, changes[0]["clone_id"], after=seen_count) == changes[seen_count:]
 
 
 async def test_the_adapter_is_in_s3_as_safetensors(

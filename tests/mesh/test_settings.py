@@ -23,9 +23,9 @@ class RequiredSettings(ServingSettings):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment without any of the variables."""
-    known = {name.upper() for name in (*BothSettings.model_fields, *RequiredSettings.model_fields)}
+    variables = {name.upper() for name in (*BothSettings.model_fields, *RequiredSettings.model_fields)}
     for name in os.environ:
-        if name.upper() in known:
+        if name.upper() in variables:
             monkeypatch.delenv(name)
     return monkeypatch
 

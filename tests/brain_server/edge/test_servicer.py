@@ -156,9 +156,9 @@ async def test_a_bug_in_mid_stream_tells_a_call_id_and_no_words(served: Served) 
     messages, error = await read_stream(served, pb.GenerateStreamRequest(prompt=PROMPT))
 
     assert error is not None
-    told, status = error_from(messages[-1].finished.error), error_of(error)
-    assert isinstance(told, RemoteError)
-    assert told.facts["call_id"] == status.facts["call_id"]
+    error_in_stream, status = error_from(messages[-1].finished.error), error_of(error)
+    assert isinstance(error_in_stream, RemoteError)
+    assert error_in_stream.facts["call_id"] == status.facts["call_id"]
     assert "secret" not in f"{messages}{error.debug_error_string()}"
 
 
@@ -282,7 +282,11 @@ async def test_the_adapters_in_memory_are_listed(served: Served) -> None:
 
 async def test_the_adapters_in_memory_are_listed_page_by_page(served: Served) -> None:
     hour = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-    served.engine.held = [("ada", 1, hour), ("bo", 2, hour + timedelta(hours=2)), ("cy", 3, hour + timedelta(hours=1))]
+    served.engine.residents = [
+        ("ada", 1, hour),
+        ("bo", 2, hour + timedelta(hours=2)),
+        ("cy", 3, hour + timedelta(hours=1)),
+    ]
     first = await served.adapters.ListAdapters(adapter_pb.ListAdaptersRequest(page_size=2), timeout=30)
     assert [residency.adapter.student_id for residency in first.adapters] == ["bo", "cy"]
     request = adapter_pb.ListAdaptersRequest(page_token=first.next_page_token)

@@ -237,6 +237,8 @@ def test_a_reply_says_the_same_in_both_forms(fallback: Fallback | None, finish_r
     assert ("adapter" in unary) is not ("fallback" in unary)
     assert unary.get("fallback") == (f"FALLBACK_REASON_{fallback.name}" if fallback else None)
     assert unary["finishReason"] == f"FINISH_REASON_{finish_reason.name}"
-    told = [datetime.strptime(one.pop("timestamp"), "%Y-%m-%dT%H:%M:%S%z") for one in (unary, streamed)]
-    assert all(0 <= at.timestamp() - before <= 5 for at in told)
+    timestamps = [
+        datetime.strptime(reply_json.pop("timestamp"), "%Y-%m-%dT%H:%M:%S%z") for reply_json in (unary, streamed)
+    ]
+    assert all(0 <= at.timestamp() - before <= 5 for at in timestamps)
     assert unary == streamed

@@ -36,7 +36,7 @@ async def test_every_waiting_clone_is_told_its_place_and_its_time(clones: CloneS
     accepted = [await accept(registry, f"student-{n}") for n in range(3)]
     running = (await claim_next(registry)).clone
     clones_now = await registry.listing.with_estimates(
-        [running, *[await registry.changes.find(one) for one in accepted[1:]]]
+        [running, *[await registry.changes.find(clone_id) for clone_id in accepted[1:]]]
     )
     assert [clone.queue_position for clone in clones_now] == [0, 1, 2]
     # 2 s a response, 4 responses a clone, and whatever comes before.

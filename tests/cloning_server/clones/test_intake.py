@@ -25,7 +25,7 @@ from tests.cloning_server.conftest import STUDENT, baseline
 async def test_the_same_request_on_many_servers_at_once_makes_one_clone(clones: CloneStore) -> None:
     servers = [Registry.of(clones) for _ in range(12)]
     clones_of_servers = await asyncio.gather(
-        *(one.intake.start(STUDENT, baseline(), request_id="enrol-17") for one in servers)
+        *(server.intake.start(STUDENT, baseline(), request_id="enrol-17") for server in servers)
     )
     assert len({clone.clone_id for clone in clones_of_servers}) == 1
     assert all(clone == clones_of_servers[0] for clone in clones_of_servers), "every caller gets the first answer"

@@ -65,12 +65,12 @@ async def test_of_many_servers_that_see_a_lease_expire_one_gets_the_clone(clones
 
 
 async def test_an_expired_lease_comes_before_whoever_waits(registry: Registry) -> None:
-    lost = await accept(registry, "first")
+    expired_id = await accept(registry, "first")
     await claim_next(registry, seconds=0.001)
     await accept(registry, "second", priority=Priority.HIGH)
     # Longer than the lease, by the store's clock and by any.
     await asyncio.sleep(0.01)
-    assert (await claim_next(registry)).clone.clone_id == lost
+    assert (await claim_next(registry)).clone.clone_id == expired_id
 
 
 async def test_a_clone_that_is_put_off_is_claimed_when_its_time_has_come_and_not_before(registry: Registry) -> None:

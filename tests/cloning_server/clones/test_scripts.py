@@ -23,11 +23,11 @@ def test_the_store_loads_every_script_of_the_package_and_no_other(
 ) -> None:
     loaded: list[str] = []
 
-    def read(name: str) -> str:
+    def read_and_record(name: str) -> str:
         loaded.append(name)
         return read_source(name)
 
-    monkeypatch.setattr("cloning_server.clones.scripts.script.read_source", read)
+    monkeypatch.setattr("cloning_server.clones.scripts.script.read_source", read_and_record)
     CloneStore(redis)
     assert sorted(loaded) == SCRIPTS
 

@@ -41,10 +41,10 @@ async def test_the_seeds_request_gets_the_seeds_shape(stub: CloningStub) -> None
         },
         pb.StartCloneRequest(),
     )
-    told = MessageToDict(await stub.StartClone(request), preserving_proto_field_name=True)
-    clone_id = told.pop("clone_id")
+    started = MessageToDict(await stub.StartClone(request), preserving_proto_field_name=True)
+    clone_id = started.pop("clone_id")
     assert clone_id.startswith("clone_")
-    assert told == {
+    assert started == {
         "student_id": "student123",
         "status": "cloning_started",
         "estimated_time_seconds": 45,
@@ -74,11 +74,11 @@ async def test_the_name_is_no_part_of_the_body_that_a_request_id_stands_for(stub
 
 async def test_the_same_request_id_with_another_body_is_refused(stub: CloningStub) -> None:
     first = await stub.StartClone(order(request_id="enrol-17"))
-    with raised() as told:
+    with raised() as failure:
         await stub.StartClone(order(request_id="enrol-17", responses=5))
-    assert told.code is grpc.StatusCode.ALREADY_EXISTS
-    assert isinstance(told.error, RequestIdReused)
-    assert told.error.facts == {"request_id": "enrol-17", "clone_id": first.clone_id}
+    assert failure.code is grpc.StatusCode.ALREADY_EXISTS
+    assert isinstance(failure.error, RequestIdReused)
+    assert failure.error.facts == {"request_id": "enrol-17", "clone_id": first.clone_id}
 
 
 async def test_a_second_clone_of_a_student_is_refused_while_the_first_runs(cloning: Cloning, stub: CloningStub) -> None:
@@ -86,11 +86,11 @@ async def test_a_second_clone_of_a_student_is_refused_while_the_first_runs(cloni
     gate.shut()
     first = await stub.StartClone(order())
     await gate.reached.wait()
-    with raised() as told:
+    with raised() as failure:
         await stub.StartClone(order())
-    assert told.code is grpc.StatusCode.ABORTED
-    assert isinstance(told.error, CloneAlreadyRunning)
-    assert told.error.facts == {"student_id": STUDENT, "clone_id": first.clone_id}
+    assert failure.code is grpc.StatusCode.ABORTED
+    assert isinstance(failure.error, CloneAlreadyRunning)
+    assert failure.error.facts == {"student_id": STUDENT, "clone_id": first.clone_id}
     gate.open()
     await watch_all(stub, first.clone_id)
     await stub.StartClone(order())
@@ -105,12 +105,12 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(cloning: Cloning)
         await gate.reached.wait()
         for n in (1, 2):
             await stub.StartClone(order(f"student-{n}"))
-        with raised() as told:
+        with raised() as failure:
             await stub.StartClone(order("student-3"))
-    assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert isinstance(told.error, QueueFull)
-    assert told.error.facts == {"limit": "2"}
-    assert told.error.retry_seconds > 0
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert isinstance(failure.error, QueueFull)
+    assert failure.error.facts == {"limit": "2"}
+    assert failure.error.retry_seconds > 0
 
 
 async def test_all_faults_of_a_request_are_told_at_once(stub: CloningStub) -> None:
@@ -118,11 +118,11 @@ async def test_all_faults_of_a_request_are_told_at_once(stub: CloningStub) -> No
     request.student_profile.grade = "13"
     request.baseline_data.responses[3].question = " "
     request.baseline_data.overall_score = float("nan")
-    with raised() as told:
+    with raised() as failure:
         await stub.StartClone(request)
-    assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert isinstance(told.error, InvalidField)
-    assert [violation.field for violation in told.error.violations] == [
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(failure.error, InvalidField)
+    assert [violation.field for violation in failure.error.violations] == [
         "student_id",
         "student_profile.grade",
         "baseline_data.responses[3].question",
@@ -136,18 +136,18 @@ async def test_a_malformed_clone_id_is_refused(stub: CloningStub, clone_id: str)
         lambda: stub.GetClone(pb.GetCloneRequest(clone_id=clone_id)),
         lambda: anext(aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id)))),
     ):
-        with raised() as told:
+        with raised() as failure:
             await call()
-        assert isinstance(told.error, InvalidField)
-        assert [violation.field for violation in told.error.violations] == ["clone_id"]
+        assert isinstance(failure.error, InvalidField)
+        assert [violation.field for violation in failure.error.violations] == ["clone_id"]
 
 
 async def test_an_unknown_clone_is_not_found(stub: CloningStub) -> None:
-    with raised() as told:
+    with raised() as failure:
         await stub.GetClone(pb.GetCloneRequest(clone_id="clone_abc123xyz"))
-    assert told.code is grpc.StatusCode.NOT_FOUND
-    assert isinstance(told.error, CloneNotFound)
-    assert told.error.facts == {"clone_id": "clone_abc123xyz"}
+    assert failure.code is grpc.StatusCode.NOT_FOUND
+    assert isinstance(failure.error, CloneNotFound)
+    assert failure.error.facts == {"clone_id": "clone_abc123xyz"}
 
 
 async def test_clones_are_listed_page_by_page(stub: CloningStub) -> None:
@@ -173,7 +173,7 @@ async def test_models_are_listed_page_by_page(stub: CloningStub) -> None:
         models_pb.ListStudentModelsRequest(student_id=STUDENT, page_token=first.next_page_token)
     )
     assert ([model.version for model in rest.models], rest.next_page_token) == ([1], "")
-    # The active version is told with every page, whichever versions are on it.
+    # Every page names the active version, even if another page lists it.
     assert first.active_version == rest.active_version == 3
 
 
@@ -222,10 +222,10 @@ async def test_what_is_not_so_is_absent_and_not_zero(stub: CloningStub) -> None:
     ],
 )
 async def test_a_list_that_cannot_be_is_refused(stub: CloningStub, request_: pb.ListClonesRequest, field: str) -> None:
-    with raised() as told:
+    with raised() as failure:
         await stub.ListClones(request_)
-    assert isinstance(told.error, InvalidField)
-    assert [violation.field for violation in told.error.violations] == [field]
+    assert isinstance(failure.error, InvalidField)
+    assert [violation.field for violation in failure.error.violations] == [field]
 
 
 async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStub, adapters: AdapterStore) -> None:
@@ -246,14 +246,14 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
 
 
 async def test_a_student_without_a_model_gets_an_empty_list(stub: CloningStub) -> None:
-    told = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="nobody"))
-    assert told == models_pb.ListStudentModelsResponse(student_id="nobody")
+    response = await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="nobody"))
+    assert response == models_pb.ListStudentModelsResponse(student_id="nobody")
 
 
 async def test_models_of_a_malformed_student_id_are_refused(stub: CloningStub) -> None:
-    with raised() as told:
+    with raised() as failure:
         await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="../x"))
-    assert isinstance(told.error, InvalidField)
+    assert isinstance(failure.error, InvalidField)
 
 
 def nowhere() -> str:
@@ -267,10 +267,10 @@ async def test_without_the_adapter_store_models_cannot_be_listed_and_clones_can_
         await watch_all(stub, started.clone_id)
     cloning.set(s3_endpoint_url=f"http://{nowhere()}", s3_connect_timeout_seconds=0.2)
     async with cloning.serve() as stub:
-        with raised() as told:
+        with raised() as failure:
             await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))
-        assert told.code is grpc.StatusCode.UNAVAILABLE
-        assert isinstance(told.error, AdapterStoreUnavailable)
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert isinstance(failure.error, AdapterStoreUnavailable)
         clone = await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))
         assert (clone.status, clone.model.version) == ("completed", 1)
         health = await stub.GetHealth(pb.GetHealthRequest())
@@ -287,10 +287,10 @@ async def test_without_the_clone_store_every_call_says_so(cloning: Cloning) -> N
             lambda: anext(aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id="clone_1"), timeout=20))),
             lambda: stub.ListClones(pb.ListClonesRequest(), timeout=20),
         ):
-            with raised() as told:
+            with raised() as failure:
                 await call()
-            assert told.code is grpc.StatusCode.UNAVAILABLE
-            assert isinstance(told.error, CloneStoreUnavailable)
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert isinstance(failure.error, CloneStoreUnavailable)
         health = await stub.GetHealth(pb.GetHealthRequest())
         assert health.status == "unhealthy"
         assert "clone_store" in health.reason

@@ -38,13 +38,13 @@ def faults(request: pb.StartCloneRequest) -> dict[str, str]:
 
 
 def test_a_request_becomes_a_baseline_without_the_students_name() -> None:
-    asked = order_wire.order_from(order(request_id="enrol-17"))
-    assert asked.baseline.profile == StudentProfile(
+    parsed_order = order_wire.order_from(order(request_id="enrol-17"))
+    assert parsed_order.baseline.profile == StudentProfile(
         grade="5", disability=Disability.ADHD, learning_style=LearningStyle.VISUAL
     )
-    assert asked.baseline.responses[1].question == "What is 1 + 1?"
-    assert (asked.baseline.assessment_id, asked.baseline.overall_score) == ("baseline_001", 75.5)
-    assert NAME not in repr(asked)
+    assert parsed_order.baseline.responses[1].question == "What is 1 + 1?"
+    assert (parsed_order.baseline.assessment_id, parsed_order.baseline.overall_score) == ("baseline_001", 75.5)
+    assert NAME not in repr(parsed_order)
 
 
 def test_what_was_left_out_is_told_from_what_is_zero() -> None:
@@ -96,9 +96,9 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
 def test_a_fault_is_told_by_its_field_and_what_would_be_accepted(spoil: Spoil, field: str, accepted: str) -> None:
     request = order()
     spoil(request)
-    told = faults(request)
-    assert list(told) == [field]
-    assert accepted in told[field]
+    violations = faults(request)
+    assert list(violations) == [field]
+    assert accepted in violations[field]
 
 
 def answer(request: pb.StartCloneRequest) -> pb.BaselineResponse:
@@ -169,7 +169,7 @@ def test_texts_arrive_as_they_were_sent_or_are_refused(
         question=question, student_answer=student_answer, skill=skill, teacher_feedback=feedback
     )
     request.baseline_data.responses.append(response)
-    if all(any(unicodedata.category(char)[0] not in "ZC" for char in given) for given in (question, student_answer)):
+    if all(any(unicodedata.category(char)[0] not in "ZC" for char in value) for value in (question, student_answer)):
         check(request)
         parsed = order_wire.order_from(request).baseline.responses[-1]
         assert (parsed.question, parsed.student_answer) == (question, student_answer)
@@ -210,8 +210,8 @@ def test_every_field_but_the_name_makes_another_request() -> None:
 
 
 def _digest(request: pb.StartCloneRequest) -> str:
-    asked = order_wire.order_from(request)
-    return request_digest(asked.student_id, asked.baseline, asked.terms)
+    parsed_order = order_wire.order_from(request)
+    return request_digest(parsed_order.student_id, parsed_order.baseline, parsed_order.terms)
 
 
 def test_every_state_has_its_place_in_the_contract() -> None:
@@ -234,8 +234,8 @@ def test_why_a_clone_failed_is_told_as_the_error_it_was() -> None:
         estimated_seconds=45,
         failure=Failure(reason="NO_TRAINABLE_EXAMPLES", message="too few", facts={"responses": "3", "usable": "1"}),
     )
-    for told in (wire.clone_from(clone, active_version=0), wire.change_from(Change(clone=clone))):
-        error = error_from(told.error)
+    for response in (wire.clone_from(clone, active_version=0), wire.change_from(Change(clone=clone))):
+        error = error_from(response.error)
         assert isinstance(error, NoTrainableExamples)
         assert (str(error), error.facts) == ("too few", {"responses": "3", "usable": "1"})
-        assert (told.status, told.state, told.progress) == ("failed", pb.CLONE_STATE_FAILED, 40)
+        assert (response.status, response.state, response.progress) == ("failed", pb.CLONE_STATE_FAILED, 40)

@@ -14,14 +14,14 @@ from tests.mesh.adapters.faulty_blobs import Crash, MortalBlobs
 CLONES = 8
 
 # No worker deletes or retires a version of the first student, so all that is published for it stays.
-KEPT, CHURNED = "kept", "churned"
+LASTING_STUDENT, CHURNED_STUDENT = "kept", "churned"
 
 
 class Worker:
     """Performs random operations of the store.
 
     Attributes:
-        published: Clones of `KEPT` whose publication was acknowledged.
+        published: Clones of `LASTING_STUDENT` whose publication was acknowledged.
         voided: Clones that became void before they published.
     """
 
@@ -46,7 +46,7 @@ class Worker:
         clone_id = self._draw_clone()
         student = clone_id.partition("_")[0]
         await publish(self._store, student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
-        if student == KEPT:
+        if student == LASTING_STUDENT:
             self.published.add(clone_id)
 
     async def _void(self) -> None:
@@ -69,16 +69,16 @@ class Worker:
         await self._store.list_versions(student)
 
     async def _retire(self) -> None:
-        await self._store.retire(CHURNED, keep=self._chance.choice((1, 2)))
+        await self._store.retire(CHURNED_STUDENT, keep=self._chance.choice((1, 2)))
 
     async def _delete(self) -> None:
-        await self._store.delete_student(CHURNED)
+        await self._store.delete_student(CHURNED_STUDENT)
 
     async def _sweep(self) -> None:
         await self._store.sweep(older_than_seconds=0)
 
     def _draw_student(self) -> str:
-        return self._chance.choice((KEPT, CHURNED))
+        return self._chance.choice((LASTING_STUDENT, CHURNED_STUDENT))
 
     def _draw_clone(self) -> str:
         return f"{self._draw_student()}_{self._chance.randrange(CLONES)}"
@@ -95,7 +95,7 @@ async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
     remaining_keys = await leftovers(blobs, store, tenant)
     assert not remaining_keys, f"after the sweep, {sorted(remaining_keys)} belong to no version"
     assert await blobs.forget_deleted(f"{tenant}/") == RemovedObjects(), "past versions of what was deleted"
-    versions = {student: await store.list_versions(student) for student in (KEPT, CHURNED)}
+    versions = {student: await store.list_versions(student) for student in (LASTING_STUDENT, CHURNED_STUDENT)}
     clones = [manifest.recipe.clone_id for student in versions for manifest in versions[student]]
     assert len(clones) == len(set(clones))
     assert not set(clones) & set().union(*(worker.voided for worker in workers))
@@ -106,8 +106,8 @@ async def verify(blobs: Blobs, workers: list[Worker], *, tenant: str) -> None:
         assert active is None or active.ref.version in numbers
         assert await store.list_pinned(student) <= numbers
 
-    await store.delete_student(KEPT)
-    await store.delete_student(CHURNED)
+    await store.delete_student(LASTING_STUDENT)
+    await store.delete_student(CHURNED_STUDENT)
     voids = await blobs.keys(f"{tenant}/")
     assert all(key.startswith(f"{tenant}/_commits/") for key in voids)
     assert (await blobs.erase(f"{tenant}/")).objects == len(voids)

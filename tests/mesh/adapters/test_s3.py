@@ -132,9 +132,9 @@ async def test_erasing_takes_the_past_versions_and_forgetting_nothing_else(versi
         blob = await versioned.read(f"ada/{key}", limit_bytes=1)
         assert blob is not None
         await versioned.replace(f"ada/{key}", b"22", etag=blob.etag)
-    gone = await versioned.read("ada/gone", limit_bytes=2)
-    assert gone is not None
-    await versioned.delete("ada/gone", etag=gone.etag)
+    doomed_blob = await versioned.read("ada/gone", limit_bytes=2)
+    assert doomed_blob is not None
+    await versioned.delete("ada/gone", etag=doomed_blob.etag)
 
     # The past of `kept`; of `gone`, two versions and the mark that it was deleted.
     assert await versioned.forget("ada/kept") == RemovedObjects(objects=1, bytes=1)
@@ -170,9 +170,9 @@ async def test_only_the_past_of_deleted_blobs_is_forgotten_with_them(versioned: 
         blob = await versioned.read(f"ada/{key}", limit_bytes=1)
         assert blob is not None
         await versioned.replace(f"ada/{key}", b"22", etag=blob.etag)
-    gone = await versioned.read("ada/gone", limit_bytes=2)
-    assert gone is not None
-    await versioned.delete("ada/gone", etag=gone.etag)
+    doomed_blob = await versioned.read("ada/gone", limit_bytes=2)
+    assert doomed_blob is not None
+    await versioned.delete("ada/gone", etag=doomed_blob.etag)
 
     # Two versions and the mark of the deletion.
     assert await versioned.forget_deleted("ada/") == RemovedObjects(objects=3, bytes=3)

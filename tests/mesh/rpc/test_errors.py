@@ -119,7 +119,7 @@ def status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 def test_every_reason_of_the_contract_belongs_to_one_class_and_every_class_has_one_of_them() -> None:
     def kinds(root: type[AivoError]) -> list[type[AivoError]]:
-        return [found for kind in root.__subclasses__() for found in (kind, *kinds(kind))]
+        return [subclass for kind in root.__subclasses__() for subclass in (kind, *kinds(kind))]
 
     with_reason = [kind for kind in kinds(AivoError) if "reason" in vars(kind)]
     assert sorted(kind.reason for kind in with_reason) == sorted(REASONS)
@@ -144,13 +144,13 @@ async def test_a_reason_arrives_with_its_code_and_facts(reason: str, brain: Scri
 def examples() -> dict[str, dict[str, str]]:
     """The metadata of each reason's example in the contract."""
     proto = (PROTOS / "aivo/error/v1/reason.proto").read_text()
-    told: dict[str, dict[str, str]] = {}
+    metadata: dict[str, dict[str, str]] = {}
     for comment, name in re.findall(r"((?: +//.*\n)+) +REASON_(\w+) = [1-9]", proto):
         example = json.loads("".join(re.findall(r"// {4,}(.*)", comment)))
         info = example["details"][0] if "details" in example else example
         assert (info["reason"], info["domain"]) == (name, "aivo")
-        told[name] = info.get("metadata", {})
-    return told
+        metadata[name] = info.get("metadata", {})
+    return metadata
 
 
 async def test_every_reason_is_raised_with_the_facts_of_its_example(brain: ScriptedBrain, stub: BrainStub) -> None:

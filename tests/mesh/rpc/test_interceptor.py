@@ -38,9 +38,9 @@ async def test_a_call_keeps_the_id_that_came_with_it(brain: ScriptedBrain, stub:
 
 @pytest.mark.parametrize("unfit", ["", "a b", "x" * 65, "id=1"])
 async def test_an_id_that_does_not_belong_into_a_log_is_replaced(unfit: str, stub: BrainStub) -> None:
-    given = await trailer_of(stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=(("x-request-id", unfit),)))
-    assert isinstance(given, str)
-    assert len(given) == 16
+    call_id = await trailer_of(stub.Generate(pb.GenerateRequest(prompt="Why?"), metadata=(("x-request-id", unfit),)))
+    assert isinstance(call_id, str)
+    assert len(call_id) == 16
 
 
 async def test_an_error_carries_the_id_too(brain: ScriptedBrain, stub: BrainStub) -> None:
@@ -59,14 +59,18 @@ async def test_each_call_is_one_log_line_without_content(brain: ScriptedBrain, l
         brain.raises(StudentModelNotFound(student_id="student123"))
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.Generate(pb.GenerateRequest(prompt=SECRET), metadata=(("x-request-id", "three"),))
-    one, two, three = logs.of("call")
-    assert (one["call_id"], one["method"]) == ("one", "aivo.brain.v1.BrainService/Generate")
-    assert (one["code"], one["messages"]) == ("OK", 1)
-    assert one["duration_ms"] > 0
-    assert "reason" not in one
-    assert (two["call_id"], two["code"], two["messages"]) == ("two", "OK", 5)
-    assert 0 < two["first_message_ms"] <= two["duration_ms"]
-    assert (three["call_id"], three["code"], three["reason"]) == ("three", "NOT_FOUND", "STUDENT_MODEL_NOT_FOUND")
+    unary_line, stream_line, error_line = logs.of("call")
+    assert (unary_line["call_id"], unary_line["method"]) == ("one", "aivo.brain.v1.BrainService/Generate")
+    assert (unary_line["code"], unary_line["messages"]) == ("OK", 1)
+    assert unary_line["duration_ms"] > 0
+    assert "reason" not in unary_line
+    assert (stream_line["call_id"], stream_line["code"], stream_line["messages"]) == ("two", "OK", 5)
+    assert 0 < stream_line["first_message_ms"] <= stream_line["duration_ms"]
+    assert (error_line["call_id"], error_line["code"], error_line["reason"]) == (
+        "three",
+        "NOT_FOUND",
+        "STUDENT_MODEL_NOT_FOUND",
+    )
     assert not logs.of("call_failed")
     assert not any(word in logs.text for word in SECRET.split() if len(word) > 2)
 

@@ -150,12 +150,12 @@ async def test_a_second_signal_cuts_the_drain_short(
 
 
 async def test_a_service_that_cannot_say_how_it_is_ends_the_server(brain: ScriptedBrain, logs: Logs) -> None:
-    asked = 0
+    ready_count = 0
 
     def ready() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked > 2:
+        nonlocal ready_count
+        ready_count += 1
+        if ready_count > 2:
             raise LookupError
         return True
 
@@ -193,9 +193,9 @@ async def test_a_port_is_free_again_once_the_server_stopped(brain: ScriptedBrain
 
 
 async def test_two_servers_fit_into_one_process(brain: ScriptedBrain, logs: Logs) -> None:
-    async with serving(brain, metrics_port=0) as one, serving(brain, metrics_port=0) as two:
-        assert one.port != two.port
-        async with calling(one) as channel:
+    async with serving(brain, metrics_port=0) as first, serving(brain, metrics_port=0) as second:
+        assert first.port != second.port
+        async with calling(first) as channel:
             response = await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="hello"))
         assert response.response == "hello"
 

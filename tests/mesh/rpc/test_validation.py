@@ -57,7 +57,7 @@ def messages_in(message: Descriptor) -> Iterator[Descriptor]:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_every_field_of_every_request_is_required_or_optional(service: object) -> None:
-    requests = [method.input_type for method in service.methods]  # type: ignore[attr-defined]
+    requests = [method.input_type for method in service.methods]
     # Typed by its own package for other types of options than ours.
     extension: Any = field_behavior_pb2.field_behavior
     behaviors: dict[str, list[int]] = {
@@ -72,7 +72,7 @@ def test_every_field_of_every_request_is_required_or_optional(service: object) -
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_the_rules_of_every_service_compile(service: object) -> None:
-    prepare(service.full_name)  # type: ignore[attr-defined]
+    prepare(service.full_name)
 
 
 @given(st.text(st.sampled_from("aZ09._-/ \n\0é"), max_size=66))
