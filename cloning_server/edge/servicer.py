@@ -76,7 +76,7 @@ class CloningServicer(CloningServiceServicer):
         )
 
     async def _active_version_beside(self, clone: Clone) -> int | None:
-        """For a clone's model, which is told from the clone itself and so also while the adapter store is down."""
+        """The active version of the clone's student; the clone's own version while the adapter store is down."""
         if clone.manifest is None:
             return None
         try:

@@ -28,7 +28,7 @@ def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
     """Converts which page of a student's versions is meant.
 
     Raises:
-        InvalidField: The page token is none of this list.
+        InvalidField: The page token does not belong to this list.
     """
     student_id = request.student_id
     below = number_in(request.page_token, _list_name(student_id)) if request.page_token else None
@@ -53,7 +53,7 @@ def models_from(
 def model_from(
     manifest: Manifest, *, active_version: int | None, pinned: bool | None = None
 ) -> student_model_pb2.StudentModel:
-    """Converts a version; None for `pinned` is not looked up."""
+    """Converts a version; `pinned` is None if it was not looked up."""
     recipe = manifest.recipe
     return student_model_pb2.StudentModel(
         version=manifest.ref.version,

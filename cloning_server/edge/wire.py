@@ -34,7 +34,7 @@ class ListQuery:
 
 
 def after_sequence_from(request: pb.WatchCloneRequest) -> int | None:
-    """Converts what the watcher has seen; None is nothing."""
+    """Converts the number of the last change that the watcher has; None if it has none."""
     return request.after_sequence if request.HasField("after_sequence") else None
 
 

@@ -12,7 +12,7 @@ from testing.seeds import random_seeds
 
 # A restart of everything, some of it twice, on two busy cores; it takes a third of this.
 CHAOS_SECONDS = 600
-# Long enough that a clone that is to be saved finds S3 away.
+# Long enough for a clone to reach `saving` while S3 is down.
 S3_SECONDS = 3.0
 
 
@@ -22,14 +22,14 @@ S3_SECONDS = 3.0
 async def test_whatever_is_killed_every_clone_ends_and_has_one_version_or_none(
     tmp_path: Path, s3_endpoint: S3Endpoint, seed: int
 ) -> None:
-    struck = random.Random(seed)
+    draws = random.Random(seed)
     models = load_settings(BaseModelSettings).model_cache_dir.absolute()
     report = await run(
         tmp_path,
         models=models,
         seed=seed,
         s3_seconds=S3_SECONDS,
-        plan=lambda kinds: struck.sample(kinds, len(kinds)),
+        plan=lambda kinds: draws.sample(kinds, len(kinds)),
     )
     assert report.violated == []
     assert set(report.strikes.values()) == {1}

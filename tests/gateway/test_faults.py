@@ -1,4 +1,4 @@
-"""Servers that fail, are away, or are not ready: what is tried again, what callers are told, and what is logged."""
+"""Servers that fail, are away, or are not ready: what is tried again, what callers learn, and what is logged."""
 
 import json
 from pathlib import Path

@@ -25,7 +25,7 @@ async def test_a_lease_that_is_renewed_is_nobody_elses(registry: Registry) -> No
     claimed = await registry.leases.claim(seconds=LONG_SECONDS)
     assert isinstance(claimed, Pause)
     assert claimed.seconds is not None
-    assert claimed.seconds > SHORT_SECONDS, "and the next one is told when it expires"
+    assert claimed.seconds > SHORT_SECONDS, "the next claim learns when the lease expires"
 
 
 async def test_an_expired_lease_is_taken_with_a_larger_token_and_the_old_one_writes_nothing(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""Cohorts: who starts from a common adapter, who does not, and what is told and deleted of it, at a real server."""
+"""Cohorts: who starts from a common adapter, who does not, and what is reported and deleted of it, at a real server."""
 
 from collections.abc import AsyncIterator
 
