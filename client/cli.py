@@ -165,16 +165,15 @@ def activate(student_id: str, version: int, *, as_json: Json = False, cloning: C
 
 
 @app.command()
-def pin(
-    student_id: str,
-    version: int,
-    *,
-    off: Annotated[bool, typer.Option("--off", help="Unpin it.")] = False,
-    as_json: Json = False,
-    cloning: Cloning = CLONING_ADDRESS,
-) -> None:
+def pin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Keep a version however many come after it."""
-    _run(commands.pin_model(cloning, student_id, version, pinned=not off, as_json=as_json))
+    _run(commands.pin_model(cloning, student_id, version, pinned=True, as_json=as_json))
+
+
+@app.command()
+def unpin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Let a version go once enough come after it."""
+    _run(commands.pin_model(cloning, student_id, version, pinned=False, as_json=as_json))
 
 
 @app.command()

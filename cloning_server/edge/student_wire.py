@@ -10,7 +10,7 @@ from aivo.cloning.v1 import student_service_pb2 as student_pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.students.erasure import Receipt
-from mesh.adapters.manifest import Manifest, Metrics
+from mesh.adapters.manifest import Examples, Manifest, Metrics
 from mesh.adapters.store import Activation, VersionPage
 from mesh.paging import clamp_page_size, number_in, token_after
 
@@ -71,7 +71,7 @@ def model_from(
             scale=recipe.scale,
         ),
         # The names are the same on both sides; a manifest that gains one the contract lacks fails here.
-        examples=student_model_pb2.ExampleCounts(**asdict(recipe.examples)),
+        examples=_examples_from(recipe.examples),
         metrics=_metrics_from(recipe.metrics),
         pinned=pinned,
         data_digest=recipe.data_digest,
@@ -119,3 +119,10 @@ def timestamp_from(time: datetime) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromDatetime(time)
     return timestamp
+
+
+def _examples_from(examples: Examples) -> student_model_pb2.ExampleCounts:
+    counts = asdict(examples)
+    # Stored manifests have the older name.
+    counts["responses"] = counts.pop("given")
+    return student_model_pb2.ExampleCounts(**counts)

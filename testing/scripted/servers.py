@@ -301,7 +301,7 @@ def _model() -> student_model_pb2.StudentModel:
         active=True,
         sha256="ab" * 32,
         base_model=BASE_MODEL,
-        examples=student_model_pb2.ExampleCounts(given=24, train=20, heldout=4),
+        examples=student_model_pb2.ExampleCounts(responses=24, train=20, heldout=4),
         metrics=student_model_pb2.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
     )
 

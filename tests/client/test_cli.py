@@ -99,7 +99,7 @@ async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: 
     cancelled = await aivo("clone", "cancel", CLONE_ID)
     activated = await aivo("activate", "student123", "1")
     pinned = await aivo("pin", "student123", "1")
-    unpinned = await aivo("pin", "student123", "1", "--off")
+    unpinned = await aivo("unpin", "student123", "1")
 
     assert cancelled.out == f"{CLONE_ID}: cancelled\n"
     assert activated.out == "student123: version 1 is active (before: version 2)\n"

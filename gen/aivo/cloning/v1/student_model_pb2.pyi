@@ -183,13 +183,13 @@ class ExampleCounts(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GIVEN_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     DISTILLED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     TRAIN_FIELD_NUMBER: _builtins.int
     HELDOUT_FIELD_NUMBER: _builtins.int
-    given: _builtins.int
+    responses: _builtins.int
     """Responses of the baseline."""
     feedback: _builtins.int
     """Replies that a teacher wrote."""
@@ -204,7 +204,7 @@ class ExampleCounts(_message.Message):
     def __init__(
         self,
         *,
-        given: _builtins.int = ...,
+        responses: _builtins.int = ...,
         feedback: _builtins.int = ...,
         distilled: _builtins.int = ...,
         dropped: _builtins.int = ...,
@@ -213,7 +213,7 @@ class ExampleCounts(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distilled", b"distilled", "dropped", b"dropped", "feedback", b"feedback", "given", b"given", "heldout", b"heldout", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distilled", b"distilled", "dropped", b"dropped", "feedback", b"feedback", "heldout", b"heldout", "responses", b"responses", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
