@@ -70,7 +70,7 @@ demo: $(INSTALLED) ## Clone the sample student and ask both models the same ques
 test: $(INSTALLED) ## Run the tests that take less than ten minutes in all
 	@python -m pytest -m 'not slow'
 
-test-slow: $(INSTALLED) ## Run the slow tests: long chaos, training on the real base model, the installed wheel
+test-slow: $(INSTALLED) ## Run the slow tests: chaos, training on the real base model, the installed wheel, vLLM if it is installed
 	@python -m pytest -m slow
 
 test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM engine against a real vLLM on the CPU

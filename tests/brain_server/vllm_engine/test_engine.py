@@ -36,6 +36,8 @@ from testing.models.random_adapters import SPEC
 from testing.parts.vllm_server import CONTEXT_TOKENS
 from tests.brain_server.vllm_engine.requests import SCALE, greedy, prompt_of
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.dumps(
     {
         "type": "object",

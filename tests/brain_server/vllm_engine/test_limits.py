@@ -30,6 +30,8 @@ from testing.parts.vllm_server import MAX_RANK, MAX_SEQS, VllmServer
 from testing.waiting import until, until_ready
 from tests.brain_server.vllm_engine.requests import BUCKET, greedy, recipe_of
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     # The generated code has it for type checkers alone.
     from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
