@@ -238,7 +238,7 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     assert (model.base_model, model.base_digest) == (FACTS.model, "0" * 64)
     assert (model.lora.rank, model.lora.alpha, model.lora.scale) == (16, 32, 1.25)
     assert list(model.lora.target_modules) == ["q_proj", "v_proj"]
-    assert (model.examples.given, model.examples.train, model.examples.heldout) == (6, 5, 1)
+    assert (model.examples.responses, model.examples.train, model.examples.heldout) == (6, 5, 1)
     assert (model.metrics.heldout_loss_base, model.metrics.heldout_loss_adapter) == (2.5, 1.5)
     assert not model.pinned
     model.ClearField("pinned")

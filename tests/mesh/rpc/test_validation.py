@@ -56,7 +56,7 @@ def messages_in(message: Descriptor) -> Iterator[Descriptor]:
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-def test_every_field_of_every_request_is_required_or_optional(service: object) -> None:
+def test_every_field_of_every_request_is_required_or_optional(service: ServiceDescriptor) -> None:
     requests = [method.input_type for method in service.methods]
     # Typed by its own package for other types of options than ours.
     extension: Any = field_behavior_pb2.field_behavior
@@ -71,7 +71,7 @@ def test_every_field_of_every_request_is_required_or_optional(service: object) -
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-def test_the_rules_of_every_service_compile(service: object) -> None:
+def test_the_rules_of_every_service_compile(service: ServiceDescriptor) -> None:
     prepare(service.full_name)
 
 
