@@ -11,7 +11,7 @@ from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2, student_model_service_pb2, student_service_pb2
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from google.api import field_behavior_pb2
-from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescriptor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
