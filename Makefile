@@ -40,6 +40,9 @@ UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN
 	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
+# Processes that run tests. Many tests wait for servers, so that two keep two cores busy.
+TEST_WORKERS ?= 2
+
 .PHONY: help up demo test test-slow test-vllm vllm check protos docs model clean
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -68,7 +71,7 @@ demo: $(INSTALLED) ## Clone the sample student and ask both models the same ques
 	@python -m client.demo
 
 test: $(INSTALLED) ## Run the tests that take less than ten minutes in all
-	@python -m pytest -m 'not slow'
+	@python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m 'not slow'
 
 test-slow: $(INSTALLED) ## Run the slow tests: chaos, training on the real base model, the installed wheel, vLLM if it is installed
 	@python -m pytest -m slow

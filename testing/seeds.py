@@ -19,5 +19,7 @@ def random_seeds(count: int) -> pytest.MarkDecorator:
         count: How many random ones. The test takes its seed as the argument `seed`.
     """
     named = os.environ.get(VARIABLE)
-    seeds = [int(seed) for seed in named.split(",")] if named else random.Random().sample(range(2**32), count)
+    # pytest-xdist's workers must collect the same tests: they share the id of their run. Without it, draws are random.
+    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
+    seeds = [int(seed) for seed in named.split(",")] if named else chance.sample(range(2**32), count)
     return pytest.mark.parametrize("seed", seeds, ids=[f"{VARIABLE}={seed}" for seed in seeds])

@@ -13,6 +13,12 @@ hypothesis.settings.register_profile("aivo", deadline=None)
 hypothesis.settings.load_profile("aivo")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a folder in one of pytest-xdist's workers: they share servers and models for the session."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path.parent)))
+
+
 @pytest.fixture(scope="session")
 async def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Endpoint]:
     async with seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:

@@ -23,6 +23,7 @@ PROBE_SECONDS = 0.02
 # Below the range that Linux and macOS use for outgoing connections, so that no connection takes the port of a part
 # that is down.
 PORTS = range(10_000, 30_000)
+MAX_WORKERS = 16
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -148,9 +149,14 @@ class Part:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns distinct loopback ports of `PORTS` on which nothing listens."""
+    """Returns distinct loopback ports of `PORTS` on which nothing listens.
+
+    Each of pytest-xdist's workers has ports of its own, so that no two workers choose the same port at once.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    candidates = PORTS[worker % MAX_WORKERS :: MAX_WORKERS]
     ports: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
+    for port in random.sample(candidates, len(candidates)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
