@@ -20,30 +20,30 @@ from testing.parts.stores import S3Endpoint
 from testing.waiting import until_loaded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def files() -> BaseModelFiles:
     return fetch(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
     return tokenizer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_llama(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a base model that computes almost nothing, for tests of many requests whose texts do not matter."""
     return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference(files: BaseModelFiles) -> BaseModel:
     """A second copy of the base model for plain transformers and PEFT, to compare with."""
     return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine_settings(files: BaseModelFiles) -> EngineSettings:
     """fp32, for exact comparisons; a small batch and a short queue, so that they can be filled."""
     return EngineSettings(
@@ -58,18 +58,18 @@ def engine_settings(files: BaseModelFiles) -> EngineSettings:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
     async with S3Blobs(bucket="test-brain", endpoint_url=s3_endpoint.url, create_bucket=True) as s3_blobs:
         yield s3_blobs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def adapter_store(blobs: S3Blobs) -> AdapterStore:
     return AdapterStore(blobs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def torch_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
     async with TorchEngine.open(engine_settings, adapter_store) as engine:
         facts = await until_loaded(engine)
@@ -77,7 +77,7 @@ async def torch_engine(engine_settings: EngineSettings, adapter_store: AdapterSt
         yield engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def narrow_engine(engine_settings: EngineSettings, adapter_store: AdapterStore) -> AsyncIterator[TorchEngine]:
     """An engine with one row, behind which two requests may wait."""
     settings = engine_settings.model_copy(update={"max_batch": 1, "adapter_slots": 1})

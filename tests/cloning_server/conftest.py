@@ -116,7 +116,7 @@ def settings(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint) -> CloningS
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
     async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as opened:
         yield opened
@@ -253,47 +253,47 @@ def raised() -> Iterator[Raised]:
         yield Raised(caught)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cache_dir() -> Path:
     return Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def base(cache_dir: Path) -> BaseModel:
     """The real default base model; tests that train on it do not change it."""
     return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def passes(base: BaseModel) -> Passes:
     return Passes(base.model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_folder(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a base model with two small random layers and the default model's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(fetch(DEFAULT_BASE_MODEL, cache_dir).path)
     return write_small_llama(tmp_path_factory.mktemp("small") / "small-llama", tokenizer)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_base(small_folder: Path) -> BaseModel:
     """That model in fp32, in which a training takes a second."""
     return load_base(str(small_folder), cache_dir=small_folder.parent, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_passes(small_base: BaseModel) -> Passes:
     return Passes(small_base.model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def precise(cache_dir: Path) -> BaseModel:
     """The real default base model in fp32, whatever this machine prefers."""
     return load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def precise_passes(precise: BaseModel) -> Passes:
     return Passes(precise.model)
 

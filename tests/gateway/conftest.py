@@ -12,14 +12,14 @@ from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, ser
 ORIGIN = "https://school.example"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def servers() -> AsyncIterator[tuple[ScriptedBrain, ScriptedCloning, int, int]]:
     brain, cloning = ScriptedBrain(), ScriptedCloning()
     async with serving_brain(brain) as brain_port, serving_cloning(cloning) as cloning_port:
         yield brain, cloning, brain_port, cloning_port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def edge(
     servers: tuple[ScriptedBrain, ScriptedCloning, int, int], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Edge]:

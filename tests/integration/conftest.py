@@ -16,7 +16,7 @@ from testing.parts.stores import RedisEndpoint, S3Endpoint
 ANSWER_SECONDS = 120
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models() -> Path:
     """The cache of base models, with the default one in it."""
     cache = load_settings(BaseModelSettings).model_cache_dir.resolve()
@@ -24,7 +24,7 @@ def models() -> Path:
     return cache
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def aivo(
     tmp_path_factory: pytest.TempPathFactory, s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, models: Path
 ) -> AsyncIterator[Stack]:

@@ -11,22 +11,22 @@ from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.weights import BaseModelFiles, fetch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cache_dir() -> Path:
     return Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def files(cache_dir: Path) -> BaseModelFiles:
     return fetch(DEFAULT_BASE_MODEL, cache_dir)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def base(files: BaseModelFiles, cache_dir: Path) -> BaseModel:
     """In fp32, for exact comparisons; tests that attach an adapter load their own."""
     return load_base(files.name, cache_dir=cache_dir, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     return base.tokenizer

@@ -52,7 +52,7 @@ def recipe(clone_id: str = "clone_1") -> Recipe:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def blobs(s3_endpoint: S3Endpoint) -> AsyncIterator[S3Blobs]:
     async with S3Blobs(bucket="test-adapters", endpoint_url=s3_endpoint.url, create_bucket=True) as s3_blobs:
         yield s3_blobs
