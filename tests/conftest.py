@@ -13,6 +13,7 @@ hypothesis.settings.register_profile("aivo", deadline=None)
 hypothesis.settings.load_profile("aivo")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests of a folder in one of pytest-xdist's workers: they share servers and models for the session."""
     for item in items:

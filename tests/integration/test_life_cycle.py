@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 
@@ -63,6 +64,7 @@ async def test_a_training_is_cancelled_and_the_student_can_be_erased_and_come_ag
     assert again["clones"] == {"clones": 0, "cancelled": 0, "request_ids": 0}
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_version(
     aivo: Stack, cloning: httpx.AsyncClient, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def small_base(small_llama: Path) -> BaseModel:
     return load_base(str(small_llama), cache_dir=small_llama.parent, device="cpu", dtype="float32")
 
 
+@pytest.mark.slow
 async def test_no_reply_ever_holds_a_token_decoded_with_another_adapter(
     small_base: BaseModel, engine_settings: EngineSettings, blobs: S3Blobs
 ) -> None:

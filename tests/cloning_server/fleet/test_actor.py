@@ -129,6 +129,7 @@ async def test_a_trainer_that_dies_is_reported_and_replaced(trainer: RayTrainer)
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
+@pytest.mark.slow
 async def test_ray_is_joined_again_when_its_node_on_this_machine_dies(trainer: RayTrainer) -> None:
     with pytest.raises(TrainerUnavailable):
         await train_and_strike(trainer, kill_node)

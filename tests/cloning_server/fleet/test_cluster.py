@@ -57,6 +57,7 @@ async def server(
         yield part, CloningStub(channel)
 
 
+@pytest.mark.slow
 async def test_a_clone_waits_for_a_node_and_survives_its_loss_as_one_version(
     cluster: RayCluster, server: tuple[Part, CloningStub], cloning: Cloning
 ) -> None:

@@ -31,6 +31,7 @@ def test_the_tokenizer_splits_blank_space_before_a_digit_as_in_training(files: B
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+@pytest.mark.slow
 def test_two_processes_that_fetch_at_once_fetch_once_and_agree(files: BaseModelFiles, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mesh.lm.weights", DEFAULT_BASE_MODEL]
     environment = {**os.environ, "MODEL_CACHE_DIR": str(tmp_path)}
