@@ -7,6 +7,7 @@ checks regularly whether the node is lost, disconnects, and joins again.
 import os
 import signal
 import threading
+from typing import Any
 
 import ray
 import torch
@@ -40,9 +41,9 @@ def join(settings: CloningSettings) -> bool:
     if ray.is_initialized():
         return False
     if settings.ray_address:
-        ray.init(address=settings.ray_address, log_to_driver=False, configure_logging=False)
+        _init(address=settings.ray_address, log_to_driver=False, configure_logging=False)
         return True
-    ray.init(
+    _init(
         # Never a cluster that happens to run on this machine.
         address="local",
         num_cpus=max(1, round(cpus_of(settings) * settings.trainers)),
@@ -78,3 +79,18 @@ def restore_sigterm() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def _init(**options: Any) -> None:  # noqa: ANN401 - ray.init declares types for each option
+    """Calls `ray.init`.
+
+    Raises:
+        OSError, RuntimeError, RayError: Ray does not start.
+    """
+    try:
+        ray.init(**options)
+    except (OSError, RuntimeError, RayError):
+        raise
+    except Exception as error:
+        # Ray has no class for this: "The current node timed out during startup", on a machine that is busy.
+        raise RuntimeError(str(error)) from error
