@@ -1,4 +1,4 @@
-"""Cancelling a clone, in whatever state it is and whoever runs it.
+"""Cancels a clone in any state, on any server.
 
 It takes two steps: void the clone in the adapter store, then write its final state. After the first step nobody can
 publish a version of it, however late. If this server dies between the two, the runner finds the clone voided and ends

@@ -15,7 +15,7 @@ from mesh.errors import CloneNotFound
 
 
 class CloneOvertaken(Exception):
-    """Another writer changed the clone or leased it. Whoever gets this no longer runs the clone."""
+    """Another server changed or leased the clone; this server must stop running it."""
 
 
 class CloneChanges:
@@ -70,7 +70,7 @@ class CloneChanges:
             raise CloneOvertaken(clone.clone_id)
 
     async def cancel(self, clone_id: str) -> Clone:
-        """Ends a clone as cancelled, whoever runs it.
+        """Ends a clone as cancelled, even if another server runs it.
 
         Returns:
             The clone in its final state, which is another one if it ended first.

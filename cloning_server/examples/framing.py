@@ -68,7 +68,7 @@ _CLOSING_QUESTIONS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingP
 # Pintrich and Midgley, "Avoiding Seeking Help in the Classroom: Who and Why?", 2001). An adapter can also learn it from
 # few answers: it is the same for every question, and not in the prompt.
 _GUIDANCE = "Tell me which part is hard."
-# Tells a student with autism when the work is done, as the profile's instruction says.
+# Students with autism are told when the work is done: the profile's instruction promises it.
 _END_MARKER = "Then you are done."
 
 
