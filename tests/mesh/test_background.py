@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh.background import BackgroundTask
 
@@ -36,7 +37,7 @@ async def test_leaving_cancels_the_work_and_waits_for_its_end() -> None:
     assert recorder.has_ended
 
 
-async def test_a_crash_shows_at_once_and_is_raised_when_the_object_is_left() -> None:
+async def test_a_crash_is_logged_at_once_and_raised_when_the_object_is_left() -> None:
     recorder = Recorder()
 
     async def use() -> None:
@@ -45,9 +46,12 @@ async def test_a_crash_shows_at_once_and_is_raised_when_the_object_is_left() -> 
             while recorder.is_running:  # noqa: ASYNC110 - the end of the work sets nothing else
                 await asyncio.sleep(0)
             assert recorder.has_ended
+            await asyncio.sleep(0)
+            assert events
 
-    with pytest.raises(ValueError, match="a bug"):
+    with capture_logs() as events, pytest.raises(ValueError, match="a bug"):
         await use()
+    assert [(event["event"], event["task"]) for event in events] == [("background_task_crashed", "Recorder")]
 
 
 async def test_cancelling_whoever_waits_for_the_end_is_not_swallowed() -> None:
