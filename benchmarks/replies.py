@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cloning_server.examples.distillation import distil
-from cloning_server.examples.examples import Draft, Lesson
+from cloning_server.examples.examples import Draft, ReplyBrief
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.training_run import run_alone
@@ -14,7 +14,7 @@ from mesh.lm.base import BaseModel
 
 def replies_to(
     drafts: Sequence[Draft], base: BaseModel, passes: Passes, *, cache: ReplyCache, seed: int
-) -> dict[Lesson, str]:
+) -> dict[ReplyBrief, str]:
     """Returns the distilled reply to each draft without a teacher's feedback, by its lesson, as a clone would."""
     lessons = (draft.lesson for draft in drafts if not draft.feedback)
     return run_alone(distil(lessons, base, layers=passes.layers, cache=cache, seed=seed), watch=lambda _: None)

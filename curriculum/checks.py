@@ -27,11 +27,14 @@ _JUDGEMENTS = {
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,/:]\d+)*")
 # Words that carry a sentence's frame rather than its matter.
 _FRAME_WORDS = frozenset(
-    "a about after all also an and any are as ask at be because been before but by can could did do does each first for "
-    "from get give go had has have he help her here his how i if in into is it its last let let's like look made make "
-    "many may me more most much my next no not now of off on one only or other our out over read right same say see she "
-    "should so some start step take talk tell than that the their them then there these they thing think this to too try "
-    "two up use very was way we well were what when where which who why will with words would write yes you your".split()
+    """
+    a about after all also an and any are as ask at be because been before but by can could did do does each first
+    for from get give go had has have he help her here his how i if in into is it its last let let's like look
+    made make many may me more most much my next no not now of off on one only or other our out over read right
+    same say see she should so some start step take talk tell than that the their them then there these they thing
+    think this to too try two up use very was way we well were what when where which who why will with words would
+    write yes you your
+    """.split()  # noqa: SIM905 (a list of so many strings is hard to read)
 )
 
 
@@ -88,7 +91,8 @@ def _verdict_faults(lesson: Lesson) -> list[str]:
 
 
 def _leaks(lesson: Lesson) -> list[str]:
-    return [f"says the withheld answer '{answer}'" for answer in lesson.withheld if contains_answer(lesson.reply, answer)]
+    leaks = (answer for answer in lesson.withheld if contains_answer(lesson.reply, answer))
+    return [f"says the withheld answer '{answer}'" for answer in leaks]
 
 
 def _words(text: str) -> list[str]:

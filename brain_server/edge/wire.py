@@ -39,6 +39,7 @@ _FALLBACKS: Mapping[Fallback, pb.FallbackReason.ValueType] = {
     Fallback.BASE_ONLY: pb.FALLBACK_REASON_BASE_ONLY,
     Fallback.NO_STUDENT_MODEL: pb.FALLBACK_REASON_NO_STUDENT_MODEL,
     Fallback.ADAPTER_STORE_UNAVAILABLE: pb.FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE,
+    Fallback.OUTDATED: pb.FALLBACK_REASON_OUTDATED,
 }
 _FINISHES: Mapping[FinishReason, pb.FinishReason.ValueType] = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,

@@ -29,6 +29,7 @@ class Fallback(Enum):
     BASE_ONLY = auto()
     NO_STUDENT_MODEL = auto()
     ADAPTER_STORE_UNAVAILABLE = auto()
+    OUTDATED = auto()
 
 
 class FinishReason(Enum):

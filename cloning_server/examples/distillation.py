@@ -17,7 +17,7 @@ from typing import TypeAlias
 from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
-from cloning_server.examples.examples import Lesson
+from cloning_server.examples.examples import ReplyBrief
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
@@ -30,10 +30,12 @@ _PROGRESS_SHARE = 0.9
 
 # It yields progress, and requests for decoding; send the continuations after a request, None after progress. It returns
 # the replies.
-Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[Lesson, str]]
+Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[ReplyBrief, str]]
 
 
-def distil(lessons: Iterable[Lesson], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int) -> Distillation:
+def distil(
+    lessons: Iterable[ReplyBrief], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int
+) -> Distillation:
     """Distils a reply for each lesson.
 
     Args:
@@ -60,7 +62,7 @@ def distil(lessons: Iterable[Lesson], base: BaseModel, *, layers: Layers, cache:
     return tally.replies
 
 
-def form_faults(lesson: Lesson, reply: str) -> list[str]:
+def form_faults(lesson: ReplyBrief, reply: str) -> list[str]:
     """Why the form of a whole reply does not fit the student's profile; empty if it does."""
     return rules_of(lesson.profile).violations(reply)
 
@@ -73,11 +75,11 @@ class _Tally:
         replies: The replies so far.
     """
 
-    def __init__(self, lessons: Iterable[Lesson]) -> None:
-        self.tasks: dict[TeacherTask, list[Lesson]] = {}
+    def __init__(self, lessons: Iterable[ReplyBrief]) -> None:
+        self.tasks: dict[TeacherTask, list[ReplyBrief]] = {}
         for lesson in dict.fromkeys(lessons):
             self.tasks.setdefault(task_of(lesson), []).append(lesson)
-        self.replies: dict[Lesson, str] = {}
+        self.replies: dict[ReplyBrief, str] = {}
         self._total = sum(map(len, self.tasks.values()))
         self._settled = 0
 

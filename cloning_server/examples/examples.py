@@ -1,7 +1,7 @@
 """Training examples: conversations made from the responses of a baseline.
 
 An example is a prompt as this student's model will get it when it serves, and a tutor's reply. The reply is the
-teacher's feedback if there is any; otherwise it is distilled from a `Lesson`.
+teacher's feedback if there is any; otherwise it is distilled from a `ReplyBrief`.
 
 Knows nothing of how replies are distilled or how a model is trained.
 """
@@ -26,7 +26,7 @@ PASS_SCORE = 50.0
 MAX_EXAMPLE_TOKENS = 1024
 
 
-class AnswerVerdict(StrEnum):
+class ResponseVerdict(StrEnum):
     """Whether the student's answer was right."""
 
     CORRECT = "correct"
@@ -43,7 +43,7 @@ class Band(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class ReplyBrief:
     """All that a distilled reply depends on; students with the same lesson get the same reply.
 
     The student's own answer is not part of it, so that no student's words are taught to another.
@@ -63,7 +63,7 @@ class Lesson:
     question: str
     reference: str
     skill: str
-    verdict: AnswerVerdict
+    verdict: ResponseVerdict
     band: Band
     is_guided: bool
     is_private: bool
@@ -83,7 +83,7 @@ class Draft:
     item: str
     prompt: Prompt
     feedback: str
-    lesson: Lesson
+    lesson: ReplyBrief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +117,13 @@ def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:
     return Prompt(profile=_profile_of(profile, response), turns=(Turn(role=Role.STUDENT, text=text),))
 
 
-def verdict_of(response: BaselineResponse) -> AnswerVerdict:
+def verdict_of(response: BaselineResponse) -> ResponseVerdict:
     """The verdict on a response, by `is_correct` if it is there, otherwise by the score."""
     if response.is_correct is not None:
-        return AnswerVerdict.CORRECT if response.is_correct else AnswerVerdict.INCORRECT
+        return ResponseVerdict.CORRECT if response.is_correct else ResponseVerdict.INCORRECT
     if response.score is not None:
-        return AnswerVerdict.CORRECT if response.score >= PASS_SCORE else AnswerVerdict.INCORRECT
-    return AnswerVerdict.UNKNOWN
+        return ResponseVerdict.CORRECT if response.score >= PASS_SCORE else ResponseVerdict.INCORRECT
+    return ResponseVerdict.UNKNOWN
 
 
 def band_of(*, correct: int, judged: int) -> Band:
@@ -135,7 +135,7 @@ def band_of(*, correct: int, judged: int) -> Band:
 
 
 def complete_examples(
-    drafts: Sequence[Draft], replies: Mapping[Lesson, str], tokenizer: PreTrainedTokenizerBase
+    drafts: Sequence[Draft], replies: Mapping[ReplyBrief, str], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[tuple[str, Example]], Examples]:
     """Adds the replies to drafts; a teacher's feedback takes precedence over a distilled reply.
 
@@ -188,8 +188,8 @@ def split_examples(
 def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, is_guided: bool) -> Draft:
     verdict = verdict_of(response)
     reference = response.reference_answer.strip()
-    is_private = not reference and verdict is AnswerVerdict.CORRECT
-    lesson = Lesson(
+    is_private = not reference and verdict is ResponseVerdict.CORRECT
+    lesson = ReplyBrief(
         profile=_profile_of(profile, response),
         question=response.question.strip(),
         # Without a reference, the student's right answer serves as one.
@@ -218,18 +218,18 @@ def _skill_of(response: BaselineResponse) -> tuple[str, str]:
 
 def _is_guided(responses: Iterable[BaselineResponse]) -> bool:
     verdicts = Counter(map(verdict_of, responses))
-    return verdicts[AnswerVerdict.CORRECT] < verdicts[AnswerVerdict.INCORRECT]
+    return verdicts[ResponseVerdict.CORRECT] < verdicts[ResponseVerdict.INCORRECT]
 
 
 def _bands_of(responses: Iterable[BaselineResponse]) -> dict[tuple[str, str], Band]:
     """The band of each skill; responses without a skill get the middle one."""
-    records: dict[tuple[str, str], Counter[AnswerVerdict]] = {}
+    records: dict[tuple[str, str], Counter[ResponseVerdict]] = {}
     for response in responses:
         records.setdefault(_skill_of(response), Counter())[verdict_of(response)] += 1
     return {
         skill: band_of(
-            correct=record[AnswerVerdict.CORRECT],
-            judged=record[AnswerVerdict.CORRECT] + record[AnswerVerdict.INCORRECT],
+            correct=record[ResponseVerdict.CORRECT],
+            judged=record[ResponseVerdict.CORRECT] + record[ResponseVerdict.INCORRECT],
         )
         if skill[1]
         else Band.DEVELOPING

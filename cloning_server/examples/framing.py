@@ -7,18 +7,18 @@ between them are distilled. Knows nothing of models.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from cloning_server.examples.examples import AnswerVerdict, Band, Lesson
+from cloning_server.examples.examples import Band, ReplyBrief, ResponseVerdict
 from mesh.tutoring.form import FormRules
 from mesh.tutoring.profile import Disability, LearningStyle
 from mesh.tutoring.teaching import rules_of
 
 # Plain and literal for every student, without unearned praise, and each with a phrase that reassures an anxious student
 # (`mesh.tutoring.teaching.REASSURANCES`).
-_OPENERS: Mapping[AnswerVerdict, str] = MappingProxyType(
+_OPENERS: Mapping[ResponseVerdict, str] = MappingProxyType(
     {
-        AnswerVerdict.CORRECT: "Well done, your answer is right.",
-        AnswerVerdict.INCORRECT: "Your answer is not right yet, and that is okay.",
-        AnswerVerdict.UNKNOWN: "Let's look at your answer together.",
+        ResponseVerdict.CORRECT: "Well done, your answer is right.",
+        ResponseVerdict.INCORRECT: "Your answer is not right yet, and that is okay.",
+        ResponseVerdict.UNKNOWN: "Let's look at your answer together.",
     }
 )
 # Scaffolding fades as the record grows (Wood, Bruner and Ross, "The Role of Tutoring in Problem Solving", 1976).
@@ -72,7 +72,7 @@ _GUIDANCE = "Tell me which part is hard."
 _END_MARKER = "Then you are done."
 
 
-def frame_reply(lesson: Lesson, body: Sequence[str]) -> str:
+def frame_reply(lesson: ReplyBrief, body: Sequence[str]) -> str:
     """The whole reply around the distilled sentences, laid out as the student's form rules ask."""
     rules = rules_of(lesson.profile)
     opening = [_OPENERS[lesson.verdict], *([_SCAFFOLDS[lesson.band]] if _SCAFFOLDS[lesson.band] else [])]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
-from cloning_server.examples.examples import Lesson
+from cloning_server.examples.examples import ReplyBrief
 from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
@@ -121,7 +121,7 @@ class Teacher:
         return complete
 
 
-def task_of(lesson: Lesson) -> TeacherTask:
+def task_of(lesson: ReplyBrief) -> TeacherTask:
     """The teacher's part of a lesson; lessons that differ in their frame alone have the same."""
     return TeacherTask(
         profile=replace(lesson.profile, learning_style=None),

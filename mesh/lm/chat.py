@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
+from mesh.tutoring.assessment import AnswerAssessment, describe_assessment, describe_facts
 from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct
 
@@ -66,11 +67,15 @@ class Prompt:
         profile: The part of the student's context that shapes prompts.
         turns: The conversation so far, oldest first; student and tutor alternate, and the student begins and ends.
         instruction: Text of the system turn; None for the profile's own. Distillation gives a fuller one.
+        assessment: What is known of the answer in the last turn; None for nothing.
+        facts: What code computed from the last turn, such as `7 x 8 = 56`.
     """
 
     profile: StudentProfile
     turns: tuple[Turn, ...]
     instruction: str | None = None
+    assessment: AnswerAssessment | None = None
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,8 @@ class Example:
 def render(prompt: Prompt, tokenizer: Tokenizer) -> list[dict[str, str]]:
     """Returns the conversation as chat-template messages: a system turn made of the profile, then the turns.
 
+    The system turn ends with what is known of the student's answer, where no student can write.
+
     Breaks up markers of the tokenizer and its template in every text, so that the model reads them as plain words. If
     the template has no system role, the first student turn begins with the system text.
 
@@ -99,7 +106,7 @@ def render(prompt: Prompt, tokenizer: Tokenizer) -> list[dict[str, str]]:
     if len(speakers) % 2 == 0 or speakers != list(itertools.islice(itertools.cycle(Role), len(speakers))):
         raise ValueError("the turns must alternate, and begin and end with the student's")
     markers = _markers_of(tokenizer)
-    system = _defuse(prompt.instruction or instruct(prompt.profile), markers)
+    system = _defuse(_system_text(prompt), markers)
     messages = [{"role": turn.role.value, "content": _defuse(turn.text, markers)} for turn in prompt.turns]
     if _takes_system_turn(tokenizer):
         return [{"role": "system", "content": system}, *messages]
@@ -142,6 +149,13 @@ def end_of_turn(tokenizer: Tokenizer) -> int:
     if token is None:
         raise ValueError("the tokenizer has no end-of-turn token")
     return int(token)
+
+
+def _system_text(prompt: Prompt) -> str:
+    parts = [prompt.instruction or instruct(prompt.profile), describe_facts(prompt.facts)]
+    if prompt.assessment:
+        parts.append(describe_assessment(prompt.assessment))
+    return " ".join(filter(None, parts))
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -47,13 +47,13 @@ def describe_assessment(assessment: AnswerAssessment) -> str:
     """Returns an assessment as sentences for the system turn."""
     verdict = _VERDICT_SENTENCES[assessment.verdict]
     reference = " ".join(assessment.reference_answer.split())
-    return f"{verdict} Right answer: {_ended(reference)}" if reference else verdict
+    return f"{verdict} Right answer: {_end_sentence(reference)}" if reference else verdict
 
 
 def describe_facts(facts: tuple[str, ...]) -> str:
     """Returns computed facts, such as `3/4 + 1/8 = 7/8`, as sentences for the system turn."""
-    return " ".join(f"Fact: {_ended(fact)}" for fact in facts)
+    return " ".join(f"Fact: {_end_sentence(fact)}" for fact in facts)
 
 
-def _ended(text: str) -> str:
+def _end_sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -34,7 +34,8 @@ _WRONG = re.compile(
     r"(?:right|correct|true|the answer|there|it|match|fit|work|add up|answer|agree|hold|yet)\b"
     r"|\bnot (?:quite|yet|exactly)\b|\bincorrect\b|\bwrong\b|\bmix(?:ed|es)?[ -]up\b|\bmistake\b|\bslip(?:ped)?\b"
     r"|\bno answer\b|\boff (?:the )?topic\b|\banother (?:question|topic)\b|\b(?:other|different) (?:question|topic)\b"
-    r"|\bblank\b|\bempty\b|\b(?:look|try|think|go over|work|count|read)\b[^.]{0,40}\bagain\b|\bnothing (?:is )?written\b",
+    r"|\bblank\b|\bempty\b|\b(?:look|try|think|go over|work|count|read)\b[^.]{0,40}\bagain\b"
+    r"|\bnothing (?:is )?written\b",
     re.IGNORECASE,
 )
 _RIGHT = re.compile(
@@ -47,8 +48,8 @@ _RIGHT = re.compile(
 _JUDGES = re.compile(
     r"\byour (?:answer|response|solution) (?:is|was|looks|seems)\b|\b(?:you are|you're|that is|that's|this is) "
     r"(?:absolutely |exactly |quite |not |partly |almost )*(?:right|correct|incorrect|wrong)(?! (?:to|for|about))\b"
-    r"|\bwell done\b|\b(?:good|great|nice|excellent|super) (?:job|work)\b|\byou got it\b|\bspot on\b|\bnot quite right\b"
-    r"|\bcorrect[!.]|^(?:yes|exactly|correct|right|no)[,!.]",
+    r"|\bwell done\b|\b(?:good|great|nice|excellent|super) (?:job|work)\b|\byou got it\b|\bspot on\b"
+    r"|\bnot quite right\b|\bcorrect[!.]|^(?:yes|exactly|correct|right|no)[,!.]",
     re.IGNORECASE,
 )
 

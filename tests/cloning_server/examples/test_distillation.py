@@ -8,7 +8,7 @@ import pytest
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, decode_all
 from cloning_server.examples.distillation import distil, form_faults
-from cloning_server.examples.examples import AnswerVerdict, Band, Lesson, draft_examples
+from cloning_server.examples.examples import Band, ReplyBrief, ResponseVerdict, draft_examples
 from cloning_server.examples.fidelity import content_faults
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
@@ -30,7 +30,7 @@ TASK = task_of(LESSONS[0])
 HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
-Distil = Callable[[Sequence[Lesson], ReplyCache], dict[Lesson, str]]
+Distil = Callable[[Sequence[ReplyBrief], ReplyCache], dict[ReplyBrief, str]]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def cache() -> DictReplyCache:
 
 @pytest.fixture(scope="module")
 def distil_alone(base: BaseModel, passes: Passes) -> Distil:
-    def distil_alone(lessons: Sequence[Lesson], cache: ReplyCache) -> dict[Lesson, str]:
+    def distil_alone(lessons: Sequence[ReplyBrief], cache: ReplyCache) -> dict[ReplyBrief, str]:
         items: list[Progress | TrainedAdapter] = []
         run = distil(lessons, base, layers=passes.layers, cache=cache, seed=5)
         replies = training_run.run_alone(run, watch=items.append)
@@ -54,7 +54,7 @@ def distil_alone(base: BaseModel, passes: Passes) -> Distil:
 
 
 @pytest.fixture(scope="module")
-def replies(distil_alone: Distil, cache: DictReplyCache) -> dict[Lesson, str]:
+def replies(distil_alone: Distil, cache: DictReplyCache) -> dict[ReplyBrief, str]:
     return distil_alone([*LESSONS, LESSONS[0]], cache)
 
 
@@ -71,20 +71,20 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
     return calls
 
 
-def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dict[Lesson, str]) -> None:
+def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dict[ReplyBrief, str]) -> None:
     assert len(replies) >= 3
     for lesson, reply in replies.items():
         body = "\n".join(reply.splitlines()[1:-1])
         assert content_faults(body, lesson.reference, question=lesson.question) == []
 
 
-def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[Lesson, str]) -> None:
+def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[ReplyBrief, str]) -> None:
     rules = rules_of(PROFILE)
     assert all(rules.violations(reply) == [] for reply in replies.values())
 
 
 def test_replies_in_the_cache_are_not_distilled_again(
-    distil_alone: Distil, cache: DictReplyCache, replies: dict[Lesson, str], decodings: list[Decoding]
+    distil_alone: Distil, cache: DictReplyCache, replies: dict[ReplyBrief, str], decodings: list[Decoding]
 ) -> None:
     assert distil_alone(LESSONS, cache) == replies
     assert decodings == []
@@ -134,7 +134,7 @@ def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Dis
         replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
     ],
 )
-def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(different: Lesson) -> None:
+def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(different: ReplyBrief) -> None:
     assert key_of(task_of(different), "base") != key_of(TASK, "base")
     assert key_of(TASK, "other base") != key_of(TASK, "base")
 
@@ -142,17 +142,17 @@ def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(differ
 @pytest.mark.parametrize(
     "different",
     [
-        replace(LESSONS[0], verdict=AnswerVerdict.CORRECT),
+        replace(LESSONS[0], verdict=ResponseVerdict.CORRECT),
         replace(LESSONS[0], band=Band.SECURE),
         replace(LESSONS[0], is_guided=True),
         replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
 def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
-    different: Lesson,
+    different: ReplyBrief,
     distil_alone: Distil,
     cache: DictReplyCache,
-    replies: dict[Lesson, str],
+    replies: dict[ReplyBrief, str],
     decodings: list[Decoding],
 ) -> None:
     reply_by_lesson = distil_alone([different], cache)
@@ -162,10 +162,10 @@ def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
 
 
 def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
-    lesson = replace(LESSONS[0], verdict=AnswerVerdict.INCORRECT, band=Band.STRUGGLING)
+    lesson = replace(LESSONS[0], verdict=ResponseVerdict.INCORRECT, band=Band.STRUGGLING)
     prompt = teacher_prompt(task_of(lesson), "The heart pumps blood.")
     assert prompt == teacher_prompt(
-        task_of(replace(lesson, verdict=AnswerVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
+        task_of(replace(lesson, verdict=ResponseVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
     )
     assert prompt.instruction is not None
     for part in ("grade 5", "Science", "short numbered steps"):
@@ -183,14 +183,14 @@ def test_a_student_with_few_right_answers_is_asked_what_is_hard_before_the_closi
 
 
 def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
-    def frame(verdict: AnswerVerdict, band: Band) -> str:
+    def frame(verdict: ResponseVerdict, band: Band) -> str:
         return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
 
-    weak, strong = frame(AnswerVerdict.INCORRECT, Band.STRUGGLING), frame(AnswerVerdict.INCORRECT, Band.SECURE)
+    weak, strong = frame(ResponseVerdict.INCORRECT, Band.STRUGGLING), frame(ResponseVerdict.INCORRECT, Band.SECURE)
     assert len(split_sentences(weak)) > len(split_sentences(strong))
     assert "one small step" in weak
     assert "another example" in strong
-    assert len({frame(verdict, Band.SECURE) for verdict in AnswerVerdict}) == len(AnswerVerdict)
+    assert len({frame(verdict, Band.SECURE) for verdict in ResponseVerdict}) == len(ResponseVerdict)
 
 
 @pytest.mark.parametrize("grade", ["K", "5", "9", None])
@@ -200,7 +200,7 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
     grade: str | None, style: LearningStyle | None, need: Disability | None
 ) -> None:
     profile = StudentProfile(grade=grade, learning_style=style, disability=need)
-    for verdict, band, is_guided in itertools.product(AnswerVerdict, Band, (False, True)):
+    for verdict, band, is_guided in itertools.product(ResponseVerdict, Band, (False, True)):
         lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
         assert form_faults(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
 

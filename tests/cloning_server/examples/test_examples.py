@@ -7,8 +7,8 @@ import pytest
 from cloning_server.clone import BaselineResponse
 from cloning_server.examples.examples import (
     MAX_EXAMPLE_TOKENS,
-    AnswerVerdict,
     Band,
+    ResponseVerdict,
     band_of,
     complete_examples,
     draft_examples,
@@ -66,15 +66,15 @@ def test_the_subject_of_an_item_is_the_subject_of_its_prompt() -> None:
 @pytest.mark.parametrize(
     ("response", "verdict"),
     [
-        (answer(is_correct=True, score=0.0), AnswerVerdict.CORRECT),
-        (answer(is_correct=False, score=100.0), AnswerVerdict.INCORRECT),
-        (answer(score=50.0), AnswerVerdict.CORRECT),
-        (answer(score=49.9), AnswerVerdict.INCORRECT),
-        (answer(), AnswerVerdict.UNKNOWN),
+        (answer(is_correct=True, score=0.0), ResponseVerdict.CORRECT),
+        (answer(is_correct=False, score=100.0), ResponseVerdict.INCORRECT),
+        (answer(score=50.0), ResponseVerdict.CORRECT),
+        (answer(score=49.9), ResponseVerdict.INCORRECT),
+        (answer(), ResponseVerdict.UNKNOWN),
     ],
 )
 def test_the_verdict_is_is_correct_or_follows_from_the_score(
-    response: BaselineResponse, verdict: AnswerVerdict
+    response: BaselineResponse, verdict: ResponseVerdict
 ) -> None:
     assert verdict_of(response) is verdict
 

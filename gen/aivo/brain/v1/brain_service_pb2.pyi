@@ -90,6 +90,10 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     """The student has no model yet."""
     FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE: _FallbackReason.ValueType  # 4
     """The adapter store does not answer and the adapter is not in memory."""
+    FALLBACK_REASON_OUTDATED: _FallbackReason.ValueType  # 5
+    """The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
+    `ListOutdatedStudents` lists who needs one.
+    """
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
     """Why the base model answered."""
@@ -104,7 +108,47 @@ FALLBACK_REASON_NO_STUDENT_MODEL: FallbackReason.ValueType  # 3
 """The student has no model yet."""
 FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE: FallbackReason.ValueType  # 4
 """The adapter store does not answer and the adapter is not in memory."""
+FALLBACK_REASON_OUTDATED: FallbackReason.ValueType  # 5
+"""The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
+`ListOutdatedStudents` lists who needs one.
+"""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
+
+class _AnswerVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_VERDICT_UNSPECIFIED: _AnswerVerdict.ValueType  # 0
+    """Not accepted."""
+    ANSWER_VERDICT_CORRECT: _AnswerVerdict.ValueType  # 1
+    """The answer is right."""
+    ANSWER_VERDICT_PARTIALLY_CORRECT: _AnswerVerdict.ValueType  # 2
+    """The answer is right in part."""
+    ANSWER_VERDICT_INCORRECT: _AnswerVerdict.ValueType  # 3
+    """The answer is wrong."""
+    ANSWER_VERDICT_BLANK: _AnswerVerdict.ValueType  # 4
+    """The student gave no answer."""
+    ANSWER_VERDICT_OFF_TOPIC: _AnswerVerdict.ValueType  # 5
+    """The answer is about something else."""
+
+class AnswerVerdict(_AnswerVerdict, metaclass=_AnswerVerdictEnumTypeWrapper):
+    """What is known of an answer that a student offers."""
+
+ANSWER_VERDICT_UNSPECIFIED: AnswerVerdict.ValueType  # 0
+"""Not accepted."""
+ANSWER_VERDICT_CORRECT: AnswerVerdict.ValueType  # 1
+"""The answer is right."""
+ANSWER_VERDICT_PARTIALLY_CORRECT: AnswerVerdict.ValueType  # 2
+"""The answer is right in part."""
+ANSWER_VERDICT_INCORRECT: AnswerVerdict.ValueType  # 3
+"""The answer is wrong."""
+ANSWER_VERDICT_BLANK: AnswerVerdict.ValueType  # 4
+"""The student gave no answer."""
+ANSWER_VERDICT_OFF_TOPIC: AnswerVerdict.ValueType  # 5
+"""The answer is about something else."""
+Global___AnswerVerdict: _TypeAlias = AnswerVerdict  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -195,6 +239,70 @@ class Turn(_message.Message):
 Global___Turn: _TypeAlias = Turn  # noqa: Y015
 
 @_typing.final
+class AnswerAssessment(_message.Message):
+    """What is known of the answer in a prompt. Without it no reply judges an answer, unless code can compute the result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
+    verdict: Global___AnswerVerdict.ValueType
+    """What is known of the answer."""
+    reference_answer: _builtins.str
+    """A right answer. The reply to a wrong answer leads to it rather than tells it."""
+    def __init__(
+        self,
+        *,
+        verdict: Global___AnswerVerdict.ValueType = ...,
+        reference_answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference_answer", b"reference_answer", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerAssessment: _TypeAlias = AnswerAssessment  # noqa: Y015
+
+@_typing.final
+class MainBrain(_message.Message):
+    """The Main Brain: the base model with the roles that AIVO trained for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TUTOR_FIELD_NUMBER: _builtins.int
+    GRADER_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 that stands for the base weights, the tutor and the way they were merged, lower-case hex. Students' adapters
+    belong to it.
+    """
+    tutor: _builtins.str
+    """The tutor that is merged into the base model: `lora:` and the SHA-256 of its weights; `none` if there is none."""
+    grader: _builtins.str
+    """What grades answers: `lora:` and the SHA-256 of the grader's weights; `zero-shot` if the Main Brain itself does."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why a role is not there although its files are, one line each; empty if all is well."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        tutor: _builtins.str = ...,
+        grader: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "grader", b"grader", "problems", b"problems", "tutor", b"tutor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MainBrain: _TypeAlias = MainBrain  # noqa: Y015
+
+@_typing.final
 class Usage(_message.Message):
     """Tokens that went in and came out."""
 
@@ -270,6 +378,7 @@ class GenerateRequest(_message.Message):
     ADAPTER_POLICY_FIELD_NUMBER: _builtins.int
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    ASSESSMENT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the student asks."""
     temperature: _builtins.float
@@ -298,6 +407,10 @@ class GenerateRequest(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sequences that end the reply, such as `\\n\\n`. It ends before the first that is decoded, with `FINISH_REASON_STOP`."""
 
+    @_builtins.property
+    def assessment(self) -> Global___AnswerAssessment:
+        """What is known of an answer that the prompt offers. Unset: nothing, unless code can compute the result."""
+
     def __init__(
         self,
         *,
@@ -311,10 +424,11 @@ class GenerateRequest(_message.Message):
         adapter_policy: Global___AdapterPolicy.ValueType | None = ...,
         adapter_version: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        assessment: Global___AnswerAssessment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "assessment", b"assessment", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "assessment", b"assessment", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapter_policy: _TypeAlias = _typing.Literal["adapter_policy"]  # noqa: Y015
     _WhichOneofArgType__adapter_policy: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy"]  # noqa: Y015
@@ -358,6 +472,9 @@ class GenerateResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
+    ASSESSMENT_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """The reply."""
     model: _builtins.str
@@ -368,6 +485,8 @@ class GenerateResponse(_message.Message):
     """Why the base model answered. Unset: it didn't, the student's adapter did."""
     finish_reason: Global___FinishReason.ValueType
     """Why decoding ended."""
+    main_brain: _builtins.str
+    """Digest of the Main Brain that replied; see `MainBrain.digest`."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the reply was complete, in UTC, to the second."""
@@ -384,6 +503,14 @@ class GenerateResponse(_message.Message):
     def timing(self) -> Global___Timing:
         """Where the time went."""
 
+    @_builtins.property
+    def assessment(self) -> Global___AnswerAssessment:
+        """What the reply was told of the student's answer, by the request or by code. Unset: nothing, so it judges none."""
+
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What code computed from the prompt and the reply was told, such as `3/4 + 1/8 = 7/8`."""
+
     def __init__(
         self,
         *,
@@ -396,10 +523,13 @@ class GenerateResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
+        main_brain: _builtins.str = ...,
+        assessment: Global___AnswerAssessment | None = ...,
+        facts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "fallback", b"fallback", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
     _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
@@ -423,6 +553,7 @@ class GenerateStreamRequest(_message.Message):
     ADAPTER_POLICY_FIELD_NUMBER: _builtins.int
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    ASSESSMENT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What the student asks."""
     temperature: _builtins.float
@@ -451,6 +582,10 @@ class GenerateStreamRequest(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sequences that end the reply, such as `\\n\\n`. It ends before the first that is decoded, with `FINISH_REASON_STOP`."""
 
+    @_builtins.property
+    def assessment(self) -> Global___AnswerAssessment:
+        """What is known of an answer that the prompt offers. Unset: nothing, unless code can compute the result."""
+
     def __init__(
         self,
         *,
@@ -464,10 +599,11 @@ class GenerateStreamRequest(_message.Message):
         adapter_policy: Global___AdapterPolicy.ValueType | None = ...,
         adapter_version: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        assessment: Global___AnswerAssessment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "assessment", b"assessment", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy", "_adapter_version", b"_adapter_version", "_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "adapter_policy", b"adapter_policy", "adapter_version", b"adapter_version", "assessment", b"assessment", "context", b"context", "history", b"history", "max_tokens", b"max_tokens", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapter_policy: _TypeAlias = _typing.Literal["adapter_policy"]  # noqa: Y015
     _WhichOneofArgType__adapter_policy: _TypeAlias = _typing.Literal["_adapter_policy", b"_adapter_policy"]  # noqa: Y015
@@ -546,6 +682,9 @@ class Finished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
+    ASSESSMENT_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """The whole reply; what the pieces add up to."""
     model: _builtins.str
@@ -556,6 +695,8 @@ class Finished(_message.Message):
     """Why the base model answered. Unset: it didn't, the student's adapter did, or the stream failed."""
     finish_reason: Global___FinishReason.ValueType
     """Why decoding ended. Unset: the stream failed before its end."""
+    main_brain: _builtins.str
+    """Digest of the Main Brain that replied; see `MainBrain.digest`."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the reply was complete, in UTC, to the second."""
@@ -578,6 +719,14 @@ class Finished(_message.Message):
         It is here because browsers can't read trailers.
         """
 
+    @_builtins.property
+    def assessment(self) -> Global___AnswerAssessment:
+        """What the reply was told of the student's answer, by the request or by code. Unset: nothing, so it judges none."""
+
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What code computed from the prompt and the reply was told, such as `3/4 + 1/8 = 7/8`."""
+
     def __init__(
         self,
         *,
@@ -591,10 +740,13 @@ class Finished(_message.Message):
         usage: Global___Usage | None = ...,
         timing: Global___Timing | None = ...,
         error: _status_pb2.Status | None = ...,
+        main_brain: _builtins.str = ...,
+        assessment: Global___AnswerAssessment | None = ...,
+        facts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
     _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
@@ -705,6 +857,8 @@ class AssessResponse(_message.Message):
     TOKENS_USED_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
+    GRADER_FIELD_NUMBER: _builtins.int
     correctness: _builtins.float
     """How correct the answer is, 0 to 100: the expected score under the model's probabilities of the verdict's labels."""
     understanding_level: _builtins.str
@@ -717,6 +871,12 @@ class AssessResponse(_message.Message):
     """Name of the base model."""
     tokens_used: _builtins.int
     """Tokens of the feedback's prompt and of the feedback, together."""
+    main_brain: _builtins.str
+    """Digest of the Main Brain that wrote the feedback; see `MainBrain.digest`."""
+    grader: _builtins.str
+    """What the verdict comes from: `lora:` and the SHA-256 of the grader's weights, `zero-shot` if the Main Brain graded
+    without one, or `arithmetic` if code compared numbers.
+    """
     @_builtins.property
     def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the answer got right; may be empty."""
@@ -731,7 +891,7 @@ class AssessResponse(_message.Message):
 
     @_builtins.property
     def probabilities(self) -> Global___VerdictProbabilities:
-        """The model's probabilities of the verdict's labels; they add up to 1."""
+        """The probabilities of the verdict's labels; they add up to 1."""
 
     def __init__(
         self,
@@ -746,10 +906,12 @@ class AssessResponse(_message.Message):
         tokens_used: _builtins.int = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         probabilities: Global___VerdictProbabilities | None = ...,
+        main_brain: _builtins.str = ...,
+        grader: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["probabilities", b"probabilities", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "feedback", b"feedback", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "feedback", b"feedback", "grader", b"grader", "main_brain", b"main_brain", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -818,6 +980,7 @@ class GetHealthResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     FALLBACK_FOR_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """`healthy`; `degraded` if it answers without something, see `reason`; `loading`, `draining`, or `unhealthy`."""
     model_loaded: _builtins.bool
@@ -842,6 +1005,10 @@ class GetHealthResponse(_message.Message):
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
         """The parts that the server depends on."""
 
+    @_builtins.property
+    def main_brain(self) -> Global___MainBrain:
+        """The Main Brain that answers; unset until the model is loaded."""
+
     def __init__(
         self,
         *,
@@ -855,10 +1022,11 @@ class GetHealthResponse(_message.Message):
         dtype: _builtins.str = ...,
         fallback_for: _builtins.str = ...,
         dependencies: _abc.Iterable[Global___Dependency] | None = ...,
+        main_brain: Global___MainBrain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["main_brain", b"main_brain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "dtype", b"dtype", "fallback_for", b"fallback_for", "gpu_available", b"gpu_available", "model_loaded", b"model_loaded", "model_name", b"model_name", "quantization", b"quantization", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "dtype", b"dtype", "fallback_for", b"fallback_for", "gpu_available", b"gpu_available", "main_brain", b"main_brain", "model_loaded", b"model_loaded", "model_name", b"model_name", "quantization", b"quantization", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,8 +95,9 @@ class BrainServiceServicer:
     def Assess(self, request, context):
         """Assesses a student's answer.
 
-        Always judged by the base model, so that a student's adapter cannot flatter its student. The verdict is decoded
-        under a grammar, so it is always complete; `correctness` comes from the probabilities of the verdict's labels.
+        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
+        `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
+        feedback is written for that verdict, under a grammar, so it is always complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

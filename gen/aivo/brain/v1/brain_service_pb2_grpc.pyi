@@ -56,8 +56,9 @@ class BrainServiceStub:
     Assess: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]
     """Assesses a student's answer.
 
-    Always judged by the base model, so that a student's adapter cannot flatter its student. The verdict is decoded
-    under a grammar, so it is always complete; `correctness` comes from the probabilities of the verdict's labels.
+    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
+    `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
+    feedback is written for that verdict, under a grammar, so it is always complete.
     """
     GetHealth: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]
     """Reports whether the server can answer and, if not, why.
@@ -93,8 +94,9 @@ class BrainServiceAsyncStub(BrainServiceStub):
     Assess: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]  # type: ignore[assignment]
     """Assesses a student's answer.
 
-    Always judged by the base model, so that a student's adapter cannot flatter its student. The verdict is decoded
-    under a grammar, so it is always complete; `correctness` comes from the probabilities of the verdict's labels.
+    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
+    `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
+    feedback is written for that verdict, under a grammar, so it is always complete.
     """
     GetHealth: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can answer and, if not, why.
@@ -145,8 +147,9 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_brain_service_pb2.AssessResponse, _abc.Awaitable[_brain_service_pb2.AssessResponse]]:
         """Assesses a student's answer.
 
-        Always judged by the base model, so that a student's adapter cannot flatter its student. The verdict is decoded
-        under a grammar, so it is always complete; `correctness` comes from the probabilities of the verdict's labels.
+        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
+        `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
+        feedback is written for that verdict, under a grammar, so it is always complete.
         """
 
     @_abc_1.abstractmethod

@@ -891,6 +891,7 @@ class GetHealthResponse(_message.Message):
     QUEUED_CLONES_FIELD_NUMBER: _builtins.int
     RUNNING_CLONES_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """`healthy`; `degraded` if clones are taken but something is missing, see `reason`; `loading`, `draining`, or
     `unhealthy`.
@@ -909,6 +910,8 @@ class GetHealthResponse(_message.Message):
     """Clones that wait."""
     running_clones: _builtins.int
     """Clones that run."""
+    main_brain: _builtins.str
+    """Digest of the Main Brain that clones are made on, lower-case hex; empty until a trainer is ready."""
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
         """The parts that the server depends on."""
@@ -925,10 +928,11 @@ class GetHealthResponse(_message.Message):
         queued_clones: _builtins.int = ...,
         running_clones: _builtins.int = ...,
         dependencies: _abc.Iterable[Global___Dependency] | None = ...,
+        main_brain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "gpu_available", b"gpu_available", "model_loaded", b"model_loaded", "model_name", b"model_name", "queued_clones", b"queued_clones", "reason", b"reason", "running_clones", b"running_clones", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "gpu_available", b"gpu_available", "main_brain", b"main_brain", "model_loaded", b"model_loaded", "model_name", b"model_name", "queued_clones", b"queued_clones", "reason", b"reason", "running_clones", b"running_clones", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/cloning/v1/student_model.proto\x12\x0f\x61ivo.cloning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x03\n\x0cStudentModel\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63lone_id\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\t\x12)\n\x04lora\x18\t \x01(\x0b\x32\x1b.aivo.cloning.v1.LoraConfig\x12\x30\n\x08\x65xamples\x18\n \x01(\x0b\x32\x1e.aivo.cloning.v1.ExampleCounts\x12\x31\n\x07metrics\x18\x0b \x01(\x0b\x32 .aivo.cloning.v1.TrainingMetrics\x12\x13\n\x06pinned\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\r\x12:\n\x10starting_version\x18\x0f \x01(\x0b\x32 .aivo.cloning.v1.StartingVersionB\t\n\x07_pinned\"F\n\x0fStartingVersion\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"P\n\nLoraConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\r\n\x05scale\x18\x04 \x01(\x01\"x\n\rExampleCounts\x12\x11\n\tresponses\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\r\x12\x11\n\tdistilled\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\r\x12\r\n\x05train\x18\x05 \x01(\r\x12\x0f\n\x07heldout\x18\x06 \x01(\r\"\x97\x02\n\x0fTrainingMetrics\x12\x19\n\x11heldout_loss_base\x18\x01 \x01(\x01\x12\x1c\n\x14heldout_loss_adapter\x18\x02 \x01(\x01\x12\x13\n\x0btrain_steps\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_step\x18\x04 \x01(\x01\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\"\n\x15heldout_loss_previous\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cgate_replies\x18\x07 \x01(\r\x12\x18\n\x10gate_well_formed\x18\x08 \x01(\r\x12\x1d\n\x15gate_well_formed_base\x18\t \x01(\rB\x18\n\x16_heldout_loss_previousb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/cloning/v1/student_model.proto\x12\x0f\x61ivo.cloning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x0cStudentModel\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63lone_id\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\t\x12)\n\x04lora\x18\t \x01(\x0b\x32\x1b.aivo.cloning.v1.LoraConfig\x12\x30\n\x08\x65xamples\x18\n \x01(\x0b\x32\x1e.aivo.cloning.v1.ExampleCounts\x12\x31\n\x07metrics\x18\x0b \x01(\x0b\x32 .aivo.cloning.v1.TrainingMetrics\x12\x13\n\x06pinned\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\r\x12:\n\x10starting_version\x18\x0f \x01(\x0b\x32 .aivo.cloning.v1.StartingVersion\x12\x15\n\x08outdated\x18\x10 \x01(\x08H\x01\x88\x01\x01\x42\t\n\x07_pinnedB\x0b\n\t_outdated\"F\n\x0fStartingVersion\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"P\n\nLoraConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\r\n\x05scale\x18\x04 \x01(\x01\"x\n\rExampleCounts\x12\x11\n\tresponses\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\r\x12\x11\n\tdistilled\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\r\x12\r\n\x05train\x18\x05 \x01(\r\x12\x0f\n\x07heldout\x18\x06 \x01(\r\"\x97\x02\n\x0fTrainingMetrics\x12\x19\n\x11heldout_loss_base\x18\x01 \x01(\x01\x12\x1c\n\x14heldout_loss_adapter\x18\x02 \x01(\x01\x12\x13\n\x0btrain_steps\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_step\x18\x04 \x01(\x01\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\"\n\x15heldout_loss_previous\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cgate_replies\x18\x07 \x01(\r\x12\x18\n\x10gate_well_formed\x18\x08 \x01(\r\x12\x1d\n\x15gate_well_formed_base\x18\t \x01(\rB\x18\n\x16_heldout_loss_previousb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.cloning.v1.student_mod
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STUDENTMODEL']._serialized_start=90
-  _globals['_STUDENTMODEL']._serialized_end=547
-  _globals['_STARTINGVERSION']._serialized_start=549
-  _globals['_STARTINGVERSION']._serialized_end=619
-  _globals['_LORACONFIG']._serialized_start=621
-  _globals['_LORACONFIG']._serialized_end=701
-  _globals['_EXAMPLECOUNTS']._serialized_start=703
-  _globals['_EXAMPLECOUNTS']._serialized_end=823
-  _globals['_TRAININGMETRICS']._serialized_start=826
-  _globals['_TRAININGMETRICS']._serialized_end=1105
+  _globals['_STUDENTMODEL']._serialized_end=583
+  _globals['_STARTINGVERSION']._serialized_start=585
+  _globals['_STARTINGVERSION']._serialized_end=655
+  _globals['_LORACONFIG']._serialized_start=657
+  _globals['_LORACONFIG']._serialized_end=737
+  _globals['_EXAMPLECOUNTS']._serialized_start=739
+  _globals['_EXAMPLECOUNTS']._serialized_end=859
+  _globals['_TRAININGMETRICS']._serialized_start=862
+  _globals['_TRAININGMETRICS']._serialized_end=1141
 # @@protoc_insertion_point(module_scope)

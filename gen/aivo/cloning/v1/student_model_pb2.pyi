@@ -40,6 +40,7 @@ class StudentModel(_message.Message):
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     STARTING_VERSION_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version, from 1."""
     active: _builtins.bool
@@ -53,13 +54,19 @@ class StudentModel(_message.Message):
     base_model: _builtins.str
     """Name of the base model it belongs to."""
     base_digest: _builtins.str
-    """SHA-256 of that base model's weights, lower-case hex."""
+    """Digest of the Main Brain that it was made on and answers with, lower-case hex; without a tutor, the SHA-256 of the
+    base model's weights.
+    """
     pinned: _builtins.bool
     """Whether it stays however many come after it. Unset: not looked up; `ListStudentModels` does."""
     data_digest: _builtins.str
     """SHA-256 of the tokenised examples that it was made from, lower-case hex."""
     seed: _builtins.int
     """Seed of the split, the order of the examples, the first factors and the sampled replies."""
+    outdated: _builtins.bool
+    """Whether it was made on another Main Brain than the one that runs, so that it does not answer. Unset: not known, as no
+    trainer is ready, or not looked up; `ListStudentModels` does.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was published."""
@@ -100,13 +107,19 @@ class StudentModel(_message.Message):
         data_digest: _builtins.str = ...,
         seed: _builtins.int = ...,
         starting_version: Global___StartingVersion | None = ...,
+        outdated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "create_time", b"create_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "starting_version", b"starting_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "create_time", b"create_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "starting_version", b"starting_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "create_time", b"create_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "starting_version", b"starting_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "create_time", b"create_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "starting_version", b"starting_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__outdated: _TypeAlias = _typing.Literal["outdated"]  # noqa: Y015
+    _WhichOneofArgType__outdated: _TypeAlias = _typing.Literal["_outdated", b"_outdated"]  # noqa: Y015
     _WhichOneofReturnType__pinned: _TypeAlias = _typing.Literal["pinned"]  # noqa: Y015
     _WhichOneofArgType__pinned: _TypeAlias = _typing.Literal["_pinned", b"_pinned"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outdated) -> _WhichOneofReturnType__outdated | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
 
 Global___StudentModel: _TypeAlias = StudentModel  # noqa: Y015

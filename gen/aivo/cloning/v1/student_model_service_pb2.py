@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+aivo/cloning/v1/student_model_service.proto\x12\x0f\x61ivo.cloning.v1\x1a#aivo/cloning/v1/student_model.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"v\n\x18ListStudentModelsRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xa7\x01\n\x19ListStudentModelsResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x63tive_version\x18\x02 \x01(\rH\x00\x88\x01\x01\x12-\n\x06models\x18\x03 \x03(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\tB\x11\n\x0f_active_version\"]\n\x1b\x41\x63tivateStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\"\x8e\x01\n\x1c\x41\x63tivateStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\r\x12\x1d\n\x10previous_version\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x04 \x01(\tB\x13\n\x11_previous_version\"X\n\x16PinStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\">\n\x17PinStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"Z\n\x18UnpinStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\"@\n\x19UnpinStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r2\xae\x05\n\x13StudentModelService\x12\x94\x01\n\x11ListStudentModels\x12).aivo.cloning.v1.ListStudentModelsRequest\x1a*.aivo.cloning.v1.ListStudentModelsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/students/{student_id}/models\x12\xb3\x01\n\x14\x41\x63tivateStudentModel\x12,.aivo.cloning.v1.ActivateStudentModelRequest\x1a-.aivo.cloning.v1.ActivateStudentModelResponse\">\x82\xd3\xe4\x93\x02\x38\"3/v1/students/{student_id}/models/{version}/activate:\x01*\x12\x9f\x01\n\x0fPinStudentModel\x12\'.aivo.cloning.v1.PinStudentModelRequest\x1a(.aivo.cloning.v1.PinStudentModelResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/students/{student_id}/models/{version}/pin:\x01*\x12\xa7\x01\n\x11UnpinStudentModel\x12).aivo.cloning.v1.UnpinStudentModelRequest\x1a*.aivo.cloning.v1.UnpinStudentModelResponse\";\x82\xd3\xe4\x93\x02\x35\"0/v1/students/{student_id}/models/{version}/unpin:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+aivo/cloning/v1/student_model_service.proto\x12\x0f\x61ivo.cloning.v1\x1a#aivo/cloning/v1/student_model.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\"v\n\x18ListStudentModelsRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xa7\x01\n\x19ListStudentModelsResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x63tive_version\x18\x02 \x01(\rH\x00\x88\x01\x01\x12-\n\x06models\x18\x03 \x03(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\tB\x11\n\x0f_active_version\"W\n\x1bListOutdatedStudentsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x7f\n\x1cListOutdatedStudentsResponse\x12\x12\n\nmain_brain\x18\x01 \x01(\t\x12\x32\n\x08students\x18\x02 \x03(\x0b\x32 .aivo.cloning.v1.OutdatedStudent\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"_\n\x0fOutdatedStudent\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x61se_digest\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\"]\n\x1b\x41\x63tivateStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\"\x8e\x01\n\x1c\x41\x63tivateStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\r\x12\x1d\n\x10previous_version\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x04 \x01(\tB\x13\n\x11_previous_version\"X\n\x16PinStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\">\n\x17PinStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"Z\n\x18UnpinStudentModelRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1c\n\x07version\x18\x02 \x01(\rB\x0b\xe2\x41\x01\x02\xbaH\x04*\x02(\x01\"@\n\x19UnpinStudentModelResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r2\xc1\x06\n\x13StudentModelService\x12\x94\x01\n\x11ListStudentModels\x12).aivo.cloning.v1.ListStudentModelsRequest\x1a*.aivo.cloning.v1.ListStudentModelsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/students/{student_id}/models\x12\x90\x01\n\x14ListOutdatedStudents\x12,.aivo.cloning.v1.ListOutdatedStudentsRequest\x1a-.aivo.cloning.v1.ListOutdatedStudentsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/models/outdated\x12\xb3\x01\n\x14\x41\x63tivateStudentModel\x12,.aivo.cloning.v1.ActivateStudentModelRequest\x1a-.aivo.cloning.v1.ActivateStudentModelResponse\">\x82\xd3\xe4\x93\x02\x38\"3/v1/students/{student_id}/models/{version}/activate:\x01*\x12\x9f\x01\n\x0fPinStudentModel\x12\'.aivo.cloning.v1.PinStudentModelRequest\x1a(.aivo.cloning.v1.PinStudentModelResponse\"9\x82\xd3\xe4\x93\x02\x33\"./v1/students/{student_id}/models/{version}/pin:\x01*\x12\xa7\x01\n\x11UnpinStudentModel\x12).aivo.cloning.v1.UnpinStudentModelRequest\x1a*.aivo.cloning.v1.UnpinStudentModelResponse\";\x82\xd3\xe4\x93\x02\x35\"0/v1/students/{student_id}/models/{version}/unpin:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSTUDENTMODELSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTSTUDENTMODELSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTSTUDENTMODELSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_ACTIVATESTUDENTMODELREQUEST'].fields_by_name['student_id']._loaded_options = None
   _globals['_ACTIVATESTUDENTMODELREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
   _globals['_ACTIVATESTUDENTMODELREQUEST'].fields_by_name['version']._loaded_options = None
@@ -56,6 +60,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNPINSTUDENTMODELREQUEST'].fields_by_name['version']._serialized_options = b'\342A\001\002\272H\004*\002(\001'
   _globals['_STUDENTMODELSERVICE'].methods_by_name['ListStudentModels']._loaded_options = None
   _globals['_STUDENTMODELSERVICE'].methods_by_name['ListStudentModels']._serialized_options = b'\202\323\344\223\002\"\022 /v1/students/{student_id}/models'
+  _globals['_STUDENTMODELSERVICE'].methods_by_name['ListOutdatedStudents']._loaded_options = None
+  _globals['_STUDENTMODELSERVICE'].methods_by_name['ListOutdatedStudents']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/models/outdated'
   _globals['_STUDENTMODELSERVICE'].methods_by_name['ActivateStudentModel']._loaded_options = None
   _globals['_STUDENTMODELSERVICE'].methods_by_name['ActivateStudentModel']._serialized_options = b'\202\323\344\223\0028\"3/v1/students/{student_id}/models/{version}/activate:\001*'
   _globals['_STUDENTMODELSERVICE'].methods_by_name['PinStudentModel']._loaded_options = None
@@ -66,18 +72,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSTUDENTMODELSREQUEST']._serialized_end=338
   _globals['_LISTSTUDENTMODELSRESPONSE']._serialized_start=341
   _globals['_LISTSTUDENTMODELSRESPONSE']._serialized_end=508
-  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_start=510
-  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_end=603
-  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_start=606
-  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_end=748
-  _globals['_PINSTUDENTMODELREQUEST']._serialized_start=750
-  _globals['_PINSTUDENTMODELREQUEST']._serialized_end=838
-  _globals['_PINSTUDENTMODELRESPONSE']._serialized_start=840
-  _globals['_PINSTUDENTMODELRESPONSE']._serialized_end=902
-  _globals['_UNPINSTUDENTMODELREQUEST']._serialized_start=904
-  _globals['_UNPINSTUDENTMODELREQUEST']._serialized_end=994
-  _globals['_UNPINSTUDENTMODELRESPONSE']._serialized_start=996
-  _globals['_UNPINSTUDENTMODELRESPONSE']._serialized_end=1060
-  _globals['_STUDENTMODELSERVICE']._serialized_start=1063
-  _globals['_STUDENTMODELSERVICE']._serialized_end=1749
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST']._serialized_start=510
+  _globals['_LISTOUTDATEDSTUDENTSREQUEST']._serialized_end=597
+  _globals['_LISTOUTDATEDSTUDENTSRESPONSE']._serialized_start=599
+  _globals['_LISTOUTDATEDSTUDENTSRESPONSE']._serialized_end=726
+  _globals['_OUTDATEDSTUDENT']._serialized_start=728
+  _globals['_OUTDATEDSTUDENT']._serialized_end=823
+  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_start=825
+  _globals['_ACTIVATESTUDENTMODELREQUEST']._serialized_end=918
+  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_start=921
+  _globals['_ACTIVATESTUDENTMODELRESPONSE']._serialized_end=1063
+  _globals['_PINSTUDENTMODELREQUEST']._serialized_start=1065
+  _globals['_PINSTUDENTMODELREQUEST']._serialized_end=1153
+  _globals['_PINSTUDENTMODELRESPONSE']._serialized_start=1155
+  _globals['_PINSTUDENTMODELRESPONSE']._serialized_end=1217
+  _globals['_UNPINSTUDENTMODELREQUEST']._serialized_start=1219
+  _globals['_UNPINSTUDENTMODELREQUEST']._serialized_end=1309
+  _globals['_UNPINSTUDENTMODELRESPONSE']._serialized_start=1311
+  _globals['_UNPINSTUDENTMODELRESPONSE']._serialized_end=1375
+  _globals['_STUDENTMODELSERVICE']._serialized_start=1378
+  _globals['_STUDENTMODELSERVICE']._serialized_end=2211
 # @@protoc_insertion_point(module_scope)

@@ -88,6 +88,100 @@ class ListStudentModelsResponse(_message.Message):
 Global___ListStudentModelsResponse: _TypeAlias = ListStudentModelsResponse  # noqa: Y015
 
 @_typing.final
+class ListOutdatedStudentsRequest(_message.Message):
+    """Which page of the students with an outdated model to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most students to look at; at most 1000, above which it is lowered to 1000. 0: 100. A page may hold fewer, even none,
+    and still not be the last.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOutdatedStudentsRequest: _TypeAlias = ListOutdatedStudentsRequest  # noqa: Y015
+
+@_typing.final
+class ListOutdatedStudentsResponse(_message.Message):
+    """A page of the students with an outdated model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAIN_BRAIN_FIELD_NUMBER: _builtins.int
+    STUDENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    main_brain: _builtins.str
+    """Digest of the Main Brain that runs."""
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last."""
+    @_builtins.property
+    def students(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutdatedStudent]:
+        """The students, by id."""
+
+    def __init__(
+        self,
+        *,
+        main_brain: _builtins.str = ...,
+        students: _abc.Iterable[Global___OutdatedStudent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["main_brain", b"main_brain", "next_page_token", b"next_page_token", "students", b"students"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOutdatedStudentsResponse: _TypeAlias = ListOutdatedStudentsResponse  # noqa: Y015
+
+@_typing.final
+class OutdatedStudent(_message.Message):
+    """A student who should be cloned again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    version: _builtins.int
+    """Active version."""
+    base_digest: _builtins.str
+    """Digest of the Main Brain that it was made on."""
+    base_model: _builtins.str
+    """Name of the base model that it was made on."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        base_digest: _builtins.str = ...,
+        base_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "base_model", b"base_model", "student_id", b"student_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutdatedStudent: _TypeAlias = OutdatedStudent  # noqa: Y015
+
+@_typing.final
 class ActivateStudentModelRequest(_message.Message):
     """The version to make active."""
 

@@ -43,6 +43,11 @@ class StudentModelServiceStub:
                 request_serializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsResponse.FromString,
                 _registered_method=True)
+        self.ListOutdatedStudents = channel.unary_unary(
+                '/aivo.cloning.v1.StudentModelService/ListOutdatedStudents',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsResponse.FromString,
+                _registered_method=True)
         self.ActivateStudentModel = channel.unary_unary(
                 '/aivo.cloning.v1.StudentModelService/ActivateStudentModel',
                 request_serializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ActivateStudentModelRequest.SerializeToString,
@@ -71,6 +76,16 @@ class StudentModelServiceServicer:
         """Lists the versions of a student's model, newest first.
 
         A student without any gets an empty list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOutdatedStudents(self, request, context):
+        """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
+
+        The Main Brain answers them until they are cloned again. Fails with `UNAVAILABLE` and `TRAINER_UNAVAILABLE` while no
+        trainer is ready, as the digest of the Main Brain is not known then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +126,11 @@ def add_StudentModelServiceServicer_to_server(servicer, server):
                     servicer.ListStudentModels,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsResponse.SerializeToString,
+            ),
+            'ListOutdatedStudents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOutdatedStudents,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsResponse.SerializeToString,
             ),
             'ActivateStudentModel': grpc.unary_unary_rpc_method_handler(
                     servicer.ActivateStudentModel,
@@ -159,6 +179,33 @@ class StudentModelService:
             '/aivo.cloning.v1.StudentModelService/ListStudentModels',
             aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsRequest.SerializeToString,
             aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListStudentModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOutdatedStudents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.StudentModelService/ListOutdatedStudents',
+            aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_student__model__service__pb2.ListOutdatedStudentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,12 @@ class StudentModelServiceStub:
 
     A student without any gets an empty list.
     """
+    ListOutdatedStudents: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.ListOutdatedStudentsRequest, _student_model_service_pb2.ListOutdatedStudentsResponse]
+    """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
+
+    The Main Brain answers them until they are cloned again. Fails with `UNAVAILABLE` and `TRAINER_UNAVAILABLE` while no
+    trainer is ready, as the digest of the Main Brain is not known then.
+    """
     ActivateStudentModel: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.ActivateStudentModelRequest, _student_model_service_pb2.ActivateStudentModelResponse]
     """Makes a version the one that answers: an earlier one, or a later one again.
 
@@ -72,6 +78,12 @@ class StudentModelServiceAsyncStub(StudentModelServiceStub):
     """Lists the versions of a student's model, newest first.
 
     A student without any gets an empty list.
+    """
+    ListOutdatedStudents: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.ListOutdatedStudentsRequest, _student_model_service_pb2.ListOutdatedStudentsResponse]  # type: ignore[assignment]
+    """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
+
+    The Main Brain answers them until they are cloned again. Fails with `UNAVAILABLE` and `TRAINER_UNAVAILABLE` while no
+    trainer is ready, as the digest of the Main Brain is not known then.
     """
     ActivateStudentModel: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.ActivateStudentModelRequest, _student_model_service_pb2.ActivateStudentModelResponse]  # type: ignore[assignment]
     """Makes a version the one that answers: an earlier one, or a later one again.
@@ -106,6 +118,18 @@ class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of a student's model, newest first.
 
         A student without any gets an empty list.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOutdatedStudents(
+        self,
+        request: _student_model_service_pb2.ListOutdatedStudentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_student_model_service_pb2.ListOutdatedStudentsResponse, _abc.Awaitable[_student_model_service_pb2.ListOutdatedStudentsResponse]]:
+        """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
+
+        The Main Brain answers them until they are cloned again. Fails with `UNAVAILABLE` and `TRAINER_UNAVAILABLE` while no
+        trainer is ready, as the digest of the Main Brain is not known then.
         """
 
     @_abc_1.abstractmethod

@@ -18,7 +18,7 @@ DISABILITY_FIELD_NUMBER: _builtins.int
 id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """An id: it becomes part of keys and paths, so it holds nothing that has a meaning there."""
 not_blank: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
-"""Text that is more than white space."""
+"""Text that shows something: more than white space, control and format characters, marks and fillers."""
 grade: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """A school grade. Case and blank space around it do not matter."""
 learning_style: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]

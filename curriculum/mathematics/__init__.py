@@ -1,0 +1,1 @@
+"""Mathematics lessons whose numbers code has computed."""

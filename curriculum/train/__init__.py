@@ -1,0 +1,1 @@
+"""Trains the roles of a Main Brain. A command line; nobody imports it."""
