@@ -41,6 +41,7 @@ class BaseModelSettings(Settings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     allow_fallback_model: bool = False
     model_cache_dir: Path = Path(".aivo/models")
+    roles_dir: Path | None = None
 
     @model_validator(mode="after")
     def _one_quantization(self) -> Self:

@@ -1,0 +1,148 @@
+"""The manifest of a role: how it was trained and what it fits; and the two files that follow from it."""
+
+import dataclasses
+import json
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from mesh.adapters.manifest import Digest, Lora
+from mesh.errors import AdapterCorrupt
+
+RoleName = Literal["tutor", "grader", "guard"]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+_PURPOSES: dict[RoleName, str] = {
+    "tutor": "It teaches the base model to tutor pupils of grades K-12. AIVO merges it into the base weights.",
+    "grader": "It judges a pupil's answer: its reply begins with one of its labels. It runs on the Main Brain.",
+    "guard": "It judges whether a text is safe for pupils: its reply begins with one of its labels. It runs on the "
+    "Main Brain.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Calibration:
+    """Turns a role's logits of its labels into probabilities: `softmax(logits / temperature + bias)`.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (2017).
+
+    Attributes:
+        temperature: Divides every logit.
+        bias: Added to each label's logit afterwards, in the order of the labels.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class RoleManifest:
+    """How a role was trained and what it fits. JSON, parsed strictly.
+
+    Attributes:
+        schema: Version of the document's format.
+        role: What the adapter does.
+        base_model: Name of the base model.
+        base_digest: Digest of what it was trained on, lower-case hex: the base weights for the tutor, the Main Brain
+            for the others. It fits only these.
+        lora: Shape of the factors.
+        sha256: Digest of the weights file, lower-case hex.
+        size_bytes: Size of the weights file.
+        created_time: Time when training ended, UTC.
+        seed: Seed of data order and initial factors.
+        command: The command that trains the same again.
+        labels: What a grader or guard begins its reply with, in order; empty for the tutor.
+        calibration: How the labels' logits become probabilities; None takes them as they are.
+        evaluation: Figures measured on held-out data, by name.
+        data_digests: sha256 of each data set that it learned from, by name.
+    """
+
+    schema: Literal[1] = 1
+    role: RoleName
+    base_model: Annotated[str, Field(min_length=1, max_length=256)]
+    base_digest: Digest
+    lora: Lora
+    sha256: Digest
+    size_bytes: Annotated[int, Field(ge=1)]
+    created_time: AwareDatetime
+    seed: int
+    command: str
+    labels: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
+    data_digests: dict[str, Digest] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.role == "tutor") != (self.labels == ()):
+            raise ValueError("labels must be set for grader and guard, and only for them")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ")
+        if self.calibration is not None and len(self.calibration.bias) != len(self.labels):
+            raise ValueError("calibration.bias must have one number per label")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "RoleManifest":
+        """Parses strictly.
+
+        Raises:
+            AdapterCorrupt: The bytes are not a manifest of a known schema. The message names fields, never values.
+        """
+        try:
+            return _JSON.validate_json(data)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False, include_context=False)
+            reasons = "; ".join(
+                f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}" for fault in faults[:5]
+            )
+            raise AdapterCorrupt(f"the manifest does not parse: {reasons}") from None
+
+    def to_json(self) -> bytes:
+        """Returns the JSON that `from_json` reads, indented for people."""
+        return _JSON.dump_json(self, indent=2)
+
+    @property
+    def scaling(self) -> float:
+        """The factor on the product of A and B: `alpha / rank`."""
+        return self.lora.alpha / self.lora.rank
+
+
+_JSON = TypeAdapter(RoleManifest)
+
+
+def peft_config(manifest: RoleManifest) -> str:
+    """Returns the `adapter_config.json` that `PeftModel.from_pretrained` and vLLM expect beside the weights."""
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": manifest.base_model,
+        "r": manifest.lora.rank,
+        "lora_alpha": manifest.lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(manifest.lora.target_modules),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def model_card(manifest: RoleManifest, notes: str) -> str:
+    """Returns the model card as Markdown, with the notes at its end."""
+    lora = manifest.lora
+    lines = [
+        "---", f"base_model: {manifest.base_model}", "library_name: peft", "language: en", "---",
+        f"# AIVO {manifest.role} for {manifest.base_model}", "",
+        _PURPOSES[manifest.role], "",
+        f"- Trained on weights with the digest `{manifest.base_digest}`; it fits no others.",
+        f"- LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}.",
+        f"- SHA-256 of its weights: `{manifest.sha256}`.",
+        f"- Trained with `{manifest.command}`, seed {manifest.seed}.",
+    ]  # fmt: skip
+    if manifest.labels:
+        lines += [f"- Labels, in order: {', '.join(f'`{label.strip()}`' for label in manifest.labels)}."]
+    lines += [f"- Learned from {name}, SHA-256 `{digest}`." for name, digest in sorted(manifest.data_digests.items())]
+    if manifest.evaluation:
+        lines += ["", "| measured on held-out data | |", "| --- | --- |"]
+        lines += [f"| {name} | {figure:.4g} |" for name, figure in sorted(manifest.evaluation.items())]
+    return "\n".join([*lines, *(["", notes.strip()] if notes.strip() else []), ""])

@@ -1,0 +1,228 @@
+"""Roles: LoRA adapters that AIVO trains for a base model, as folders on disk.
+
+A role is what the Main Brain is for: the tutor is merged into the base weights, the grader and the guard run beside it.
+
+```
+{roles folder}/{base model, "/" as "--"}/{role}/adapter_model.safetensors   PEFT's names and layout, bf16
+                                                adapter_config.json         for `PeftModel.from_pretrained`
+                                                manifest.json               see `RoleManifest`
+                                                README.md                   the model card
+```
+
+The weights' digest decides whether a role fits, not the folder's name: a local folder of the same base weights finds
+the same roles. Knows nothing of torch.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from mesh.adapters.inspection import AdapterLimits, inspect
+from mesh.errors import AdapterCorrupt, AdapterIncompatible
+from mesh.lm.role_manifest import Calibration, RoleManifest, RoleName, model_card, peft_config
+from mesh.log import get_logger
+
+__all__ = [
+    "PACKAGED_ROLES",
+    "WEIGHTS_FILE",
+    "Calibration",
+    "RoleManifest",
+    "RoleName",
+    "RoleProblem",
+    "TrainedRole",
+    "find_role",
+    "remove_role",
+    "role_folder",
+    "roles_folders",
+    "write_role",
+]
+
+_log = get_logger(__name__)
+
+# The roles that are committed with the product.
+PACKAGED_ROLES = Path(__file__).parent / "roles_data"
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+_CONFIG_FILE = "adapter_config.json"
+_MANIFEST_FILE = "manifest.json"
+_CARD_FILE = "README.md"
+
+# A rank-64 adapter on every linear module of a 7B model in fp32 has about 640 MB.
+_LIMITS = AdapterLimits(rank=256, size_bytes=1024**3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRole:
+    """A role on disk whose files have been checked.
+
+    Attributes:
+        folder: Holds its files.
+        manifest: What it is and fits.
+    """
+
+    folder: Path
+    manifest: RoleManifest
+
+    @property
+    def identity(self) -> str:
+        """How replies and health name it: `lora:` and the sha256 of its weights."""
+        return f"lora:{self.manifest.sha256}"
+
+    def read_weights(self) -> bytes:
+        """Returns the weights file.
+
+        Raises:
+            AdapterCorrupt: It has changed since it was checked, or is gone.
+        """
+        return _read_weights(self.folder, self.manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleProblem:
+    """A role that is there but can't be used.
+
+    Attributes:
+        role: The role.
+        reason: A sentence for operators: which folder, and what is wrong.
+    """
+
+    role: RoleName
+    reason: str
+
+
+def roles_folders(configured: Path | None) -> tuple[Path, ...]:
+    """Returns the folders to look for roles in, in order: the configured one (`ROLES_DIR`), then the product's own."""
+    return (PACKAGED_ROLES,) if configured is None else (configured, PACKAGED_ROLES)
+
+
+def role_folder(roles_dir: Path, base_model: str, role: RoleName) -> Path:
+    """Returns where a roles folder keeps a role of a base model."""
+    return roles_dir / base_model.replace("/", "--") / role
+
+
+def find_role(
+    roles_dirs: Sequence[Path], *, base_model: str, role: RoleName, base_digest: str
+) -> TrainedRole | RoleProblem | None:
+    """Returns the role that was trained on these weights, why it can't be used, or None if there is none.
+
+    The first of the folders that has the role for this digest or, failing that, for a base model of this name decides.
+    Never raises. Logs a problem.
+
+    Args:
+        roles_dirs: See `roles_folders`.
+        base_model: Name of the base model.
+        role: The role.
+        base_digest: Digest of what the role must have been trained on; see `RoleManifest.base_digest`.
+    """
+    for roles_dir in roles_dirs:
+        found_role = _find_in(roles_dir, base_model=base_model, role=role, base_digest=base_digest)
+        if isinstance(found_role, RoleProblem):
+            _log.warning("role_unusable", role=role, base_model=base_model, reason=found_role.reason)
+        if found_role is not None:
+            return found_role
+    return None
+
+
+def write_role(roles_dir: Path, weights: bytes, manifest: RoleManifest, *, notes: str = "") -> TrainedRole:
+    """Writes a role to where `find_role` looks for it, in place of an earlier one.
+
+    A reader sees the complete role or none.
+
+    Args:
+        roles_dir: The roles folder; created if missing.
+        weights: Content of the weights file.
+        manifest: What the weights are; its `sha256` and `size_bytes` are theirs.
+        notes: Markdown to add to the model card, such as the licences of the data.
+
+    Raises:
+        AdapterCorrupt: The weights are not those that the manifest describes.
+        AdapterIncompatible: The rank or the size is above the limits.
+    """
+    _require_sound(weights, manifest)
+    folder = role_folder(roles_dir, manifest.base_model, manifest.role)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.part-") as workspace:
+        complete_folder = Path(workspace) / "role"
+        complete_folder.mkdir()
+        (complete_folder / WEIGHTS_FILE).write_bytes(weights)
+        (complete_folder / _CONFIG_FILE).write_text(peft_config(manifest))
+        (complete_folder / _MANIFEST_FILE).write_bytes(manifest.to_json() + b"\n")
+        (complete_folder / _CARD_FILE).write_text(model_card(manifest, notes))
+        if folder.exists():
+            # A folder can't be renamed onto one that has files.
+            folder.replace(Path(workspace) / "earlier")
+        complete_folder.replace(folder)
+    return TrainedRole(folder=folder, manifest=manifest)
+
+
+def remove_role(roles_dir: Path, base_model: str, role: RoleName) -> None:
+    """Removes a role if it is there, as after a new tutor, to which the other roles do not belong."""
+    shutil.rmtree(role_folder(roles_dir, base_model, role), ignore_errors=True)
+
+
+def _find_in(roles_dir: Path, *, base_model: str, role: RoleName, base_digest: str) -> TrainedRole | RoleProblem | None:
+    named_folder = role_folder(roles_dir, base_model, role)
+    problem = None
+    for folder in _folders_of(roles_dir, role, first=named_folder):
+        try:
+            manifest = _read_manifest(folder, role)
+            if manifest.base_digest == base_digest:
+                _read_weights(folder, manifest)
+                return TrainedRole(folder=folder, manifest=manifest)
+            fault = f"it was trained on other weights ({manifest.base_digest[:12]}, not {base_digest[:12]})"
+        except (AdapterCorrupt, AdapterIncompatible) as error:
+            fault = str(error)
+            if _claims_digest(folder, base_digest):
+                return RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
+        if folder == named_folder:
+            problem = RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
+    return problem
+
+
+def _folders_of(roles_dir: Path, role: RoleName, *, first: Path) -> Iterator[Path]:
+    """Yields the folders of this role for any base model, beginning with one of them."""
+    if first.is_dir():
+        yield first
+    try:
+        others = sorted(path for path in roles_dir.glob(f"*/{role}") if path != first)
+    except OSError:
+        return
+    yield from others
+
+
+def _read_manifest(folder: Path, role: RoleName) -> RoleManifest:
+    try:
+        manifest = RoleManifest.from_json((folder / _MANIFEST_FILE).read_bytes())
+    except OSError as error:
+        raise AdapterCorrupt(f"its manifest can't be read ({type(error).__name__})") from None
+    if manifest.role != role:
+        raise AdapterCorrupt(f"its manifest describes a {manifest.role}")
+    return manifest
+
+
+def _claims_digest(folder: Path, base_digest: str) -> bool:
+    """Whether a manifest, valid or not, says that the role belongs to these weights."""
+    try:
+        document = json.loads((folder / _MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("base_digest") == base_digest
+
+
+def _read_weights(folder: Path, manifest: RoleManifest) -> bytes:
+    try:
+        weights = (folder / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise AdapterCorrupt(f"its weights can't be read ({type(error).__name__})") from None
+    _require_sound(weights, manifest)
+    return weights
+
+
+def _require_sound(weights: bytes, manifest: RoleManifest) -> None:
+    if len(weights) != manifest.size_bytes or sha256(weights).hexdigest() != manifest.sha256:
+        raise AdapterCorrupt("its weights do not have the sha256 of its manifest")
+    inspect(weights, lora=manifest.lora, limits=_LIMITS)
