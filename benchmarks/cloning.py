@@ -23,6 +23,7 @@ from benchmarks.first_reply import first_reply
 from cloning_server.learning.passes import Passes
 from mesh import log
 from mesh.lm.base import load_base
+from mesh.lm.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 
@@ -32,7 +33,13 @@ def main() -> None:
     # Logs go to standard error; standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
     settings = load_settings(BaseModelSettings)
-    base = load_base(settings.base_model, cache_dir=settings.model_cache_dir, device=args.device, dtype=args.dtype)
+    base = load_base(
+        settings.base_model,
+        cache_dir=settings.model_cache_dir,
+        roles_dirs=roles_folders(settings.roles_dir),
+        device=args.device,
+        dtype=args.dtype,
+    )
     dtype = str(base.dtype).removeprefix("torch.")
     setup = CloningSetup(
         base=base,

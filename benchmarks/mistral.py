@@ -19,7 +19,7 @@ from benchmarks.figures import Figure, Goal
 from benchmarks.published_students import PublishedStudents
 from benchmarks.rig import Rig
 from benchmarks.throughput import cost_of_adapters
-from mesh.lm.weights import fetch
+from mesh.lm.main_brain import fetch_main_brain
 from testing.models.random_adapters import Widths
 
 CLASS = 64
@@ -33,7 +33,7 @@ async def mistral(rig: Rig) -> AsyncIterator[Figure]:
     folder = rig.folder / "mistral"
     weight_bytes = _save_random(rig.files.path, folder, device=rig.options.device)
     limit = _copy_bandwidth(rig.options.device) / weight_bytes
-    files = fetch(str(folder), rig.folder / "digests")
+    files = fetch_main_brain(str(folder), rig.folder / "digests")
     widths = Widths.of(AutoConfig.from_pretrained(folder))
     # The rig's own students have adapters for another base model.
     mistral_rig = replace(rig, files=files, tenant="mistral")

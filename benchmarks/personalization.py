@@ -22,6 +22,7 @@ from benchmarks.students import BenchmarkStudent, common_questions, read_student
 from cloning_server.clone import Baseline
 from mesh import log
 from mesh.lm.base import load_base
+from mesh.lm.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 OWN = "own"
@@ -40,7 +41,13 @@ def main() -> None:
     # Logs go to standard error; standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
     settings = load_settings(BaseModelSettings)
-    base = load_base(settings.base_model, cache_dir=settings.model_cache_dir, device=args.device, dtype=args.dtype)
+    base = load_base(
+        settings.base_model,
+        cache_dir=settings.model_cache_dir,
+        roles_dirs=roles_folders(settings.roles_dir),
+        device=args.device,
+        dtype=args.dtype,
+    )
     trainer = AdapterTrainer(base, folder=args.work, epochs=args.epochs, seed=args.seed)
     students = read_students(args.folder)
     if args.alike:

@@ -16,8 +16,8 @@ from client.brain import BrainClient
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, DtypeName, load_base
-from mesh.lm.weights import BaseModelFiles
+from mesh.lm.base import BaseModel, DtypeName, load_files
+from mesh.lm.main_brain import MainBrainFiles
 from testing.models.random_adapters import Widths
 from testing.parts.part import Part, free_ports
 from testing.parts.stores import S3Endpoint, seaweed
@@ -79,7 +79,7 @@ class Rig:
 
     Attributes:
         options: The options of the run.
-        files: The base model's files.
+        files: The Main Brain's files.
         folder: Folder for data and logs.
         s3: The S3 that stores the adapters.
         blobs: An open connection to its bucket.
@@ -88,7 +88,7 @@ class Rig:
     """
 
     options: Options
-    files: BaseModelFiles
+    files: MainBrainFiles
     folder: Path
     s3: S3Endpoint
     blobs: S3Blobs
@@ -116,12 +116,7 @@ class Rig:
 
     def load_base_model(self) -> BaseModel:
         """Loads the base model into this process, for the baselines."""
-        return load_base(
-            self.files.name,
-            cache_dir=self.files.path.parent,
-            device=self.options.device,
-            dtype=self.options.dtype,
-        )
+        return load_files(self.files, device=self.options.device, dtype=self.options.dtype)
 
     @asynccontextmanager
     async def brain(self, **settings: object) -> AsyncIterator[Brain]:
@@ -172,7 +167,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(folder: Path, files: BaseModelFiles, *, options: Options) -> AsyncIterator[Rig]:
+async def open_rig(folder: Path, files: MainBrainFiles, *, options: Options) -> AsyncIterator[Rig]:
     """Starts an empty store and yields a rig on it."""
     async with AsyncExitStack() as stack:
         (folder / "s3").mkdir()

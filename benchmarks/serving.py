@@ -27,7 +27,8 @@ from benchmarks.rig import Options, Rig, open_rig
 from benchmarks.streams import streams
 from benchmarks.throughput import adapter_cost, single, students
 from mesh import log
-from mesh.lm.weights import fetch
+from mesh.lm.main_brain import fetch_main_brain
+from mesh.lm.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 _ROOT = Path(__file__).parents[1]
@@ -71,7 +72,7 @@ def main() -> None:
 
 async def _measure(names: Sequence[str], options: Options, *, out: Path) -> None:
     settings = load_settings(BaseModelSettings)
-    files = fetch(settings.base_model, settings.model_cache_dir)
+    files = fetch_main_brain(settings.base_model, settings.model_cache_dir, roles_folders(settings.roles_dir))
     # Results say whether vLLM is installed, not where.
     conditions = {"base_model": files.name, **dataclasses.asdict(options), "vllm": options.vllm.exists()}
     with tempfile.TemporaryDirectory(prefix="aivo-benchmark-") as folder:

@@ -21,7 +21,7 @@ class PreviousVersion:
         warm: Whether training continues from it (warm start) rather than from a new adapter.
         to_beat: Whether the new version would replace it and must be better; False for a cohort's adapter.
         identity: The version's identity, for the recipe of a version that continues from it; None if not known.
-        base_digest: sha256 of its base model, lower-case hex; empty if not known.
+        base_digest: Digest of the Main Brain that it belongs to, lower-case hex; empty if not known.
     """
 
     weights: bytes
@@ -116,6 +116,8 @@ class TrainerFacts:
         device: `cuda` or `cpu`; empty if not known.
         gpu_available: Whether the trainer has a usable GPU.
         fallback_for: The configured base model, if the catalogue's fallback is loaded in its place.
+        main_brain: Digest of the Main Brain that it trains on, lower-case hex; empty if not known.
+        problems: Why a role of the Main Brain that is there is not used, one sentence each.
     """
 
     ready: bool
@@ -124,6 +126,8 @@ class TrainerFacts:
     device: str
     gpu_available: bool
     fallback_for: str = ""
+    main_brain: str = ""
+    problems: tuple[str, ...] = ()
 
 
 class Trainer(Protocol):

@@ -181,6 +181,19 @@ class AdapterIncompatible(FailedPrecondition):
         super().__init__(message, {"student_id": student_id, "version": version})
 
 
+class AdapterOutdated(AdapterIncompatible):
+    """The adapter was made on another Main Brain than the one that runs; a new clone replaces it."""
+
+    def __init__(self, *, student_id: str, version: int, base_digest: str) -> None:
+        """Takes whose adapter it is, and the digest of the Main Brain that it was made on."""
+        super().__init__(
+            f"version {version} was made on another Main Brain ({base_digest[:12]}); clone the student again",
+            student_id=student_id,
+            version=version,
+        )
+        self.base_digest = base_digest
+
+
 class NoTrainableExamples(FailedPrecondition):
     """The baseline leaves too few examples to train and to hold out."""
 

@@ -1,9 +1,10 @@
-"""Chooses the adapter that answers a request, or says why the base model answers.
+"""Chooses the adapter that answers a request, or says why the Main Brain answers.
 
-Of the model it knows only the digest of the base model that an adapter must have been trained on.
+Of the Main Brain it knows only the digest, to which an adapter must belong.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,20 +12,26 @@ from typing import Generic, TypeVar
 
 from brain_server.adapters.host_tier import HostAdapter, HostTier
 from brain_server.adapters.pointer_cache import ActivePointers
-from brain_server.engine.contract import AdapterPolicy, Fallback, Generation
+from brain_server.engine.contract import AdapterPolicy, Fallback, Generation, LoadedAdapter
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import (
     AdapterCorrupt,
-    AdapterIncompatible,
+    AdapterOutdated,
     AdapterStoreUnavailable,
     ModelVersionNotFound,
     StudentModelNotFound,
     adapter_errors_name,
 )
+from mesh.log import get_logger
 
 C = TypeVar("C")
+
+# Outdated versions that are remembered, so that their students' requests read nothing. Each takes about 300 bytes.
+_OUTDATED_LIMIT = 10_000
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +40,7 @@ class AdapterChoice(Generic[C]):
 
     Attributes:
         adapter: The student's adapter.
-        fallback: Why the base model answers instead.
+        fallback: Why the Main Brain answers instead.
     """
 
     adapter: HostAdapter[C] | None = None
@@ -46,6 +53,7 @@ class StudentAdapters(Generic[C]):
     Attributes:
         pointers: Each student's active version.
         host: The adapters in memory.
+        main_brain: Digest of the Main Brain, to which adapters must belong.
     """
 
     def __init__(
@@ -62,7 +70,7 @@ class StudentAdapters(Generic[C]):
 
         Args:
             store: Where versions are published.
-            base_digest: Digest of the base model; adapters that were trained on another one are refused.
+            base_digest: Digest of the Main Brain; adapters that were made on another one are outdated.
             pointers: Each student's active version.
             prepare: Converts a checked file to what the engine needs. Raises `AdapterCorrupt` or
                 `AdapterIncompatible`.
@@ -71,18 +79,20 @@ class StudentAdapters(Generic[C]):
         """
         self.pointers = pointers
         self.host = HostTier(self._fetch, limit_bytes=host_bytes, discard=discard)
+        self.main_brain = base_digest
         self._store = store
-        self._base_digest = base_digest
         self._prepare = prepare
+        # Digests of the Main Brains that outdated versions were made on; the least recently used comes first.
+        self._outdated: OrderedDict[LoadedAdapter, str] = OrderedDict()
 
     @asynccontextmanager
     async def choose(self, generation: Generation) -> AsyncIterator[AdapterChoice[C]]:
         """Holds the adapter that answers. A broken adapter is an error under every policy, as it should be noticed.
 
         Raises:
-            StudentModelNotFound, ModelVersionNotFound, AdapterStoreUnavailable: An adapter is required, and there is
-                none or it can't be fetched.
-            AdapterCorrupt, AdapterIncompatible: It fails its checks, or was trained on another base model.
+            StudentModelNotFound, ModelVersionNotFound, AdapterStoreUnavailable, AdapterOutdated: An adapter is
+                required, and there is none, it can't be fetched, or it belongs to another Main Brain.
+            AdapterCorrupt, AdapterIncompatible: It fails its checks.
         """
         async with AsyncExitStack() as stack:
             if generation.policy is AdapterPolicy.BASE_ONLY:
@@ -106,7 +116,8 @@ class StudentAdapters(Generic[C]):
         Raises:
             StudentModelNotFound, ModelVersionNotFound: The student has no model, or not this version.
             AdapterStoreUnavailable: The store does not answer, and the adapter is not in memory.
-            AdapterCorrupt, AdapterIncompatible: It fails its checks, or was trained on another base model.
+            AdapterOutdated: It belongs to another Main Brain.
+            AdapterCorrupt, AdapterIncompatible: It fails its checks.
         """
         async with AsyncExitStack() as stack:
             if version is not None:
@@ -114,6 +125,12 @@ class StudentAdapters(Generic[C]):
                 yield await stack.enter_async_context(self.host.lease(ref))
             else:
                 yield await self._lease_active(stack, student_id)
+
+    def evict(self, student_id: str) -> list[LoadedAdapter]:
+        """Forgets a student; returns the adapters that were in memory."""
+        for identity in [identity for identity in self._outdated if identity.ref.student_id == student_id]:
+            del self._outdated[identity]
+        return self.host.evict(student_id)
 
     async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> AdapterChoice[C]:
         required = generation.policy is AdapterPolicy.REQUIRE or generation.version is not None
@@ -127,11 +144,15 @@ class StudentAdapters(Generic[C]):
             if required:
                 raise
             return AdapterChoice(fallback=Fallback.ADAPTER_STORE_UNAVAILABLE)
+        except AdapterOutdated:
+            if required:
+                raise
+            return AdapterChoice(fallback=Fallback.OUTDATED)
 
     async def _lease_active(self, stack: AsyncExitStack, student_id: str) -> HostAdapter[C]:
         active = await self._active(student_id)
         try:
-            return await stack.enter_async_context(self.host.lease(active.ref, sha256=active.sha256))
+            return await self._lease_if_current(stack, active)
         except (ModelVersionNotFound, AdapterCorrupt):
             # The version that the cached pointer names may have been deleted, or deleted and published again, since.
             fresh = await self.pointers.resolve(student_id, refresh=True)
@@ -139,7 +160,25 @@ class StudentAdapters(Generic[C]):
                 raise
         if fresh is None:
             raise StudentModelNotFound(student_id=student_id)
-        return await stack.enter_async_context(self.host.lease(fresh.ref, sha256=fresh.sha256))
+        return await self._lease_if_current(stack, fresh)
+
+    async def _lease_if_current(self, stack: AsyncExitStack, active: ActiveAdapter) -> HostAdapter[C]:
+        """Holds the active version; remembers it if it is outdated, so that later requests read nothing."""
+        ref, identity = active.ref, LoadedAdapter(ref=active.ref, sha256=active.sha256)
+        if identity in self._outdated:
+            self._outdated.move_to_end(identity)
+            digest = self._outdated[identity]
+            raise AdapterOutdated(student_id=ref.student_id, version=ref.version, base_digest=digest)
+        try:
+            return await stack.enter_async_context(self.host.lease(ref, sha256=active.sha256))
+        except AdapterOutdated as error:
+            # Requests that shared the fetch come here too.
+            if identity not in self._outdated:
+                _log.warning("student_model_outdated", ref=str(ref), base_digest=error.base_digest)
+            self._outdated[identity] = error.base_digest
+            if len(self._outdated) > _OUTDATED_LIMIT:
+                self._outdated.popitem(last=False)
+            raise
 
     async def _active(self, student_id: str) -> ActiveAdapter:
         try:
@@ -154,11 +193,8 @@ class StudentAdapters(Generic[C]):
 
     async def _fetch(self, ref: AdapterRef, sha256: str | None) -> HostAdapter[C]:
         started_at = time.monotonic()
-        stored_adapter = await self._store.fetch(ref, sha256=sha256)
+        stored_adapter = await self._store.fetch(ref, sha256=sha256, base_digest=self.main_brain)
         with adapter_errors_name(ref.student_id, ref.version):
-            digest = stored_adapter.manifest.recipe.base_digest
-            if digest != self._base_digest:
-                raise AdapterIncompatible(f"{ref} was trained on another base model, with the digest {digest}")
             adapter = HostAdapter(manifest=stored_adapter.manifest, content=await self._prepare(stored_adapter))
         self.host.counts.load_seconds += time.monotonic() - started_at
         return adapter

@@ -105,6 +105,7 @@ async def stream_reply(
     yield Reply(
         text="".join(pieces),
         model=summary.model,
+        main_brain=adapters.main_brain,
         adapter=choice.adapter.identity if choice.adapter else None,
         fallback=choice.fallback,
         finish_reason=summary.finish_reason,

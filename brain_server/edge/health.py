@@ -32,7 +32,7 @@ class BrainHealthReport:
     def reason(self) -> str:
         """What is missing; empty if nothing is."""
         parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
-        return "; ".join([*filter(None, [self.engine.reason]), *parts])
+        return "; ".join([*filter(None, [self.engine.reason]), *_problems(self.engine), *parts])
 
 
 class BrainHealthCheck:
@@ -70,4 +70,10 @@ class BrainHealthCheck:
             return "loading"
         if not facts.ready:
             return "unhealthy"
-        return "degraded" if facts.reason or facts.fallback_for or not store.available else "healthy"
+        is_degraded = facts.reason or facts.fallback_for or _problems(facts) or not store.available
+        return "degraded" if is_degraded else "healthy"
+
+
+def _problems(facts: EngineFacts) -> tuple[str, ...]:
+    """Returns why roles of the Main Brain are not used although they are there."""
+    return facts.main_brain.problems if facts.main_brain else ()

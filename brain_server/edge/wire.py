@@ -22,6 +22,7 @@ from brain_server.engine.contract import (
     FinishReason,
     Generation,
     LoadedAdapter,
+    MainBrainFacts,
     Reply,
     Sampling,
 )
@@ -150,10 +151,15 @@ def health_from(report: BrainHealthReport) -> pb.GetHealthResponse:
         quantization=facts.quantization,
         dtype=facts.dtype,
         fallback_for=facts.fallback_for,
+        main_brain=None if facts.main_brain is None else _main_brain_from(facts.main_brain),
         dependencies=[
             pb.Dependency(name=part.name, available=part.available, reason=part.reason) for part in report.dependencies
         ],
     )
+
+
+def _main_brain_from(facts: MainBrainFacts) -> pb.MainBrain:
+    return pb.MainBrain(digest=facts.digest, tutor=facts.tutor, grader=facts.grader, problems=facts.problems)
 
 
 def _profile_from(context: pb.StudentContext) -> StudentProfile:
@@ -170,6 +176,7 @@ def _reply_as(kind: type[ReplyMessage], reply: Reply) -> ReplyMessage:
     return kind(
         response=reply.text,
         model=reply.model,
+        main_brain=reply.main_brain,
         tokens_used=reply.prompt_tokens + reply.completion_tokens,
         timestamp=_now(),
         adapter=None if reply.adapter is None else adapter_from(reply.adapter),

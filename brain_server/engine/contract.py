@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
+from mesh.lm.main_brain import MainBrainFiles
 
 
 class AdapterPolicy(Enum):
@@ -103,10 +104,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A whole reply and how it came to be; exactly one of `adapter` and `fallback` is set."""
+    """A whole reply and how it came to be; exactly one of `adapter` and `fallback` is set.
+
+    `main_brain` is the digest of the Main Brain that replied.
+    """
 
     text: str
     model: str
+    main_brain: str
     adapter: LoadedAdapter | None
     fallback: Fallback | None
     finish_reason: FinishReason
@@ -144,6 +149,33 @@ class Residency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MainBrainFacts:
+    """The Main Brain that answers, for health checks.
+
+    Attributes:
+        digest: Its identity, 64 hex digits; students' adapters belong to it.
+        tutor: `lora:` and the sha256 of the tutor's weights; `none` if nothing is merged into the base model.
+        grader: `lora:` and the sha256 of the grader's weights; `zero-shot` if the Main Brain itself grades.
+        problems: Why a role that is there is not used, one sentence each.
+    """
+
+    digest: str
+    tutor: str
+    grader: str
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, files: MainBrainFiles) -> "MainBrainFacts":
+        """Reads what is on disk."""
+        return cls(
+            digest=files.digest,
+            tutor=files.tutor.identity if files.tutor else "none",
+            grader=files.grader.identity if files.grader else "zero-shot",
+            problems=files.problems,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
     """The state of an engine, for health checks.
 
@@ -157,6 +189,7 @@ class EngineFacts:
         quantization: `none`, `4bit` or `8bit`.
         dtype: Such as `bfloat16`; empty until the model is loaded.
         fallback_for: The configured base model, if the catalogue's fallback answers in its place; else empty.
+        main_brain: The Main Brain that answers; None until its files are there.
     """
 
     ready: bool
@@ -168,6 +201,7 @@ class EngineFacts:
     quantization: str
     dtype: str
     fallback_for: str
+    main_brain: MainBrainFacts | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from brain_server.engine.contract import (
     EngineFacts,
     Generation,
     LoadedAdapter,
+    MainBrainFacts,
     Reply,
     Residency,
     TierCounts,
@@ -115,6 +116,7 @@ class TorchEngine:
             quantization=settings.quantization,
             dtype=str(base.dtype).removeprefix("torch.") if base else "",
             fallback_for=(base.fallback_from or "") if base else "",
+            main_brain=MainBrainFacts.of(base.main_brain) if base else None,
         )
 
     @property
@@ -181,7 +183,7 @@ class TorchEngine:
         """See `Engine.evict`."""
         loaded = self._require_loaded()
         self.pointers.forget(student_id)
-        in_host = loaded.adapters.host.evict(student_id)
+        in_host = loaded.adapters.evict(student_id)
         in_slots = loaded.batch.evict(student_id)
         return list(dict.fromkeys([*in_host, *in_slots]))
 

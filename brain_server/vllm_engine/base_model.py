@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from brain_server.vllm_engine.adapter_folders import weight_shapes
 from mesh.errors import BaseModelUnavailable, InvalidField, Violation
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.weights import BaseModelFiles, fetch
+from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
+from mesh.lm.roles import roles_folders
 from mesh.settings import BaseModelSettings
 
 
@@ -23,14 +24,14 @@ class VllmModel:
     """A base model that vLLM has loaded, without its weights.
 
     Attributes:
-        files: Its files on this machine; adapters must have been trained on a base model of the same digest.
+        files: The Main Brain's files on this machine, which vLLM serves; adapters must belong to the same digest.
         tokenizer: Its tokenizer.
         stop_tokens: Tokens that end a reply, beside those that vLLM knows: the end of the tutor's turn, and the
             beginning of another.
         shapes: Shapes of its matrices [out, in], by name.
     """
 
-    files: BaseModelFiles
+    files: MainBrainFiles
     tokenizer: PreTrainedTokenizerBase
     stop_tokens: tuple[int, ...]
     shapes: Mapping[str, tuple[int, int]]
@@ -42,7 +43,7 @@ class VllmModel:
         Raises:
             BaseModelUnavailable: If the files can't be downloaded or read.
         """
-        files = fetch(settings.base_model, settings.model_cache_dir)
+        files = fetch_main_brain(settings.base_model, settings.model_cache_dir, roles_folders(settings.roles_dir))
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path, local_files_only=True)
             stop_tokens = _stop_tokens(files, tokenizer)
@@ -117,7 +118,7 @@ class Branches:
         return {label: weight / total for label, weight in weights.items()}
 
 
-def _stop_tokens(files: BaseModelFiles, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _stop_tokens(files: MainBrainFiles, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     config = AutoConfig.from_pretrained(files.path, local_files_only=True)
     settings = [config.eos_token_id, tokenizer.bos_token_id]
     if (files.path / "generation_config.json").is_file():

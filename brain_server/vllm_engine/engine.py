@@ -22,6 +22,7 @@ from brain_server.engine.contract import (
     EngineFacts,
     Generation,
     LoadedAdapter,
+    MainBrainFacts,
     Reply,
     Residency,
     Tier,
@@ -100,6 +101,7 @@ class VllmEngine:
             quantization=settings.quantization,
             dtype=settings.dtype if ready else "",
             fallback_for="",
+            main_brain=MainBrainFacts.of(self._parts.model.files) if self._parts else None,
         )
 
     @property
@@ -165,7 +167,7 @@ class VllmEngine:
         """See `Engine.evict`. Returns once vLLM has unloaded the adapters that nobody used."""
         parts, _ = self._require_ready()
         self.pointers.forget(student_id)
-        evicted_adapters = parts.adapters.host.evict(student_id)
+        evicted_adapters = parts.adapters.evict(student_id)
         await parts.folders.settle()
         return evicted_adapters
 

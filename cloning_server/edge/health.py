@@ -32,7 +32,7 @@ class CloningHealthReport:
         """What is missing; empty if nothing is."""
         fallback = f"{self.trainer.model} trains in place of {self.trainer.fallback_for}"
         parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
-        return "; ".join([*([fallback] if self.trainer.fallback_for else []), *parts])
+        return "; ".join([*([fallback] if self.trainer.fallback_for else []), *self.trainer.problems, *parts])
 
 
 class CloningHealthCheck:
@@ -95,4 +95,4 @@ class CloningHealthCheck:
         # A trainer knows its device once it has loaded, or tried to.
         if missing == {TRAINER} and not facts.device:
             return "loading"
-        return "degraded" if missing or facts.fallback_for else "healthy"
+        return "degraded" if missing or facts.fallback_for or facts.problems else "healthy"

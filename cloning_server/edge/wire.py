@@ -154,6 +154,7 @@ def health_from(report: CloningHealthReport) -> pb.GetHealthResponse:
         dependencies=[
             pb.Dependency(name=part.name, available=part.available, reason=part.reason) for part in report.dependencies
         ],
+        main_brain=report.trainer.main_brain,
     )
 
 

@@ -27,6 +27,7 @@ from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, Trai
 from mesh import log
 from mesh.errors import AivoError
 from mesh.lm.base import BaseModel, load_base
+from mesh.lm.roles import roles_folders
 
 _log = log.get_logger(__name__)
 
@@ -94,6 +95,7 @@ class TrainingActor:
         base = load_base(
             self._settings.base_model,
             cache_dir=self._settings.model_cache_dir,
+            roles_dirs=roles_folders(self._settings.roles_dir),
             device=self._settings.device,
             dtype=self._settings.dtype,
             quantization=self._settings.quantization,
@@ -110,6 +112,8 @@ def _facts_of(base: BaseModel, *, configured: str) -> TrainerFacts:
         device=base.device.type,
         gpu_available=torch.cuda.is_available(),
         fallback_for=configured if base.fallback_from else "",
+        main_brain=base.digest,
+        problems=base.main_brain.problems,
     )
 
 

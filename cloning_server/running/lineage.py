@@ -1,8 +1,8 @@
 """Which version a clone trains on from, and which it has to beat.
 
 The version that the request names comes first, then the student's active version, then the cohort's. Only the version
-that the request names must exist and fit. Any other that does not fit is left out, because a clone can always train a
-fresh adapter.
+that the request names must exist and fit. Any other that does not fit, or was made on another Main Brain, is left out,
+because a clone can always train a fresh adapter.
 
 A cohort is the students of one grade, disability and learning style. Its adapter is an ordinary published version, made
 by an ordinary clone, under an id that is reserved for the cohort (ADR 12).
@@ -31,7 +31,7 @@ class Lineage:
 
     Args:
         adapters: Holds the versions.
-        trainer: Its base model is the one that versions have to fit.
+        trainer: Its Main Brain is the one that versions have to belong to.
         cohort_prefix: How the ids of cohorts begin; empty if there are no cohorts.
     """
 
@@ -73,12 +73,11 @@ class Lineage:
             return None
 
     async def _fetch(self, student_id: str, version: int, *, sha256: str | None = None) -> PreviousVersion:
-        stored = await self._adapters.fetch(self._adapters.ref(student_id, version), sha256=sha256)
+        ref = self._adapters.ref(student_id, version)
+        # Not known while no trainer is ready; the trainer refuses what does not belong to it then.
+        base_digest = self._trainer.facts.main_brain or None
+        stored = await self._adapters.fetch(ref, sha256=sha256, base_digest=base_digest)
         recipe = stored.manifest.recipe
-        facts = self._trainer.facts
-        if facts.ready and recipe.base_model != facts.model:
-            message = f"version {version} belongs to another base model; train on from a version of this one"
-            raise AdapterIncompatible(message, student_id=student_id, version=version)
         return PreviousVersion(
             weights=stored.weights,
             scaling=recipe.scaling,

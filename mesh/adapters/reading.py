@@ -8,7 +8,7 @@ from mesh.adapters.documents import Documents, versions_in
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.ref import AdapterRef
-from mesh.errors import AdapterCorrupt, AdapterIncompatible, ModelVersionNotFound
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, AdapterOutdated, ModelVersionNotFound
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -43,11 +43,14 @@ class Reading:
         self._blobs = documents.blobs
         self._limits = limits
 
-    async def fetch(self, ref: AdapterRef, *, sha256: str | None) -> StoredAdapter:
+    async def fetch(self, ref: AdapterRef, *, sha256: str | None, base_digest: str | None) -> StoredAdapter:
         """See `AdapterStore.fetch`."""
         manifest = await self._documents.read_manifest(ref)
         if sha256 not in (None, manifest.sha256):
             raise AdapterCorrupt(f"the manifest of {ref} has another sha256 than the pointer")
+        if base_digest not in (None, manifest.recipe.base_digest):
+            digest = manifest.recipe.base_digest
+            raise AdapterOutdated(student_id=ref.student_id, version=ref.version, base_digest=digest)
         if manifest.size_bytes > self._limits.size_bytes:
             raise AdapterIncompatible(
                 f"{ref} has {manifest.size_bytes} bytes, above the limit of {self._limits.size_bytes}"

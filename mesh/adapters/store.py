@@ -151,20 +151,24 @@ class AdapterStore:
         with adapter_errors_name(student_id):
             return (await self._documents.read_pointer(student_id)).active
 
-    async def fetch(self, ref: AdapterRef, *, sha256: str | None = None) -> StoredAdapter:
+    async def fetch(
+        self, ref: AdapterRef, *, sha256: str | None = None, base_digest: str | None = None
+    ) -> StoredAdapter:
         """Reads a version and validates it: manifest, size, sha256, then every tensor.
 
         Args:
             ref: The version.
             sha256: Expected identity of the weights; a version with another one is refused before its weights are read.
+            base_digest: Digest of the Main Brain that it must belong to, or it is refused before its weights are read.
 
         Raises:
             ModelVersionNotFound: The student has no such version.
+            AdapterOutdated: It belongs to another Main Brain.
             AdapterCorrupt: The stored bytes are not what was published.
             AdapterIncompatible: The version is above this store's limits.
         """
         with adapter_errors_name(ref.student_id, ref.version):
-            return await self._reading.fetch(ref, sha256=sha256)
+            return await self._reading.fetch(ref, sha256=sha256, base_digest=base_digest)
 
     async def read_manifest(self, student_id: str, version: int) -> Manifest:
         """Returns the manifest of one published version.

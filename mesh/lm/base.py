@@ -1,7 +1,7 @@
-"""A base model in memory: loaded and frozen, in the precision that this machine computes fastest."""
+"""A Main Brain in memory: loaded and frozen, in the precision that this machine computes fastest."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from mesh.errors import BaseModelOutOfMemory, BaseModelUnavailable
 from mesh.lm.catalogue import find_entry
-from mesh.lm.weights import BaseModelFiles, fetch
+from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
+from mesh.lm.roles import PACKAGED_ROLES
 
 Quantization = Literal["none", "4bit", "8bit"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
@@ -32,13 +33,13 @@ _CPU_MEMORY_SIGNS = ("can't allocate memory", "not enough memory", "Cannot alloc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModel:
-    """A base model that is ready to run: in eval mode, and no parameter requires a gradient.
+    """A base model with its tutor, ready to run: in eval mode, and no parameter requires a gradient.
 
     Attributes:
         model: The transformers model.
         tokenizer: Its tokenizer, with a chat template.
         name: The name it was loaded by; the fallback's name if the fallback was loaded.
-        digest: sha256 over its weight files, 64 hex digits.
+        main_brain: Its files and roles.
         device: The device that holds it.
         dtype: The precision that it computes in.
         quantization: The format of its linear weights.
@@ -49,28 +50,35 @@ class BaseModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-    digest: str
+    main_brain: MainBrainFiles
     device: torch.device
     dtype: torch.dtype
     quantization: Quantization
     fallback_from: str | None = None
     fallback_reason: str | None = None
 
+    @property
+    def digest(self) -> str:
+        """Identity of the Main Brain, 64 hex digits; see `MainBrainFiles.digest`."""
+        return self.main_brain.digest
+
 
 def load_base(
     name: str,
     *,
     cache_dir: Path,
+    roles_dirs: Sequence[Path] = (PACKAGED_ROLES,),
     device: str = "auto",
     dtype: DtypeName = "auto",
     quantization: Quantization = "none",
     allow_fallback: bool = False,
 ) -> BaseModel:
-    """Loads a base model; fetches it first if it is missing.
+    """Loads a base model with its tutor; fetches and merges first what is missing.
 
     Args:
         name: A name of the catalogue, a local folder, or a repository of the Hugging Face hub.
-        cache_dir: See `mesh.lm.weights.fetch`.
+        cache_dir: See `mesh.lm.main_brain.fetch_main_brain`.
+        roles_dirs: Where to look for roles; none give the plain base model, on which a tutor is trained.
         device: `auto` (cuda if there is one, else cpu), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`: bf16 where the device computes it natively, else fp16 on cuda and fp32 on cpu.
         quantization: `4bit` is NF4 with double quantisation (Dettmers et al., "QLoRA", 2023), `8bit` is LLM.int8()
@@ -81,12 +89,11 @@ def load_base(
         BaseModelOutOfMemory: If it does not fit the device.
         BaseModelUnavailable: If it can't be fetched or read.
     """
-    target = torch.device(pick_device() if device == "auto" else device)
-    precision = pick_dtype(target) if dtype == "auto" else _DTYPES[dtype]
     requested_name, reason = name, None
     while True:
         try:
-            base = _load(fetch(name, cache_dir), target, dtype=precision, quantization=quantization)
+            files = fetch_main_brain(name, cache_dir, roles_dirs)
+            base = load_files(files, device=device, dtype=dtype, quantization=quantization)
         except BaseModelUnavailable as error:
             fallback_name = find_entry(name).fallback
             if not allow_fallback or fallback_name is None:
@@ -95,6 +102,35 @@ def load_base(
             name, reason = fallback_name, reason or str(error)
         else:
             return base if reason is None else replace(base, fallback_from=requested_name, fallback_reason=reason)
+
+
+def load_files(
+    files: MainBrainFiles, *, device: str = "auto", dtype: DtypeName = "auto", quantization: Quantization = "none"
+) -> BaseModel:
+    """Loads a Main Brain from its files; arguments and errors are those of `load_base`."""
+    target = torch.device(pick_device() if device == "auto" else device)
+    precision = pick_dtype(target) if dtype == "auto" else _DTYPES[dtype]
+    tokenizer = _read_tokenizer(files)
+    with _typed_faults(files.name), _no_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            files.path,
+            dtype=precision,
+            device_map={"": target},
+            quantization_config=_quantization_config(quantization, precision),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    model.eval().requires_grad_(requires_grad=False)
+    return BaseModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=files.name,
+        main_brain=files,
+        device=target,
+        dtype=precision,
+        quantization=quantization,
+    )
 
 
 def pick_device() -> str:
@@ -112,31 +148,7 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _load(files: BaseModelFiles, device: torch.device, *, dtype: torch.dtype, quantization: Quantization) -> BaseModel:
-    tokenizer = _read_tokenizer(files)
-    with _typed_faults(files.name), _no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(
-            files.path,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=_quantization_config(quantization, dtype),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    model.eval().requires_grad_(requires_grad=False)
-    return BaseModel(
-        model=model,
-        tokenizer=tokenizer,
-        name=files.name,
-        digest=files.digest,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-    )
-
-
-def _read_tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
+def _read_tokenizer(files: MainBrainFiles) -> PreTrainedTokenizerBase:
     with _typed_faults(files.name):
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True)
     if not tokenizer.chat_template:

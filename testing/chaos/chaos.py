@@ -22,8 +22,8 @@ from transformers import AutoTokenizer
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.lm.base_files import fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.weights import fetch
 from mesh.rpc.errors import error_from
 from testing.chaos.crowd import Crowd
 from testing.chaos.faults import Faults, Parts

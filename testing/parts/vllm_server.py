@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from mesh.lm.weights import BaseModelFiles
+from mesh.lm.main_brain import MainBrainFiles
 from testing.parts.part import Part, free_ports
 from testing.waiting import until
 
@@ -77,7 +77,7 @@ class VllmServer:
 
 
 @asynccontextmanager
-async def vllm(folder: Path, files: BaseModelFiles) -> AsyncIterator[VllmServer]:
+async def vllm(folder: Path, files: MainBrainFiles) -> AsyncIterator[VllmServer]:
     """Runs vLLM in fp32 with the base model and slots for two adapters."""
     (port,) = free_ports(1)
     flags = {

@@ -12,6 +12,7 @@ from brain_server.engine.contract import (
     FinishReason,
     Generation,
     LoadedAdapter,
+    MainBrainFacts,
     Reply,
     Residency,
     Tier,
@@ -23,6 +24,7 @@ from mesh.lm.chat import Prompt
 
 PIECES = ("Plants ", "make ", "food.")
 SHA256 = "ab" * 32
+MAIN_BRAIN = "cd" * 32
 FACTS = EngineFacts(
     ready=True,
     loading=False,
@@ -33,6 +35,7 @@ FACTS = EngineFacts(
     quantization="none",
     dtype="float32",
     fallback_for="",
+    main_brain=MainBrainFacts(digest=MAIN_BRAIN, tutor="none", grader="zero-shot"),
 )
 TIMING = Timing(queue_ms=1.0, adapter_load_ms=2.0, first_token_ms=3.0, total_ms=4.0)
 
@@ -111,7 +114,7 @@ class ScriptedEngine:
 
     def not_ready(self, *, loading: bool, reason: str) -> None:
         """Has no model from now on."""
-        self.facts = replace(FACTS, ready=False, loading=loading, reason=reason, dtype="")
+        self.facts = replace(FACTS, ready=False, loading=loading, reason=reason, dtype="", main_brain=None)
 
 
 def _adapter(student_id: str, version: int) -> LoadedAdapter:
@@ -123,6 +126,7 @@ def _reply(text: str, generation: Generation) -> Reply:
     return Reply(
         text=text,
         model="scripted",
+        main_brain=MAIN_BRAIN,
         adapter=_adapter(student_id, generation.version or 1) if student_id else None,
         fallback=None if student_id else Fallback.NO_STUDENT,
         finish_reason=FinishReason.STOP,

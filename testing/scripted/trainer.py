@@ -18,7 +18,14 @@ STATES = (
     CloneState.OPTIMIZING,
 )
 STEPS = 8
-FACTS = TrainerFacts(ready=True, reason="", model="SmolLM2-135M-Instruct", device="cpu", gpu_available=False)
+FACTS = TrainerFacts(
+    ready=True,
+    reason="",
+    model="SmolLM2-135M-Instruct",
+    device="cpu",
+    gpu_available=False,
+    main_brain="0" * 64,
+)
 
 
 class Gate:

@@ -14,19 +14,19 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.weights import BaseModelFiles, fetch
+from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until_loaded
 
 
 @pytest.fixture(scope="package")
-def files() -> BaseModelFiles:
-    return fetch(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
+def files() -> MainBrainFiles:
+    return fetch_main_brain(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
 
 
 @pytest.fixture(scope="package")
-def tokenizer(files: BaseModelFiles) -> PreTrainedTokenizerBase:
+def tokenizer(files: MainBrainFiles) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path)
     return tokenizer
 
@@ -38,13 +38,13 @@ def small_llama(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="package")
-def reference(files: BaseModelFiles) -> BaseModel:
+def reference(files: MainBrainFiles) -> BaseModel:
     """A second copy of the base model for plain transformers and PEFT, to compare with."""
     return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="package")
-def engine_settings(files: BaseModelFiles) -> EngineSettings:
+def engine_settings(files: MainBrainFiles) -> EngineSettings:
     """fp32, for exact comparisons; a small batch and a short queue, so that they can be filled."""
     return EngineSettings(
         model_cache_dir=files.path.parent,

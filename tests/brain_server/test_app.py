@@ -26,7 +26,7 @@ from brain_server.settings import BrainSettings
 from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.weights import BaseModelFiles
+from mesh.lm.main_brain import MainBrainFiles
 from mesh.settings import InvalidSettings, load_settings
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
@@ -75,7 +75,7 @@ async def read_until(process: Process, event: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def running_brain(*, bucket: str, files: BaseModelFiles, **env: str) -> AsyncIterator[Brain]:
+async def running_brain(*, bucket: str, files: MainBrainFiles, **env: str) -> AsyncIterator[Brain]:
     """Runs a brain on free ports, and kills it if it still runs on exit."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "brain_server"),
@@ -112,7 +112,7 @@ async def wait_serving(brain: Brain) -> None:
 
 
 @pytest.fixture(scope="module")
-async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: BaseModelFiles) -> AsyncIterator[Brain]:
+async def brain(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: MainBrainFiles) -> AsyncIterator[Brain]:
     """A brain whose cached pointers expire after an hour, so that it sees a new version only by a notice."""
     env = {"S3_ENDPOINT_URL": s3_endpoint.url, "REDIS_URL": redis_endpoint.url, "ADAPTER_POINTER_TTL_SECONDS": "3600"}
     async with running_brain(bucket=BUCKET, files=files, **env) as process:
@@ -177,7 +177,7 @@ async def test_a_student_without_a_model_is_answered_by_the_base_model_and_told_
 
 
 async def test_a_new_version_answers_as_soon_as_it_is_announced(
-    brain: Brain, s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: BaseModelFiles
+    brain: Brain, s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint, files: MainBrainFiles
 ) -> None:
     async def version_of_reply() -> int:
         context = pb.StudentContext(student_id="grace")
@@ -221,7 +221,7 @@ async def test_the_metrics_show_the_engine_and_the_calls(brain: Brain) -> None:
 
 
 async def test_a_store_that_is_down_is_reported_and_does_not_stop_the_server(
-    files: BaseModelFiles, unused_tcp_port: int
+    files: MainBrainFiles, unused_tcp_port: int
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     async with running_brain(bucket="none", files=files, S3_ENDPOINT_URL=url, BASE_MODEL="/nowhere") as brain:

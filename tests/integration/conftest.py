@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mesh.lm.base_files import fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.weights import fetch
 from mesh.settings import BaseModelSettings, load_settings
 from testing.parts.stack import Stack, stack
 from testing.parts.stores import RedisEndpoint, S3Endpoint

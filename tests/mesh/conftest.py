@@ -7,8 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from mesh.lm.base import BaseModel, load_base
+from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.weights import BaseModelFiles, fetch
 
 
 @pytest.fixture(scope="package")

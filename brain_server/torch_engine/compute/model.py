@@ -24,6 +24,7 @@ from mesh.errors import InvalidField, Violation
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec
+from mesh.lm.roles import roles_folders
 
 
 class TorchModel:
@@ -209,6 +210,7 @@ def load_model(settings: EngineSettings) -> TorchModel:
     base = load_base(
         settings.base_model,
         cache_dir=settings.model_cache_dir,
+        roles_dirs=roles_folders(settings.roles_dir),
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,

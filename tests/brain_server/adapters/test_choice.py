@@ -5,13 +5,16 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from brain_server.adapters.choice import AdapterChoice, StudentAdapters
 from brain_server.adapters.pointer_cache import ActivePointers
 from brain_server.engine.contract import AdapterPolicy, Fallback, Generation
+from mesh.adapters.blobs import Blob
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, StoredAdapter
@@ -34,6 +37,16 @@ DIGEST = "d" * 64
 WEIGHTS = random_weights(1, rank=1)
 PROMPT = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Why?"),))
 HOUR_SECONDS = 3600.0
+
+
+class CountingS3(S3Blobs):
+    """Notes which keys are read."""
+
+    keys_read: ClassVar[list[str]] = []
+
+    async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
+        self.keys_read.append(key)
+        return await super().read(key, limit_bytes=limit_bytes)
 
 
 def _blobs(endpoint: S3Endpoint, bucket: str) -> S3Blobs:
@@ -146,13 +159,57 @@ async def test_a_student_deleted_and_cloned_again_gets_the_new_bytes_under_the_o
     assert choice.adapter.identity.sha256 == republished.sha256
 
 
-@pytest.mark.parametrize("policy", [AdapterPolicy.PREFER, AdapterPolicy.REQUIRE])
-async def test_an_adapter_of_another_base_model_is_an_error_under_every_policy(
-    store: AdapterStore, student: str, policy: AdapterPolicy
+async def test_the_main_brain_answers_for_a_model_of_another_one_and_says_so(store: AdapterStore, student: str) -> None:
+    await publish_random(store, student, digest="e" * 64)
+    choice = await choose(adapters_of(store), request_of(student))
+    assert (choice.adapter, choice.fallback) == (None, Fallback.OUTDATED)
+
+
+async def test_an_outdated_model_that_is_required_is_an_error_that_says_what_to_do(
+    store: AdapterStore, student: str
 ) -> None:
     await publish_random(store, student, digest="e" * 64)
+    adapters = adapters_of(store)
+    for request in (request_of(student, policy=AdapterPolicy.REQUIRE), request_of(student, version=1)):
+        with pytest.raises(AdapterIncompatible, match="clone the student again") as caught:
+            await choose(adapters, request)
+        assert caught.value.facts == {"student_id": student, "version": 1}
     with pytest.raises(AdapterIncompatible):
-        await choose(adapters_of(store), request_of(student, policy=policy))
+        async with adapters.lease(student):
+            pass
+
+
+async def test_an_outdated_model_is_read_once_and_logged_once(
+    s3_endpoint: S3Endpoint, bucket: str, student: str
+) -> None:
+    async with CountingS3(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs:
+        store = AdapterStore(blobs)
+        await publish_random(store, student, digest="e" * 64)
+        adapters = adapters_of(store, ttl=HOUR_SECONDS)
+        blobs.keys_read.clear()
+        with capture_logs() as logs:
+            choices = await asyncio.gather(*(choose(adapters, request_of(student)) for _ in range(5)))
+            choices.append(await choose(adapters, request_of(student)))
+            with pytest.raises(AdapterIncompatible):
+                await choose(adapters, request_of(student, policy=AdapterPolicy.REQUIRE))
+        # Its weights never, and the pointer by each that came while it was not known.
+        assert [key for key in blobs.keys_read if "active.json" not in key] == [store.ref(student, 1).manifest_key]
+    assert {choice.fallback for choice in choices} == {Fallback.OUTDATED}
+    assert [event["event"] for event in logs] == ["student_model_outdated"]
+
+
+async def test_a_new_clone_ends_being_outdated(store: AdapterStore, student: str) -> None:
+    adapters = adapters_of(store)
+    await publish_random(store, student, digest="e" * 64)
+    assert (await choose(adapters, request_of(student))).fallback is Fallback.OUTDATED
+    manifest = await publish_random(store, student, seed=2)
+    choice = await choose(adapters, request_of(student))
+    assert choice.adapter is not None
+    assert choice.adapter.identity.ref == manifest.ref
+    await store.activate(student, 1)
+    assert (await choose(adapters, request_of(student))).fallback is Fallback.OUTDATED
+    adapters.evict(student)
+    assert (await choose(adapters, request_of(student))).fallback is Fallback.OUTDATED
 
 
 @pytest.mark.parametrize("policy", [AdapterPolicy.PREFER, AdapterPolicy.REQUIRE])

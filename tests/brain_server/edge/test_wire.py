@@ -222,6 +222,7 @@ def test_a_reply_says_the_same_in_both_forms(fallback: Fallback | None, finish_r
     reply = Reply(
         text="Because air scatters blue light.",
         model="SmolLM2-135M-Instruct",
+        main_brain="cd" * 32,
         adapter=None if fallback else adapter,
         fallback=fallback,
         finish_reason=finish_reason,
@@ -234,6 +235,7 @@ def test_a_reply_says_the_same_in_both_forms(fallback: Fallback | None, finish_r
     streamed = MessageToDict(wire.finished_from(4, reply).finished)
 
     assert unary["tokensUsed"] == 156
+    assert unary["mainBrain"] == "cd" * 32
     assert ("adapter" in unary) is not ("fallback" in unary)
     assert unary.get("fallback") == (f"FALLBACK_REASON_{fallback.name}" if fallback else None)
     assert unary["finishReason"] == f"FINISH_REASON_{finish_reason.name}"

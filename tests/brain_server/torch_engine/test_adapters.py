@@ -33,14 +33,13 @@ async def error_by_student(
     blobs: S3Blobs, adapter_store: AdapterStore, reference: BaseModel, student_id: str
 ) -> dict[str, type[AivoError]]:
     """Students whose adapters are broken, each in another way, with the error that using them raises."""
-    nan, foreign, huge, wide = (f"{student_id}-{kind}" for kind in ("nan", "foreign", "huge", "wide"))
+    nan, huge, wide = (f"{student_id}-{kind}" for kind in ("nan", "huge", "wide"))
     recipe_for_base = partial(recipe, base_digest=reference.digest)
     await publish_unchecked(blobs, nan, with_nan(random_weights(6)), recipe=recipe_for_base())
-    await publish(adapter_store, foreign, random_weights(6), recipe=recipe(base_digest="0" * 64))
     # Every number is finite, but what the model computes with them is not.
     await publish(adapter_store, huge, random_weights(6, strength=3e37), recipe=recipe_for_base())
     await publish(adapter_store, wide, random_weights(6, rank=32), recipe=recipe_for_base(rank=32))
-    return {nan: AdapterCorrupt, foreign: AdapterIncompatible, huge: AdapterCorrupt, wide: AdapterIncompatible}
+    return {nan: AdapterCorrupt, huge: AdapterCorrupt, wide: AdapterIncompatible}
 
 
 async def test_a_broken_adapter_fails_its_own_request_and_nothing_else(
@@ -54,6 +53,20 @@ async def test_a_broken_adapter_fails_its_own_request_and_nothing_else(
             await torch_engine.warm(student)
         assert (await complete(torch_engine, greedy("ada", max_tokens=4))).text == good_reply.text
     assert (await complete(torch_engine, greedy(max_tokens=4))).fallback is Fallback.NO_STUDENT
+
+
+async def test_an_outdated_adapter_falls_back_and_can_not_be_warmed(
+    torch_engine: TorchEngine, adapter_store: AdapterStore, student_id: str
+) -> None:
+    await publish(adapter_store, student_id, random_weights(6), recipe=recipe(base_digest="0" * 64))
+    reply = await complete(torch_engine, greedy(student_id, max_tokens=4))
+    base_reply = await complete(torch_engine, greedy(max_tokens=4))
+    assert (reply.adapter, reply.fallback, reply.text) == (None, Fallback.OUTDATED, base_reply.text)
+    facts = torch_engine.facts.main_brain
+    assert facts is not None
+    assert reply.main_brain == base_reply.main_brain == facts.digest
+    with pytest.raises(AdapterIncompatible):
+        await torch_engine.warm(student_id)
 
 
 async def test_a_warm_adapter_is_in_the_slot_until_it_is_evicted(

@@ -13,7 +13,7 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.weights import BaseModelFiles, fetch
+from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights
 from testing.parts.stores import S3Endpoint
@@ -23,12 +23,12 @@ from tests.brain_server.vllm_engine.requests import BUCKET, recipe_of
 
 
 @pytest.fixture(scope="package")
-def files() -> BaseModelFiles:
-    return fetch(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
+def files() -> MainBrainFiles:
+    return fetch_main_brain(DEFAULT_BASE_MODEL, Path(os.environ.get("MODEL_CACHE_DIR", ".aivo/models")))
 
 
 @pytest.fixture(scope="package")
-async def server(tmp_path_factory: pytest.TempPathFactory, files: BaseModelFiles) -> AsyncIterator[VllmServer]:
+async def server(tmp_path_factory: pytest.TempPathFactory, files: MainBrainFiles) -> AsyncIterator[VllmServer]:
     if not PYTHON.exists():
         pytest.skip("vLLM has a venv of its own, which is absent: `make test-vllm` makes it and runs these tests")
     async with vllm(tmp_path_factory.mktemp("vllm"), files) as server:
@@ -36,7 +36,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory, files: BaseModelFiles
 
 
 @pytest.fixture(scope="package")
-def reference(files: BaseModelFiles) -> BaseModel:
+def reference(files: MainBrainFiles) -> BaseModel:
     """A copy of the base model for plain transformers and PEFT, to compare with."""
     return load_base(files.name, cache_dir=files.path.parent, device="cpu", dtype="float32")
 
@@ -53,7 +53,7 @@ def adapter_store(blobs: S3Blobs) -> AdapterStore:
 
 
 @pytest.fixture(scope="package")
-def settings(server: VllmServer, files: BaseModelFiles, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
+def settings(server: VllmServer, files: MainBrainFiles, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
     """Two requests may wait beside those that vLLM decodes."""
     return EngineSettings(
         engine="vllm",

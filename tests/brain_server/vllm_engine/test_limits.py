@@ -14,7 +14,7 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 from google.protobuf.json_format import ParseDict
 
 from brain_server.app import open_server
-from brain_server.engine.contract import Tier, complete
+from brain_server.engine.contract import Fallback, Tier, complete
 from brain_server.engine.settings import EngineSettings
 from brain_server.settings import BrainSettings
 from brain_server.vllm_engine.engine import VllmEngine
@@ -124,9 +124,12 @@ class TestAdapters:
         )
         await publish(adapter_store, "too-narrow", narrow, recipe=recipe_of(reference))
         await publish_unchecked(blobs, "other-base", random_weights(9), recipe=recipe(base_digest="0" * 64))
-        for student in ("rank-too-high", "too-narrow", "other-base"):
+        for student in ("rank-too-high", "too-narrow"):
             with pytest.raises(AdapterIncompatible):
                 await complete(engine, greedy(student, max_tokens=4))
+        assert (await complete(engine, greedy("other-base", max_tokens=4))).fallback is Fallback.OUTDATED
+        with pytest.raises(AdapterIncompatible):
+            await engine.warm("other-base")
         assert (await complete(engine, greedy("ada", max_tokens=4))).text == before.text
         assert engine.facts.ready
 

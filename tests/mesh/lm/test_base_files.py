@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from mesh.errors import BaseModelUnavailable, ModelNotLoaded
+from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.catalogue import CATALOGUE, DEFAULT_BASE_MODEL, FolderSource, HubSource, find_entry
 from mesh.lm.digests import digest_folder, sha256_of, weight_files
-from mesh.lm.weights import BaseModelFiles, fetch
 
 
 def test_the_default_model_is_one_safetensors_file_named_by_its_sha256(files: BaseModelFiles) -> None:

@@ -1,0 +1,365 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
+
+from mesh.errors import BaseModelUnavailable
+from mesh.lm.base import Quantization, load_base, load_files
+from mesh.lm.base_files import fetch
+from mesh.lm.lora import to_safetensors
+from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain, main_brain_digest
+from mesh.lm.merging import _from_float32
+from mesh.lm.roles import RoleName, TrainedRole, write_role
+from testing.models.random_roles import random_role_state, role_manifest, write_random_role
+from testing.models.small_models import small_model
+
+TOKENS_BT = torch.tensor([[5, 60, 7, 81, 9, 4]])
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A small model with tied embeddings, in fp32, in several files."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    small_model(config).save_pretrained(folder, max_shard_size="200KB")
+    tokenizer.save_pretrained(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def roles_dir(tmp_path: Path) -> Path:
+    return tmp_path / "roles"
+
+
+@pytest.fixture
+def base_digest(base_folder: Path, cache: Path) -> str:
+    return fetch(str(base_folder), cache).digest
+
+
+@pytest.fixture
+def tutor(roles_dir: Path, base_folder: Path, base_digest: str) -> TrainedRole:
+    return write_random_role(roles_dir, base_folder, role="tutor", base_digest=base_digest, base_model=str(base_folder))
+
+
+def logits_of(model: torch.nn.Module) -> Tensor:
+    with torch.inference_mode():
+        logits_BTV: Tensor = model(TOKENS_BT).logits.float()
+    return logits_BTV
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_tensors(path).items()}
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def test_without_a_tutor_the_main_brain_is_the_base_model(base_folder: Path, cache: Path, base_digest: str) -> None:
+    brain = fetch_main_brain(str(base_folder), cache, [cache / "no-roles"])
+
+    assert brain == MainBrainFiles(path=base_folder, name=str(base_folder), digest=base_digest, base_digest=base_digest)
+    assert not list(cache.glob("small-*"))
+
+
+def test_the_merged_weights_are_those_of_peft(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+) -> None:
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), tutor.folder)
+    with_adapter = logits_of(reference)
+    merged = reference.merge_and_unload().state_dict()
+    written = state_of(brain.path)
+    assert set(written) == set(state_of(base_folder))
+    for name, tensor in written.items():
+        torch.testing.assert_close(tensor, merged[name], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits_of(load(brain.path)), with_adapter, atol=1e-4, rtol=1e-4)
+    assert (brain.tutor, brain.base_digest, brain.problems) == (tutor, base_digest, ())
+    assert brain.digest == main_brain_digest(base_digest, tutor.manifest.sha256) != base_digest
+    assert brain.path.parent == cache
+    # Embeddings, which are tied, are as they were.
+    name = "model.embed_tokens.weight"
+    assert torch.equal(written[name], state_of(base_folder)[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_are_rounded_once(
+    dtype: torch.dtype, base_folder: Path, cache: Path, roles_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype).save_pretrained(folder)
+    digest = fetch(str(folder), cache).digest
+    tutor = write_random_role(roles_dir, folder, role="tutor", base_digest=digest)
+
+    brain = fetch_main_brain(str(folder), cache, [roles_dir])
+
+    whole = PeftModel.from_pretrained(load(folder), tutor.folder)
+    exact = whole.merge_and_unload().state_dict()
+    for name, tensor in state_of(brain.path).items():
+        assert tensor.dtype == dtype
+        # Equal but where the last bit of the sum in fp32 decides.
+        assert (tensor != exact[name].to(dtype)).float().mean() < 0.001, name
+        torch.testing.assert_close(
+            tensor.float(), exact[name], rtol=2.0 ** (-8 if dtype == torch.bfloat16 else -10), atol=1e-6
+        )
+
+
+def test_rounding_to_bf16_is_that_of_torch() -> None:
+    values = torch.cat([torch.randn(10_000), torch.tensor([0.0, -0.0, 1.00390625, 1.01171875, 1e-40])])
+    expected = values.to(torch.bfloat16).view(torch.uint16).numpy()
+    assert np.array_equal(np.frombuffer(_from_float32(values.numpy(), "BF16"), "<u2"), expected)
+
+
+def test_the_merged_folder_loads_with_config_and_tokenizer(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    base = load_base(str(base_folder), cache_dir=cache, roles_dirs=[roles_dir], device="cpu", dtype="float32")
+    plain = load_base(str(base_folder), cache_dir=cache, roles_dirs=(), device="cpu", dtype="float32")
+
+    assert (base.name, base.digest, base.main_brain.tutor) == (str(base_folder), base.main_brain.digest, tutor)
+    assert plain.digest == base.main_brain.base_digest
+    assert plain.main_brain.tutor is None
+    assert base.tokenizer.chat_template == plain.tokenizer.chat_template
+    assert not torch.allclose(logits_of(base.model), logits_of(plain.model), atol=0.1)
+    assert base.model.get_input_embeddings().weight is base.model.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_quantised_loading_packs_the_merged_weights(
+    quantization: Quantization, base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    plain = fetch_main_brain(str(base_folder), cache, ())
+    packed = load_files(brain, device="cpu", dtype="bfloat16", quantization=quantization)
+
+    from_merged = (logits_of(packed.model) - logits_of(load(brain.path))).norm()
+    from_plain = (logits_of(packed.model) - logits_of(load(plain.path))).norm()
+
+    assert packed.digest == brain.digest
+    assert from_merged < 0.5 * from_plain
+
+
+def test_a_second_fetch_reads_what_the_first_wrote(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    first = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    stamps = {path.name: path.stat().st_mtime_ns for path in first.path.iterdir()}
+    second = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert second == first
+    assert {path.name: path.stat().st_mtime_ns for path in second.path.iterdir()} == stamps
+
+
+def test_another_tutor_makes_another_main_brain_beside_the_first(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+) -> None:
+    first = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    write_random_role(
+        roles_dir, base_folder, role="tutor", base_digest=base_digest, base_model=str(base_folder), seed=9
+    )
+    second = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert second.digest != first.digest
+    assert first.path.is_dir()
+    assert second.path != first.path
+
+
+def _cut_weights(folder: Path) -> None:
+    path = max(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def _flip_weights(folder: Path) -> None:
+    path = min(folder.glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _remove_shard(folder: Path) -> None:
+    min(folder.glob("*.safetensors")).unlink()
+
+
+def _remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _remove_record(folder: Path) -> None:
+    (folder / "aivo.json").unlink()
+
+
+def _age_record(folder: Path) -> None:
+    record = json.loads((folder / "aivo.json").read_text())
+    (folder / "aivo.json").write_text(json.dumps(record | {"merge_version": 0}))
+
+
+@pytest.mark.parametrize(
+    "damage", [_cut_weights, _flip_weights, _remove_shard, _remove_config, _remove_record, _age_record]
+)
+def test_a_damaged_folder_is_made_again(
+    damage: Callable[[Path], None], base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    before = logits_of(load(brain.path))
+    damage(brain.path)
+
+    again = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert again == brain
+    assert torch.equal(logits_of(load(again.path)), before)
+
+
+def test_grader_and_guard_belong_to_the_main_brain(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+) -> None:
+    digest = main_brain_digest(base_digest, tutor.manifest.sha256)
+    roles: dict[RoleName, TrainedRole] = {
+        name: write_random_role(roles_dir, base_folder, role=name, base_digest=digest, base_model=str(base_folder))
+        for name in ("grader", "guard")
+    }
+
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    plain = fetch_main_brain(str(base_folder), cache, ())
+
+    assert {"grader": brain.grader, "guard": brain.guard} == roles
+    assert (plain.grader, plain.guard, plain.problems) == (None, None, ())
+
+
+def test_a_grader_of_the_plain_base_model_is_a_problem_once_there_is_a_tutor(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+) -> None:
+    write_random_role(roles_dir, base_folder, role="grader", base_digest=base_digest, base_model=str(base_folder))
+
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert (brain.tutor, brain.grader) == (tutor, None)
+    assert "trained on other weights" in brain.problems[0]
+
+
+def test_a_corrupt_tutor_is_left_out_and_said(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+) -> None:
+    (tutor.folder / "adapter_model.safetensors").write_bytes(b"damage")
+
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert (brain.tutor, brain.digest, brain.path) == (None, base_digest, base_folder)
+    assert "do not have the sha256" in brain.problems[0]
+
+
+def test_a_tutor_that_does_not_fit_the_weights_is_left_out_and_said(
+    base_folder: Path, cache: Path, roles_dir: Path, base_digest: str
+) -> None:
+    other_shape = random_role_state(base_folder, seed=0)
+    name = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    other_shape[name] = torch.zeros(4, 7).bfloat16()
+    too_large = random_role_state(base_folder, seed=0)
+    for side in ("A", "B"):
+        factor = name.replace("lora_A", f"lora_{side}")
+        too_large[factor] = torch.full_like(too_large[factor], 3e38)
+    other_module = {
+        key.replace("layers.1", "layers.5"): value for key, value in random_role_state(base_folder, seed=0).items()
+    }
+    for state, fault in (
+        (other_shape, "its factors give (64, 7)"),
+        (too_large, "a value that is not finite"),
+        (other_module, "the base model has no model.layers.5"),
+    ):
+        weights = to_safetensors(state)
+        write_role(roles_dir, weights, role_manifest(weights, role="tutor", base_digest=base_digest))
+
+        brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+        assert (brain.tutor, brain.digest, brain.path) == (None, base_digest, base_folder)
+        assert fault in brain.problems[0]
+        assert not list(cache.glob("small-*")) + list(cache.glob("*.part-*"))
+
+
+def test_a_cache_that_can_not_be_written_is_said(
+    base_folder: Path, tmp_path: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    not_a_folder = tmp_path / "file"
+    not_a_folder.touch()
+
+    with pytest.raises(BaseModelUnavailable, match="the tutor could not be merged"):
+        fetch_main_brain(str(base_folder), not_a_folder, [roles_dir])
+
+
+def _start(base_folder: Path, cache: Path, roles_dir: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "MODEL_CACHE_DIR": str(cache), "ROLES_DIR": str(roles_dir)}
+    command = [sys.executable, "-m", "mesh.lm.weights", str(base_folder), "--path"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_merge_once_and_print_the_folder(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    both = [_start(base_folder, cache, roles_dir) for _ in range(2)]
+    outputs = [process.communicate() for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], outputs
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+    assert [output for output, _ in outputs] == [f"{brain.path.resolve()}\n"] * 2
+    assert all(f"Main Brain {brain.digest[:12]}" in errors for _, errors in outputs)
+    # A second merge would have replaced the folder and said so.
+    assert not any("replaced" in errors for _, errors in outputs)
+    assert not list(cache.glob(".*.part-*"))
+
+
+def test_a_merge_that_was_killed_leaves_nothing_for_the_next(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole
+) -> None:
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from mesh.lm import main_brain, merging\n"
+        "merge = merging.merge_adapter\n"
+        "def kill_in_the_middle(done, total):\n"
+        "    if done > total / 2:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "main_brain.merge_adapter = lambda *a, on_progress, **k: merge(*a, on_progress=kill_in_the_middle, **k)\n"
+        "base, cache, roles = sys.argv[1:]\n"
+        "main_brain.fetch_main_brain(base, pathlib.Path(cache), [pathlib.Path(roles)])\n"
+    )
+    command = [sys.executable, "-c", program, str(base_folder), str(cache), str(roles_dir)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert list(cache.glob(".small-*.part-*/merged/*.safetensors"))
+    assert not list(cache.glob("small-*"))
+
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert brain.tutor == tutor
+    assert not list(cache.glob(".*.part-*"))
+
+
+def test_the_digest_does_not_change_by_itself() -> None:
+    # Everything that belongs to a Main Brain is bound to it: a change of the formula needs a new MERGE_VERSION.
+    text = f"merge 1\nbase {'a' * 64}\ntutor {'b' * 64}\n"
+    assert main_brain_digest("a" * 64, "b" * 64) == sha256(text.encode()).hexdigest()
