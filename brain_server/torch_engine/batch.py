@@ -64,10 +64,10 @@ class Ticket:
         """See `brain_server.torch_engine.compute.rows.Occupant`."""
         return self.sequence.dirty_tokens
 
-    def step_row(self, *, token_count: int = 1) -> StepRow:
-        """Returns its part in a step that reads so many of its tokens."""
+    def step_row(self, *, first: int = 0, token_count: int = 1) -> StepRow:
+        """Returns its part in a step that reads so many of its next tokens, from the given one on."""
         slot = self.lease.slot if self.lease else None
-        return StepRow(sequence=self.sequence, row=self.row, slot=slot, token_count=token_count)
+        return StepRow(sequence=self.sequence, row=self.row, slot=slot, first=first, token_count=token_count)
 
 
 class Batch:
@@ -237,8 +237,14 @@ class Batch:
             self._rows.join(ticket)
 
     def _next_prefill(self) -> list[StepRow]:
+        """Returns what to read beside one token per reply: the rest of forced text, then prompts."""
         budget = self._prefill_tokens
         step_rows = []
+        for ticket in self._lane:
+            if budget > 0 and len(ticket.sequence.next_tokens) > 1:
+                token_count = min(len(ticket.sequence.next_tokens) - 1, budget)
+                budget -= token_count
+                step_rows.append(ticket.step_row(first=1, token_count=token_count))
         for ticket in self._prefill:
             if budget <= 0:
                 break

@@ -1,9 +1,10 @@
 """The base model's forward pass for many replies at once: one step of the running batch.
 
-A step reads one token of each reply that is being decoded (the lane) and a segment of each prompt that is being read
-(the prefill). All tokens go through the same matrices together; attention and adapters are per reply. The arithmetic is
-that of the Llama family (Touvron et al., 2023): RMSNorm, rotary positions, grouped-query attention, SwiGLU. The weights
-and the table of positions come from the transformers model.
+A step reads one token of each reply that is being decoded (the lane), and segments of several tokens (the prefill): of
+prompts that are being read, and of text that must follow the token of a reply. All tokens go through the same matrices
+together; attention and adapters are per reply. The arithmetic is that of the Llama family (Touvron et al., 2023):
+RMSNorm, rotary positions, grouped-query attention, SwiGLU. The weights and the table of positions come from the
+transformers model.
 
 For the torch thread. Knows nothing of students, requests or sampling.
 """
@@ -128,7 +129,7 @@ class Decoder:
 
         Args:
             lane: Segments of one token each, in rows 0, 1, 2 ... of the cache.
-            prefill: Segments in other rows, at most one per row.
+            prefill: Segments in other rows, or behind the lane's token in its row; at most one per row.
             adapters: What adapters add to each token, those of the lane first. None if only the base model decodes.
             logits_of: Indices of the tokens to compute logits of, among the tokens of the lane and then the prefill.
 

@@ -5,10 +5,14 @@ https://arxiv.org/abs/2411.15100). That alone would leave a reply that is cut at
 constraint therefore also tracks the shortest completion of the reply so far, and writes it when another token would
 leave too little room for it.
 
+Text that can only be what it is, such as the keys of an object, is written without asking the model (jump-forward
+decoding: Zheng et al., "SGLang", 2024, https://arxiv.org/abs/2312.07104).
+
 Knows neither the model nor sampling.
 """
 
 import functools
+import re
 import threading
 from collections.abc import Sequence
 
@@ -24,6 +28,9 @@ _CACHE_BYTES = 128 * 1024 * 1024
 _COMPLETION_BYTES = tuple(bytes([byte]) for byte in dict.fromkeys([*b'" ]}0', *range(0x21, 0x7F), *range(0x80, 0xF5)]))
 # Bound of the search for a completion. A schema whose shortest document takes more steps counts as having none.
 _MAX_COMPLETION_STEPS = 1024
+# What a run of forced text leaves to the model, if a choice follows: a word that has only begun, and the blank before
+# a word. Tokens hold whole words with the blank in front, and the model could not pick one that crosses the run's end.
+_OPEN_WORD = re.compile(rb" *[0-9A-Za-z_\x80-\xff]*\Z")
 
 
 class Grammars:
@@ -75,7 +82,7 @@ class _Lexicon:
         # Read once: each access builds the whole list again.
         texts = info.decoded_vocab
         self.compiler = xgrammar.GrammarCompiler(info, cache_limit_bytes=_CACHE_BYTES)
-        self.speller = _Speller(texts, excluded_tokens={*info.special_token_ids, *stop_tokens})
+        self.speller = _Speller(tokenizer, texts, excluded_tokens={*info.special_token_ids, *stop_tokens})
         self.printable = _printable_bitmask(texts, width=vocabulary)
 
 
@@ -87,7 +94,7 @@ class Constraint:
         self._speller = speller
         self._printable = printable
         self._bitmask = torch.empty_like(printable)
-        self._completion = self._shortest_completion()
+        self._completion = self._shortest_completion(matcher)
 
     @property
     def is_complete(self) -> bool:
@@ -115,14 +122,37 @@ class Constraint:
         """
         if not self._matcher.accept_token(token):
             raise AssertionError("the sampled token is one that the mask excludes")
-        completion, self._completion = self._completion, self._shortest_completion()
+        completion, self._completion = self._completion, self._shortest_completion(self._matcher)
         fits = self._completion is not None and len(self._completion) <= room - 1
         # A document that is too long from the start is cut like any other reply; completing it now would gain nothing.
         return None if fits or completion is None or len(completion) > room else completion
 
-    def _shortest_completion(self) -> tuple[int, ...] | None:
-        """Returns about the fewest tokens that complete the document from here, or None if the search finds none."""
+    def accept_forced(self, *, room: int) -> Sequence[int]:
+        """Accepts the text that must come next, and returns its tokens; none if the model has a choice.
+
+        Nothing is accepted if the document could then no longer be completed within the room, as the tokens of a part
+        may be more than those of the whole.
+
+        Args:
+            room: Tokens that the reply may still get.
+        """
         matcher = self._matcher.fork()
+        text = _forced_text(matcher)
+        if not text or not matcher.accept_string(text):
+            return ()
+        tokens = self._speller.spell_as_usual(text if matcher.is_completed() else _OPEN_WORD.sub(b"", text))
+        matcher = self._matcher.fork()
+        if not tokens or not all(matcher.accept_token(token) for token in tokens):
+            return ()
+        completion = self._shortest_completion(matcher)
+        if completion is None or len(tokens) + len(completion) > room:
+            return ()
+        self._matcher, self._completion = matcher, completion
+        return tokens
+
+    def _shortest_completion(self, matcher: xgrammar.GrammarMatcher) -> tuple[int, ...] | None:
+        """Returns about the fewest tokens that complete the document, or None if the search finds none."""
+        matcher = matcher.fork()
         text = bytearray()
         for _ in range(_MAX_COMPLETION_STEPS):
             if matcher.is_completed():
@@ -153,15 +183,21 @@ def _printable_bitmask(vocabulary: Sequence[bytes], *, width: int) -> torch.Tens
 
 
 class _Speller:
-    """Writes bytes as tokens, the longest first. A tokenizer may add a blank in front, and so can't be used here."""
+    """Writes bytes as tokens."""
 
-    def __init__(self, vocabulary: Sequence[bytes], *, excluded_tokens: set[int]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocabulary: Sequence[bytes], *, excluded_tokens: set[int]
+    ) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._vocabulary = vocabulary
         self._tokens = {text: token for token, text in enumerate(vocabulary) if text and token not in excluded_tokens}
         self._max_token_bytes = max(map(len, self._tokens))
-        # Most completions are the same few texts.
+        # Most completions and runs are the same few texts.
         self.spell = functools.lru_cache(maxsize=1024)(self._spell)
+        self.spell_as_usual = functools.lru_cache(maxsize=1024)(self._spell_as_usual)
 
     def _spell(self, text: bytes) -> tuple[int, ...] | None:
+        """Returns the text as tokens, the longest first, which are about the fewest; None if that leads nowhere."""
         tokens = []
         start = 0
         while start < len(text):
@@ -172,3 +208,14 @@ class _Speller:
             tokens.append(self._tokens[text[start:end]])
             start = end
         return tuple(tokens)
+
+    def _spell_as_usual(self, text: bytes) -> tuple[int, ...] | None:
+        """Returns the text as the tokens that the model knows it by, if they are this text; else as `spell` does."""
+        try:
+            tokens = tuple(self._tokenizer.encode(text.decode(), add_special_tokens=False).ids)
+        except UnicodeDecodeError:
+            return self.spell(text)
+        # A tokenizer may add a blank in front, or take a part of the text for a special token.
+        is_same_text = all(self._tokens.get(self._vocabulary[token]) == token for token in tokens)
+        is_same_text = is_same_text and b"".join(self._vocabulary[token] for token in tokens) == text
+        return tokens if is_same_text else self.spell(text)

@@ -34,7 +34,7 @@ class TokenSequence(ABC):
     @property
     @abstractmethod
     def is_decoding(self) -> bool:
-        """Whether it reads one token per step from now on."""
+        """Whether it decodes from now on: it reads one token per step, and sometimes text that must follow it."""
 
     @property
     def logit_positions(self) -> range:
@@ -97,6 +97,9 @@ class ReplySequence(TokenSequence):
         self._text = text
         self._stop_filter = StopFilter(stop)
         self._constraint = constraint
+        # How every reply under the constraint begins: read with the prompt, and written once the prompt is read.
+        self._opening = self._forced_tokens()
+        self.next_tokens = (*prompt, *self._opening)
 
     @property
     def is_decoding(self) -> bool:
@@ -109,21 +112,36 @@ class ReplySequence(TokenSequence):
             self._constraint.mask(logits_V)
 
     def accept(self, token: int) -> None:
-        """Appends the picked token, or ends the reply at it."""
-        self.first_token_at = self.first_token_at or time.monotonic()
+        """Appends the picked token and the text that must follow it, or ends the reply."""
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+            if self._has_ended_with(self._opening):
+                return
         if token in self._stop_tokens:
             self._finish(FinishReason.STOP)
             return
         completion = self._constraint.accept(token, room=self._room) if self._constraint is not None else None
-        for new_token in (token,) if completion is None else completion:
-            self._write(new_token)
-        is_complete = completion is not None or (self._constraint is not None and self._constraint.is_complete)
+        if self._has_ended_with((token,) if completion is None else completion, is_completion=completion is not None):
+            return
+        forced_tokens = self._forced_tokens()
+        if not self._has_ended_with(forced_tokens):
+            self.next_tokens = (token, *forced_tokens)
+
+    def _forced_tokens(self) -> Sequence[int]:
+        return self._constraint.accept_forced(room=self._room) if self._constraint is not None else ()
+
+    def _has_ended_with(self, tokens: Sequence[int], *, is_completion: bool = False) -> bool:
+        """Writes tokens, and ends the reply if they stop it, complete it or take its last room. Returns whether so."""
+        for token in tokens:
+            self._write(token)
+            if self._stop_filter.has_stopped:
+                break
+        is_complete = is_completion or (self._constraint is not None and self._constraint.is_complete)
         if is_complete or self._stop_filter.has_stopped:
             self._finish(FinishReason.STOP)
         elif self._room == 0:
             self._finish(FinishReason.LENGTH)
-        else:
-            self.next_tokens = (token,)
+        return self.finish_reason is not None
 
     def _write(self, token: int) -> None:
         self.token_count += 1

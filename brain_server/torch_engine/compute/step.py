@@ -17,25 +17,31 @@ class StepRow:
         sequence: The sequence that has the row.
         row: Index of the row in the cache.
         slot: Slot of the sequence's adapter; None for the base model.
+        first: Index of the first token to read among the sequence's next tokens; those before are read in another part
+            of the step.
         token_count: How many of the sequence's next tokens to read.
     """
 
     sequence: TokenSequence
     row: int
     slot: int | None
+    first: int = 0
     token_count: int = 1
 
     @property
     def segment(self) -> Segment:
         """The tokens to read."""
         sequence = self.sequence
-        return Segment(row=self.row, start=sequence.cached_tokens, tokens=sequence.next_tokens[: self.token_count])
+        tokens = sequence.next_tokens[self.first : self.first + self.token_count]
+        return Segment(row=self.row, start=sequence.cached_tokens + self.first, tokens=tokens)
 
     @property
     def logit_positions(self) -> range:
-        """Which of the tokens to read need logits, as indices. None do if the step stops before the prompt's end."""
-        reads_all = self.token_count == len(self.sequence.next_tokens)
-        return self.sequence.logit_positions if reads_all else range(0)
+        """Which of the tokens to read need logits, as indices. None do if the sequence has tokens after these."""
+        if self.first + self.token_count < len(self.sequence.next_tokens):
+            return range(0)
+        positions = self.sequence.logit_positions
+        return range(positions.start - self.first, positions.stop - self.first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class BatchStep:
         loads: Adapters to copy into slots, by slot.
         wipes: Slots to clear, before the loads.
         lane: Rows 0, 1, 2 ..., which read one token each.
-        prefill: Other rows, which read a segment each.
+        prefill: Segments of other rows, and of rows of the lane that read several tokens: those after the first.
     """
 
     upkeep: Sequence[Upkeep] = ()
@@ -63,5 +69,5 @@ class BatchStep:
 
     @property
     def rows(self) -> Sequence[StepRow]:
-        """The lane, then the prefill: the order of their tokens in the pass."""
+        """The lane, then the prefill: the order of their tokens in the pass. A row of the lane may be in both."""
         return [*self.lane, *self.prefill]
