@@ -145,6 +145,10 @@ def list_clones(
     _run(commands.list_clones(cloning, request, as_json=as_json))
 
 
+# In place of a student's id.
+_OUTDATED = "outdated"
+
+
 @app.command()
 def models(
     student_id: str,
@@ -153,7 +157,9 @@ def models(
     as_json: Json = False,
     cloning: Cloning = CLONING_ADDRESS,
 ) -> None:
-    """List the versions of a student's model, newest first."""
+    """List the versions of a student's model, newest first; `outdated` for an id lists who needs a new clone."""
+    if student_id == _OUTDATED:
+        _run(commands.list_outdated(cloning, as_json=as_json))
     request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
     _run(commands.list_models(cloning, request, as_json=as_json))
 

@@ -28,6 +28,8 @@ from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
 from aivo.cloning.v1.student_model_service_pb2 import (
     ActivateStudentModelRequest,
     ActivateStudentModelResponse,
+    ListOutdatedStudentsRequest,
+    ListOutdatedStudentsResponse,
     ListStudentModelsRequest,
     ListStudentModelsResponse,
     PinStudentModelRequest,
@@ -88,6 +90,19 @@ class CloningClient(Client):
         """Returns a page of the versions of a student's model, newest first."""
         with typed_errors():
             return await self._models.ListStudentModels(request)
+
+    async def list_outdated(self) -> ListOutdatedStudentsResponse:
+        """Returns all students whose active model was made on another Main Brain; asks for page after page."""
+        students = ListOutdatedStudentsResponse()
+        request = ListOutdatedStudentsRequest()
+        with typed_errors():
+            while True:
+                page = await self._models.ListOutdatedStudents(request)
+                students.MergeFrom(page)
+                if not page.next_page_token:
+                    students.next_page_token = ""
+                    return students
+                request.page_token = page.next_page_token
 
     async def activate(self, student_id: str, version: int) -> ActivateStudentModelResponse:
         """Makes a version the active one."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.brain import BrainClient
 from client.cloning import CloningClient
-from client.display import author_of, clones_table, models_table, print_json, show_progress
+from client.display import author_of, clones_table, models_table, outdated_table, print_json, show_progress
 from mesh.errors import AivoError
 from mesh.rpc.errors import error_from
 
@@ -105,6 +105,17 @@ async def list_models(address: str, request: ListStudentModelsRequest, *, as_jso
         return DONE
     _out.print(models_table(page))
     _print_next_page(page.next_page_token)
+    return DONE
+
+
+async def list_outdated(address: str, *, as_json: bool) -> int:
+    """Prints all students whose active model was made on another Main Brain."""
+    async with CloningClient(address) as cloning:
+        outdated = await cloning.list_outdated()
+    if as_json:
+        print_json(_out, outdated)
+        return DONE
+    _out.print(outdated_table(outdated))
     return DONE
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from aivo.brain.v1.brain_service_pb2 import FallbackReason, Finished, GenerateResponse
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
-from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsResponse
+from aivo.cloning.v1.student_model_service_pb2 import ListOutdatedStudentsResponse, ListStudentModelsResponse
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
@@ -75,5 +75,14 @@ def models_table(models: ListStudentModelsResponse) -> Table:
             f"{metrics.heldout_loss_adapter:.3f}",
             model.base_model,
         )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def outdated_table(outdated: ListOutdatedStudentsResponse) -> Table:
+    """Returns a table with a row per student who should be cloned again."""
+    table = Table("student", "version", "base model", "made on Main Brain", title=f"Main Brain {outdated.main_brain[:12]}")
+    for student in outdated.students:
+        cells = (student.student_id, str(student.version), student.base_model, student.base_digest[:12])
         table.add_row(*map(Text, cells))
     return table

@@ -103,7 +103,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         server.add(
             add_StudentModelServiceServicer_to_server,
-            StudentModelServicer(adapters),
+            StudentModelServicer(adapters, trainer=trainer),
             service=STUDENT_MODEL_SERVICE,
             # Of the store alone, which `GetHealth` asks; a gateway must not lose all replicas while it is down.
             ready=lambda: True,

@@ -7,15 +7,18 @@ from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceServicer
 
 from cloning_server.edge import student_wire
 from cloning_server.students.erasure import Erasure
+from cloning_server.training import Trainer
 from mesh.adapters.store import AdapterStore
+from mesh.errors import TrainerUnavailable
 from mesh.rpc.calls import Context
 
 
 class StudentModelServicer(StudentModelServiceServicer):
-    """Answers for the adapter store; raises what it raises."""
+    """Answers for the adapter store; raises what it raises. The trainer tells which Main Brain runs."""
 
-    def __init__(self, adapters: AdapterStore) -> None:
+    def __init__(self, adapters: AdapterStore, *, trainer: Trainer) -> None:
         self._adapters = adapters
+        self._trainer = trainer
 
     async def ListStudentModels(
         self, request: pb.ListStudentModelsRequest, context: Context
@@ -28,7 +31,19 @@ class StudentModelServicer(StudentModelServiceServicer):
             await self._adapters.list_page(query.student_id, size=query.size, below=query.below),
             active_version=None if active is None else active.ref.version,
             pinned=await self._adapters.list_pinned(query.student_id),
+            main_brain=self._trainer.facts.main_brain,
         )
+
+    async def ListOutdatedStudents(
+        self, request: pb.ListOutdatedStudentsRequest, context: Context
+    ) -> pb.ListOutdatedStudentsResponse:
+        """Lists who should be cloned again."""
+        query = student_wire.outdated_query_from(request)
+        facts = self._trainer.facts
+        if not facts.main_brain:
+            raise TrainerUnavailable(f"the Main Brain is not known: {facts.reason or 'no trainer is ready'}")
+        page = await self._adapters.list_outdated(facts.main_brain, size=query.size, token=query.token)
+        return student_wire.outdated_from(facts.main_brain, page)
 
     async def ActivateStudentModel(
         self, request: pb.ActivateStudentModelRequest, context: Context

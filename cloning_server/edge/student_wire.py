@@ -11,8 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.students.erasure import Receipt
 from mesh.adapters.manifest import Examples, Manifest, Metrics
-from mesh.adapters.store import Activation, VersionPage
-from mesh.paging import clamp_page_size, number_in, token_after
+from mesh.adapters.store import Activation, OutdatedPage, VersionPage
+from mesh.paging import clamp_page_size, number_in, position_in, token_after
+
+# Students to look at; the documented limits of `ListOutdatedStudentsRequest`.
+_OUTDATED_SIZE_DEFAULT = 100
+_OUTDATED_SIZE_HIGH = 1000
+_OUTDATED_LIST = "outdated students"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,14 @@ class PageQuery:
     student_id: str
     size: int
     below: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutdatedQuery:
+    """What ListOutdatedStudents asks for: how many students to look at, and where the store's listing goes on."""
+
+    size: int
+    token: str | None
 
 
 def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
@@ -35,15 +48,48 @@ def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
     return PageQuery(student_id=student_id, size=clamp_page_size(request.page_size), below=below)
 
 
+def outdated_query_from(request: pb.ListOutdatedStudentsRequest) -> OutdatedQuery:
+    """Converts which page of the students with an outdated model is meant.
+
+    Raises:
+        InvalidField: The page token does not belong to this list.
+    """
+    token = position_in(request.page_token, _OUTDATED_LIST) if request.page_token else None
+    size = min(request.page_size or _OUTDATED_SIZE_DEFAULT, _OUTDATED_SIZE_HIGH)
+    return OutdatedQuery(size=size, token=token)
+
+
+def outdated_from(main_brain: str, page: OutdatedPage) -> pb.ListOutdatedStudentsResponse:
+    """Converts a page of the students with an outdated model."""
+    return pb.ListOutdatedStudentsResponse(
+        main_brain=main_brain,
+        students=[
+            pb.OutdatedStudent(
+                student_id=manifest.ref.student_id,
+                version=manifest.ref.version,
+                base_digest=manifest.recipe.base_digest,
+                base_model=manifest.recipe.base_model,
+            )
+            for manifest in page.manifests
+        ],
+        next_page_token="" if page.next_token is None else token_after(page.next_token, _OUTDATED_LIST),
+    )
+
+
 def models_from(
-    student_id: str, page: VersionPage, *, active_version: int | None, pinned: Collection[int]
+    student_id: str, page: VersionPage, *, active_version: int | None, pinned: Collection[int], main_brain: str
 ) -> pb.ListStudentModelsResponse:
-    """Converts a page of a student's versions."""
+    """Converts a page of a student's versions; `main_brain` is the digest of the one that runs, or empty."""
     return pb.ListStudentModelsResponse(
         student_id=student_id,
         active_version=active_version,
         models=[
-            model_from(manifest, active_version=active_version, pinned=manifest.ref.version in pinned)
+            model_from(
+                manifest,
+                active_version=active_version,
+                pinned=manifest.ref.version in pinned,
+                main_brain=main_brain,
+            )
             for manifest in page.manifests
         ],
         next_page_token="" if page.next_below is None else token_after(page.next_below, _list_name(student_id)),
@@ -51,9 +97,9 @@ def models_from(
 
 
 def model_from(
-    manifest: Manifest, *, active_version: int | None, pinned: bool | None = None
+    manifest: Manifest, *, active_version: int | None, pinned: bool | None = None, main_brain: str = ""
 ) -> student_model_pb2.StudentModel:
-    """Converts a version; `pinned` is None if it was not looked up."""
+    """Converts a version; `pinned` is None and `main_brain` empty if they were not looked up."""
     recipe = manifest.recipe
     return student_model_pb2.StudentModel(
         version=manifest.ref.version,
@@ -77,6 +123,7 @@ def model_from(
         data_digest=recipe.data_digest,
         seed=recipe.seed,
         starting_version=student_model_pb2.StartingVersion(**asdict(recipe.start)) if recipe.start else None,
+        outdated=recipe.base_digest != main_brain if main_brain else None,
     )
 
 

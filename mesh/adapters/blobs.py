@@ -58,6 +58,19 @@ class RemovedObjects:
         return RemovedObjects(objects=self.objects + other.objects, bytes=self.bytes + other.bytes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPage:
+    """Some of the folders below a prefix.
+
+    Attributes:
+        names: Their names, without prefix and slash.
+        next_token: Where the next page starts; opaque, of the store's own. None on the last page.
+    """
+
+    names: tuple[str, ...]
+    next_token: str | None
+
+
 class Blobs(Protocol):
     """Bytes under keys. Every write is conditional, so a write overwrites only what its caller has read.
 
@@ -100,6 +113,16 @@ class Blobs(Protocol):
 
     def entries(self, prefix: str) -> AsyncIterator[BlobEntry]:
         """Lists all blobs with the prefix, in lexical order of their keys; holds one page in memory."""
+        ...
+
+    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+        """Lists the folders below a prefix, in an order of the store's own; reads no more keys than it must.
+
+        Args:
+            prefix: Ends with a slash.
+            size: Most folders of the page, 1 to 1000.
+            token: `next_token` of the page before; None starts with the first.
+        """
         ...
 
     async def delete(self, key: str, *, etag: str) -> None:

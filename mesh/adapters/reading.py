@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from mesh.adapters.documents import Documents, versions_in
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Manifest
-from mesh.adapters.ref import AdapterRef
+from mesh.adapters.ref import AdapterRef, is_student_id
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, AdapterOutdated, ModelVersionNotFound
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
+
+# Students read at the same time; fewer than the store's threads, so that other calls get a thread.
+_PARALLEL_STUDENTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,19 @@ class VersionPage:
 
     manifests: tuple[Manifest, ...]
     next_below: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutdatedPage:
+    """Some of the active versions that belong to another Main Brain.
+
+    Attributes:
+        manifests: Manifests of the versions, by student.
+        next_token: Where the next page starts; None on the last.
+    """
+
+    manifests: tuple[Manifest, ...]
+    next_token: str | None
 
 
 class Reading:
@@ -79,6 +95,29 @@ class Reading:
         refs = [ref for ref in await self._published(student_id) if below is None or ref.version < below][::-1]
         manifests = await self._read_manifests(refs[:size])
         return VersionPage(manifests=tuple(manifests), next_below=refs[size - 1].version if len(refs) > size else None)
+
+    async def list_outdated(self, base_digest: str, *, size: int, token: str | None) -> OutdatedPage:
+        """See `AdapterStore.list_outdated`."""
+        page = await self._blobs.folders(self._documents.keys.prefix, size=size, token=token)
+        # The folder of the commits is no student's.
+        students = sorted(filter(is_student_id, page.names))
+        manifests: list[Manifest] = []
+        for start in range(0, len(students), _PARALLEL_STUDENTS):
+            batch = students[start : start + _PARALLEL_STUDENTS]
+            manifests += filter(None, await asyncio.gather(*map(self._read_active, batch)))
+        outdated = [manifest for manifest in manifests if manifest.recipe.base_digest != base_digest]
+        return OutdatedPage(manifests=tuple(outdated), next_token=page.next_token)
+
+    async def _read_active(self, student_id: str) -> Manifest | None:
+        """Returns the manifest of the student's active version; None if there is none, or it does not parse."""
+        try:
+            active = (await self._documents.read_pointer(student_id)).active
+            return None if active is None else await self._documents.read_manifest(active.ref)
+        except ModelVersionNotFound:
+            return None  # removed since
+        except AdapterCorrupt:
+            _log.warning("active_version_corrupt", tenant=self._documents.keys.tenant)
+            return None
 
     def _verify(self, weights: bytes, manifest: Manifest) -> None:
         if not manifest.describes(weights):

@@ -19,7 +19,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, RemovedObjects
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, FolderPage, RemovedObjects
 from mesh.adapters.s3_versions import ObjectVersion, count_removed, past_versions, versions_in
 from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from mesh.settings import AdapterStoreSettings
@@ -152,6 +152,23 @@ class S3Blobs:
             if not page["IsTruncated"]:
                 return
             start = page["Contents"][-1]["Key"]
+
+    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+        """See `Blobs.folders`."""
+
+        def list_folders(client: "S3Client") -> FolderPage:
+            list_page = partial(
+                client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, Delimiter="/", MaxKeys=size
+            )
+            page = list_page() if token is None else list_page(ContinuationToken=token)
+            return FolderPage(
+                names=tuple(
+                    folder["Prefix"].removeprefix(prefix).removesuffix("/") for folder in page.get("CommonPrefixes", [])
+                ),
+                next_token=page["NextContinuationToken"] if page["IsTruncated"] else None,
+            )
+
+        return await self._run(list_folders)
 
     async def erase(self, prefix: str) -> RemovedObjects:
         """See `Blobs.erase`."""

@@ -16,7 +16,7 @@ from mesh.adapters.inspection import AdapterLimits
 from mesh.adapters.manifest import Manifest, Recipe
 from mesh.adapters.pointer import ActiveAdapter, Pointer
 from mesh.adapters.publication import CloneVoided, Publication
-from mesh.adapters.reading import Reading, StoredAdapter, VersionPage
+from mesh.adapters.reading import OutdatedPage, Reading, StoredAdapter, VersionPage
 from mesh.adapters.ref import DEFAULT_TENANT, AdapterRef
 from mesh.adapters.retention import RemovedAdapters, Retention
 from mesh.adapters.sweep import Sweeper, SweepReport
@@ -27,6 +27,7 @@ __all__ = [
     "AdapterStore",
     "Announce",
     "CloneVoided",
+    "OutdatedPage",
     "RemovedAdapters",
     "StoredAdapter",
     "SweepReport",
@@ -193,6 +194,18 @@ class AdapterStore:
             below: Return only versions below this number; None starts with the newest.
         """
         return await self._reading.list_page(student_id, size=size, below=below)
+
+    async def list_outdated(self, base_digest: str, *, size: int, token: str | None = None) -> OutdatedPage:
+        """Returns a page of the students whose active version belongs to another Main Brain than this one.
+
+        Skips and logs students whose documents do not parse. A page may hold nobody and still not be the last.
+
+        Args:
+            base_digest: Digest of the Main Brain.
+            size: Most students to look at, 1 to 1000.
+            token: `next_token` of the page before; None starts with the first student.
+        """
+        return await self._reading.list_outdated(base_digest, size=size, token=token)
 
     async def pin(self, student_id: str, version: int) -> None:
         """Keeps a version from being retired; repeatable.

@@ -216,6 +216,15 @@ class ScriptedCloning(
         await self.script.enter("ListStudentModels", request, context)
         return models_pb.ListStudentModelsResponse(student_id=request.student_id, active_version=1, models=[_model()])
 
+    async def ListOutdatedStudents(
+        self, request: models_pb.ListOutdatedStudentsRequest, context: Context
+    ) -> models_pb.ListOutdatedStudentsResponse:
+        await self.script.enter("ListOutdatedStudents", request, context)
+        # Two pages.
+        student_id, token = ("student456", "") if request.page_token else ("student123", "second")
+        student = models_pb.OutdatedStudent(student_id=student_id, version=1, base_digest="e" * 64, base_model="small")
+        return models_pb.ListOutdatedStudentsResponse(main_brain="d" * 64, students=[student], next_page_token=token)
+
     async def ActivateStudentModel(
         self, request: models_pb.ActivateStudentModelRequest, context: Context
     ) -> models_pb.ActivateStudentModelResponse:

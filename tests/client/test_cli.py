@@ -95,6 +95,16 @@ async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None
     assert json.loads(models.out)["models"][0]["metrics"]["heldout_loss_adapter"] == 1.5
 
 
+async def test_outdated_models_are_listed_to_the_last_page(aivo: Aivo, cloning: Script) -> None:
+    table = await aivo("models", "outdated")
+    document = await aivo("models", "outdated", "--json")
+
+    assert all(student_id in table.out for student_id in ("student123", "student456", "dddddddddddd"))
+    students = json.loads(document.out)["students"]
+    assert [student["student_id"] for student in students] == ["student123", "student456"]
+    assert [call.rpc for call in cloning.calls] == ["ListOutdatedStudents"] * 4
+
+
 async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: Aivo, cloning: Script) -> None:
     cancelled = await aivo("clone", "cancel", CLONE_ID)
     activated = await aivo("activate", "student123", "1")

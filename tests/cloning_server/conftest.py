@@ -52,6 +52,7 @@ class CloningStub:
         self.GetHealth = clones.GetHealth
         models = student_model_service_pb2_grpc.StudentModelServiceStub(channel)
         self.ListStudentModels = models.ListStudentModels
+        self.ListOutdatedStudents = models.ListOutdatedStudents
         self.ActivateStudentModel = models.ActivateStudentModel
         self.PinStudentModel = models.PinStudentModel
         self.UnpinStudentModel = models.UnpinStudentModel

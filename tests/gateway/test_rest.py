@@ -94,6 +94,11 @@ async def test_each_route_of_the_brain_reaches_its_rpc(
             cloning_pb.ListClonesRequest(student_id="student123", page_size=5, page_token="t"),
         ),
         ("/v1/students/a%2Eb/models", "ListStudentModels", models_pb.ListStudentModelsRequest(student_id="a.b")),
+        (
+            "/v1/models/outdated?page_size=5&page_token=t",
+            "ListOutdatedStudents",
+            models_pb.ListOutdatedStudentsRequest(page_size=5, page_token="t"),
+        ),
         # An escaped slash does not part the path: the id arrives whole, and the server refuses it.
         ("/v1/students/..%2Fx/models", "ListStudentModels", models_pb.ListStudentModelsRequest(student_id="../x")),
         ("/health", "GetHealth", cloning_pb.GetHealthRequest()),

@@ -18,8 +18,11 @@ from mesh.errors import (
     InvalidField,
     QueueFull,
     RequestIdReused,
+    TrainerUnavailable,
 )
 from mesh.paging import token_after
+from testing.adapters import publish
+from testing.models.random_adapters import random_weights, recipe
 from testing.parts.part import free_ports
 from testing.scripted.trainer import FACTS
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until, watch_all
@@ -241,8 +244,56 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     assert (model.examples.responses, model.examples.train, model.examples.heldout) == (6, 5, 1)
     assert (model.metrics.heldout_loss_base, model.metrics.heldout_loss_adapter) == (2.5, 1.5)
     assert not model.pinned
+    assert not model.outdated
+    # Both are looked up for a list alone.
+    assert model.HasField("outdated")
     model.ClearField("pinned")
+    model.ClearField("outdated")
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
+
+
+async def outdated_pages(stub: CloningStub, *, size: int) -> list[models_pb.ListOutdatedStudentsResponse]:
+    pages = [await stub.ListOutdatedStudents(models_pb.ListOutdatedStudentsRequest(page_size=size))]
+    while pages[-1].next_page_token:
+        request = models_pb.ListOutdatedStudentsRequest(page_size=size, page_token=pages[-1].next_page_token)
+        pages.append(await stub.ListOutdatedStudents(request))
+    return pages
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+async def test_students_of_another_main_brain_are_listed_page_by_page(
+    cloning: Cloning, adapters: AdapterStore, size: int
+) -> None:
+    students = [f"s{number}" for number in range(3)] + ["s", "s-1", "s.1"]
+    for number, student_id in enumerate(students):
+        await publish(adapters, student_id, random_weights(number), recipe=recipe(base_digest="e" * 64))
+    await publish(adapters, "current", random_weights(9), recipe=recipe(base_digest="0" * 64))
+    async with cloning.serve() as stub:
+        pages = await outdated_pages(stub, size=size)
+        assert sorted(student.student_id for page in pages for student in page.students) == sorted(students)
+        assert {page.main_brain for page in pages} == {"0" * 64}
+        first = pages[0].students[0] if pages[0].students else pages[1].students[0]
+        assert (first.version, first.base_digest, first.base_model) == (1, "e" * 64, FACTS.model)
+        (model,) = (await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id="s"))).models
+        assert model.outdated
+        await watch_all(stub, (await stub.StartClone(order("s1"))).clone_id)
+        assert "s1" not in {student.student_id for page in await outdated_pages(stub, size=size) for student in page.students}
+
+
+async def test_without_a_trainer_nobody_knows_which_models_are_outdated(cloning: Cloning, stub: CloningStub) -> None:
+    cloning.trainer.facts = replace(FACTS, ready=False, reason="it starts", main_brain="")
+    with raised() as failure:
+        await stub.ListOutdatedStudents(models_pb.ListOutdatedStudentsRequest())
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(failure.error, TrainerUnavailable)
+    assert not (await stub.GetHealth(pb.GetHealthRequest())).main_brain
+
+
+async def test_an_outdated_list_refuses_the_token_of_another_list(stub: CloningStub) -> None:
+    request = models_pb.ListOutdatedStudentsRequest(page_token=token_after(3, "clones"))
+    with raised() as failure:
+        await stub.ListOutdatedStudents(request)
+    assert isinstance(failure.error, InvalidField)
 
 
 async def test_a_student_without_a_model_gets_an_empty_list(stub: CloningStub) -> None:

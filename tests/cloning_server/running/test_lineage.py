@@ -1,17 +1,19 @@
 """Cohorts: who starts from a common adapter, who does not, and what is reported and deleted of it, at a real server."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aivo.cloning.v1 import student_model_pb2
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from aivo.cloning.v1 import student_service_pb2 as student_pb
+from structlog.testing import capture_logs
 
 from cloning_server.running.lineage import cohort_of
 from mesh.adapters.ref import is_student_id
 from mesh.errors import AdapterIncompatible
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
-from testing.scripted.trainer import weights_for
+from testing.scripted.trainer import FACTS, weights_for
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, watch_all
 
 # Of the profile that `order` has.
@@ -111,6 +113,35 @@ async def test_a_cohort_that_does_not_fit_is_left_out_and_ends_no_clone(cloning:
     assert (started.previous is None, afresh.previous is None) == (False, True)
     (model,) = await models_of(stub, STUDENT)
     assert not model.HasField("starting_version")
+
+
+async def test_versions_of_another_main_brain_are_left_out_and_end_no_clone(
+    cloning: Cloning, stub: CloningStub
+) -> None:
+    await clone(stub, COHORT)
+    await clone(stub)
+    cloning.trainer.facts = replace(FACTS, main_brain="f" * 64)
+    with capture_logs() as logs:
+        await clone(stub)
+    assert cloning.trainer.plans[-1].previous is None
+    left_out = [event for event in logs if event["event"] == "previous_version_left_out"]
+    # The student's own version, then the cohort's.
+    assert [event["reason"] for event in left_out] == ["ADAPTER_INCOMPATIBLE"] * 2
+    assert (await models_of(stub, STUDENT))[0].active
+
+
+async def test_a_version_of_another_main_brain_that_is_asked_for_fails_the_clone(
+    cloning: Cloning, stub: CloningStub
+) -> None:
+    await clone(stub)
+    cloning.trainer.facts = replace(FACTS, main_brain="f" * 64)
+    request = order(STUDENT)
+    request.base_version = 1
+    last = (await watch_all(stub, (await stub.StartClone(request)).clone_id))[-1]
+    assert last.status == "failed"
+    assert last.error.reason == "ADAPTER_INCOMPATIBLE"
+    assert "clone the student again" in last.error.message
+    assert len(cloning.trainer.plans) == 1
 
 
 async def test_deleting_a_student_leaves_the_cohort_and_deleting_the_cohort_leaves_its_students(

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, RemovedObjects
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, FolderPage, RemovedObjects
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ class Watched:
         await self._before(writes=False)
         async for entry in self._blobs.entries(prefix):
             yield entry
+
+    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+        await self._before(writes=False)
+        return await self._blobs.folders(prefix, size=size, token=token)
 
     async def delete(self, key: str, *, etag: str) -> None:
         await self._before(writes=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, RemovedObjects
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, FolderPage, RemovedObjects
 from mesh.errors import AdapterCorrupt
 
 # Awaited before each step that is atomic in the store.
@@ -106,6 +106,13 @@ class MemoryBlobs:
         ]
         for key, data in present:
             yield BlobEntry(key=key, etag=_etag(data), size_bytes=len(data), age_seconds=0)
+
+    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+        keys = await self.keys(prefix)
+        names = sorted({key.removeprefix(prefix).partition("/")[0] for key in keys})
+        later_names = [name for name in names if token is None or name > token]
+        next_token = later_names[size - 1] if len(later_names) > size else None
+        return FolderPage(names=tuple(later_names[:size]), next_token=next_token)
 
     async def erase(self, prefix: str) -> RemovedObjects:
         erased = RemovedObjects()

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, RemovedObjects
+from mesh.adapters.blobs import Blob, BlobConflict, BlobEntry, Blobs, FolderPage, RemovedObjects
 from tests.mesh.adapters.faulty_blobs import Put
 
 # A late write is delayed by one of these numbers of turns.
@@ -128,6 +128,10 @@ class TurnBlobs:
             entries = [entry async for entry in self._blobs.entries(prefix)]
         for entry in entries:
             yield entry
+
+    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+        async with self._turns.turn():
+            return await self._blobs.folders(prefix, size=size, token=token)
 
     async def delete(self, key: str, *, etag: str) -> None:
         async with self._turns.turn():
