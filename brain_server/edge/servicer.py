@@ -33,7 +33,7 @@ class BrainServicer(BrainServiceServicer):
         generation = wire.generation_from(request, deadline=deadline_of(context))
         reply = await complete(self._engine, generation)
         self._observe(reply)
-        return wire.response_from(reply)
+        return wire.response_from(reply, generation.prompt)
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
@@ -49,7 +49,7 @@ class BrainServicer(BrainServiceServicer):
                         yield wire.piece_from(len(sent), event.text)
                     else:
                         self._observe(event)
-                        yield wire.finished_from(len(sent) + 1, event)
+                        yield wire.finished_from(len(sent) + 1, event, generation.prompt)
             except Exception as error:
                 if sent:
                     status = status_of(error, call_id())

@@ -16,6 +16,7 @@ from google.rpc import status_pb2
 from brain_server.assess.assessor import Assessment, Verdict
 from brain_server.assess.grading import Criteria
 from brain_server.edge.health import BrainHealthReport
+from brain_server.edge.known_wire import assessment_message, known_from
 from brain_server.engine.contract import (
     AdapterPolicy,
     Fallback,
@@ -59,9 +60,13 @@ def generation_from(request: AnyGenerateRequest, *, deadline: float | None) -> G
         deadline: `time.monotonic()` seconds after which nobody waits.
     """
     turns = [Turn(role=_ROLES[turn.role], text=turn.text) for turn in request.history]
+    knowledge = known_from(request)
     return Generation(
         prompt=Prompt(
-            profile=_profile_from(request.context), turns=(*turns, Turn(role=Role.STUDENT, text=request.prompt))
+            profile=_profile_from(request.context),
+            turns=(*turns, Turn(role=Role.STUDENT, text=request.prompt)),
+            assessment=knowledge.assessment,
+            facts=knowledge.facts,
         ),
         student_id=request.context.student_id or None,
         policy=_POLICIES[request.adapter_policy] if request.HasField("adapter_policy") else AdapterPolicy.PREFER,
@@ -93,9 +98,9 @@ def assessment_from(request: pb.AssessRequest) -> Assessment:
     )
 
 
-def response_from(reply: Reply) -> pb.GenerateResponse:
-    """Converts a whole reply."""
-    return _reply_as(pb.GenerateResponse, reply)
+def response_from(reply: Reply, prompt: Prompt) -> pb.GenerateResponse:
+    """Converts a whole reply, with what its prompt told of the student's answer."""
+    return _reply_as(pb.GenerateResponse, reply, prompt)
 
 
 def piece_from(sequence: int, text: str) -> pb.GenerateStreamResponse:
@@ -103,9 +108,9 @@ def piece_from(sequence: int, text: str) -> pb.GenerateStreamResponse:
     return pb.GenerateStreamResponse(sequence=sequence, text=text)
 
 
-def finished_from(sequence: int, reply: Reply) -> pb.GenerateStreamResponse:
-    """Converts the end of a stream."""
-    return pb.GenerateStreamResponse(sequence=sequence, finished=_reply_as(pb.Finished, reply))
+def finished_from(sequence: int, reply: Reply, prompt: Prompt) -> pb.GenerateStreamResponse:
+    """Converts the end of a stream, with what its prompt told of the student's answer."""
+    return pb.GenerateStreamResponse(sequence=sequence, finished=_reply_as(pb.Finished, reply, prompt))
 
 
 def broken_off_from(sequence: int, error: status_pb2.Status, *, text: str, model: str) -> pb.GenerateStreamResponse:
@@ -171,7 +176,7 @@ def _profile_from(context: pb.StudentContext) -> StudentProfile:
     )
 
 
-def _reply_as(kind: type[ReplyMessage], reply: Reply) -> ReplyMessage:
+def _reply_as(kind: type[ReplyMessage], reply: Reply, prompt: Prompt) -> ReplyMessage:
     timing = reply.timing
     return kind(
         response=reply.text,
@@ -179,6 +184,8 @@ def _reply_as(kind: type[ReplyMessage], reply: Reply) -> ReplyMessage:
         main_brain=reply.main_brain,
         tokens_used=reply.prompt_tokens + reply.completion_tokens,
         timestamp=_now(),
+        assessment=assessment_message(prompt.assessment),
+        facts=prompt.facts,
         adapter=None if reply.adapter is None else adapter_from(reply.adapter),
         fallback=None if reply.fallback is None else _FALLBACKS[reply.fallback],
         finish_reason=_FINISHES[reply.finish_reason],

@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from brain_server.edge import wire
+from brain_server.edge.known_wire import assessment_message
 from brain_server.engine.contract import (
     AdapterPolicy,
     Fallback,
@@ -25,6 +26,7 @@ from mesh.adapters.ref import AdapterRef
 from mesh.errors import InvalidField
 from mesh.lm.chat import Role
 from mesh.rpc.validation import check
+from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
 from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 
 SEED_REQUEST = {
@@ -215,6 +217,18 @@ def test_an_adapter_request_with_a_malformed_id_is_refused() -> None:
         check(adapter_pb.WarmAdapterRequest(student_id="ada", version=0))
 
 
+@pytest.mark.parametrize("verdict", list(pb.AnswerVerdict.values())[1:])
+def test_every_verdict_of_a_request_reaches_the_prompt_and_comes_back(verdict: pb.AnswerVerdict.ValueType) -> None:
+    request = request_of(assessment={"verdict": verdict, "reference_answer": " Light. "})
+    prompt = wire.generation_from(request, deadline=None).prompt
+
+    assert prompt.assessment == AnswerAssessment(
+        verdict=AnswerVerdict[pb.AnswerVerdict.Name(verdict).removeprefix("ANSWER_VERDICT_")],
+        reference_answer="Light.",
+    )
+    assert assessment_message(prompt.assessment) == pb.AnswerAssessment(verdict=verdict, reference_answer="Light.")
+
+
 @pytest.mark.parametrize("finish_reason", FinishReason)
 @pytest.mark.parametrize("fallback", [None, *Fallback])
 def test_a_reply_says_the_same_in_both_forms(fallback: Fallback | None, finish_reason: FinishReason) -> None:
@@ -231,8 +245,9 @@ def test_a_reply_says_the_same_in_both_forms(fallback: Fallback | None, finish_r
         timing=Timing(queue_ms=1, adapter_load_ms=2, first_token_ms=3, total_ms=4),
     )
     before = int(datetime.now(UTC).timestamp())
-    unary = MessageToDict(wire.response_from(reply))
-    streamed = MessageToDict(wire.finished_from(4, reply).finished)
+    prompt = wire.generation_from(request_of(prompt="7 x 8 = 54, right?"), deadline=None).prompt
+    unary = MessageToDict(wire.response_from(reply, prompt))
+    streamed = MessageToDict(wire.finished_from(4, reply, prompt).finished)
 
     assert unary["tokensUsed"] == 156
     assert unary["mainBrain"] == "cd" * 32
