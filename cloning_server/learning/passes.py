@@ -8,7 +8,8 @@ base model's weights, which are frozen.
 Knows nothing of losses, optimizers or students.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,10 @@ from cloning_server.compute.layers import AdapterSpan, Attention, Layers, PassIn
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack
+
+# Computes a loss from the hidden states that predict targets, [S, hidden]: the nats of each, [S], and the gradient of the
+# loss with respect to the states.
+Loss: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Reply tokens whose logits are in memory at a time.
 _BLOCK_TOKENS = 64
@@ -56,12 +61,35 @@ class Passes:
         for x_BH, targets_B in zip(x_MH.split(_BLOCK_TOKENS), pack.targets_M.split(_BLOCK_TOKENS), strict=True):
             yield F.linear(x_BH, self.layers.head_VH).float(), targets_B
 
-    @torch.no_grad()
     def add_gradients(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors]) -> list[float]:
         """Adds the gradient of each pack's loss to its adapter's; the loss is the mean nats per reply token.
 
         Returns:
             The loss of each pack.
+        """
+        sizes = [len(pack.targets_M) for pack in packs]
+        shares_M = torch.cat([torch.full((size,), 1 / size, device=self.device) for size in sizes])
+
+        def loss(x_MH: Tensor) -> tuple[Tensor, Tensor]:
+            return token_nats_and_gradient(x_MH, self.layers.head_VH, _targets(packs), shares_M)
+
+        nats_M = self.add_gradients_of(loss, packs, adapters)
+        return [float(nats.mean()) for nats in nats_M.split(sizes)]
+
+    @torch.no_grad()
+    def add_gradients_of(
+        self, loss: Loss, packs: Sequence[Pack], adapters: Sequence[LoraFactors], *, scored_M: Tensor | None = None
+    ) -> Tensor:
+        """Adds the gradient of any loss of the packs' last hidden states to their adapters'.
+
+        Args:
+            loss: The loss.
+            packs: The examples.
+            adapters: The adapter of each pack.
+            scored_M: Indices of the reply tokens whose hidden states the loss takes; None for all.
+
+        Returns:
+            The nats that the loss computed.
         """
         learning = [Adapter.of(factors, self.layers.dtype, learns=True) for factors in adapters]
         shape, like = self.layers.shape, self.layers.head_VH
@@ -69,14 +97,16 @@ class Passes:
         prompt_backwards = self.layers.run_context(_prompts(packs, learning, prompts))
         replies = ReplyAttention(packs, prompts, shape=shape, like=like, prompt_backwards=prompt_backwards)
         x_MH, norm_back, backwards = self.layers.run_with_backward(_replies(packs, learning, replies))
-        sizes = [len(pack.targets_M) for pack in packs]
-        shares_M = torch.cat([torch.full((size,), 1 / size, device=self.device) for size in sizes])
-        nats_M, grad_MH = token_nats_and_gradient(x_MH, self.layers.head_VH, _targets(packs), shares_M)
+        if scored_M is None:
+            nats, grad_MH = loss(x_MH)
+        else:
+            nats, grad_SH = loss(x_MH[scored_M])
+            grad_MH = torch.zeros_like(x_MH).index_copy_(0, scored_M, grad_SH)
         grad_MH = norm_back(grad_MH)
         while backwards:
             # Popping frees what the layer has stored.
             grad_MH = backwards.pop()(grad_MH)
-        return [float(nats.mean()) for nats in nats_M.split(sizes)]
+        return nats
 
     def _run(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors | None]) -> Tensor:
         """The hidden states that predict the reply tokens, [M, hidden]."""

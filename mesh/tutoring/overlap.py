@@ -1,0 +1,86 @@
+"""How the words of an answer relate to those of the right answer and of the question.
+
+Numbers that a grader uses beside what a model reads from the texts: on short answers word overlap is a strong baseline
+(Dzikovska et al., "SemEval-2013 Task 7", 2013). Knows nothing of models.
+"""
+
+import math
+import re
+from collections.abc import Set
+from typing import Final
+
+from mesh.tutoring.criteria import Criteria
+
+# In the order of `overlap_of`.
+OVERLAP_FEATURES: Final = ("recall", "precision", "novelty", "length", "negation", "has_reference")
+
+_WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?")
+_STOP_WORDS = frozenset(
+    """
+    a an and are as at be because been by can could did do does for from had has have he her his i if in into is it its
+    may of on or she should so than that the their them then there these they this to was we were what when where which
+    who will with would you your
+    """.split()  # noqa: SIM905 (a list of so many strings is hard to read)
+)
+_NEGATIONS = frozenset({"no", "not", "never", "none", "nothing", "without", "cannot", "neither", "nor", "t"})
+_ENDINGS = ("ations", "ation", "ingly", "ings", "edly", "ing", "ies", "ied", "ers", "est", "ed", "er", "es", "ly", "s")
+
+
+def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
+    """Returns the features of an answer, each from -1 to 1, in the order of `OVERLAP_FEATURES`.
+
+    - recall: the share of the right answer's words that the answer has;
+    - precision: the share of the answer's words that the right answer has;
+    - novelty: the share of the answer's words that the question lacks;
+    - length: the logarithm of the ratio of their lengths, bounded;
+    - negation: 1 if exactly one of answer and right answer denies something;
+    - has_reference: 1 if the right answer is known. Without one, recall, precision, length and negation are 0.
+    """
+    reference_text = criteria.reference_answer or criteria.learning_objective
+    words, reference, question = _stems(answer), _stems(reference_text), _stems(criteria.question)
+    novelty = len(words - question) / len(words) if words else 0.0
+    if not reference:
+        return 0.0, 0.0, novelty, 0.0, 0.0, 0.0
+    shared = sum(any(_is_like(word, other) for other in words) for word in reference)
+    found = sum(any(_is_like(word, other) for other in reference) for word in words)
+    length = math.log((len(words) + 1) / (len(reference) + 1)) / 2
+    return (
+        shared / len(reference),
+        found / len(words) if words else 0.0,
+        novelty,
+        max(-1.0, min(1.0, length)),
+        float(_denies(answer) != _denies(reference_text)),
+        float(bool(criteria.reference_answer)),
+    )
+
+
+def _stems(text: str) -> Set[str]:
+    return {_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS}
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word.removesuffix(ending)
+    return word
+
+
+def _is_like(word: str, other: str) -> bool:
+    """Whether two stems are equal, or one is a misspelling of the other: long, and with one edit between them."""
+    if word == other:
+        return True
+    if min(len(word), len(other)) < 5 or abs(len(word) - len(other)) > 1:
+        return False
+    prefix = next((index for index, pair in enumerate(zip(word, other, strict=False)) if pair[0] != pair[1]), None)
+    if prefix is None:
+        return True
+    return (
+        word[prefix + 1 :] == other[prefix + 1 :]
+        or word[prefix:] == other[prefix + 1 :]
+        or word[prefix + 1 :] == other[prefix:]
+        or (word[prefix : prefix + 2] == other[prefix : prefix + 2][::-1] and word[prefix + 2 :] == other[prefix + 2 :])
+    )
+
+
+def _denies(text: str) -> bool:
+    return not _NEGATIONS.isdisjoint(_WORD.findall(text.lower()))
