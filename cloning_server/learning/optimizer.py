@@ -6,8 +6,9 @@ of the order of a training.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -91,6 +92,21 @@ class AdapterOptimizer:
         self._schedule.step()
         self._optimizer.zero_grad()
         self.steps_done += 1
+
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's and the schedule's state, to go on from later."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "steps": self.steps_done,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state of the same training; the factors are the caller's."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.steps_done = int(state["steps"])
 
 
 def heldout_loss(passes: Passes, packs: Sequence[Pack], factors: LoraFactors | None) -> float:

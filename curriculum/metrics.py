@@ -1,0 +1,38 @@
+"""Figures that say how well verdicts agree with people's."""
+
+from collections.abc import Sequence
+
+# Bins of equal width, as in Guo et al., "On Calibration of Modern Neural Networks" (2017).
+_BINS = 10
+
+
+def macro_f1(predicted: Sequence[str], actual: Sequence[str]) -> float:
+    """Returns the mean F1 over the labels that occur in `actual`."""
+    scores = [f1_of(label, predicted, actual) for label in sorted(set(actual))]
+    return sum(scores) / len(scores)
+
+
+def f1_of(label: str, predicted: Sequence[str], actual: Sequence[str]) -> float:
+    """Returns the F1 of one label: the harmonic mean of precision and recall."""
+    hits = sum(guess == truth == label for guess, truth in zip(predicted, actual, strict=True))
+    return 2 * hits / max(1, sum(guess == label for guess in predicted) + sum(truth == label for truth in actual))
+
+
+def area_under_curve(scores: Sequence[float], truths: Sequence[bool]) -> float:
+    """Returns the probability that a right answer scores above a wrong one; ties count half."""
+    rights = [score for score, truth in zip(scores, truths, strict=True) if truth]
+    wrongs = [score for score, truth in zip(scores, truths, strict=True) if not truth]
+    wins = sum((right > wrong) + 0.5 * (right == wrong) for right in rights for wrong in wrongs)
+    return wins / max(1, len(rights) * len(wrongs))
+
+
+def calibration_error(probabilities: Sequence[float], truths: Sequence[bool]) -> float:
+    """Returns the expected calibration error of the probability that an answer is right, from 0 to 1."""
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for probability, truth in zip(probabilities, truths, strict=True):
+        bins.setdefault(min(_BINS - 1, int(probability * _BINS)), []).append((probability, truth))
+    gaps = (
+        abs(sum(probability for probability, _ in members) - sum(truth for _, truth in members))
+        for members in bins.values()
+    )
+    return sum(gaps) / max(1, len(probabilities))

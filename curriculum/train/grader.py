@@ -1,0 +1,175 @@
+"""What the grader learns, how it is calibrated, and how it is measured."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.learning.packing import pack
+from cloning_server.learning.passes import Passes
+from curriculum.metrics import area_under_curve, calibration_error, macro_f1
+from curriculum.train.grading_sets import GradedAnswer
+from curriculum.train.training import RoleExample, grouped
+from mesh.lm.chat import Example, encode_prompt
+from mesh.lm.grading import CORRECT, LABELS, LabelCalibration, grader_prompt
+from mesh.tutoring.criteria import Criteria
+from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
+
+# Of a hundred questions so many are held out whole, and of the other questions so many answers.
+_HELD_OUT_QUESTIONS = 8
+_HELD_OUT_ANSWERS = 6
+# Of a hundred examples so many are told without the reference, or without the question.
+_WITHOUT_REFERENCE = 8
+_WITHOUT_QUESTION = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedAnswer:
+    """A graded answer as the grader reads it."""
+
+    answer: str
+    criteria: Criteria
+    label: str
+
+
+def split_graded(answers: Iterable[GradedAnswer]) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
+    """Splits answers into those to learn from and those to calibrate with; whole questions and single answers."""
+    learned, held_out = [], []
+    for answer in answers:
+        by_question = _draw(f"question {answer.question}") % 100 < _HELD_OUT_QUESTIONS
+        by_answer = _draw(f"answer {answer.question} {answer.answer}") % 100 < _HELD_OUT_ANSWERS
+        (held_out if by_question or by_answer else learned).append(answer)
+    return learned, held_out
+
+
+def judged(answers: Sequence[GradedAnswer], *, seed: int) -> list[JudgedAnswer]:
+    """Returns the answers as training tells them: one of the references, at times no reference or no question."""
+    # Repeatable on purpose; it need not be hard to guess.
+    draws = random.Random(seed)  # noqa: S311
+    return [_told(answer, draws) for answer in answers]
+
+
+def closest(answer: GradedAnswer) -> JudgedAnswer:
+    """Returns an answer with the reference that shares most of its words, for measuring."""
+    return JudgedAnswer(answer=answer.answer, criteria=answer.criteria(_closest(answer)), label=answer.label)
+
+
+def grader_examples(answers: Sequence[JudgedAnswer], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
+    """Returns one example per answer: the grader's prompt, and the first token of its label."""
+    tokens = label_tokens(tokenizer)
+    return [
+        RoleExample(
+            example=_example(answer, tokens[LABELS.index(answer.label)], tokenizer), label=LABELS.index(answer.label)
+        )
+        for answer in answers
+    ]
+
+
+def label_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the first token of each label.
+
+    Raises:
+        ValueError: Two labels begin with the same token, so that this tokenizer can't tell them apart.
+    """
+    tokens = [int(tokenizer(label, add_special_tokens=False)["input_ids"][0]) for label in LABELS]
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"the base model's tokenizer begins two of the labels {', '.join(LABELS)} with one token")
+    return tokens
+
+
+def weigh(
+    passes: Passes, factors: LoraFactors | None, answers: Sequence[JudgedAnswer], tokenizer: PreTrainedTokenizerBase
+) -> list[list[float]]:
+    """Returns the probabilities of the labels for each answer, as the engine's `weigh` gives them."""
+    tokens = label_tokens(tokenizer)
+    examples = grader_examples(answers, tokenizer)
+    weights: dict[int, list[float]] = {}
+    places = {id(example): place for place, example in enumerate(examples)}
+    for members in grouped(examples):
+        packed = pack([member.example for member in members], device=passes.device)
+        blocks = [logits_BV[:, tokens].softmax(-1) for logits_BV, _ in passes.logits(packed, factors)]
+        rows = torch.cat(blocks).tolist()
+        weights.update({places[id(member)]: row for member, row in zip(members, rows, strict=True)})
+    return [weights[place] for place in range(len(examples))]
+
+
+def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> LabelCalibration:
+    """Fits the calibration by maximum likelihood with a small penalty on its parameters."""
+    logs_NL = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-6).log()
+    features_NF = torch.tensor([overlap_of(answer.answer, answer.criteria) for answer in answers], dtype=torch.float64)
+    labels_N = torch.tensor([LABELS.index(answer.label) for answer in answers])
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    biases_L = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
+    slopes_LF = torch.zeros(len(LABELS), len(OVERLAP_FEATURES), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, biases_L, slopes_LF], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        scores_NL = scale * logs_NL + biases_L + features_NF @ slopes_LF.T
+        penalty = (slopes_LF.square().sum() + biases_L.square().sum() + (scale - 1).square()) / len(answers)
+        value = torch.nn.functional.cross_entropy(scores_NL, labels_N) + penalty
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return LabelCalibration(
+        scale=round(float(scale.detach()), 6),
+        biases=tuple(round(value, 6) for value in biases_L.tolist()),
+        slopes=tuple(tuple(round(value, 6) for value in row) for row in slopes_LF.tolist()),
+    )
+
+
+def measure(
+    answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]], calibration: LabelCalibration | None
+) -> dict[str, float]:
+    """Returns macro-F1 of right against not right, AUC and calibration error of the score, and three-way macro-F1."""
+    probabilities = [
+        calibration.apply(row, overlap_of(answer.answer, answer.criteria)) if calibration else list(row)
+        for answer, row in zip(answers, weights, strict=True)
+    ]
+    scores = [correct + 0.5 * partially for correct, partially, _ in probabilities]
+    truths = [answer.label == CORRECT for answer in answers]
+    guesses = [LABELS[max(range(len(LABELS)), key=row.__getitem__)] for row in probabilities]
+    return {
+        "macro_f1_two_way": round(macro_f1([str(score >= 0.5) for score in scores], list(map(str, truths))), 4),
+        "macro_f1_labels": round(macro_f1(guesses, [answer.label for answer in answers]), 4),
+        "auc": round(area_under_curve(scores, truths), 4),
+        "calibration_error": round(calibration_error(scores, truths), 4),
+        "answers": len(answers),
+    }
+
+
+def _told(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
+    references = answer.references
+    chances = draws.random(), draws.random(), draws.random()
+    reference = _closest(answer) if chances[0] < 0.5 else draws.choice(references) if references else ""
+    if len(references) > 1 and chances[0] > 0.9:
+        reference = " ".join(reference if reference.endswith(".") else f"{reference}." for reference in references)[:600]
+    criteria = answer.criteria(reference)
+    if chances[1] < _WITHOUT_REFERENCE / 100:
+        criteria = Criteria(grade=criteria.grade, subject=criteria.subject, question=criteria.question)
+    elif chances[1] < (_WITHOUT_REFERENCE + _WITHOUT_QUESTION) / 100:
+        criteria = Criteria(grade=criteria.grade, subject=criteria.subject, reference_answer=criteria.reference_answer)
+    if chances[2] < 0.4:
+        criteria = Criteria(question=criteria.question, reference_answer=criteria.reference_answer)
+    return JudgedAnswer(answer=answer.answer, criteria=criteria, label=answer.label)
+
+
+def _closest(answer: GradedAnswer) -> str:
+    if not answer.references:
+        return ""
+    return max(answer.references, key=lambda reference: sum(overlap_of(answer.answer, answer.criteria(reference))[:2]))
+
+
+def _example(answer: JudgedAnswer, label_token: int, tokenizer: PreTrainedTokenizerBase) -> Example:
+    prompt = encode_prompt(tokenizer, grader_prompt(answer.answer, answer.criteria))
+    return Example(tokens=(*prompt, label_token), reply_start=len(prompt))
+
+
+def _draw(text: str) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")

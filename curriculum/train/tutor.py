@@ -1,0 +1,80 @@
+"""What the tutor learns: every lesson that is not held out, and plain sentences of science so that it keeps what it knew."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from curriculum.lesson import GradeBand, Lesson, Subject
+from curriculum.train.training import RoleExample
+from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example, end_of_turn
+from mesh.tutoring.assessment import AnswerAssessment
+from mesh.tutoring.profile import StudentProfile
+
+# Subjects as schools write them: a request's subject is free text.
+_SPELLINGS = {
+    Subject.MATHEMATICS: ("Math", "Mathematics", "math", "Maths", "Algebra", ""),
+    Subject.READING_AND_WRITING: ("English", "Reading", "ELA", "Language Arts", "Writing", "reading", ""),
+    Subject.SCIENCE: ("Science", "science", "Science", "General Science", ""),
+    Subject.SOCIAL_STUDIES: ("Social Studies", "History", "social studies", "Civics", "Geography", ""),
+}
+# One lesson of so many is told without the grade; its reply must fit any grade's form.
+_NO_GRADE = 8
+_ANY_GRADE_BANDS = (GradeBand.G3_5, GradeBand.G6_8)
+
+
+def prompt_of(lesson: Lesson) -> Prompt:
+    """Returns the prompt of a lesson, as serving renders it for a student with this profile."""
+    return Prompt(
+        profile=lesson.student,
+        turns=_turns(lesson),
+        assessment=AnswerAssessment(
+            verdict=lesson.assessment.verdict, reference_answer=lesson.assessment.reference_answer
+        )
+        if lesson.assessment
+        else None,
+        facts=lesson.facts,
+    )
+
+
+def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
+    """Returns one example per lesson; subject and grade are told as requests tell them, or not at all."""
+    return [
+        RoleExample(example=encode_example(tokenizer, replace(prompt_of(lesson), profile=_told(lesson)), lesson.reply))
+        for lesson in lessons
+    ]
+
+
+def exact_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Returns one example per lesson with its profile as it is, for measuring."""
+    return [encode_example(tokenizer, prompt_of(lesson), lesson.reply) for lesson in lessons]
+
+
+def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[RoleExample]:
+    """Yields the texts of EntailmentBank (Dalvi et al., 2021), JSON lines, as plain text without a student."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            facts = ". ".join(row["facts"])
+            text = f"{row['question']} {row['answer']} {facts}. {row['hypothesis']}."
+            tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
+            yield RoleExample(example=Example(tokens=tokens, reply_start=1))
+
+
+def _turns(lesson: Lesson) -> tuple[Turn, ...]:
+    roles = (Role.STUDENT, Role.TUTOR)
+    return tuple(Turn(role=roles[index % 2], text=text) for index, text in enumerate(lesson.turns))
+
+
+def _told(lesson: Lesson) -> StudentProfile:
+    draw = int.from_bytes(sha256(f"profile {lesson.id}".encode()).digest()[:4], "big")
+    spellings = _SPELLINGS[lesson.subject]
+    is_told = lesson.band not in _ANY_GRADE_BANDS or draw % _NO_GRADE
+    return replace(
+        lesson.student,
+        subject=spellings[draw // _NO_GRADE % len(spellings)],
+        grade=lesson.profile.grade if is_told else None,
+    )
