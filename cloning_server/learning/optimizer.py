@@ -93,7 +93,6 @@ class AdapterOptimizer:
         self._optimizer.zero_grad()
         self.steps_done += 1
 
-
     def state(self) -> dict[str, Any]:
         """The optimizer's and the schedule's state, to go on from later."""
         return {

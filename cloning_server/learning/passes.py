@@ -23,8 +23,8 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack
 
-# Computes a loss from the hidden states that predict targets, [S, hidden]: the nats of each, [S], and the gradient of the
-# loss with respect to the states.
+# Computes a loss from the hidden states that predict targets, [S, hidden]: the nats of each, [S], and the gradient of
+# the loss with respect to the states.
 Loss: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Reply tokens whose logits are in memory at a time.

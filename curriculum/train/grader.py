@@ -39,7 +39,8 @@ class JudgedAnswer:
 
 def split_graded(answers: Iterable[GradedAnswer]) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
     """Splits answers into those to learn from and those to calibrate with; whole questions and single answers."""
-    learned, held_out = [], []
+    learned: list[GradedAnswer] = []
+    held_out: list[GradedAnswer] = []
     for answer in answers:
         by_question = _draw(f"question {answer.question}") % 100 < _HELD_OUT_QUESTIONS
         by_answer = _draw(f"answer {answer.question} {answer.answer}") % 100 < _HELD_OUT_ANSWERS
@@ -149,7 +150,9 @@ def _told(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
     chances = draws.random(), draws.random(), draws.random()
     reference = _closest(answer) if chances[0] < 0.5 else draws.choice(references) if references else ""
     if len(references) > 1 and chances[0] > 0.9:
-        reference = " ".join(reference if reference.endswith(".") else f"{reference}." for reference in references)[:600]
+        reference = " ".join(reference if reference.endswith(".") else f"{reference}." for reference in references)[
+            :600
+        ]
     criteria = answer.criteria(reference)
     if chances[1] < _WITHOUT_REFERENCE / 100:
         criteria = Criteria(grade=criteria.grade, subject=criteria.subject, question=criteria.question)

@@ -6,12 +6,11 @@ gradients that end at the prompt (ADR 14) would leave it with next to nothing to
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -136,9 +135,7 @@ def _batches(examples: Sequence[RoleExample], settings: RoleSettings) -> Iterato
             yield order[start : start + settings.batch]
 
 
-def _add_gradients(
-    passes: Passes, factors: LoraFactors, batch: Sequence[RoleExample], objective: Objective
-) -> float:
+def _add_gradients(passes: Passes, factors: LoraFactors, batch: Sequence[RoleExample], objective: Objective) -> float:
     """Adds the gradient of the batch's mean loss; returns that loss."""
     share, total = 1 / objective.size(batch), 0.0
     for members in grouped(batch):
@@ -157,9 +154,7 @@ def _add_pass(
         starts.append(start)
         start += len(member.example.tokens) - 1
     places = [
-        start + place
-        for start, positions in zip(starts, objective.scored(members), strict=True)
-        for place in positions
+        start + place for start, positions in zip(starts, objective.scored(members), strict=True) for place in positions
     ]
     scored_M = torch.tensor(places, device=passes.device)
 
@@ -197,7 +192,7 @@ def _save(path: Path, factors: LoraFactors, optimizer: AdapterOptimizer, *, iden
     state = {"identity": identity, "vector": factors.vector.detach().cpu(), "optimizer": optimizer.state()}
     torch.save(state, part)
     # A reader sees the checkpoint before or this one, never a part.
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _resume(path: Path, factors: LoraFactors, optimizer: AdapterOptimizer, *, identity: str) -> None:

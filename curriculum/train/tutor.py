@@ -1,4 +1,4 @@
-"""What the tutor learns: every lesson that is not held out, and plain sentences of science so that it keeps what it knew."""
+"""What the tutor learns: every lesson that is not held out, and plain sentences, so that it keeps what it knew."""
 
 import json
 from collections.abc import Iterator, Sequence

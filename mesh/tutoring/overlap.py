@@ -6,7 +6,7 @@ Numbers that a grader uses beside what a model reads from the texts: on short an
 
 import math
 import re
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from mesh.tutoring.criteria import Criteria
@@ -54,7 +54,7 @@ def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
     )
 
 
-def _stems(text: str) -> Set[str]:
+def _stems(text: str) -> AbstractSet[str]:
     return {_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS}
 
 

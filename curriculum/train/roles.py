@@ -1,0 +1,214 @@
+"""Trains the roles of one base model, in their order: the tutor on the base weights, the grader on the Main Brain."""
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.learning.optimizer import heldout_loss
+from cloning_server.learning.packing import packs_of
+from cloning_server.learning.passes import Passes
+from curriculum.lesson import Kind, Lesson
+from curriculum.library import is_held_out, load_lessons
+from curriculum.train import grader, tutor
+from curriculum.train.grading_sets import (
+    TRAINING_FILES,
+    GradedAnswer,
+    graded_lessons,
+    made_answers,
+    read_graded,
+)
+from curriculum.train.objectives import LabelObjective, ReplyObjective
+from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
+from mesh.lm.base import BaseModel
+from mesh.lm.chat import Example
+from mesh.lm.grading import LABELS, LabelCalibration
+
+TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
+GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
+_SMOOTHING = 0.05
+# Wrong answers made per question: right answers to other questions.
+_MADE_PER_QUESTION = 2
+# Longer examples are left out: a few essays would decide how much memory a pass needs.
+_MAX_TOKENS = 512
+_GRADING, _EXPLANATIONS = "grading", "explanations"
+_MEASURED = {
+    "sciEntsBank unseen answers": "sciEntsBank.test-unseen-answers.jsonl",
+    "beetle unseen answers": "beetle.test-unseen-answers.jsonl",
+    "beetle unseen questions": "beetle.test-unseen-questions.jsonl",
+    "saf unseen answers": "saf.english.unseen_answers.jsonl",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedFactors:
+    """What a training made.
+
+    Attributes:
+        weights: Factors by PEFT's names, bf16.
+        settings: How they were trained.
+        evaluation: Figures on held-out data, by name.
+        data_digests: sha256 of the data, by name.
+        examples: How many examples there were.
+        labels: The labels of a grader; empty for a tutor.
+        calibration: The calibration of a grader.
+    """
+
+    weights: dict[str, torch.Tensor]
+    settings: RoleSettings
+    evaluation: dict[str, float]
+    data_digests: dict[str, str]
+    examples: int
+    labels: tuple[str, ...] = ()
+    calibration: LabelCalibration | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTraining:
+    """What every training needs.
+
+    Attributes:
+        base: What the role is trained on.
+        sets: Folder of the public sets, with `grading` and `explanations`; None: the lessons alone.
+        settings: How to train.
+        checkpoint: Where the training is saved; None: nowhere.
+        watch: Called at every step.
+    """
+
+    base: BaseModel
+    sets: Path | None
+    settings: RoleSettings
+    checkpoint: Path | None
+    watch: Callable[[StepReport], None]
+
+
+def train_tutor(training: RoleTraining) -> TrainedFactors:
+    """Trains the tutor on all lessons that are not held out.
+
+    Raises:
+        InvalidLesson: A lesson has a fault; names file, line and field.
+        TrainingDiverged: A loss or a gradient is not finite.
+    """
+    base, lessons = training.base, load_lessons()
+    tokenizer = base.tokenizer
+    examples = tutor.lesson_examples([lesson for lesson in lessons if not is_held_out(lesson)], tokenizer)
+    plain = _plain(training, "entailmentbank.train.jsonl")
+    passes = Passes(base.model)
+    factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
+    held_out = [lesson for lesson in lessons if is_held_out(lesson)]
+    evaluation = _tutor_figures(training, passes, factors, held_out)
+    return TrainedFactors(
+        weights=_rounded(factors),
+        settings=training.settings,
+        evaluation=evaluation,
+        data_digests={"lessons": _digest([lesson.reply for lesson in lessons])},
+        examples=len(examples) + len(plain),
+    )
+
+
+def train_grader(training: RoleTraining) -> TrainedFactors:
+    """Trains the grader on the sets' answers, the lessons', and answers that are right or wrong for certain.
+
+    Raises:
+        InvalidGradedAnswer, InvalidLesson: A line of the data has a fault; names file, line and field.
+        TrainingDiverged: A loss or a gradient is not finite.
+        ValueError: The tokenizer can't tell the labels apart.
+    """
+    base, answers = training.base, graded_answers(training.sets)
+    learned, held_out = grader.split_graded(answers)
+    # Repeatable on purpose; it need not be hard to guess.
+    draws = random.Random(training.settings.seed)  # noqa: S311
+    learned += made_answers(learned, per_question=_MADE_PER_QUESTION, draws=draws)
+    told = grader.judged(learned, seed=training.settings.seed)
+    examples = [
+        example
+        for example in grader.grader_examples(told, base.tokenizer)
+        if len(example.example.tokens) <= _MAX_TOKENS
+    ]
+    passes = Passes(base.model)
+    tokens = grader.label_tokens(base.tokenizer)
+    objective = LabelObjective(passes.layers.head_VH, tokens, smoothing=_SMOOTHING)
+    factors = _fit(training, passes, examples, objective)
+    weights = _rounded(factors)
+    factors.load(weights, scaling=factors.scaling)
+    calibrating = [grader.closest(answer) for answer in held_out]
+    calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
+    return TrainedFactors(
+        weights=weights,
+        settings=training.settings,
+        evaluation=_grader_figures(training, passes, factors, calibration),
+        data_digests={"answers": _digest([f"{answer.question} {answer.answer} {answer.label}" for answer in answers])},
+        examples=len(examples),
+        labels=LABELS,
+        calibration=calibration,
+    )
+
+
+def graded_answers(sets: Path | None) -> list[GradedAnswer]:
+    """Returns the answers that a grader may learn from: the lessons' that are not held out, and the sets'."""
+    answers = list(graded_lessons([lesson for lesson in load_lessons() if not is_held_out(lesson)]))
+    if sets is not None:
+        answers += [answer for name in TRAINING_FILES for answer in read_graded(sets / _GRADING / name)]
+    return answers
+
+
+def _fit(
+    training: RoleTraining, passes: Passes, examples: Sequence[RoleExample], objective: ReplyObjective | LabelObjective
+) -> LoraFactors:
+    settings = training.settings
+    factors = LoraFactors(training.base.model, settings.lora, seed=settings.seed)
+    train(passes, factors, examples, objective, settings, checkpoint=training.checkpoint, watch=training.watch)
+    return factors
+
+
+def _tutor_figures(
+    training: RoleTraining, passes: Passes, factors: LoraFactors, lessons: Sequence[Lesson]
+) -> dict[str, float]:
+    """Mean nats per reply token of held-out lessons, and of plain text, for the base model and with the tutor."""
+    tokenizer = training.base.tokenizer
+    texts: dict[str, list[Example]] = {"lessons": tutor.exact_examples(lessons, tokenizer)}
+    for kind in Kind:
+        texts[f"{kind} lessons"] = tutor.exact_examples(
+            [lesson for lesson in lessons if lesson.kind is kind], tokenizer
+        )
+    texts["EntailmentBank dev"] = [plain.example for plain in _plain(training, "entailmentbank.dev.jsonl")]
+    figures: dict[str, float] = {}
+    for name, examples in texts.items():
+        if examples:
+            packs = packs_of(examples, 8, device=passes.device)
+            figures[f"{name}: base nats per token"] = round(heldout_loss(passes, packs, None), 4)
+            figures[f"{name}: nats per token"] = round(heldout_loss(passes, packs, factors), 4)
+    return figures
+
+
+def _grader_figures(
+    training: RoleTraining, passes: Passes, factors: LoraFactors, calibration: LabelCalibration
+) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, file in _MEASURED.items():
+        path = training.sets / _GRADING / file if training.sets else None
+        if path and path.is_file():
+            answers = [grader.closest(answer) for answer in read_graded(path)]
+            weights = grader.weigh(passes, factors, answers, training.base.tokenizer)
+            figures |= {f"{name}: {key}": value for key, value in grader.measure(answers, weights, calibration).items()}
+    return figures
+
+
+def _plain(training: RoleTraining, file: str) -> list[RoleExample]:
+    path = training.sets / _EXPLANATIONS / file if training.sets else None
+    return list(tutor.plain_examples(path, training.base.tokenizer)) if path and path.is_file() else []
+
+
+def _rounded(factors: LoraFactors) -> dict[str, torch.Tensor]:
+    return {name: factor.to(torch.bfloat16) for name, factor in factors.state().items()}
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text}\n".encode())
+    return digest.hexdigest()
