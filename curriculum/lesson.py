@@ -33,6 +33,7 @@ class Kind(StrEnum):
 
     EXPLAIN = "explain"
     FEEDBACK = "feedback"
+    ASSESS = "assess"
     HINT = "hint"
     WORKED = "worked"
     FEELINGS = "feelings"
