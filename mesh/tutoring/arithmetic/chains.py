@@ -21,6 +21,8 @@ _QUOTES = frozenset("\"'`[]{}|<>~…\u2018\u2019\u201c\u201d")
 _FUNCTIONS = frozenset(
     "root roots log ln sin cos tan sqrt square cube factorial mod modulo mean median average absolute".split()  # noqa: SIM905
 )
+# Single characters before a negative number; others are variables.
+_BEFORE_SIGN = _QUOTES | frozenset(":,.?!;\n")
 _REMAINDER = re.compile(r"\s?(?:r|rem|remainder|(?:with )?(?:a )?remainder(?: of)?)\.?\s?([0-9]{1,9})(?![\w.])")
 
 
@@ -60,19 +62,44 @@ class Chain:
         return next((side for side in self.sides if not side.is_literal), self.sides[0])
 
 
-def find_chains(text: str) -> list[Chain]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MathPassages:
+    """The chains of a text, and whether it holds mathematics that is none, such as `2x + 3 = 7`."""
+
+    chains: tuple[Chain, ...]
+    has_rest: bool
+
+
+def find_chains(text: str) -> MathPassages:
     """Returns the chains of a text, in order; what is no whole expression is left out."""
     tokens = tokenize(text)
     runs = itertools.groupby(range(len(tokens)), key=lambda index: tokens[index].kind in _MATH)
     chains: list[Chain] = []
+    has_rest = False
     for is_math, indexes in runs:
-        if is_math:
-            positions = list(indexes)
-            chain = _chain(text, tokens, positions[0], positions[-1] + 1)
-            # A number within the chain before it is that chain's remainder.
-            if chain and not (chains and chain.start < chains[-1].end):
-                chains.append(chain)
-    return chains
+        if not is_math:
+            continue
+        positions = list(indexes)
+        first, last = positions[0], positions[-1] + 1
+        chain = None if _continues(tokens, last) else _chain(text, tokens, first, last)
+        if chain is None:
+            kinds = {token.kind for token in tokens[first:last]}
+            has_rest = has_rest or (TokenKind.NUMBER in kinds and bool(kinds & {TokenKind.OPERATOR, TokenKind.EQUALS}))
+        # A number within the chain before it is that chain's remainder.
+        elif not (chains and chain.start < chains[-1].end):
+            chains.append(chain)
+    return MathPassages(chains=tuple(chains), has_rest=has_rest)
+
+
+def _continues(tokens: Sequence[Token], last: int) -> bool:
+    """Whether a blank to fill in follows an equals sign, and more behind it: `8 + 4 = [ ] + 5`."""
+    if tokens[last - 1].kind is not TokenKind.EQUALS:
+        return False
+    blank = itertools.takewhile(
+        lambda token: token.kind is TokenKind.OTHER or token.text == "?", tokens[last : last + 6]
+    )
+    length = sum(1 for _ in blank)
+    return length > 0 and last + length < len(tokens) and tokens[last + length].kind is TokenKind.OPERATOR
 
 
 def _chain(text: str, tokens: Sequence[Token], first: int, last: int) -> Chain | None:
@@ -116,9 +143,13 @@ def _trimmed(run: Sequence[Token], *, before: Token | None) -> Sequence[Token]:
         run = run[1:]
     elif before and before.text in _FUNCTIONS:
         return ()
-    if len(run) == 2 and run[0].text == "-" and run[0].end < run[1].start and before and len(before.text) > 1:
-        # "My answer - 45": a dash.
-        run = run[1:]
+    if not run:
+        return ()
+    if len(run) > 1 and run[0].text == "-" and run[0].end < run[1].start:
+        # "My answer - 45": a dash. Otherwise it subtracts from what is no number, as in "3x - 4".
+        run = run[1:] if len(run) == 2 and before and len(before.text) > 1 else ()
+    elif run[0].text == "-" and before and (before.kind is TokenKind.OTHER or len(before.text) == 1):
+        run = run if before.text in _BEFORE_SIGN else ()
     while run and run[0].kind is TokenKind.OPEN and (_depth(run) > 0 or _encloses_equation(run)):
         run = run[1:-1] if _depth(run) == 0 else run[1:]
     while run and run[-1].kind is TokenKind.CLOSE and _depth(run) < 0:

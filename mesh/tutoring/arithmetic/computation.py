@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mesh.tutoring.arithmetic import wording
 from mesh.tutoring.arithmetic.chains import WINDOW, Chain, find_chains
 from mesh.tutoring.arithmetic.equality import is_same_quantity
-from mesh.tutoring.arithmetic.equations import holds, is_comparable, is_value, results_of
+from mesh.tutoring.arithmetic.equations import facts_of, holds, is_comparable, is_value, results_of
 from mesh.tutoring.arithmetic.expression import Expression
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
 
@@ -47,35 +47,39 @@ def compute(text: str) -> Computation:
 
     Never raises, and takes time in proportion to the text.
     """
-    lower = text.lower()
-    # A few letters have another length in lower case; the rules must read where the expressions are.
-    words = (lower if len(lower) == len(text) else text).replace("\u2019", "'")
-    chains = find_chains(words)
-    if len(chains) > _MAX_CHAINS:
-        return Computation()
-    turn = _TurnReading(words, chains)
+    turn = _TurnReading(text)
     return Computation(facts=turn.facts(), assessment=turn.assessment())
 
 
 def open_expressions(text: str) -> tuple[Expression, ...]:
-    """Returns the different expressions that a text asks for without a value; for questions of a test."""
-    words = text.lower() if len(text.lower()) == len(text) else text
-    turn = _TurnReading(words, find_chains(words)[:_MAX_CHAINS])
-    return tuple(turn.questions.values())
+    """Returns the different expressions that a text asks for without a value; for questions of a test.
+
+    A question that asks for more than exact values, such as an estimate, has none.
+    """
+    return () if wording.ASKS_OTHERWISE.search(text.lower()) else tuple(_TurnReading(text).questions.values())
 
 
 class _TurnReading:
     """The expressions of a turn, and the answers that it offers."""
 
-    def __init__(self, text: str, chains: Sequence[Chain]) -> None:
-        self._text = text
-        self._chains = chains
+    def __init__(self, text: str) -> None:
+        lower = text.lower()
+        # A few letters have another length in lower case; the rules must read where the expressions are.
+        self._text = (lower if len(lower) == len(text) else text).replace("\u2019", "'")
+        passages = find_chains(self._text)
+        self._chains = passages.chains if len(passages.chains) <= _MAX_CHAINS else ()
+        self._has_rest = passages.has_rest
+        marker = wording.ANSWER_MARKER.search(self._text)
+        # Where the student's answer begins, if a question stands before it.
+        self._answer_start = marker.end() if marker and self._text[: marker.start()].strip() else None
         self._tied = dict(self._ties())
-        self.equations = [chain for chain in chains if chain.is_equation and is_comparable(chain)]
+        self.equations = [chain for chain in self._chains if chain.is_equation and is_comparable(chain)]
+        if wording.IS_SCALE.search(self._text):
+            self.equations = [chain for chain in self.equations if not chain.asks.is_literal]
         self._requests = self._find_asked()
-        answered = {chain.asks.text for chain in self.equations} | {
-            chain.asks.text for index, chain in enumerate(chains) if index in self._tied
-        }
+        answered: set[str] = set()
+        if self._answer_start is None:
+            answered.update(chain.asks.text for chain in (*self.equations, *map(self._chains.__getitem__, self._tied)))
         self.questions = {chain.asks.text: chain.asks for chain in self._requests if chain.asks.text not in answered}
 
     def facts(self) -> tuple[str, ...]:
@@ -83,7 +87,7 @@ class _TurnReading:
         lines: dict[str, None] = {}
         for index, chain in enumerate(self._chains):
             if chain in self.equations:
-                lines.update(dict.fromkeys(_fact(*result) for result in results_of(chain)))
+                lines.update(dict.fromkeys(facts_of(chain)))
             elif chain in self._requests or index in self._tied:
                 lines[f"{chain.asks.text} = {chain.asks.described_result}"] = None
         return tuple(lines)[:MAX_FACTS]
@@ -91,7 +95,9 @@ class _TurnReading:
     def assessment(self) -> AnswerAssessment | None:
         """Returns the verdict on the one answer that is offered."""
         offers = self._offers()
-        if self._has_alternatives(offers):
+        if self._has_alternatives(offers) or wording.ASKS_OTHERWISE.search(self._text):
+            return None
+        if self._answer_start is not None and (len(self.questions) != 1 or not offers or self._has_givens()):
             return None
         if len(self.questions) == 1 and offers:
             return self._judge_answer(offers[0], *self.questions.values())
@@ -106,15 +112,25 @@ class _TurnReading:
 
     def _judge_equations(self, offers: Sequence[_Offer]) -> AnswerAssessment | None:
         outcomes = [*(holds(chain) for chain in self.equations), *self._tied_outcomes()]
-        if not outcomes or None in outcomes:
+        if not outcomes or None in outcomes or any(self._is_denied(chain) for chain in self.equations):
             return None
         wrong = self._first_wrong()
         if wrong is not None:
             return _assessed(wrong, is_right=False)
         contradicts = any(not self._is_equal_to_all(offer) for offer in offers)
-        if contradicts or self.questions or self._asks_more():
+        if contradicts or self.questions or self._asks_more() or self._has_context(offers):
             return None
         return _assessed(self._last_reference(), is_right=True)
+
+    def _has_givens(self) -> bool:
+        """Whether the question before the answer holds mathematics that it doesn't ask for."""
+        starts = [chain.start for chain in (*self.equations, *map(self._chains.__getitem__, self._tied))]
+        return self._has_rest or min(starts, default=len(self._text)) < (self._answer_start or 0)
+
+    def _has_context(self, offers: Sequence[_Offer]) -> bool:
+        """Whether right equations may be steps of something larger, which code can't judge."""
+        numbers = sum(chain.is_number for chain in self._chains)
+        return self._has_rest or numbers > len(self._tied) + len(offers)
 
     def _find_asked(self) -> list[Chain]:
         requests: list[Chain] = []
@@ -213,7 +229,8 @@ class _TurnReading:
         """The numbers that are offered as answers, each value once."""
         offers: list[_Offer] = []
         offered: set[int] = set()
-        first_asked = min((chain.start for chain in self._requests), default=None)
+        asks = self._requests or [chain for chain in self._chains if not chain.is_number]
+        first_asked = min((chain.start for chain in asks), default=None)
         for index, chain in enumerate(self._chains):
             if index in self._tied.values():
                 continue
@@ -221,9 +238,8 @@ class _TurnReading:
             if not is_offer and chain.is_number and index - 1 in offered:
                 is_offer = self._is_alternative(index)
             if is_offer:
-                if not chain.is_equation:
-                    # Working does not count beside the answer that it leads to.
-                    offers = [offer for offer in offers if not offer.is_working]
+                # Working does not count beside the answer that it leads to.
+                offers = [offer for offer in offers if not offer.is_working]
                 offered.add(index)
                 offers.append(_Offer(number=chain.sides[-1], remainder=chain.remainder, is_working=chain.is_equation))
         return offers
@@ -233,7 +249,7 @@ class _TurnReading:
         before = self._text[max(0, chain.start - WINDOW) : chain.start]
         if chain.is_equation:
             # The working of an answer; its end is the answer.
-            return bool(wording.MY_ANSWER.search(before) and self.questions) and chain.sides[-1].is_literal
+            return self._answer_start is not None and chain.start >= self._answer_start and chain.sides[-1].is_literal
         if not chain.is_number:
             return False
         if self._said_for(index):
@@ -263,6 +279,10 @@ class _TurnReading:
             if index + 1 < len(self._chains)
         )
 
+    def _is_denied(self, chain: Chain) -> bool:
+        """Whether the words before an equation say that it does not hold."""
+        return wording.DENIES.search(self._text[max(0, chain.start - WINDOW) : chain.start]) is not None
+
     def _is_equal_to_all(self, offer: _Offer) -> bool:
         """Whether an offer does not contradict the equations beside it."""
         return all(is_same_quantity(offer.number.value, chain.asks.value) for chain in self.equations)
@@ -273,10 +293,6 @@ class _TurnReading:
         before = self._text[max(0, last.start - WINDOW) : last.start]
         rest = wording.ASKS_FOR_CHECK.sub("", self._text[last.end :])
         return bool(wording.WHY.search(before) or wording.ASKS_MORE.search(rest))
-
-
-def _fact(text: str, result: str) -> str:
-    return f"{text} is {result}" if result.startswith("about") else f"{text} = {result}"
 
 
 def _assessed(reference: str, *, is_right: bool) -> AnswerAssessment:

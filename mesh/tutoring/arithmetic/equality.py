@@ -98,7 +98,7 @@ def _number_in(text: str) -> _AnswerNumber | None:
     if not 0 < len(answer) <= _MAX_CHARS:
         return None
     answer = _VARIABLE.sub("", answer)
-    chains = find_chains(answer)
+    chains = find_chains(answer).chains
     if len(chains) != 1:
         return None
     chain = chains[0]

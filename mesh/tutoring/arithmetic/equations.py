@@ -3,12 +3,16 @@
 from mesh.tutoring.arithmetic.chains import Chain
 from mesh.tutoring.arithmetic.equality import is_same_quantity, write_like
 from mesh.tutoring.arithmetic.expression import Expression
+from mesh.tutoring.arithmetic.quantity import Notation
 
 
 def is_comparable(chain: Chain) -> bool:
     """Whether the sides are quantities of one kind; "1 inch = 2.54 cm" is no exact equation."""
     dimensions = {side.value.unit.dimension if side.value.unit else None for side in chain.sides}
     if all(side.is_literal for side in chain.sides):
+        if all(side.value.notation is Notation.WHOLE for side in chain.sides):
+            # "6 = 6", or "to the power 0 equal to 1": nothing is computed.
+            return False
         return len(dimensions) == 1 or dimensions == {None, "percent"}
     return len(dimensions - {None, "percent"}) <= 1
 
@@ -43,3 +47,11 @@ def results_of(chain: Chain) -> list[tuple[str, str]]:
         return [(side.text, side.described_result) for side in computed]
     first, second = chain.sides[:2]
     return [(first.text, write_like(first, second))]
+
+
+def facts_of(chain: Chain) -> list[str]:
+    """Returns a line per result of an equation."""
+    return [
+        f"{text} is {result}" if result.startswith("about") else f"{text} = {result}"
+        for text, result in results_of(chain)
+    ]

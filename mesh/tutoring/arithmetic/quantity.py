@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 # Larger numbers are not computed; no exercise of a school has them.
-MAX_DIGITS = 30
+MAX_DIGITS = 15
 _MAX_PARTS = 10**MAX_DIGITS
 _MAX_EXPONENT = 100
 # Longer decimal fractions are written as fractions.

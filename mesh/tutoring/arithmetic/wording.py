@@ -34,7 +34,7 @@ SAID_FOR = re.compile(
 OFFERS_BEFORE = re.compile(
     r"(?:answer|result|solution|guess|(?:answer|result|solution|guess) (?:is|was|must be|should be|would be)"
     r"|\b(?:got|get|gets|say|says|said|think|thinks|thought|guess|guessed|put|wrote|chose|believe|calculated|know"
-    r"|told me|came up with|make|made)(?: that| this)?(?: it'?s?| it is| it was| the answer is| that'?s| is)?"
+    r"|told me|came up with)(?: that| this)?(?: it'?s?| it is| it was| the answer is| that'?s| is)?"
     r"|\b(?:is|isn't|was) (?:it|that|this|the answer)|\bit'?s|\bit (?:is|equals|must be|should be|would be|was)"
     r"|\bthat'?s|\b(?:that|this) (?:is|makes|gives)|\b(?:so|therefore|thus|is|=))"
     r"\s*[:=-]?\s*(?:just |only |exactly |like |maybe |probably |definitely |still |it's |um |uh )?[\"'\u201c]?$"
@@ -47,6 +47,18 @@ OR_ELSE = re.compile(r"\s*(?:[,?/]|\bor\b|\band\b)\s*(?:[,?/]\s*)?(?:or\s+)?(?:i
 # Between two expressions that are asked together.
 JOINS = re.compile(r"\s*(?:,|and|or|, and|, or)\s*(?:what (?:is|about)\s+)?")
 MY_ANSWER = re.compile(r"my (?:answer|work|solution)(?: is|:)?\s*$")
+# The answer of a student in the form of a baseline: the question stands before it.
+ANSWER_MARKER = re.compile(
+    r"\bmy (?:final )?(?:answer|solution|work)\s*(?:[:=-]|is\b(?! (?:right|correct|wrong|it|that|this|ok|good)\b))"
+)
+# Questions whose right answer is not, or not only, the exact value.
+ASKS_OTHERWISE = re.compile(
+    r"\b(?:estimat\w+|round\w*|roughly|approximate\w*|nearest|story|draw|compare|greater|bigger|smaller|sensible"
+    r"|reasonable|expanded|standard form|scientific notation|true or false)\b"
+)
+# "1 inch = 10 miles" on a map is no conversion.
+IS_SCALE = re.compile(r"\b(?:scale|map|drawing|model|represents?)\b")
+DENIES = re.compile(r"\b(?:isn'?t|not|aren'?t|doesn'?t|don'?t|didn'?t|never|can'?t|cannot)\b[^.?!,\n0-9]{0,12}$")
 WHY = re.compile(r"\b(?:why|how|show|explain|prove)\b[^.?!\n]*$")
 ASKS_MORE = re.compile(r"\b(?:how|why|what|which|when|where|who|explain|show|help)\b")
 ASKS_FOR_CHECK = re.compile(

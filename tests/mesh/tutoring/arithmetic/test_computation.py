@@ -128,7 +128,33 @@ def test_a_rounded_value_is_neither_right_nor_wrong() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "Is 1/2 + 1/3 = 2/5 reasonable?\n\nMy answer: no, 2/5 is less than 1/2",
+        "I did 23 x 14 with boxes. 20 x 10 = 200, 3 x 4 = 12, so 212. Is that it?",
+        "I had 3/4 of a pizza and ate half of it. So I ate 1/4, right? 3/4 - 1/2 is 1/4",
+        "If f(x) = x^2 - 3x, find f(-2).\n\nMy answer: -4 + 6 = 2",
+        "(3 + 2i)(3 - 2i) = 9 - 4i^2. then I get 9 - 4 = 5",
+        "1 in 100 wins 300. I figured the gain is +3 because 300/100 = 3",
+        "A planet is at 4 AU. I did 4 x 4 = 16, is that correct?",
+        "345 + 128, the ones make 13 and now im stuck",
+        "Estimate 48 + 31.\n\nMy answer: 80",
+        "why isn't 2^3 = 6",
+    ],
+)
+def test_a_step_of_something_larger_gets_no_verdict(text: str) -> None:
+    assert compute(text).assessment is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "",
+        "Is x = 6 a solution of 3x - 4 = 14?",
+        "8 + 4 = [ ] + 5. What goes in the box?",
+        "? x 9 = 63",
+        "True or false: 6 = 6",
+        "Why is anything to the power 0 equal to 1?",
+        "The scale of the map says 1 inch = 10 miles.",
+        "Why 6.02 x 10^23?",
         "The date is 11/26/2026.",
         "2026-11-26",
         "What happened on 9/11?",
