@@ -19,6 +19,7 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServ
 from brain_server.assess.assessor import Assessor
 from brain_server.edge.health import BrainHealthCheck
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
+from brain_server.engine.contract import MainBrainFacts
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.dependencies import CHECK_SECONDS
@@ -294,6 +295,16 @@ async def test_health_with_the_fallback_model_is_degraded(served: Served) -> Non
     served.engine.facts = replace(FACTS, fallback_for="a larger one", reason="a larger one was not found")
     health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
     assert (health.status, health.fallback_for) == ("degraded", "a larger one")
+
+
+async def test_health_with_a_role_that_can_not_be_used_is_degraded_and_says_why(served: Served) -> None:
+    brain = MainBrainFacts(digest="d" * 64, tutor="none", grader="zero-shot", problems=("the tutor can't be used",))
+    served.engine.facts = replace(FACTS, main_brain=brain)
+    health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
+    assert (health.status, health.reason) == ("degraded", "the tutor can't be used")
+    assert health.main_brain == pb.MainBrain(
+        digest="d" * 64, tutor="none", grader="zero-shot", problems=["the tutor can't be used"]
+    )
 
 
 async def test_health_without_the_adapter_store_is_degraded_and_quick(unused_tcp_port: int, bucket: str) -> None:

@@ -375,6 +375,12 @@ async def test_health_says_that_the_brain_is_down_while_clones_are_taken(cloning
     await until_health(stub, "healthy")
 
 
+async def test_health_names_the_main_brain_and_a_role_that_can_not_be_used(cloning: Cloning, stub: CloningStub) -> None:
+    cloning.trainer.facts = replace(FACTS, main_brain="d" * 64, problems=("the tutor can't be used",))
+    health = await stub.GetHealth(pb.GetHealthRequest())
+    assert (health.status, health.reason, health.main_brain) == ("degraded", "the tutor can't be used", "d" * 64)
+
+
 async def until_health(stub: CloningStub, status: str) -> pb.GetHealthResponse:
     """Asks until health says this word; the test's own timeout is the limit."""
     while True:
