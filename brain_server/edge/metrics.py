@@ -38,6 +38,12 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily("aivo_engine_waiting", "Calls that wait for their turn.", counts.waiting)
         yield GaugeMetricFamily("aivo_engine_running", "Calls that are decoded together now.", counts.running)
         yield CounterMetricFamily("aivo_engine_tokens", "Tokens decoded.", counts.tokens)
+        prompts = CounterMetricFamily(
+            "aivo_engine_role_prompts", "Prompts that a role of the Main Brain has read.", labels=("role",)
+        )
+        for role, count in counts.role_prompts.items():
+            prompts.add_metric((role,), count)
+        yield prompts
         yield from _of_tiers({"host": counts.host, "slot": counts.slot})
 
 

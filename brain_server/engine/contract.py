@@ -13,6 +13,7 @@ from typing import Protocol
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
 from mesh.lm.main_brain import MainBrainFiles
+from mesh.lm.roles import RoleManifest, RoleName
 
 
 class AdapterPolicy(Enum):
@@ -156,21 +157,24 @@ class MainBrainFacts:
         digest: Its identity, 64 hex digits; students' adapters belong to it.
         tutor: `lora:` and the sha256 of the tutor's weights; `none` if nothing is merged into the base model.
         grader: `lora:` and the sha256 of the grader's weights; `zero-shot` if the Main Brain itself grades.
+        roles: The roles that `Engine.weigh` may name, with their labels and calibration.
         problems: Why a role that is there is not used, one sentence each.
     """
 
     digest: str
     tutor: str
     grader: str
+    roles: Mapping[RoleName, RoleManifest] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, files: MainBrainFiles) -> "MainBrainFacts":
-        """Reads what is on disk."""
+        """Returns the facts of these files."""
         return cls(
             digest=files.digest,
             tutor=files.tutor.identity if files.tutor else "none",
             grader=files.grader.identity if files.grader else "zero-shot",
+            roles={role.manifest.role: role.manifest for role in files.side_roles},
             problems=files.problems,
         )
 
@@ -233,6 +237,7 @@ class EngineCounts:
         tokens: Tokens decoded since the start.
         host: Counters of the adapters in host memory.
         slot: Counters of the adapters in slots.
+        role_prompts: Prompts that each role has read since the start, for the roles that run.
     """
 
     waiting: int
@@ -240,6 +245,7 @@ class EngineCounts:
     tokens: int
     host: TierCounts
     slot: TierCounts
+    role_prompts: Mapping[RoleName, int] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -268,9 +274,14 @@ class Engine(Protocol):
         ...
 
     async def weigh(
-        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+        self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
-        """Returns how likely the base model is to begin its reply with each label; the probabilities add up to 1."""
+        """Returns how likely the Main Brain is to begin its reply with each label; the probabilities add up to 1.
+
+        With a role of `MainBrainFacts.roles`, its adapter reads the prompt. The first tokens of the labels then decide,
+        if they differ, as roles are trained on those. A role that the engine lacks changes nothing. One that fails is
+        left out from then on: this call raises `ModelNotLoaded`, and `EngineFacts` says why.
+        """
         ...
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:

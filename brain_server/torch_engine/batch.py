@@ -24,6 +24,7 @@ from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from brain_server.torch_engine.slots import SlotLease, Slots
 from brain_server.torch_engine.turns import FairQueue
 from mesh.errors import AdapterCorrupt, AivoError, ServerDraining
+from mesh.lm.roles import RoleName
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -39,7 +40,8 @@ class Ticket:
 
     Attributes:
         sequence: Changed by the torch thread during a step, and by nobody else.
-        adapter: The adapter that decodes; None for the base model.
+        adapter: The student's adapter that decodes; None without one.
+        role: The role that reads the prompt; None without one.
         allowance: How long the work may go on.
         turn_key: Whose turn it takes in the queue.
         row: Index of its row, while it has one.
@@ -51,6 +53,7 @@ class Ticket:
 
     sequence: TokenSequence
     adapter: HostAdapter[SlotWeights] | None
+    role: RoleName | None
     allowance: Allowance
     turn_key: Hashable
     row: int = -1
@@ -67,7 +70,9 @@ class Ticket:
     def step_row(self, *, first: int = 0, token_count: int = 1) -> StepRow:
         """Returns its part in a step that reads so many of its next tokens, from the given one on."""
         slot = self.lease.slot if self.lease else None
-        return StepRow(sequence=self.sequence, row=self.row, slot=slot, first=first, token_count=token_count)
+        return StepRow(
+            sequence=self.sequence, row=self.row, slot=slot, role=self.role, first=first, token_count=token_count
+        )
 
 
 class Batch:
@@ -116,13 +121,14 @@ class Batch:
         sequence: TokenSequence,
         *,
         adapter: HostAdapter[SlotWeights] | None,
+        role: RoleName | None = None,
         allowance: Allowance,
         student_id: str | None,
     ) -> Ticket:
         """Queues a sequence. The caller must call `release` in the end, whatever happens."""
         # Requests without a student are not one student's: each takes a turn of its own.
         turn_key: Hashable = student_id if student_id is not None else next(self._turn_numbers)
-        ticket = Ticket(sequence=sequence, adapter=adapter, allowance=allowance, turn_key=turn_key)
+        ticket = Ticket(sequence=sequence, adapter=adapter, role=role, allowance=allowance, turn_key=turn_key)
         if self._loop.done():
             self._end(ticket, ServerDraining("the engine is closing"))
         else:

@@ -6,6 +6,7 @@ it queues for a row, so that a slow store delays nobody else.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,7 +35,7 @@ from brain_server.engine.contract import (
 from brain_server.engine.deadline import wait_until_done, within
 from brain_server.engine.defaults import PROBE, PROBE_SERVING
 from brain_server.engine.settings import EngineSettings
-from brain_server.torch_engine.batch import Batch
+from brain_server.torch_engine.batch import Batch, NotFinite
 from brain_server.torch_engine.compute.model import TorchModel, load_model
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.reply_decoder import TorchReplyDecoder
@@ -43,6 +44,7 @@ from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.base import pick_device
 from mesh.lm.chat import Prompt
 from mesh.lm.lora import from_safetensors
+from mesh.lm.roles import RoleName
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -82,6 +84,7 @@ class TorchEngine:
         self._admission = Admission(
             limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
         )
+        self._role_prompts: Counter[RoleName] = Counter()
         self._loaded: _LoadedParts | None = None
         self._failure = ""
         self._loading = asyncio.create_task(self._load(), name="load the base model")
@@ -116,7 +119,7 @@ class TorchEngine:
             quantization=settings.quantization,
             dtype=str(base.dtype).removeprefix("torch.") if base else "",
             fallback_for=(base.fallback_from or "") if base else "",
-            main_brain=MainBrainFacts.of(base.main_brain) if base else None,
+            main_brain=MainBrainFacts.of(self._loaded.model.main_brain) if self._loaded else None,
         )
 
     @property
@@ -133,6 +136,7 @@ class TorchEngine:
             tokens=loaded.model.tokens_decoded,
             host=replace(loaded.adapters.host.counts),
             slot=replace(loaded.batch.slots.counts, load_seconds=loaded.model.load_seconds),
+            role_prompts={role: self._role_prompts[role] for role in sorted(loaded.model.roles)},
         )
 
     def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
@@ -141,15 +145,27 @@ class TorchEngine:
         return stream_reply(generation, admission=self._admission, adapters=loaded.adapters, decoder=loaded.decoder)
 
     async def weigh(
-        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+        self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
         """See `Engine.weigh`."""
         loaded = self._require_loaded()
+        pinned_role = role if role in loaded.model.roles else None
         with self._admission.place(deadline) as allowance:
             tokens = await loaded.decoder.encode(prompt, allowance)
-            sequence = loaded.model.labels(tokens, labels)
-            async with loaded.decoder.run(sequence, adapter=None, allowance=allowance, student_id=None) as ticket:
-                await within(asyncio.shield(ticket.completion), allowance)
+            sequence = loaded.model.labels(tokens, labels, by_first_token=pinned_role is not None)
+            in_batch = loaded.decoder.run(
+                sequence, adapter=None, role=pinned_role, allowance=allowance, student_id=None
+            )
+            try:
+                async with in_batch as ticket:
+                    await within(asyncio.shield(ticket.completion), allowance)
+            except NotFinite as error:
+                if pinned_role is None:
+                    raise
+                reason = loaded.model.give_up(pinned_role, "it computes numbers that are not finite")
+                raise ModelNotLoaded(reason) from error
+        if pinned_role is not None:
+            self._role_prompts[pinned_role] += 1
         return dict(zip(labels, sequence.weights, strict=True))
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:

@@ -18,6 +18,7 @@ from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from mesh.lm.chat import Prompt
+from mesh.lm.roles import RoleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +102,12 @@ class TorchReplyDecoder:
         sequence: TokenSequence,
         *,
         adapter: HostAdapter[SlotWeights] | None,
+        role: RoleName | None = None,
         allowance: Allowance,
         student_id: str | None,
     ) -> AsyncIterator[Ticket]:
         """Runs a sequence in the batch. On exit, the sequence has left the batch."""
-        ticket = self._batch.submit(sequence, adapter=adapter, allowance=allowance, student_id=student_id)
+        ticket = self._batch.submit(sequence, adapter=adapter, role=role, allowance=allowance, student_id=student_id)
         try:
             yield ticket
         finally:

@@ -23,9 +23,11 @@ import safetensors.numpy
 
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.vllm_engine.client import ServedModel, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
+from mesh.adapters.manifest import Lora
 from mesh.adapters.store import StoredAdapter
 from mesh.errors import AdapterIncompatible, ModelNotLoaded
 from mesh.lm.digests import weight_files
+from mesh.lm.roles import TrainedRole
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -50,6 +52,16 @@ class VllmAdapter:
 
     name: str
     folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _AdapterFiles:
+    """What is written to an adapter's folder. `label` names the adapter in errors."""
+
+    label: str
+    weights: bytes
+    lora: Lora
+    scaling: float
 
 
 class AdapterFolders:
@@ -81,21 +93,27 @@ class AdapterFolders:
             AdapterIncompatible: It does not fit the base model, or vLLM refuses it, as for a rank above its limit.
             VllmUnreachable: vLLM does not answer.
         """
-        adapter = self._new_adapter(stored_adapter.manifest.sha256)
-        try:
-            await asyncio.to_thread(self._write, stored_adapter, adapter.folder)
-            await self._client.load(adapter.name, adapter.folder)
-        except BaseException as error:
-            # vLLM may have loaded it although the call failed or was cancelled.
-            self._begin_unloading(adapter)
-            if isinstance(error, VllmRefused):
-                # A vLLM server whose engine died refuses everything: this raises if so.
-                await self._client.query_served_model()
-                _log.warning("adapter_refused_by_vllm", ref=str(stored_adapter.manifest.ref), status=error.status)
-                why = f"vLLM refuses {stored_adapter.manifest.ref}; see the log of vLLM"
-                raise AdapterIncompatible(why) from error
-            raise
-        return adapter
+        manifest = stored_adapter.manifest
+        files = _AdapterFiles(
+            label=str(manifest.ref),
+            weights=stored_adapter.weights,
+            lora=manifest.recipe.lora,
+            scaling=manifest.recipe.scaling,
+        )
+        return await self._load(self._new_adapter(manifest.sha256), files)
+
+    async def load_role(self, role: TrainedRole) -> VllmAdapter:
+        """Loads a role's adapter.
+
+        Raises:
+            AdapterCorrupt: Its files have changed.
+            AdapterIncompatible: As `prepare`.
+            VllmUnreachable: vLLM does not answer.
+        """
+        manifest = role.manifest
+        weights = await asyncio.to_thread(role.read_weights)
+        files = _AdapterFiles(label=manifest.role, weights=weights, lora=manifest.lora, scaling=manifest.scaling)
+        return await self._load(self._new_adapter(manifest.sha256), files)
 
     async def load_blank(self, target_modules: Sequence[str]) -> None:
         """Loads the blank adapter, which also proves that vLLM can load adapters.
@@ -172,12 +190,26 @@ class AdapterFolders:
         finally:
             await asyncio.to_thread(shutil.rmtree, adapter.folder, ignore_errors=True)
 
-    def _write(self, stored_adapter: StoredAdapter, folder: Path) -> None:
-        _require_fit(stored_adapter, self._shapes)
+    async def _load(self, adapter: VllmAdapter, files: "_AdapterFiles") -> VllmAdapter:
+        try:
+            await asyncio.to_thread(self._write, files, adapter.folder)
+            await self._client.load(adapter.name, adapter.folder)
+        except BaseException as error:
+            # vLLM may have loaded it although the call failed or was cancelled.
+            self._begin_unloading(adapter)
+            if isinstance(error, VllmRefused):
+                # A vLLM server whose engine died refuses everything: this raises if so.
+                await self._client.query_served_model()
+                _log.warning("adapter_refused_by_vllm", ref=files.label, status=error.status)
+                raise AdapterIncompatible(f"vLLM refuses {files.label}; see the log of vLLM") from error
+            raise
+        return adapter
+
+    def _write(self, files: "_AdapterFiles", folder: Path) -> None:
+        _require_fit(files, self._shapes)
         folder.mkdir(parents=True)
-        recipe = stored_adapter.manifest.recipe
-        config = _peft_config(rank=recipe.lora.rank, scaling=recipe.scaling, target_modules=recipe.lora.target_modules)
-        (folder / _WEIGHTS).write_bytes(stored_adapter.weights)
+        config = _peft_config(rank=files.lora.rank, scaling=files.scaling, target_modules=files.lora.target_modules)
+        (folder / _WEIGHTS).write_bytes(files.weights)
         (folder / _CONFIG).write_bytes(config)
 
     def _empty(self) -> None:
@@ -197,17 +229,17 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
 
 
-def _require_fit(stored_adapter: StoredAdapter, shapes: Mapping[str, tuple[int, int]]) -> None:
+def _require_fit(files: _AdapterFiles, shapes: Mapping[str, tuple[int, int]]) -> None:
     """Raises `AdapterIncompatible` if a factor does not have the width of the base weight that it changes.
 
     vLLM notices this only when it copies the factors into a slot, in the process that decodes all replies.
     """
-    for name, tensor in safetensors.deserialize(stored_adapter.weights):  # type: ignore[no-untyped-call] # its stub has no types
+    for name, tensor in safetensors.deserialize(files.weights):  # type: ignore[no-untyped-call] # its stub has no types
         module, _, factor = str(name).removeprefix(_PREFIX).rpartition(".lora_")
         width_out, width_in = shapes.get(f"{module}.weight", (0, 0))
         width = tensor["shape"][1] if factor == "A.weight" else tensor["shape"][0]
         if width != (width_in if factor == "A.weight" else width_out):
-            raise AdapterIncompatible(f"{stored_adapter.manifest.ref} does not fit the base model at {module}")
+            raise AdapterIncompatible(f"{files.label} does not fit the base model at {module}")
 
 
 def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_modules: Sequence[str]) -> None:

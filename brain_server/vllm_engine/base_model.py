@@ -68,11 +68,17 @@ class VllmModel:
             raise InvalidField([Violation("prompt", description)])
         return tuple(tokens)
 
-    def branches(self, labels: Sequence[str]) -> "Branches":
-        """Returns the labels, which a reply may begin with, as token ids."""
-        return Branches(
-            {label: tuple(self.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
-        )
+    def branches(self, labels: Sequence[str], *, by_first_token: bool = False) -> "Branches":
+        """Returns the labels, which a reply may begin with, as token ids.
+
+        Args:
+            labels: No label begins with another.
+            by_first_token: Only the first token of each label, if these differ. Roles learn labels this way.
+        """
+        tokens = {label: tuple(self.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels}
+        first_tokens = {label: label_tokens[:1] for label, label_tokens in tokens.items()}
+        first_tokens_differ = len(set(first_tokens.values())) == len(labels)
+        return Branches(first_tokens if by_first_token and first_tokens_differ else tokens)
 
 
 class Branches:

@@ -6,6 +6,7 @@ tokens. vLLM receives token ids; it batches, decodes, and keeps adapters in its 
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -37,10 +38,12 @@ from brain_server.vllm_engine.base_model import VllmModel
 from brain_server.vllm_engine.client import CompletionEnd, ServedModel, VllmClient, VllmRefused, VllmUnreachable
 from brain_server.vllm_engine.completion import Completion, Limits
 from brain_server.vllm_engine.reply_decoder import VllmReplyDecoder
+from brain_server.vllm_engine.roles import VllmRoles
 from brain_server.vllm_engine.watch import VllmWatch
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AivoError, ModelNotLoaded
+from mesh.errors import AdapterIncompatible, AivoError, ModelNotLoaded
 from mesh.lm.chat import Prompt
+from mesh.lm.roles import RoleName
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -52,6 +55,7 @@ class _VllmParts:
 
     model: VllmModel
     folders: AdapterFolders
+    roles: VllmRoles
     adapters: StudentAdapters[VllmAdapter]
 
 
@@ -70,6 +74,7 @@ class VllmEngine:
         self._admission = Admission(
             limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
         )
+        self._role_prompts: Counter[RoleName] = Counter()
         self._parts: _VllmParts | None = None
         self._failure = ""
         self._watch = VllmWatch(client, base_model=settings.base_model, on_first_answer=self._on_first_answer)
@@ -101,7 +106,7 @@ class VllmEngine:
             quantization=settings.quantization,
             dtype=settings.dtype if ready else "",
             fallback_for="",
-            main_brain=MainBrainFacts.of(self._parts.model.files) if self._parts else None,
+            main_brain=MainBrainFacts.of(self._parts.roles.main_brain) if self._parts else None,
         )
 
     @property
@@ -114,6 +119,10 @@ class VllmEngine:
             tokens=self._client.tokens_decoded,
             host=TierCounts(),
             slot=replace(self._parts.adapters.host.counts) if self._parts else TierCounts(),
+            role_prompts={
+                role.manifest.role: self._role_prompts[role.manifest.role]
+                for role in (self._parts.roles.main_brain.side_roles if self._parts else ())
+            },
         )
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
@@ -126,15 +135,24 @@ class VllmEngine:
                     yield event
 
     async def weigh(
-        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+        self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
         """See `Engine.weigh`."""
         parts, decoder = self._require_ready()
+        role_adapter = parts.roles.adapter(role)
         with self._noticing_outages(), self._admission.place(deadline) as allowance:
-            branches = parts.model.branches(labels)
+            branches = parts.model.branches(labels, by_first_token=role_adapter is not None)
             longest_fork = max(map(len, branches.forks))
             tokens = await decoder.encode(prompt, allowance, reply_tokens=1 + longest_fork)
-            return branches.weigh(await within(decoder.next_logs(tokens, branches), allowance))
+            try:
+                logs = await within(decoder.next_logs(tokens, branches, role=role_adapter), allowance)
+            except AdapterIncompatible as error:
+                if role is None or role_adapter is None:
+                    raise
+                raise ModelNotLoaded(parts.roles.give_up(role, str(error))) from error
+            if role is not None and role_adapter is not None:
+                self._role_prompts[role] += 1
+            return branches.weigh(logs)
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
         """See `Engine.warm`."""
@@ -189,7 +207,8 @@ class VllmEngine:
         if parts is None or served_model is None or self._failure:
             raise ModelNotLoaded(self.facts.reason)
         limits = Limits(context_tokens=served_model.context_tokens, stop_tokens=parts.model.stop_tokens)
-        return parts, VllmReplyDecoder(self._client, parts.model, parts.folders, limits=limits)
+        decoder = VllmReplyDecoder(self._client, parts.model, parts.folders, roles=parts.roles, limits=limits)
+        return parts, decoder
 
     async def _run(self) -> None:
         name = self._settings.base_model
@@ -213,17 +232,20 @@ class VllmEngine:
             discard=folders.discard,
             host_bytes=self._settings.adapter_host_bytes,
         )
-        return _VllmParts(model=model, folders=folders, adapters=adapters)
+        roles = VllmRoles(self._client, folders, main_brain=model.files)
+        return _VllmParts(model=model, folders=folders, roles=roles, adapters=adapters)
 
     async def _on_first_answer(self, served_model: ServedModel) -> None:
         assert self._parts is not None, "vLLM is watched only once the base model's files have been read"
         await self._parts.folders.sweep(served_model)
         await self._parts.folders.load_blank(self._settings.adapter_target_modules)
+        await self._parts.roles.load()
 
     async def _close(self) -> None:
         self._admission.close()
         self._watching.cancel()
         await asyncio.wait([self._watching])
         if self._parts is not None:
+            await self._parts.roles.aclose()
             await self._parts.adapters.host.close()
             await self._parts.folders.settle()

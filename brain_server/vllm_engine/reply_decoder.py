@@ -13,6 +13,7 @@ from brain_server.vllm_engine.adapter_folders import AdapterFolders, VllmAdapter
 from brain_server.vllm_engine.base_model import Branches, VllmModel
 from brain_server.vllm_engine.client import CompletionEnd, UnknownToVllm, VllmClient, VllmUnreachable
 from brain_server.vllm_engine.completion import Completion, Limits, read_document
+from brain_server.vllm_engine.roles import VllmRoles
 from mesh.lm.chat import Prompt
 
 
@@ -23,19 +24,23 @@ class VllmReplyDecoder:
         limits: What ends every reply.
     """
 
-    def __init__(self, client: VllmClient, model: VllmModel, folders: AdapterFolders, *, limits: Limits) -> None:
+    def __init__(
+        self, client: VllmClient, model: VllmModel, folders: AdapterFolders, *, roles: VllmRoles, limits: Limits
+    ) -> None:
         """Takes the parts that decode.
 
         Args:
             client: Speaks to vLLM.
             model: The base model that vLLM serves.
             folders: Of the adapters that vLLM has loaded.
+            roles: The roles among them, which stay in vLLM's memory.
             limits: What ends every reply.
         """
         self.limits = limits
         self._client = client
         self._model = model
         self._folders = folders
+        self._roles = roles
 
     async def encode(self, prompt: Prompt, allowance: Allowance, *, reply_tokens: int = 1) -> tuple[int, ...]:
         """Returns the prompt's token ids.
@@ -94,6 +99,7 @@ class VllmReplyDecoder:
             AdapterIncompatible: vLLM refuses the adapter now.
             VllmUnreachable: vLLM does not answer, or has forgotten the adapter again.
         """
+        self._roles.record_use(adapter)
         for last_try in (False, True):
             try:
                 async with aclosing(self._client.stream(completion)) as events:
@@ -107,12 +113,25 @@ class VllmReplyDecoder:
             else:
                 return
 
-    async def next_logs(self, prompt: Sequence[int], branches: Branches) -> Sequence[Mapping[int, float]]:
-        """Returns what `Branches.weigh` takes: log-probabilities at each fork, after the prompt."""
-        blank = self._folders.blank
+    async def next_logs(
+        self, prompt: Sequence[int], branches: Branches, *, role: VllmAdapter | None
+    ) -> Sequence[Mapping[int, float]]:
+        """Returns what `Branches.weigh` takes: log-probabilities at each fork, after the prompt.
+
+        Args:
+            prompt: Token ids.
+            branches: The labels.
+            role: The role that reads the prompt; None for the base model.
+
+        Raises:
+            AdapterIncompatible: vLLM refuses the role now.
+            VllmUnreachable: vLLM does not answer.
+        """
+        adapter = role or self._folders.blank
+        self._roles.record_use(adapter)
         prompts = [(*prompt, *fork) for fork in branches.forks]
         try:
-            return await self._client.next_logs(blank.name, prompts, branches.tokens)
+            return await self._client.next_logs(adapter.name, prompts, branches.tokens)
         except UnknownToVllm:
-            await self._folders.restore(blank)
-            return await self._client.next_logs(blank.name, prompts, branches.tokens)
+            await self._folders.restore(adapter)
+            return await self._client.next_logs(adapter.name, prompts, branches.tokens)

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,6 +54,20 @@ class MainBrainFiles:
     grader: TrainedRole | None = None
     guard: TrainedRole | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def side_roles(self) -> tuple[TrainedRole, ...]:
+        """The roles that run beside the Main Brain, each with an adapter of its own."""
+        return tuple(role for role in (self.grader, self.guard) if role is not None)
+
+    def without(self, role: RoleName, problem: str) -> "MainBrainFiles":
+        """Returns the same Main Brain without a role that runs beside it, and with one problem more."""
+        return replace(
+            self,
+            grader=None if role == "grader" else self.grader,
+            guard=None if role == "guard" else self.guard,
+            problems=(*self.problems, problem),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from brain_server.engine.contract import (
 )
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
+from mesh.lm.roles import RoleName
 
 PIECES = ("Plants ", "make ", "food.")
 SHA256 = "ab" * 32
@@ -52,6 +53,7 @@ class ScriptedEngine:
         weights: The probabilities that `weigh` returns, by the end of the last turn; equal ones for any other turn.
         generations: The requests of all `stream` calls, in order.
         weighed: The prompts of all `weigh` calls, in order.
+        weighed_by: The roles that they named, in order.
         closed: Is set when a stream ends before its reply.
         residents: The adapters in memory: student, version, last use.
     """
@@ -66,6 +68,7 @@ class ScriptedEngine:
         self.weights: dict[str, tuple[float, ...]] = {}
         self.generations: list[Generation] = []
         self.weighed: list[Prompt] = []
+        self.weighed_by: list[RoleName | None] = []
         self.closed = asyncio.Event()
         self.residents = [("student123", 2, datetime(2025, 1, 15, 10, 30, tzinfo=UTC))]
 
@@ -85,11 +88,12 @@ class ScriptedEngine:
         yield _reply("".join(pieces), generation)
 
     async def weigh(
-        self, prompt: Prompt, labels: Sequence[str], *, deadline: float | None = None
+        self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
         if self.error is not None:
             raise self.error
         self.weighed.append(prompt)
+        self.weighed_by.append(role)
         last_turn = prompt.turns[-1].text
         weights = next(
             (w for end, w in self.weights.items() if last_turn.endswith(end)), (1 / len(labels),) * len(labels)

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from brain_server.engine.defaults import PROBE
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.compute.capacity import Capacity
-from brain_server.torch_engine.compute.decoder import Decoder
+from brain_server.torch_engine.compute.decoder import Adapters, Decoder
 from brain_server.torch_engine.compute.grammar import Constraint, Grammars
+from brain_server.torch_engine.compute.role_tables import RoleTables
 from brain_server.torch_engine.compute.rows import Move, Swap, Upkeep, Wipe
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream, pick
 from brain_server.torch_engine.compute.sequences import LabelSequence, ReplySequence, TokenSequence
@@ -20,18 +22,22 @@ from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.compute.slot_tables import SlotTables
 from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from mesh.adapters.manifest import Serving
-from mesh.errors import InvalidField, Violation
+from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, Violation
 from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.lora import LoraSpec
-from mesh.lm.roles import roles_folders
+from mesh.lm.lora import LoraSpec, from_safetensors
+from mesh.lm.roles import RoleName, TrainedRole, roles_folders
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class TorchModel:
     """A base model that decodes many replies at once, each as itself or with one student's adapter.
 
     Attributes:
-        base: The model's name, digest, device and tokenizer. The decoder owns its weights.
+        base: The model's name, device and tokenizer. The decoder owns its weights.
+        main_brain: The model's identity, and its roles without those that failed.
         context_tokens: Upper bound of a prompt with its reply, in tokens.
         tokens_decoded: Number of reply tokens decoded since the start.
         load_seconds: Seconds spent on copying adapters into slots since the start.
@@ -45,6 +51,7 @@ class TorchModel:
             AdapterIncompatible: The model lacks the modules that adapters may target.
         """
         self.base = base
+        self.main_brain = base.main_brain
         self.tokens_decoded = 0
         self.load_seconds = 0.0
         config = base.model.config
@@ -55,6 +62,7 @@ class TorchModel:
         self._tables = SlotTables(
             self._decoder.shape, spec=capacity.adapters, slots=capacity.slots, dtype=base.dtype, device=base.device
         )
+        self._roles = RoleTables(self._decoder.shape, dtype=base.dtype, device=base.device)
 
     @property
     def cache_bytes(self) -> int:
@@ -65,6 +73,11 @@ class TorchModel:
     def slot_bytes(self) -> int:
         """Bytes allocated for all slots, whether in use or not."""
         return self._tables.nbytes
+
+    @property
+    def role_bytes(self) -> int:
+        """Bytes that the pinned roles take."""
+        return self._roles.nbytes
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Returns the prompt's token ids.
@@ -87,6 +100,43 @@ class TorchModel:
         """See `SlotLayout.pack`."""
         return self._tables.pack(state, scaling=scaling)
 
+    @property
+    def roles(self) -> frozenset[RoleName]:
+        """The pinned roles, without those that failed."""
+        return frozenset(role.manifest.role for role in self.main_brain.side_roles)
+
+    def pin_roles(self) -> None:
+        """Copies the Main Brain's roles to the device, where they stay. For the torch thread, before any step.
+
+        A role that does not fit, or fails to read a probe, is left out.
+        """
+        for role in self.main_brain.side_roles:
+            try:
+                self._pin(role)
+            except (AdapterCorrupt, AdapterIncompatible) as error:
+                self.give_up(role.manifest.role, str(error))
+
+    def give_up(self, role: RoleName, why: str) -> str:
+        """Leaves a role out from now on. Returns the reason, which is also among the Main Brain's problems."""
+        reason = f"the {role} can't be used: {why}"
+        if role in self.roles:
+            _log.warning("role_unusable", role=role, base_model=self.base.name, reason=reason)
+            self.main_brain = self.main_brain.without(role, reason)
+        return reason
+
+    def _pin(self, role: TrainedRole) -> None:
+        manifest = role.manifest
+        spec = LoraSpec(rank=manifest.lora.rank, target_modules=manifest.lora.target_modules)
+        state = from_safetensors(role.read_weights())
+        self._roles.pin(manifest.role, state, spec=spec, scaling=manifest.scaling)
+        prompt = encode_prompt(self.base.tokenizer, PROBE)[: self.context_tokens]
+        probe = LabelSequence(prompt, [[prompt[0]]])
+        row = StepRow(sequence=probe, row=0, slot=None, role=manifest.role, token_count=len(prompt))
+        broken_sequences = self.run(BatchStep(loads={}, prefill=[row]))
+        self._decoder.cache.wipe(0, probe.dirty_tokens)
+        if broken_sequences:
+            raise AdapterCorrupt("it computes numbers that are not finite")
+
     def reply(
         self,
         prompt: Sequence[int],
@@ -107,14 +157,22 @@ class TorchModel:
             constraint=constraint,
         )
 
-    def labels(self, prompt: Sequence[int], labels: Sequence[str]) -> LabelSequence:
+    def labels(self, prompt: Sequence[int], labels: Sequence[str], *, by_first_token: bool = False) -> LabelSequence:
         """Returns a sequence that scores the labels after the prompt.
+
+        Args:
+            prompt: Token ids.
+            labels: No label begins with another.
+            by_first_token: Score only the first token of each label, with the prompt's last token, if the first tokens
+                differ. Roles learn labels this way.
 
         Raises:
             InvalidField: The prompt is so long that the context has no room for a label.
         """
         tokenizer = self.base.tokenizer
         label_tokens = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+        if by_first_token and len({tokens[0] for tokens in label_tokens}) == len(labels):
+            label_tokens = [tokens[:1] for tokens in label_tokens]
         limit = self.context_tokens - max(map(len, label_tokens))
         if len(prompt) > limit:
             raise InvalidField([Violation("prompt", f"has {len(prompt)} tokens; at most {limit} fit the model")])
@@ -144,7 +202,9 @@ class TorchModel:
         lane = [row.segment for row in step.lane]
         prefill = [row.segment for row in step.prefill]
         prefill_slots = [(segment, row.slot) for segment, row in zip(prefill, step.prefill, strict=True)]
-        adapters = self._tables.step([row.slot for row in step.lane], prefill_slots)
+        adapters: Adapters | None = self._tables.step([row.slot for row in step.lane], prefill_slots)
+        if role_segments := _role_segments(step):
+            adapters = self._roles.step(role_segments, others=adapters)
         return self._decoder.step(lane, prefill, adapters=adapters, logits_of=logits_of)
 
     def _apply_logits(
@@ -222,7 +282,9 @@ def load_model(settings: EngineSettings) -> TorchModel:
         cache_bytes=settings.kv_cache_bytes,
         adapters=LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules),
     )
-    return TorchModel(base, capacity=capacity)
+    model = TorchModel(base, capacity=capacity)
+    model.pin_roles()
+    return model
 
 
 def _logit_indices(rows: Sequence[StepRow], positions: Sequence[range]) -> list[int]:
@@ -233,6 +295,17 @@ def _logit_indices(rows: Sequence[StepRow], positions: Sequence[range]) -> list[
         indices += [start + position for position in row_positions]
         start += row.token_count
     return indices
+
+
+def _role_segments(step: BatchStep) -> list[tuple[slice, RoleName]]:
+    """Returns the range of each role's tokens among the tokens of all rows, and the role."""
+    segments: list[tuple[slice, RoleName]] = []
+    start = len(step.lane)
+    for row in step.prefill:
+        if row.role is not None:
+            segments.append((slice(start, start + row.token_count), row.role))
+        start += row.token_count
+    return segments
 
 
 def _stop_tokens(base: BaseModel) -> frozenset[int]:

@@ -7,6 +7,7 @@ from brain_server.torch_engine.compute.decoder import Segment
 from brain_server.torch_engine.compute.rows import Upkeep
 from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from mesh.lm.roles import RoleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class StepRow:
     Attributes:
         sequence: The sequence that has the row.
         row: Index of the row in the cache.
-        slot: Slot of the sequence's adapter; None for the base model.
+        slot: Slot of the student's adapter; None without one.
+        role: The role that reads the tokens; None without one. A role is never in the lane, and never beside a slot.
         first: Index of the first token to read among the sequence's next tokens; those before are read in another part
             of the step.
         token_count: How many of the sequence's next tokens to read.
@@ -25,6 +27,7 @@ class StepRow:
     sequence: TokenSequence
     row: int
     slot: int | None
+    role: RoleName | None = None
     first: int = 0
     token_count: int = 1
 

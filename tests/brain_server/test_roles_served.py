@@ -1,0 +1,60 @@
+"""A brain with one sound and one broken role, through its real edge: it serves, and says what is missing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from aivo.brain.v1 import brain_service_pb2 as pb
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
+from google.protobuf.json_format import ParseDict
+from prometheus_client import generate_latest
+
+from brain_server.app import open_server
+from brain_server.settings import BrainSettings
+from mesh.lm.main_brain import fetch_main_brain
+from mesh.lm.roles import WEIGHTS_FILE
+from testing.models.random_roles import write_random_role
+from testing.parts.stores import S3Endpoint
+from testing.waiting import until
+
+if TYPE_CHECKING:
+    # The generated code has it for type checkers alone.
+    from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
+
+ASSESSMENT = {
+    "student_response": "Plants make food from sunlight",
+    "criteria": {"subject": "Science", "grade": "5", "learning_objective": "Understand photosynthesis"},
+}
+
+
+async def test_a_brain_with_a_broken_grader_serves_and_says_so(
+    small_llama: Path, s3_endpoint: S3Endpoint, bucket: str, tmp_path: Path
+) -> None:
+    digest = fetch_main_brain(str(small_llama), small_llama.parent).digest
+    write_random_role(tmp_path, small_llama, role="guard", base_digest=digest)
+    grader = write_random_role(tmp_path, small_llama, role="grader", base_digest=digest)
+    (grader.folder / WEIGHTS_FILE).write_bytes(b"no weights")
+    settings = BrainSettings(
+        base_model=str(small_llama), model_cache_dir=small_llama.parent, roles_dir=tmp_path, device="cpu",
+        kv_cache_bytes=64 * 1024 * 1024, s3_endpoint_url=s3_endpoint.url, s3_bucket=bucket, brain_port=0,
+        brain_metrics_port=0, drain_seconds=1,
+    )  # fmt: skip
+    async with open_server(settings) as server:
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub: BrainServiceAsyncStub = BrainServiceStub(channel)
+
+            async def is_loaded() -> bool:
+                return (await stub.GetHealth(pb.GetHealthRequest())).model_loaded
+
+            await until(is_loaded, seconds=60)
+            verdict = await stub.Assess(ParseDict(ASSESSMENT, pb.AssessRequest()))
+            reply = await stub.Generate(pb.GenerateRequest(prompt="What is rain?", max_tokens=2))
+            health = await stub.GetHealth(pb.GetHealthRequest())
+            metrics = generate_latest(server.registry).decode()
+    assert 0 <= verdict.correctness <= 100
+    assert reply.usage.completion_tokens > 0
+    assert (health.status, health.main_brain.grader) == ("degraded", "zero-shot")
+    assert ["grader" in problem for problem in health.main_brain.problems] == [True]
+    assert 'aivo_engine_role_prompts_total{role="guard"} 0.0' in metrics
+    assert 'role="grader"' not in metrics
