@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brain_server.assess import grading
-from brain_server.assess.grading import LABELS, Criteria, Probabilities
+from brain_server.assess.grading import Probabilities
 from brain_server.engine.contract import Engine
 from brain_server.settings import BrainSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.lm.grading import LABELS
 from mesh.settings import load_settings
+from mesh.tutoring.criteria import Criteria
 from testing.waiting import until_loaded
 
 # The anchor of an uncalibrated verdict.

@@ -1,12 +1,14 @@
 """What a lesson must be: in form, fair, without the answer where it is withheld, and unlike every other lesson."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from curriculum.lesson import Kind, Lesson
 from mesh.tutoring.assessment import AnswerVerdict
-from mesh.tutoring.form import split_sentences
+from mesh.tutoring.form import count_words, split_sentences
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
 from mesh.tutoring.teaching import rules_of
 
@@ -40,6 +42,8 @@ _FRAME_WORDS = frozenset(
 
 def faults_of(lesson: Lesson) -> list[str]:
     """Returns what is wrong with a lesson by itself, one short line each."""
+    if lesson.kind is Kind.ASSESS:
+        return _assess_faults(lesson)
     # A child in distress needs a few kind words, not numbered steps or a question.
     form = [] if lesson.kind is Kind.FEELINGS else rules_of(lesson.student).violations(lesson.reply)
     return [*form, *_verdict_faults(lesson), *_leaks(lesson)]
@@ -52,8 +56,9 @@ def repeats_of(lessons: Iterable[Lesson]) -> Iterator[str]:
     for lesson in lessons:
         if lesson.kind is Kind.WORKED:
             continue
-        sentences.update({" ".join(_words(sentence)) for sentence in split_sentences(lesson.reply)})
-        skeletons[skeleton_of(lesson.reply)] += 1
+        text = "\n".join(texts_of(lesson))
+        sentences.update({" ".join(_words(sentence)) for sentence in split_sentences(text)})
+        skeletons[skeleton_of(text)] += 1
     for counts, what in ((sentences, "sentence"), (skeletons, "skeleton")):
         yield from (f"{what} in {count} lessons: {text}" for text, count in counts.items() if count > MOST_REPEATS)
 
@@ -81,6 +86,30 @@ def skeleton_of(reply: str) -> str:
     )
 
 
+def _assess_faults(lesson: Lesson) -> list[str]:
+    """Faults of feedback in four texts, to which no rule on steps or questions applies."""
+    texts = texts_of(lesson)
+    longest = max(count_words(sentence) for text in texts for sentence in split_sentences(text))
+    limit = rules_of(lesson.student).max_sentence_words or longest
+    sentences = [" ".join(_words(sentence)) for text in texts for sentence in split_sentences(text)]
+    whole = replace(lesson, reply=" ".join(texts))
+    return [
+        *([f"has {longest} words in a sentence, at most {limit}"] if longest > limit else []),
+        *(["says a sentence twice"] if len(set(sentences)) < len(sentences) else []),
+        *_verdict_faults(replace(lesson, reply=texts[0])),
+        *_leaks(whole),
+    ]
+
+
+def texts_of(lesson: Lesson) -> list[str]:
+    """Returns the texts of a reply: one, or those of feedback as JSON."""
+    if lesson.kind is not Kind.ASSESS:
+        return [lesson.reply]
+    fields = json.loads(lesson.reply)
+    lists = (*fields["strengths"], *fields["areas_for_improvement"])
+    return [fields["feedback"], *lists, fields["next_steps"]]
+
+
 def _verdict_faults(lesson: Lesson) -> list[str]:
     if lesson.assessment is None:
         return ["judges an answer that nothing was told of"] if judges(lesson.reply) else []
@@ -100,5 +129,5 @@ def _words(text: str) -> list[str]:
 
 
 def _runs(lesson: Lesson) -> set[tuple[str, ...]]:
-    words = _words(f"{lesson.turns[-1]} {lesson.reply}")
+    words = _words(" ".join([lesson.turns[-1], *texts_of(lesson)]))
     return {tuple(words[start : start + _RUN_WORDS]) for start in range(max(1, len(words) - _RUN_WORDS + 1))}

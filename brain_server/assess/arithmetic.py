@@ -1,8 +1,8 @@
 """Verdicts by code: where an answer and what is right are numbers, they are compared exactly, and no model is asked."""
 
-from brain_server.assess.grading import Criteria
 from mesh.tutoring.arithmetic import open_expressions, same_number
 from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.criteria import Criteria
 
 
 def decide_by_arithmetic(answer: str, criteria: Criteria) -> AnswerVerdict | None:

@@ -1,8 +1,8 @@
 """Assesses an answer: how correct it is, and feedback to the student.
 
-It takes two requests to the base model. The verdict comes from the probabilities of its labels, as a score that a
-model writes as text would mean little. The feedback is then written for that verdict. Decoding is greedy: the same
-answer gets the same verdict.
+The verdict comes from code where numbers decide, else from the grader: the probabilities of its labels, calibrated. A
+Main Brain without a grader weighs the labels zero-shot. The feedback is then written for that verdict by the Main
+Brain. The same answer gets the same verdict and the same feedback.
 
 Knows neither gRPC nor torch.
 """
@@ -12,13 +12,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brain_server.assess import feedback, grading
-from brain_server.assess.feedback import Feedback
-from brain_server.assess.grading import LABELS, Criteria, Level, Probabilities
-from brain_server.engine.contract import AdapterPolicy, Engine, Generation, Sampling, complete
+from brain_server.assess.arithmetic import decide_by_arithmetic
+from brain_server.assess.grading import Level, Probabilities
+from brain_server.engine.contract import (
+    NO_TUTOR,
+    ZERO_SHOT,
+    AdapterPolicy,
+    Engine,
+    Generation,
+    MainBrainFacts,
+    Reply,
+    Sampling,
+    complete,
+)
+from mesh.errors import ModelNotLoaded
+from mesh.lm.feedback import Feedback
+from mesh.lm.grading import LABELS, grader_prompt, ordered
+from mesh.tutoring.criteria import Criteria
+from mesh.tutoring.overlap import overlap_of
 from mesh.tutoring.profile import StudentProfile
+
+# How verdicts name code that compared numbers.
+ARITHMETIC = "arithmetic"
 
 # Criteria whose anchors are cached, some kB each: a class answers the same questions at about the same time.
 _MAX_CACHED_CRITERIA = 256
+# How the feedback is sampled: greedily, then with more and more chance while it repeats itself.
+_TEMPERATURES = (0.0, 0.6, 0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +57,40 @@ class Assessment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """How correct an answer is.
+
+    Attributes:
+        probabilities: Probabilities of the labels.
+        grader: What graded: `arithmetic`, `zero-shot`, or `lora:` and the sha256 of the grader's weights.
+    """
+
+    probabilities: Probabilities
+    grader: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The outcome of an assessment.
 
     Attributes:
-        probabilities: Probabilities of the labels.
+        grade: How correct the answer is.
         feedback: Feedback to the student.
         model: Name of the base model.
+        main_brain: Digest of the Main Brain that wrote the feedback.
         tokens: Tokens of the feedback, prompt included.
     """
 
-    probabilities: Probabilities
+    grade: Grade
     feedback: Feedback
     model: str
+    main_brain: str
     tokens: int
 
     @property
     def correctness(self) -> float:
         """The score, 0 to 100."""
-        return self.probabilities.correctness
+        return self.grade.probabilities.correctness
 
     @property
     def level(self) -> Level:
@@ -64,7 +99,7 @@ class Verdict:
 
 
 class Assessor:
-    """Assesses answers with the base model, never with an adapter, so that all students are judged alike."""
+    """Assesses answers with the Main Brain, never with a student's adapter, so that all students are judged alike."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -76,28 +111,72 @@ class Assessor:
         Raises:
             AivoError: As the methods of `Engine` that decode do.
         """
-        probabilities = await self.grade(assessment.answer, assessment.criteria, deadline=deadline)
-        level = Level.of(probabilities.correctness)
-        generation = Generation(
-            prompt=feedback.prompt_for(assessment.answer, assessment.criteria, level=level, profile=assessment.profile),
-            policy=AdapterPolicy.BASE_ONLY,
-            sampling=Sampling(temperature=0.0, max_tokens=feedback.MAX_TOKENS),
-            json_schema=feedback.schema_for(level),
-            deadline=deadline,
-        )
-        reply = await complete(self._engine, generation)
+        grade = await self.grade(assessment.answer, assessment.criteria, deadline=deadline)
+        level = Level.of(grade.probabilities.correctness)
+        for seed, temperature in enumerate(_TEMPERATURES):
+            sampling = Sampling(temperature=temperature, seed=seed, max_tokens=feedback.MAX_TOKENS)
+            reply = await self._write(assessment, level, sampling, deadline=deadline)
+            comments = feedback.parse(reply.text)
+            if not feedback.repeats_itself(comments):
+                break
         return Verdict(
-            probabilities=probabilities,
-            feedback=feedback.parse(reply.text),
+            grade=grade,
+            feedback=feedback.without_repeats(comments),
             model=reply.model,
+            main_brain=reply.main_brain,
             tokens=reply.prompt_tokens + reply.completion_tokens,
         )
 
-    async def grade(self, answer: str, criteria: Criteria, *, deadline: float | None = None) -> Probabilities:
-        """Returns the probabilities of the labels. Raises as `assess` does."""
+    async def grade(self, answer: str, criteria: Criteria, *, deadline: float | None = None) -> Grade:
+        """Returns how correct an answer is. Raises as `assess` does."""
+        verdict = decide_by_arithmetic(answer, criteria)
+        if verdict is not None:
+            return Grade(probabilities=Probabilities.decided(verdict), grader=ARITHMETIC)
+        main_brain = self._engine.facts.main_brain
+        if main_brain is not None and "grader" in main_brain.roles:
+            try:
+                return await self._grade_with(main_brain, answer, criteria, deadline=deadline)
+            except ModelNotLoaded:
+                # The engine has just found that it can't use the grader, and leaves it out from now on.
+                pass
+        return Grade(probabilities=await self._grade_zero_shot(answer, criteria, deadline=deadline), grader=ZERO_SHOT)
+
+    async def _grade_with(
+        self, main_brain: MainBrainFacts, answer: str, criteria: Criteria, *, deadline: float | None
+    ) -> Grade:
+        prompt = grader_prompt(answer, criteria)
+        weights = ordered(await self._engine.weigh(prompt, LABELS, role="grader", deadline=deadline))
+        calibration = main_brain.roles["grader"].calibration
+        if calibration:
+            weights = calibration.apply(weights, overlap_of(answer, criteria))
+        correct, partially_correct, incorrect = weights
+        probabilities = Probabilities(correct=correct, partially_correct=partially_correct, incorrect=incorrect)
+        return Grade(probabilities=probabilities, grader=main_brain.grader)
+
+    async def _grade_zero_shot(self, answer: str, criteria: Criteria, *, deadline: float | None) -> Probabilities:
         anchors = await self._anchors(criteria, deadline=deadline)
         weights = await self._engine.weigh(grading.prompt_for(answer, criteria), LABELS, deadline=deadline)
         return Probabilities.calibrated(weights, anchors=anchors)
+
+    async def _write(
+        self, assessment: Assessment, level: Level, sampling: Sampling, *, deadline: float | None
+    ) -> Reply:
+        main_brain = self._engine.facts.main_brain
+        prompt = feedback.prompt_for(
+            assessment.answer,
+            assessment.criteria,
+            level=level,
+            profile=assessment.profile,
+            with_example=main_brain is None or main_brain.tutor == NO_TUTOR,
+        )
+        generation = Generation(
+            prompt=prompt,
+            policy=AdapterPolicy.BASE_ONLY,
+            sampling=sampling,
+            json_schema=feedback.schema_for(level),
+            deadline=deadline,
+        )
+        return await complete(self._engine, generation)
 
     async def _anchors(self, criteria: Criteria, *, deadline: float | None) -> Sequence[Mapping[str, float]]:
         """Returns the model's weights for the answers that show its bias, from the cache if they are in it."""

@@ -1,125 +1,84 @@
 """Feedback to a student on an answer, for a given verdict.
 
 The schema depends on the verdict, so that feedback can't contradict it: a wrong answer has no strengths, an excellent
-one has nothing to improve. Lists and texts have a maximum length, so that they always end.
+one has nothing to improve. Each text begins with words and has a maximum length, so that it says something and ends.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from pydantic import TypeAdapter
 
-from brain_server.assess.grading import Criteria, Level, one_line
+from brain_server.assess.grading import Level
 from mesh.lm.chat import Prompt, Role, Turn
+from mesh.lm.feedback import Feedback, feedback_prompt
+from mesh.tutoring.assessment import AnswerAssessment
+from mesh.tutoring.criteria import Criteria
+from mesh.tutoring.form import split_sentences
 from mesh.tutoring.profile import StudentProfile
 
-# Two short sentences.
-MAX_TEXT_CHARS = 160
-# Texts of about 30 tokens each, at most five of them, and the keys.
-MAX_TOKENS = 256
+# Far above what the texts need, so that the schema and not this ends them.
+MAX_TOKENS = 512
+# Characters of an answer that the feedback reads; the grader reads all of it.
+_MAX_ANSWER_CHARS = 1200
 
 # The end of a sentence, with closing quotes and brackets.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
+# Begins with a capitalised word and has three to twenty-one words: two short sentences, and never brackets alone.
+_TEXT_PATTERN = r"^[A-Z][a-z']{0,14}( [^ \"\\\x00-\x1f]{1,16}){2,20}$"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """Feedback to a student.
-
-    Attributes:
-        feedback: A comment on the answer.
-        strengths: What the answer got right.
-        areas_for_improvement: What the answer missed.
-        next_steps: What the student should do next.
-    """
-
-    feedback: str
-    strengths: tuple[str, ...]
-    areas_for_improvement: tuple[str, ...]
-    next_steps: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Brief:
-    """What feedback of a level looks like.
-
-    Attributes:
-        verdict: The verdict in words, for the prompt.
-        strengths: Fewest and most strengths to name.
-        areas: Fewest and most areas for improvement to name.
-        example: An answer of this level by `_EXAMPLE_CRITERIA`, and feedback on it.
-    """
-
-    verdict: str
-    strengths: tuple[int, int]
-    areas: tuple[int, int]
-    example: tuple[str, Feedback]
-
-
-# Without an example to follow, the default base model fills the schema with numbers and brackets.
+# Fewest and most strengths, and areas for improvement, by level.
+_COUNTS: Mapping[Level, tuple[tuple[int, int], tuple[int, int]]] = MappingProxyType(
+    {
+        Level.EXCELLENT: ((1, 1), (0, 0)),
+        Level.GOOD: ((1, 1), (1, 1)),
+        Level.DEVELOPING: ((1, 1), (1, 1)),
+        Level.BEGINNING: ((0, 0), (1, 1)),
+    }
+)
+# For a Main Brain without a tutor. Without an example, the default base model fills the schema with brackets.
 _EXAMPLE_CRITERIA = Criteria(
     question="Why do we see lightning before we hear thunder?",
     reference_answer="Light travels much faster than sound.",
 )
-_BRIEFS: Mapping[Level, _Brief] = MappingProxyType(
+_EXAMPLES: Mapping[Level, tuple[str, Feedback]] = MappingProxyType(
     {
-        Level.EXCELLENT: _Brief(
-            verdict="The answer is correct.",
-            strengths=(1, 2),
-            areas=(0, 0),
-            example=(
-                "Light is much faster than sound.",
-                Feedback(
-                    feedback="Your answer is right and clear.",
-                    strengths=("You compare how fast light and sound travel.",),
-                    areas_for_improvement=(),
-                    next_steps="Find out how far away a storm is by counting the seconds.",
-                ),
+        Level.EXCELLENT: (
+            "Light is much faster than sound.",
+            Feedback(
+                feedback="Your answer is right and clear.",
+                strengths=("You compare how fast light and sound travel.",),
+                areas_for_improvement=(),
+                next_steps="Find out how far away a storm is by counting the seconds.",
             ),
         ),
-        Level.GOOD: _Brief(
-            verdict="The answer is mostly correct.",
-            strengths=(1, 2),
-            areas=(1, 1),
-            example=(
-                "Light is fast.",
-                Feedback(
-                    feedback="Your answer is nearly complete.",
-                    strengths=("You know that light is fast.",),
-                    areas_for_improvement=("Say how fast sound is, too.",),
-                    next_steps="Write one more sentence that compares light and sound.",
-                ),
+        Level.GOOD: (
+            "Light is fast.",
+            Feedback(
+                feedback="Your answer is nearly complete.",
+                strengths=("You know that light is fast.",),
+                areas_for_improvement=("Say how fast sound is, too.",),
+                next_steps="Write one more sentence that compares light and sound.",
             ),
         ),
-        Level.DEVELOPING: _Brief(
-            verdict="The answer is partly correct.",
-            strengths=(1, 1),
-            areas=(1, 2),
-            example=(
-                "They are not the same speed.",
-                Feedback(
-                    feedback="You have found a part of the answer.",
-                    strengths=("You noticed that the speeds differ.",),
-                    areas_for_improvement=("Say which one is faster.",),
-                    next_steps="Read about the speed of light, then try again.",
-                ),
+        Level.DEVELOPING: (
+            "They are not the same speed.",
+            Feedback(
+                feedback="You have found a part of the answer.",
+                strengths=("You noticed that the speeds differ.",),
+                areas_for_improvement=("Say which one is faster.",),
+                next_steps="Read about the speed of light, then try again.",
             ),
         ),
-        Level.BEGINNING: _Brief(
-            verdict="The answer is not correct.",
-            strengths=(0, 0),
-            areas=(1, 2),
-            example=(
-                "The thunder comes later.",
-                Feedback(
-                    feedback="Thank you for trying; this does not yet say why.",
-                    strengths=(),
-                    areas_for_improvement=("Think about how light and sound travel.",),
-                    next_steps="Watch a friend clap from far away, and notice what comes first.",
-                ),
+        Level.BEGINNING: (
+            "The thunder comes later.",
+            Feedback(
+                feedback="Thank you for trying; this does not yet say why.",
+                strengths=(),
+                areas_for_improvement=("Think about how light and sound travel.",),
+                next_steps="Watch a friend clap from far away, and notice what comes first.",
             ),
         ),
     }
@@ -129,11 +88,11 @@ _PARSER = TypeAdapter(Feedback)
 
 def schema_for(level: Level) -> str:
     """Returns the JSON schema of feedback for a level."""
-    brief = _BRIEFS[level]
+    strengths, areas = _COUNTS[level]
     properties = {
         "feedback": _text_schema(),
-        "strengths": _list_schema(*brief.strengths),
-        "areas_for_improvement": _list_schema(*brief.areas),
+        "strengths": _list_schema(*strengths),
+        "areas_for_improvement": _list_schema(*areas),
         "next_steps": _text_schema(),
     }
     return json.dumps(
@@ -141,19 +100,22 @@ def schema_for(level: Level) -> str:
     )
 
 
-def prompt_for(answer: str, criteria: Criteria, *, level: Level, profile: StudentProfile) -> Prompt:
-    """Returns the prompt for feedback: the student's accommodations, an example, the answer and its verdict."""
-    example_answer, example_feedback = _BRIEFS[level].example
-    turns = (
-        _request(example_answer, _EXAMPLE_CRITERIA, level=level),
-        Turn(role=Role.TUTOR, text=json.dumps(asdict(example_feedback))),
-        _request(answer, criteria, level=level),
-    )
-    return Prompt(profile=profile, turns=turns)
+def prompt_for(
+    answer: str, criteria: Criteria, *, level: Level, profile: StudentProfile, with_example: bool = False
+) -> Prompt:
+    """Returns the prompt for feedback of a level; with an example for a Main Brain that was not taught the form."""
+    assessment = AnswerAssessment(verdict=level.verdict, reference_answer=criteria.reference_answer)
+    prompt = feedback_prompt(answer[:_MAX_ANSWER_CHARS], criteria, assessment=assessment, profile=profile)
+    if not with_example:
+        return prompt
+    example_answer, example = _EXAMPLES[level]
+    example_prompt = feedback_prompt(example_answer, _EXAMPLE_CRITERIA, assessment=assessment, profile=profile)
+    turns = (*example_prompt.turns, Turn(role=Role.TUTOR, text=example.to_json()), *prompt.turns)
+    return Prompt(profile=profile, turns=turns, assessment=assessment)
 
 
 def parse(text: str) -> Feedback:
-    """Parses a reply under the schema. A text that was cut off at its maximum length ends with its last whole sentence.
+    """Parses a reply under the schema. A text that has more than its longest length ends with its last whole sentence.
 
     Raises:
         ValueError: It does not satisfy the schema; a reply that an engine constrained always does.
@@ -161,22 +123,63 @@ def parse(text: str) -> Feedback:
     feedback = _PARSER.validate_json(text)
     return Feedback(
         feedback=_whole_sentences(feedback.feedback),
-        strengths=tuple(_whole_sentences(strength) for strength in feedback.strengths if strength.strip()),
-        areas_for_improvement=tuple(_whole_sentences(area) for area in feedback.areas_for_improvement if area.strip()),
+        strengths=tuple(_whole_sentences(strength) for strength in feedback.strengths),
+        areas_for_improvement=tuple(_whole_sentences(area) for area in feedback.areas_for_improvement),
         next_steps=_whole_sentences(feedback.next_steps),
     )
 
 
-def _request(answer: str, criteria: Criteria, *, level: Level) -> Turn:
-    text = (
-        f"{criteria.described}\nStudent's answer: {one_line(answer)}\n{_BRIEFS[level].verdict}\n"
-        "Write feedback to the student as JSON: feedback, strengths, areas_for_improvement, next_steps."
+def repeats_itself(feedback: Feedback) -> bool:
+    """Whether a sentence occurs twice in the texts of a feedback."""
+    sentences = [_key(sentence) for text in _texts(feedback) for sentence in split_sentences(text)]
+    return len(set(sentences)) < len(sentences)
+
+
+def without_repeats(feedback: Feedback) -> Feedback:
+    """Returns the feedback with each sentence once.
+
+    It stays in the comment or in the next step, which are never left empty where there is another sentence, and a list
+    loses a text that has no other sentence.
+    """
+    comment, *spare = dict.fromkeys(split_sentences(feedback.feedback))
+    next_sentences = [sentence for sentence in split_sentences(feedback.next_steps) if sentence != comment]
+    next_steps = " ".join(dict.fromkeys(next_sentences)) or " ".join(spare) or feedback.next_steps
+    earlier_keys = {_key(comment), *map(_key, split_sentences(next_steps))}
+
+    def fresh(sentences: Iterable[str]) -> str:
+        return " ".join(sentence for sentence in sentences if not _is_known(sentence, earlier_keys))
+
+    return Feedback(
+        feedback=" ".join(filter(None, [comment, fresh(spare)])),
+        strengths=tuple(filter(None, (fresh(split_sentences(text)) for text in feedback.strengths))),
+        areas_for_improvement=tuple(
+            filter(None, (fresh(split_sentences(text)) for text in feedback.areas_for_improvement))
+        ),
+        next_steps=next_steps,
     )
-    return Turn(role=Role.STUDENT, text=text)
+
+
+def _is_known(sentence: str, earlier_keys: set[str]) -> bool:
+    """Whether a sentence occurred before; from now on, it has."""
+    key = _key(sentence)
+    is_known = key in earlier_keys
+    earlier_keys.add(key)
+    return is_known
+
+
+def _texts(feedback: Feedback) -> Iterator[str]:
+    yield feedback.feedback
+    yield from feedback.strengths
+    yield from feedback.areas_for_improvement
+    yield feedback.next_steps
+
+
+def _key(sentence: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", sentence.lower()))
 
 
 def _text_schema() -> dict[str, object]:
-    return {"type": "string", "maxLength": MAX_TEXT_CHARS}
+    return {"type": "string", "pattern": _TEXT_PATTERN}
 
 
 def _list_schema(fewest: int, most: int) -> dict[str, object]:
@@ -184,9 +187,6 @@ def _list_schema(fewest: int, most: int) -> dict[str, object]:
 
 
 def _whole_sentences(text: str) -> str:
-    """Returns the text up to the end of its last whole sentence if it was cut off at its maximum length, else all."""
-    text = text.strip()
-    if len(text) < MAX_TEXT_CHARS - 1:
-        return text
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]] if ends else text
+    """Returns the text up to the end of its last whole sentence, if it has one."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text.strip())]
+    return text.strip()[: ends[-1]] if ends else text.strip()

@@ -1,7 +1,7 @@
-"""Grading: the criteria of an answer, the labels of a verdict, and how their probabilities become a score.
+"""Verdicts: levels, the probabilities of labels, and the grading of a Main Brain that has no trained grader.
 
-How reliable a verdict is depends on the base model. The default one, with 135M parameters, hardly distinguishes correct
-answers from wrong ones; `benchmarks/assessment.py` measures any base model.
+Such a verdict weighs the labels zero-shot, after three examples. With 135M parameters it hardly distinguishes right
+answers from wrong ones; `benchmarks/assessment.py` measures any base model with and without its grader.
 
 Knows nothing of engines: it makes prompts and interprets probabilities.
 """
@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import Self
 
 from mesh.lm.chat import Prompt, Role, Turn
+from mesh.lm.grading import CORRECT, INCORRECT, LABELS, PARTIALLY_CORRECT
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.criteria import Criteria, one_line
 from mesh.tutoring.profile import StudentProfile
-
-# Labels that a reply may begin with. The first token of each differs from that of the others.
-CORRECT, PARTIALLY_CORRECT, INCORRECT = "Correct", "Partially correct", "Incorrect"
-LABELS = (CORRECT, PARTIALLY_CORRECT, INCORRECT)
 
 _INSTRUCTION = "You grade the answers of students. Compare the student's answer with what is asked."
 # The model's judgement of an answer without content is its bias.
@@ -40,46 +39,23 @@ class Level(StrEnum):
         """Returns the level of a score from 0 to 100."""
         return next(cls(level) for level, least in _LEAST_CORRECTNESS.items() if correctness >= least)
 
+    @property
+    def verdict(self) -> AnswerVerdict:
+        """The verdict that feedback states."""
+        return _VERDICTS[self]
 
+
+_VERDICTS: Mapping[Level, AnswerVerdict] = MappingProxyType(
+    {
+        Level.EXCELLENT: AnswerVerdict.CORRECT,
+        Level.GOOD: AnswerVerdict.CORRECT,
+        Level.DEVELOPING: AnswerVerdict.PARTIALLY_CORRECT,
+        Level.BEGINNING: AnswerVerdict.INCORRECT,
+    }
+)
 _LEAST_CORRECTNESS: Mapping[Level, float] = MappingProxyType(
     {Level.EXCELLENT: 90.0, Level.GOOD: 70.0, Level.DEVELOPING: 40.0, Level.BEGINNING: 0.0}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Criteria:
-    """What an answer is judged by. An empty text is unknown; at least one of `TEXTS` is known.
-
-    Attributes:
-        grade: One of `mesh.tutoring.profile.GRADES`, or None.
-        subject: The subject, in a few words.
-        learning_objective: What the student should have understood.
-        question: The question that the student answers.
-        reference_answer: A correct answer.
-        rubric: How to grade.
-    """
-
-    TEXTS: ClassVar = ("learning_objective", "question", "reference_answer", "rubric")
-
-    grade: str | None = None
-    subject: str = ""
-    learning_objective: str = ""
-    question: str = ""
-    reference_answer: str = ""
-    rubric: str = ""
-
-    @property
-    def described(self) -> str:
-        """The criteria as lines for a prompt."""
-        lines = {
-            "Grade": self.grade or "",
-            "Subject": self.subject,
-            "Learning objective": self.learning_objective,
-            "Rubric": self.rubric,
-            "Question": self.question,
-            "Reference answer": self.reference_answer,
-        }
-        return "\n".join(f"{name}: {one_line(text)}" for name, text in lines.items() if text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +82,15 @@ class Probabilities:
         correct, partially_correct, incorrect = (ratio / sum(ratios) for ratio in ratios)
         return cls(correct=correct, partially_correct=partially_correct, incorrect=incorrect)
 
+    @classmethod
+    def decided(cls, verdict: AnswerVerdict) -> Self:
+        """Returns the probabilities of a verdict that is certain."""
+        return cls(
+            correct=float(verdict is AnswerVerdict.CORRECT),
+            partially_correct=float(verdict is AnswerVerdict.PARTIALLY_CORRECT),
+            incorrect=float(verdict not in {AnswerVerdict.CORRECT, AnswerVerdict.PARTIALLY_CORRECT}),
+        )
+
     @property
     def correctness(self) -> float:
         """The expected score, 0 to 100, where a partially correct answer scores half."""
@@ -122,14 +107,9 @@ def anchors_of(criteria: Criteria) -> tuple[str, ...]:
 
 
 def prompt_for(answer: str, criteria: Criteria) -> Prompt:
-    """Returns the prompt that the base model continues with one of `LABELS`."""
+    """Returns the prompt that a Main Brain without a grader continues with one of `LABELS`."""
     turns = (*_EXAMPLES, _request(criteria, answer))
     return Prompt(profile=StudentProfile(), turns=turns, instruction=_INSTRUCTION)
-
-
-def one_line(text: str) -> str:
-    """Returns the text without line breaks, so that no answer can add lines to the prompt."""
-    return " ".join(text.split())
 
 
 def _request(criteria: Criteria, answer: str) -> Turn:

@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from brain_server.assess.assessor import Assessment, Verdict
-from brain_server.assess.grading import Criteria
 from brain_server.edge.health import BrainHealthReport
 from brain_server.edge.known_wire import assessment_message, known_from
 from brain_server.engine.contract import (
@@ -28,6 +27,7 @@ from brain_server.engine.contract import (
     Sampling,
 )
 from mesh.lm.chat import Prompt, Role, Turn
+from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.profile import StudentProfile, parse_profile
 
 _POLICIES: Mapping[int, AdapterPolicy] = {
@@ -126,7 +126,7 @@ def adapter_from(adapter: LoadedAdapter) -> adapter_pb2.Adapter:
 
 def verdict_from(verdict: Verdict) -> pb.AssessResponse:
     """Converts a verdict."""
-    likely = verdict.probabilities
+    likely = verdict.grade.probabilities
     return pb.AssessResponse(
         correctness=verdict.correctness,
         understanding_level=verdict.level.value,
@@ -140,6 +140,8 @@ def verdict_from(verdict: Verdict) -> pb.AssessResponse:
         probabilities=pb.VerdictProbabilities(
             correct=likely.correct, partially_correct=likely.partially_correct, incorrect=likely.incorrect
         ),
+        main_brain=verdict.main_brain,
+        grader=verdict.grade.grader,
     )
 
 

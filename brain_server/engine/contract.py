@@ -149,6 +149,10 @@ class Residency:
     last_used: datetime
 
 
+# How facts and replies name a Main Brain without a tutor, and one without a grader.
+NO_TUTOR, ZERO_SHOT = "none", "zero-shot"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainBrainFacts:
     """The Main Brain that answers, for health checks.
@@ -172,8 +176,8 @@ class MainBrainFacts:
         """Returns the facts of these files."""
         return cls(
             digest=files.digest,
-            tutor=files.tutor.identity if files.tutor else "none",
-            grader=files.grader.identity if files.grader else "zero-shot",
+            tutor=files.tutor.identity if files.tutor else NO_TUTOR,
+            grader=files.grader.identity if files.grader else ZERO_SHOT,
             roles={role.manifest.role: role.manifest for role in files.side_roles},
             problems=files.problems,
         )

@@ -16,7 +16,8 @@ from curriculum.metrics import area_under_curve, calibration_error, macro_f1
 from curriculum.train.grading_sets import GradedAnswer
 from curriculum.train.training import RoleExample, grouped
 from mesh.lm.chat import Example, encode_prompt
-from mesh.lm.grading import CORRECT, LABELS, LabelCalibration, grader_prompt
+from mesh.lm.grading import CORRECT, LABELS, grader_prompt
+from mesh.lm.role_manifest import Calibration
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
 
@@ -99,7 +100,7 @@ def weigh(
     return [weights[place] for place in range(len(examples))]
 
 
-def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> LabelCalibration:
+def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> Calibration:
     """Fits the calibration by maximum likelihood with a small penalty on its parameters."""
     logs_NL = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-6).log()
     features_NF = torch.tensor([overlap_of(answer.answer, answer.criteria) for answer in answers], dtype=torch.float64)
@@ -118,7 +119,7 @@ def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]
         return value
 
     optimizer.step(loss)
-    return LabelCalibration(
+    return Calibration(
         scale=round(float(scale.detach()), 6),
         biases=tuple(round(value, 6) for value in biases_L.tolist()),
         slopes=tuple(tuple(round(value, 6) for value in row) for row in slopes_LF.tolist()),
@@ -126,7 +127,7 @@ def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]
 
 
 def measure(
-    answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]], calibration: LabelCalibration | None
+    answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]], calibration: Calibration | None
 ) -> dict[str, float]:
     """Returns macro-F1 of right against not right, AUC and calibration error of the score, and three-way macro-F1."""
     probabilities = [

@@ -26,7 +26,8 @@ from curriculum.train.objectives import LabelObjective, ReplyObjective
 from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example
-from mesh.lm.grading import LABELS, LabelCalibration
+from mesh.lm.grading import LABELS
+from mesh.lm.role_manifest import Calibration
 
 TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
 GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
@@ -64,7 +65,7 @@ class TrainedFactors:
     data_digests: dict[str, str]
     examples: int
     labels: tuple[str, ...] = ()
-    calibration: LabelCalibration | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +187,7 @@ def _tutor_figures(
 
 
 def _grader_figures(
-    training: RoleTraining, passes: Passes, factors: LoraFactors, calibration: LabelCalibration
+    training: RoleTraining, passes: Passes, factors: LoraFactors, calibration: Calibration
 ) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, file in _MEASURED.items():

@@ -32,7 +32,9 @@ class Feedback:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def feedback_prompt(answer: str, criteria: Criteria, *, assessment: AnswerAssessment, profile: StudentProfile) -> Prompt:
+def feedback_prompt(
+    answer: str, criteria: Criteria, *, assessment: AnswerAssessment, profile: StudentProfile
+) -> Prompt:
     """Returns the prompt for feedback on an answer whose verdict is known."""
     text = f"{criteria.described}\nStudent's answer: {one_line(answer)}\n{_REQUEST}"
     return Prompt(profile=profile, turns=(Turn(role=Role.STUDENT, text=text),), assessment=assessment)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
@@ -11,6 +13,9 @@ from mesh.adapters.manifest import Digest, Lora
 from mesh.errors import AdapterCorrupt
 
 RoleName = Literal["tutor", "grader", "guard"]
+
+# Otherwise a label that is never likely would have an infinite logarithm.
+_LEAST_WEIGHT = 1e-6
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -24,17 +29,38 @@ _PURPOSES: dict[RoleName, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Calibration:
-    """Turns a role's logits of its labels into probabilities: `softmax(logits / temperature + bias)`.
+    """Turns a role's probabilities of its labels into calibrated ones: a multinomial logistic regression.
 
-    Guo et al., "On Calibration of Modern Neural Networks" (2017).
+    It is fitted on held-out data. Platt, "Probabilistic Outputs for Support Vector Machines" (1999); Guo et al., "On
+    Calibration of Modern Neural Networks" (2017).
 
     Attributes:
-        temperature: Divides every logit.
-        bias: Added to each label's logit afterwards, in the order of the labels.
+        scale: Factor of the logarithm of each probability; the inverse of a temperature.
+        biases: Added for each label, in the order of the labels.
+        slopes: For each label, the factor of each feature that is known beside the model's reading; empty for none.
     """
 
-    temperature: Annotated[float, Field(gt=0)]
-    bias: tuple[float, ...]
+    scale: Annotated[float, Field(ge=0)]
+    biases: tuple[float, ...]
+    slopes: tuple[tuple[float, ...], ...] = ()
+
+    def apply(self, weights: Sequence[float], features: Sequence[float] = ()) -> list[float]:
+        """Returns calibrated probabilities, in the order of the weights.
+
+        Args:
+            weights: The probability of each label.
+            features: As many as each label has slopes.
+        """
+        slopes = self.slopes or ((),) * len(self.biases)
+        scores = [
+            self.scale * math.log(max(weight, _LEAST_WEIGHT))
+            + bias
+            + math.fsum(slope * feature for slope, feature in zip(row, features, strict=True))
+            for weight, bias, row in zip(weights, self.biases, slopes, strict=True)
+        ]
+        highest = max(scores)
+        ratios = [math.exp(score - highest) for score in scores]
+        return [ratio / math.fsum(ratios) for ratio in ratios]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -79,8 +105,11 @@ class RoleManifest:
             raise ValueError("labels must be set for grader and guard, and only for them")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ")
-        if self.calibration is not None and len(self.calibration.bias) != len(self.labels):
-            raise ValueError("calibration.bias must have one number per label")
+        calibration = self.calibration
+        if calibration is not None and len(calibration.biases) != len(self.labels):
+            raise ValueError("calibration.biases must have one number per label")
+        if calibration is not None and len(calibration.slopes) not in {0, len(self.labels)}:
+            raise ValueError("calibration.slopes must have one row per label")
 
     @classmethod
     def from_json(cls, data: bytes) -> "RoleManifest":

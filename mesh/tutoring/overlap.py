@@ -34,7 +34,7 @@ def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
     - novelty: the share of the answer's words that the question lacks;
     - length: the logarithm of the ratio of their lengths, bounded;
     - negation: 1 if exactly one of answer and right answer denies something;
-    - has_reference: 1 if the right answer is known. Without one, recall, precision, length and negation are 0.
+    - has_reference: 1 if the right answer is expected. Without one, recall, precision, length and negation are 0.
     """
     reference_text = criteria.reference_answer or criteria.learning_objective
     words, reference, question = _stems(answer), _stems(reference_text), _stems(criteria.question)
@@ -42,11 +42,11 @@ def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
     if not reference:
         return 0.0, 0.0, novelty, 0.0, 0.0, 0.0
     shared = sum(any(_is_like(word, other) for other in words) for word in reference)
-    found = sum(any(_is_like(word, other) for other in reference) for word in words)
+    expected = sum(any(_is_like(word, other) for other in reference) for word in words)
     length = math.log((len(words) + 1) / (len(reference) + 1)) / 2
     return (
         shared / len(reference),
-        found / len(words) if words else 0.0,
+        expected / len(words) if words else 0.0,
         novelty,
         max(-1.0, min(1.0, length)),
         float(_denies(answer) != _denies(reference_text)),

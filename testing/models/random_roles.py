@@ -48,7 +48,7 @@ def role_manifest(
         seed=0,
         command="python -m curriculum.train tutor",
         labels=labels,
-        calibration=Calibration(temperature=1.5, bias=(0.0, 0.1, -0.1)) if labels else None,
+        calibration=Calibration(scale=0.7, biases=(0.0, 0.1, -0.1)) if labels else None,
         evaluation={"macro_f1": 0.8},
         data_digests={"lessons": "1" * 64},
     )

@@ -3,8 +3,8 @@
 import pytest
 
 from brain_server.assess.arithmetic import decide_by_arithmetic
-from brain_server.assess.grading import Criteria
 from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.criteria import Criteria
 
 PRODUCT = Criteria(question="What is 7 x 8?", reference_answer="56")
 RIGHT, WRONG = AnswerVerdict.CORRECT, AnswerVerdict.INCORRECT

@@ -16,7 +16,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from brain_server.assess.grading import LABELS
 from brain_server.engine.contract import (
     AdapterPolicy,
     Delta,
@@ -31,6 +30,7 @@ from brain_server.vllm_engine.engine import VllmEngine
 from mesh.errors import InvalidField, StudentModelNotFound
 from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
+from mesh.lm.grading import LABELS
 from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC
 from testing.parts.vllm_server import CONTEXT_TOKENS
