@@ -32,18 +32,19 @@ AWS_ACCESS_KEY_ID ?= aivo
 AWS_SECRET_ACCESS_KEY ?= aivo-local-only
 AWS_DEFAULT_REGION ?= us-east-1
 MODEL_CACHE_DIR ?= $(DATA)/models
+ROLES_DIR ?= $(DATA)/roles
 LOG_FORMAT ?= console
 # Short, so that Ctrl-C does not take long.
 DRAIN_SECONDS ?= 1
 UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN_REST_PORT CLONING_REST_PORT \
 	ENVOY_ADMIN_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS REDIS_URL S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
-	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR LOG_FORMAT DRAIN_SECONDS
+	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR ROLES_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
 # Processes that run tests. Many tests wait for servers, so that two keep two cores busy.
 TEST_WORKERS ?= 2
 
-.PHONY: help up demo test test-slow test-vllm vllm check protos docs model clean
+.PHONY: help up brain demo test test-slow test-vllm vllm check protos docs model clean
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -66,6 +67,12 @@ up: model ## Run the whole stack; Ctrl-C stops it
 	@mkdir -p $(DATA)/valkey $(DATA)/s3
 	@# By default honcho kills what runs 5 s after Ctrl-C; Ray takes 4 s to stop.
 	@exec python -c 'import honcho.command, honcho.manager as m; m.KILL_WAIT = 15; honcho.command.main()' start
+
+# The public sets (CONTRIBUTING.md says where they come from); without them the roles learn from the lessons alone.
+SETS ?=
+brain: model ## Train tutor and grader for BASE_MODEL, with the public sets in SETS
+	@for role in tutor grader; do MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' \
+		python -m curriculum train --role $$role --output '$(ROLES_DIR)' $(if $(SETS),--sets '$(SETS)'); done
 
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo

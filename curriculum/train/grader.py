@@ -29,6 +29,10 @@ _WITHOUT_REFERENCE = 8
 _WITHOUT_QUESTION = 8
 
 
+class IndistinctLabels(Exception):
+    """The base model's tokenizer can't tell the labels apart by their first tokens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedAnswer:
     """A graded answer as the grader reads it."""
@@ -76,11 +80,13 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Returns the first token of each label.
 
     Raises:
-        ValueError: Two labels begin with the same token, so that this tokenizer can't tell them apart.
+        IndistinctLabels: Two labels begin with the same token.
     """
     tokens = [int(tokenizer(label, add_special_tokens=False)["input_ids"][0]) for label in LABELS]
     if len(set(tokens)) < len(tokens):
-        raise ValueError(f"the base model's tokenizer begins two of the labels {', '.join(LABELS)} with one token")
+        raise IndistinctLabels(
+            f"the base model's tokenizer begins two of the labels {', '.join(LABELS)} with one token"
+        )
     return tokens
 
 

@@ -117,7 +117,7 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     Raises:
         InvalidGradedAnswer, InvalidLesson: A line of the data has a fault; names file, line and field.
         TrainingDiverged: A loss or a gradient is not finite.
-        ValueError: The tokenizer can't tell the labels apart.
+        IndistinctLabels: The tokenizer can't tell the labels apart.
     """
     base, answers = training.base, graded_answers(training.sets)
     learned, held_out = grader.split_graded(answers)
