@@ -17,6 +17,8 @@ MOST_SHARED = 0.4
 _RUN_WORDS = 5
 # A sentence, or a whole reply with its content words masked, may occur in so many lessons.
 MOST_REPEATS = 3
+# Shorter ones, such as "Not quite.", repeat in any language.
+_SENTENCE_WORDS = 4
 
 _JUDGEMENTS = {
     AnswerVerdict.CORRECT: {Judgement.RIGHT},
@@ -57,7 +59,8 @@ def repeats_of(lessons: Iterable[Lesson]) -> Iterator[str]:
         if lesson.kind is Kind.WORKED:
             continue
         text = "\n".join(texts_of(lesson))
-        sentences.update({" ".join(_words(sentence)) for sentence in split_sentences(text)})
+        sentence_words = [_words(sentence) for sentence in split_sentences(text)]
+        sentences.update({" ".join(words) for words in sentence_words if len(words) >= _SENTENCE_WORDS})
         skeletons[skeleton_of(text)] += 1
     for counts, what in ((sentences, "sentence"), (skeletons, "skeleton")):
         yield from (f"{what} in {count} lessons: {text}" for text, count in counts.items() if count > MOST_REPEATS)

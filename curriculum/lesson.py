@@ -120,6 +120,8 @@ class Lesson:
             raise ValueError("turns: the student begins and ends, so their number is odd")
         if self.kind is Kind.FEEDBACK and self.assessment is None:
             raise ValueError("assessment: feedback needs one")
+        if self.kind is Kind.ASSESS and self.assessment is None:
+            raise ValueError("assessment: feedback in the form of Assess needs one")
         if self.kind is Kind.EXPLAIN and self.assessment is not None:
             raise ValueError("assessment: nothing is answered in an explain lesson")
         return self

@@ -9,9 +9,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from curriculum.lesson import GradeBand, Lesson, Subject
+from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
-from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example, end_of_turn
-from mesh.tutoring.assessment import AnswerAssessment
+from mesh.lm.chat import Example, encode_example, end_of_turn
 from mesh.tutoring.profile import StudentProfile
 
 # Subjects as schools write them: a request's subject is free text.
@@ -24,20 +24,6 @@ _SPELLINGS = {
 # One lesson of so many is told without the grade; its reply must fit any grade's form.
 _NO_GRADE = 8
 _ANY_GRADE_BANDS = (GradeBand.G3_5, GradeBand.G6_8)
-
-
-def prompt_of(lesson: Lesson) -> Prompt:
-    """Returns the prompt of a lesson, as serving renders it for a student with this profile."""
-    return Prompt(
-        profile=lesson.student,
-        turns=_turns(lesson),
-        assessment=AnswerAssessment(
-            verdict=lesson.assessment.verdict, reference_answer=lesson.assessment.reference_answer
-        )
-        if lesson.assessment
-        else None,
-        facts=lesson.facts,
-    )
 
 
 def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
@@ -62,11 +48,6 @@ def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[R
             text = f"{row['question']} {row['answer']} {facts}. {row['hypothesis']}."
             tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
             yield RoleExample(example=Example(tokens=tokens, reply_start=1))
-
-
-def _turns(lesson: Lesson) -> tuple[Turn, ...]:
-    roles = (Role.STUDENT, Role.TUTOR)
-    return tuple(Turn(role=roles[index % 2], text=text) for index, text in enumerate(lesson.turns))
 
 
 def _told(lesson: Lesson) -> StudentProfile:

@@ -50,6 +50,7 @@ _PARTLY = re.compile(
     r"\b(?:is|are|have|has|'ve|got|found|gave|give[sn]?|named?|caught|wrote|know|see|mean|make[sn]?|covers?|identified"
     r"|described|answered|explained|contains?|includes?|forms?) (?:\w+ ){0,2}?(?:one|two|first|second|big|key|main) "
     r"(?:part|half|piece)\b(?! again)|\bhalf of the \w+ is (?:done|there|finished|complete)\b"
+    r"|\b(?:one|first|second|this|that) (?:part|half|piece) (?:is|was) (?:right|correct|done|there)\b"
     r"|\b(?:is|was|that's|it's|very|so|really|pretty) close\b|^close\b",
     re.IGNORECASE,
 )
