@@ -62,7 +62,7 @@ def judged(answers: Sequence[GradedAnswer], *, seed: int) -> list[JudgedAnswer]:
 
 def closest(answer: GradedAnswer) -> JudgedAnswer:
     """Returns an answer with the reference that shares most of its words, for measuring."""
-    return JudgedAnswer(answer=answer.answer, criteria=answer.criteria(_closest(answer)), label=answer.label)
+    return JudgedAnswer(answer=answer.answer, criteria=answer.criteria(answer.closest_reference), label=answer.label)
 
 
 def grader_examples(answers: Sequence[JudgedAnswer], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
@@ -155,7 +155,7 @@ def measure(
 def _told(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
     references = answer.references
     chances = draws.random(), draws.random(), draws.random()
-    reference = _closest(answer) if chances[0] < 0.5 else draws.choice(references) if references else ""
+    reference = answer.closest_reference if chances[0] < 0.5 else draws.choice(references) if references else ""
     if len(references) > 1 and chances[0] > 0.9:
         reference = " ".join(reference if reference.endswith(".") else f"{reference}." for reference in references)[
             :600
@@ -168,12 +168,6 @@ def _told(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
     if chances[2] < 0.4:
         criteria = Criteria(question=criteria.question, reference_answer=criteria.reference_answer)
     return JudgedAnswer(answer=answer.answer, criteria=criteria, label=answer.label)
-
-
-def _closest(answer: GradedAnswer) -> str:
-    if not answer.references:
-        return ""
-    return max(answer.references, key=lambda reference: sum(overlap_of(answer.answer, answer.criteria(reference))[:2]))
 
 
 def _example(answer: JudgedAnswer, label_token: int, tokenizer: PreTrainedTokenizerBase) -> Example:

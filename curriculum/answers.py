@@ -1,0 +1,104 @@
+"""Graded answers: read from the JSON lines of public sets.
+
+The sets are SciEntsBank and Beetle (Dzikovska et al., "SemEval-2013 Task 7", 2013) and SAF (Filighera et al., "Your
+Answer is Incorrect... Would you like to know why?", 2022). None is copied into the project.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.lm.grading import CORRECT, INCORRECT, PARTIALLY_CORRECT
+from mesh.tutoring.criteria import Criteria, one_line
+from mesh.tutoring.overlap import overlap_of
+
+_LABELS = {
+    "correct": CORRECT,
+    "partially correct": PARTIALLY_CORRECT,
+    "incorrect": INCORRECT,
+    "contradictory": INCORRECT,
+}
+
+
+class InvalidGradedAnswer(ValueError):
+    """A line of a set can't be used; the message names file, line and field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradedAnswer:
+    """An answer with a person's label.
+
+    Attributes:
+        source: The set that it comes from.
+        module: Questions of one topic share it.
+        question: The question.
+        references: Right answers; empty if none is known.
+        answer: The answer.
+        label: One of `mesh.lm.grading.LABELS`.
+        subject: The subject; may be empty.
+        grade: The grade, or None.
+    """
+
+    source: str
+    module: str
+    question: str
+    references: tuple[str, ...]
+    answer: str
+    label: str
+    subject: str = ""
+    grade: str | None = None
+
+    def criteria(self, reference: str = "") -> Criteria:
+        """Returns what the answer is judged by, with one of the references."""
+        return Criteria(
+            grade=self.grade,
+            subject=self.subject,
+            question=self.question,
+            reference_answer=reference or (self.references[0] if self.references else ""),
+        )
+
+    @property
+    def closest_reference(self) -> str:
+        """The right answer that shares most words with the answer; empty if none is known."""
+        return max(self.references, key=self._shared_words, default="")
+
+    def _shared_words(self, reference: str) -> float:
+        return sum(overlap_of(self.answer, self.criteria(reference))[:2])
+
+
+def read_graded(path: Path) -> list[GradedAnswer]:
+    """Reads a set of graded answers, JSON lines.
+
+    Raises:
+        InvalidGradedAnswer: A line lacks a field or has a label that is not known; names file, line and field.
+    """
+    with path.open(encoding="utf-8") as lines:
+        return [_graded(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _graded(line: str, *, where: str) -> GradedAnswer:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise InvalidGradedAnswer(f"{where}: is not JSON") from None
+    missing = [field for field in ("qid", "question", "answer") if not isinstance(row.get(field), str)]
+    if missing:
+        raise InvalidGradedAnswer(f"{where}: {missing[0]}: is missing or not a text")
+    word = str(row.get("label2") or row.get("label", "")).lower()
+    if word not in _LABELS:
+        raise InvalidGradedAnswer(f"{where}: label: must be one of {', '.join(_LABELS)}")
+    return GradedAnswer(
+        source=where.rpartition("/")[2].partition(".")[0],
+        module=str(row.get("module") or row["qid"]),
+        question=one_line(row["question"]),
+        references=_references(row.get("reference_answers"), where=where),
+        answer=one_line(row["answer"]),
+        label=_LABELS[word],
+        subject="Science" if "label2" in row else "",
+    )
+
+
+def _references(references: object, *, where: str) -> tuple[str, ...]:
+    if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
+        raise InvalidGradedAnswer(f"{where}: reference_answers: is not a list of texts")
+    return tuple(one_line(reference) for reference in references)
