@@ -8,7 +8,7 @@ import pytest
 from curriculum.answers import InvalidGradedAnswer, read_graded
 from mesh.lm.grading import CORRECT, INCORRECT, PARTIALLY_CORRECT
 
-LINE = {
+LINE: dict[str, object] = {
     "qid": "Q1",
     "module": "light",
     "question": "Why is the sky blue?",
@@ -16,7 +16,13 @@ LINE = {
     "answer": "the air  spreads\nthe blue part",
     "label2": "correct",
 }
-SAF_LINE = {"qid": "1.1", "question": "What?", "reference_answers": [], "answer": "x", "label": "Partially correct"}
+SAF_LINE: dict[str, object] = {
+    "qid": "1.1",
+    "question": "What?",
+    "reference_answers": [],
+    "answer": "x",
+    "label": "Partially correct",
+}
 
 
 def write(tmp_path: Path, *lines: dict[str, object]) -> Path:
@@ -34,7 +40,7 @@ def test_an_answer_is_judged_by_the_reference_that_shares_most_of_its_words(tmp_
 
 
 def test_the_labels_of_all_sets_become_ours(tmp_path: Path) -> None:
-    contradictory = {"label2": "", "label": "contradictory"}
+    contradictory: dict[str, object] = {"label2": "", "label": "contradictory"}
     answers = read_graded(write(tmp_path, LINE, SAF_LINE, LINE | {"label2": "incorrect"}, LINE | contradictory))
     assert [answer.label for answer in answers] == [CORRECT, PARTIALLY_CORRECT, INCORRECT, INCORRECT]
     assert answers[1].closest_reference == ""
