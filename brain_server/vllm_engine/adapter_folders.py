@@ -112,7 +112,9 @@ class AdapterFolders:
         """
         manifest = role.manifest
         weights = await asyncio.to_thread(role.read_weights)
-        files = _AdapterFiles(label=manifest.role, weights=weights, lora=manifest.lora, scaling=manifest.scaling)
+        files = _AdapterFiles(
+            label=f"the {manifest.role}", weights=weights, lora=manifest.lora, scaling=manifest.scaling
+        )
         return await self._load(self._new_adapter(manifest.sha256), files)
 
     async def load_blank(self, target_modules: Sequence[str]) -> None:
