@@ -98,7 +98,7 @@ def weigh(
     examples = grader_examples(answers, tokenizer)
     weights: dict[int, list[float]] = {}
     places = {id(example): place for place, example in enumerate(examples)}
-    for members in grouped(examples):
+    for members in grouped(examples, passes.device):
         packed = pack([member.example for member in members], device=passes.device)
         blocks = [logits_BV[:, tokens].softmax(-1) for logits_BV, _ in passes.logits(packed, factors)]
         rows = torch.cat(blocks).tolist()

@@ -23,8 +23,9 @@ from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec
 
 ALL_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-# Tokens of one pass. The memory for the backward pass grows with them: about a megabyte per token at 135M.
-_PASS_TOKENS = 2048
+# Tokens of one pass, on a CPU and on a GPU. The memory for the backward pass grows with them: about a megabyte per token
+# at 135M. A GPU takes about as long for a small pass as for a large one.
+_CPU_PASS_TOKENS, _GPU_PASS_TOKENS = 2048, 16384
 # Steps between two checkpoints: a minute or less on two cores.
 _CHECKPOINT_STEPS = 20
 
@@ -138,7 +139,7 @@ def _batches(examples: Sequence[RoleExample], settings: RoleSettings) -> Iterato
 def _add_gradients(passes: Passes, factors: LoraFactors, batch: Sequence[RoleExample], objective: Objective) -> float:
     """Adds the gradient of the batch's mean loss; returns that loss."""
     share, total = 1 / objective.size(batch), 0.0
-    for members in grouped(batch):
+    for members in grouped(batch, passes.device):
         nats = _add_pass(passes, factors, members, objective, share)
         total += float(nats.sum())
     return total * share
@@ -164,11 +165,12 @@ def _add_pass(
     return passes.add_gradients_of(loss, [packed], [factors], scored_M=scored_M)
 
 
-def grouped(batch: Sequence[RoleExample]) -> Iterator[list[RoleExample]]:
-    """Yields the examples of a batch in groups of similar length, each small enough for one pass."""
+def grouped(batch: Sequence[RoleExample], device: torch.device) -> Iterator[list[RoleExample]]:
+    """Yields the examples of a batch in groups of similar length, each small enough for one pass on a device."""
+    limit = _CPU_PASS_TOKENS if device.type == "cpu" else _GPU_PASS_TOKENS
     group: list[RoleExample] = []
     for member in sorted(batch, key=lambda member: (len(member.example.tokens), member.example.tokens)):
-        if group and (len(group) + 1) * len(member.example.tokens) > _PASS_TOKENS:
+        if group and (len(group) + 1) * len(member.example.tokens) > limit:
             yield group
             group = []
         group.append(member)
