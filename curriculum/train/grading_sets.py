@@ -27,7 +27,7 @@ def graded_lessons(lessons: Sequence[Lesson]) -> Iterator[GradedAnswer]:
     for lesson in lessons:
         question, mark, answer = lesson.turns[-1].partition(_MARK)
         told = lesson.assessment
-        if lesson.kind is Kind.FEEDBACK and mark and told and told.reference_answer:
+        if lesson.kind in {Kind.FEEDBACK, Kind.ASSESS} and mark and told and told.reference_answer:
             yield GradedAnswer(
                 source="lessons",
                 module=f"{lesson.subject} {lesson.band}",

@@ -23,8 +23,8 @@ from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec
 
 ALL_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-# Tokens of one pass, on a CPU and on a GPU. The memory for the backward pass grows with them: about a megabyte per token
-# at 135M. A GPU takes about as long for a small pass as for a large one.
+# Tokens of one pass, on a CPU and on a GPU. The memory for the backward pass grows with them: about a megabyte per
+# token at 135M. A GPU takes about as long for a small pass as for a large one.
 _CPU_PASS_TOKENS, _GPU_PASS_TOKENS = 2048, 16384
 # Steps between two checkpoints: a minute or less on two cores.
 _CHECKPOINT_STEPS = 20
