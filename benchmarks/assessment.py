@@ -1,140 +1,249 @@
-"""Agreement of verdicts with teachers: area under the ROC curve and accuracy of `correctness` against `is_correct`.
+"""How well verdicts agree with teachers', and how long an assessment takes.
 
-    python -m benchmarks.assessment FOLDER [--items 200] [--seed 7]
+    python -m benchmarks.assessment FILE ... [--train FILE] [--limit N]    graded answers, JSON lines
+    python -m benchmarks.assessment --products                             multiplication, and the time of Assess
 
-The folder holds StartClone requests as `*.json`, with `question`, `reference_answer`, `student_answer` and
-`is_correct` in each response. Prints one JSON line per method: the whole method, the method without one of its steps,
-and a simple baseline, all on the same answers in the same run.
+A line of a file has `qid`, `question`, `reference_answers`, `answer` and a label (`label2` or `label`), as in the sets
+that `curriculum.answers` reads. Of several references, the one that shares most words with the answer is told.
+Everything goes through the product's `Assessor`, with the engine and the Main Brain of the settings (`BASE_MODEL`,
+`ROLES_DIR`). A score of 50 or more says that an answer is right.
+
+Beside it, on the same answers in the same run: the most frequent label for all of them, and word overlap with logistic
+regression, fitted on `--train FILE` (`benchmarks.lexical_grader`). Answers that code compared as numbers have figures
+of their own, because no model had a part in them.
+
+Prints JSON lines; the first one describes the machine and the Main Brain. Writes `results/assessment.jsonl`.
 """
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import random
-import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brain_server.assess import grading
-from brain_server.assess.grading import Probabilities
-from brain_server.engine.contract import Engine
+from benchmarks.assessment_items import EVERYDAY_ITEMS, Product, new_products
+from benchmarks.figures import Figure, Goal, Results, percentiles
+from benchmarks.lexical_grader import LexicalGrader
+from benchmarks.main_brain import conditions_of, gather, open_main_brain
+from brain_server.assess.assessor import ARITHMETIC, Assessment, Assessor, Grade
 from brain_server.settings import BrainSettings
-from brain_server.torch_engine.engine import TorchEngine
-from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore
-from mesh.lm.grading import LABELS
+from curriculum.answers import GradedAnswer, read_graded
+from curriculum.metrics import area_under_curve, calibration_error, f1_of, macro_f1
+from mesh import log
+from mesh.lm.grading import CORRECT, LABELS
 from mesh.settings import load_settings
 from mesh.tutoring.criteria import Criteria
-from testing.waiting import until_loaded
+from mesh.tutoring.profile import StudentProfile
 
-# The anchor of an uncalibrated verdict.
-_UNIFORM = dict.fromkeys(LABELS, 1 / len(LABELS))
+_METRICS = ("macro_f1_two_way", "macro_f1_labels", "auc", "calibration_error")
+# Targets for the default base model, by the start of a file's name.
+_LEAST_MACRO_F1 = {
+    "sciEntsBank.test-unseen-answers": 0.82,
+    "sciEntsBank.test-unseen-questions": 0.74,
+    "sciEntsBank.test-unseen-domains": 0.72,
+}
+_MOST_CALIBRATION_ERROR = 0.08
+_LEXICAL = "word overlap, logistic regression"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """An answer with a teacher's judgement."""
+class Agreement:
+    """How well graded answers agree with their labels.
 
-    criteria: Criteria
-    answer: str
-    is_correct: bool
+    Attributes:
+        figures: `_METRICS` by name.
+        labels: Precision, recall and F1 of each label that occurs.
+    """
+
+    figures: dict[str, float]
+    labels: dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """Prints the figures."""
-    parser = argparse.ArgumentParser(description="Measures how well verdicts agree with teachers.")
-    parser.add_argument("folder", type=Path, help="StartClone requests in JSON, one per file")
-    parser.add_argument("--items", type=int, default=200, help="number of answers, half of them right")
-    parser.add_argument("--seed", type=int, default=7, help="seed of the sample of answers")
+    """Prints and writes the figures."""
+    parser = _parser()
     args = parser.parse_args()
-    items = sample(args.folder, count=args.items, seed=args.seed)
-    asyncio.run(_measure(items, seed=args.seed))
+    if not args.files and not args.products:
+        parser.error("name a file of graded answers, or --products")
+    # Logs go to standard error; standard output is for figures.
+    log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
+    asyncio.run(_measure(args))
 
 
-def sample(folder: Path, *, count: int, seed: int) -> list[Item]:
-    """Returns `count` different answers, half of them right and half wrong."""
-    items: dict[tuple[str, str], Item] = {}
-    for path in sorted(folder.glob("*.json")):
-        for response in json.loads(path.read_text()).get("baseline_data", {}).get("responses", []):
-            criteria = Criteria(question=response["question"], reference_answer=response["reference_answer"])
-            item = Item(criteria=criteria, answer=response["student_answer"], is_correct=response["is_correct"])
-            items[criteria.question, item.answer] = item
-    chance = random.Random(seed)
+def agreement_of(probabilities: Sequence[Sequence[float]], answers: Sequence[GradedAnswer]) -> Agreement:
+    """Returns how well the probabilities of `LABELS` agree with the answers' labels."""
+    scores = [correct + 0.5 * partially for correct, partially, _ in probabilities]
+    truths = [answer.label == CORRECT for answer in answers]
+    guesses = [LABELS[max(range(len(LABELS)), key=row.__getitem__)] for row in probabilities]
+    labels = [answer.label for answer in answers]
+    figures = {
+        "macro_f1_two_way": macro_f1([str(score >= 0.5) for score in scores], list(map(str, truths))),
+        "macro_f1_labels": macro_f1(guesses, labels),
+        "auc": area_under_curve(scores, truths),
+        "calibration_error": calibration_error(scores, truths),
+    }
+    return Agreement(figures=figures, labels={label: _quality_of(label, guesses, labels) for label in set(labels)})
+
+
+async def file_figures(
+    name: str, answers: Sequence[GradedAnswer], assessor: Assessor, lexical: LexicalGrader | None
+) -> list[Figure]:
+    """Returns the figures of one file: of the answers that the grader judged, of those that code decided, and time."""
+    started_at = time.monotonic()
+    grades = await gather(
+        [assessor.grade(answer.answer, answer.criteria(answer.closest_reference)) for answer in answers], title=name
+    )
+    seconds = (time.monotonic() - started_at) / len(answers)
+    pairs = list(zip(answers, grades, strict=True))
+    graded = [(answer, grade) for answer, grade in pairs if grade.grader != ARITHMETIC]
+    decided = [(answer, grade) for answer, grade in pairs if grade.grader == ARITHMETIC]
     return [
-        item
-        for is_correct in (True, False)
-        for item in chance.sample([item for item in items.values() if item.is_correct is is_correct], count // 2)
+        *(_agreement_figures(name, graded, lexical) if graded else ()),
+        *(_decided_figures(name, decided) if decided else ()),
+        Figure(figure=f"{name}_seconds_per_answer", value=seconds, unit="s", facts={"answers": len(answers)}),
     ]
 
 
-def area_under_curve(scores: Sequence[float], truths: Sequence[bool]) -> float:
-    """Returns the probability that a right answer scores above a wrong one; ties count half."""
-    rights = [score for score, truth in zip(scores, truths, strict=True) if truth]
-    wrongs = [score for score, truth in zip(scores, truths, strict=True) if not truth]
-    wins = sum((right > wrong) + 0.5 * (right == wrong) for right in rights for wrong in wrongs)
-    return wins / (len(rights) * len(wrongs))
+async def product_figures(assessor: Assessor) -> AsyncIterator[Figure]:
+    """Yields how many products are judged right, then how long a whole Assess takes."""
+    products = new_products()
+    grades = [await assessor.grade(product.answer, product.criteria) for product in products]
+    yield Figure(
+        figure="products_judged_right",
+        value=sum(_agrees(product, grade) for product, grade in zip(products, grades, strict=True)),
+        unit="products",
+        baseline=len(products),
+        baseline_of="all products, half of them answered right",
+        goal=Goal(of="ratio", at_least=1),
+        facts={"decided": dict(Counter(grade.grader for grade in grades))},
+    )
+    yield await _assess_figure(assessor)
 
 
-async def _measure(items: Sequence[Item], *, seed: int) -> None:
-    settings = load_settings(BrainSettings)
-    async with AsyncExitStack() as stack:
-        blobs = await stack.enter_async_context(
-            S3Blobs(bucket=settings.s3_bucket, endpoint_url=settings.s3_endpoint_url)
-        )
-        engine = await stack.enter_async_context(TorchEngine.open(settings, AdapterStore(blobs)))
-        engine_facts = await until_loaded(engine)
-        started_at = time.monotonic()
-        label_weights = [await _weigh(engine, item) for item in items]
-        seconds = time.monotonic() - started_at
-    truths = [item.is_correct for item in items]
-    for method, scores in _scores_by_method(items, label_weights).items():
-        right = sum((score >= 50) is truth for score, truth in zip(scores, truths, strict=True))
-        line = {
-            "benchmark": "assessment",
-            "method": method,
-            "auc": round(area_under_curve(scores, truths), 3),
-            "accuracy_at_50": round(right / len(items), 3),
-            "items": len(items),
-            "seed": seed,
-            "seconds_per_item": round(seconds / len(items), 2),
-            "base_model": engine_facts.model,
-            "dtype": engine_facts.dtype,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {engine_facts.device}",
+async def _measure(args: argparse.Namespace) -> None:
+    async with open_main_brain(load_settings(BrainSettings)) as (engine, facts):
+        assessor = Assessor(engine)
+        results = Results(args.out / "assessment.jsonl", conditions=conditions_of(facts) | {"limit": args.limit})
+        lexical = LexicalGrader(read_graded(args.train)) if args.train else None
+        for path in args.files:
+            answers = _some(read_graded(path), args.limit)
+            for figure in await file_figures(path.stem, answers, assessor, lexical):
+                results.add(figure)
+        if args.products:
+            async for figure in product_figures(assessor):
+                results.add(figure)
+
+
+def _agreement_figures(
+    name: str, graded: Sequence[tuple[GradedAnswer, Grade]], lexical: LexicalGrader | None
+) -> Iterator[Figure]:
+    answers = [answer for answer, _ in graded]
+    own = agreement_of([_row(grade) for _, grade in graded], answers)
+    by_overlap = agreement_of(lexical.probabilities(answers), answers) if lexical else None
+    majority = _majority(answers)
+    graders = dict(Counter(grade.grader for _, grade in graded))
+    for metric in _METRICS:
+        facts: dict[str, object] = {
+            "majority": majority.get(metric),
+            "answers": len(answers),
+            "decided": "grader",
+            "graders": graders,
         }
-        print(json.dumps(line), flush=True)
+        if metric == "macro_f1_labels":
+            facts["labels"] = own.labels
+        yield Figure(
+            figure=f"{name}_{metric}",
+            value=own.figures[metric],
+            unit="",
+            baseline=by_overlap.figures[metric] if by_overlap else None,
+            baseline_of=_LEXICAL if by_overlap else "",
+            goal=_goal(name, metric),
+            facts=facts,
+        )
 
 
-async def _weigh(engine: Engine, item: Item) -> list[Mapping[str, float]]:
-    """Returns the probability of each label for the answer, then for each anchor."""
-    answers = (item.answer, *grading.anchors_of(item.criteria))
-    return [await engine.weigh(grading.prompt_for(answer, item.criteria), LABELS) for answer in answers]
+def _decided_figures(name: str, decided: Sequence[tuple[GradedAnswer, Grade]]) -> Iterator[Figure]:
+    right = sum((grade.probabilities.correctness >= 50) is (answer.label == CORRECT) for answer, grade in decided)
+    facts = {"answers": len(decided), "decided": ARITHMETIC}
+    yield Figure(figure=f"{name}_agreement_of_code", value=right / len(decided), unit="", facts=facts)
 
 
-def _scores_by_method(
-    items: Sequence[Item], label_weights: Sequence[Sequence[Mapping[str, float]]]
-) -> dict[str, list[float]]:
-    """Returns the score of each item, from 0 to 100, by method."""
+async def _assess_figure(assessor: Assessor) -> Figure:
+    """The time of an Assess from the answer to the whole feedback, one after another."""
+    seconds: list[float] = []
+    tokens = 0
+    for question, reference, answer in (EVERYDAY_ITEMS[0], *EVERYDAY_ITEMS):
+        criteria = Criteria(question=question, reference_answer=reference)
+        assessment = Assessment(answer=answer, criteria=criteria, profile=StudentProfile(grade="5", subject="Science"))
+        started_at = time.monotonic()
+        verdict = await assessor.assess(assessment)
+        seconds.append(time.monotonic() - started_at)
+        tokens += verdict.tokens
+    # The first one warms up.
+    del seconds[0]
+    return Figure(
+        figure="assess_with_feedback",
+        value=percentiles(seconds)["p50"],
+        unit="s",
+        facts={**percentiles(seconds), "assessments": len(seconds), "mean_tokens": tokens / (len(seconds) + 1)},
+    )
+
+
+def _agrees(product: Product, grade: Grade) -> bool:
+    return (grade.probabilities.correctness >= 50) is product.is_right
+
+
+def _row(grade: Grade) -> tuple[float, float, float]:
+    likely = grade.probabilities
+    return likely.correct, likely.partially_correct, likely.incorrect
+
+
+def _majority(answers: Sequence[GradedAnswer]) -> dict[str, float]:
+    """Returns macro-F1 of the best guess that reads no answer."""
+    labels = [answer.label for answer in answers]
+    truths = [str(label == CORRECT) for label in labels]
+    columns = {"macro_f1_two_way": truths, "macro_f1_labels": labels}
     return {
-        "both anchors": [_correctness(answer, anchors) for answer, *anchors in label_weights],
-        "only the anchor without content": [_correctness(answer, anchors[:1]) for answer, *anchors in label_weights],
-        "not calibrated": [_correctness(answer, [_UNIFORM]) for answer, *_ in label_weights],
-        "words shared with the reference answer": [_overlap(item) for item in items],
+        metric: macro_f1([Counter(column).most_common(1)[0][0]] * len(column), column)
+        for metric, column in columns.items()
     }
 
 
-def _correctness(weights: Mapping[str, float], anchors: Sequence[Mapping[str, float]]) -> float:
-    return Probabilities.calibrated(weights, anchors=anchors).correctness
+def _quality_of(label: str, guesses: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    hits = sum(guess == actual == label for guess, actual in zip(guesses, labels, strict=True))
+    return {
+        "precision": round(hits / max(1, guesses.count(label)), 4),
+        "recall": round(hits / labels.count(label), 4),
+        "f1": round(f1_of(label, guesses, labels), 4),
+        "answers": labels.count(label),
+    }
 
 
-def _overlap(item: Item) -> float:
-    reference_words = set(re.findall(r"\w+", item.criteria.reference_answer.lower()))
-    shared_words = reference_words & set(re.findall(r"\w+", item.answer.lower()))
-    return 100 * len(shared_words) / max(1, len(reference_words))
+def _goal(name: str, metric: str) -> Goal | None:
+    if metric == "macro_f1_two_way" and name in _LEAST_MACRO_F1:
+        return Goal(of="value", at_least=_LEAST_MACRO_F1[name])
+    return Goal(of="value", at_most=_MOST_CALIBRATION_ERROR) if metric == "calibration_error" else None
+
+
+def _some(answers: Sequence[GradedAnswer], limit: int | None) -> Sequence[GradedAnswer]:
+    if limit is None or limit >= len(answers):
+        return answers
+    return random.Random(7).sample(list(answers), limit)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.assessment", description="Measures how well verdicts agree with teachers'."
+    )
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="graded answers, JSON lines")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="graded answers that the baseline is fitted on")
+    parser.add_argument("--limit", type=int, help="answers per file, drawn at random; all by default")
+    parser.add_argument("--products", action="store_true", help="new products, and the time of a whole Assess")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    return parser
 
 
 if __name__ == "__main__":

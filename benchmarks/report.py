@@ -15,6 +15,8 @@ _SECTIONS: Mapping[str, Sequence[str]] = {
     ),
     "cloning": ("fine_tune", "steps", "clones", "first_reply"),
     "chaos": ("",),
+    "assessment": ("",),
+    "tutoring": ("",),
 }  # fmt: skip
 # The function of `plots` that draws each picture, by the prefix of its figures' names.
 _DRAWINGS = {
