@@ -1,15 +1,26 @@
 """The graded answers that a grader learns from: those of public sets, and those that lessons and questions give."""
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from curriculum.answers import GradedAnswer, InvalidGradedAnswer, read_graded
 from curriculum.lesson import Kind, Lesson
 from mesh.lm.grading import CORRECT, INCORRECT, PARTIALLY_CORRECT
 from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.criteria import one_line
 
-__all__ = ["TRAINING_FILES", "GradedAnswer", "InvalidGradedAnswer", "graded_lessons", "made_answers", "read_graded"]
+__all__ = [
+    "TRAINING_FILES",
+    "GradedAnswer",
+    "InvalidGradedAnswer",
+    "explained_answers",
+    "graded_lessons",
+    "made_answers",
+    "read_graded",
+]
 
 TRAINING_FILES = ("sciEntsBank.train.jsonl", "beetle.train.jsonl", "saf.english.training.jsonl")
 _OF_VERDICT = {
@@ -37,6 +48,30 @@ def graded_lessons(lessons: Sequence[Lesson]) -> Iterator[GradedAnswer]:
                 label=_OF_VERDICT[told.verdict],
                 subject=lesson.subject.title(),
                 grade=lesson.profile.grade,
+            )
+
+
+def explained_answers(path: Path) -> Iterator[GradedAnswer]:
+    """Yields graded answers made of EntailmentBank (Dalvi et al., 2021), JSON lines of science questions.
+
+    The statement that a question leads to is right as an answer to it. That of the question with the most words in
+    common, among those with another answer, is wrong.
+    """
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    words = [set(one_line(row["question"]).lower().split()) for row in rows]
+    for index, row in enumerate(rows):
+        others = [place for place in range(len(rows)) if rows[place]["answer"] != row["answer"]]
+        similar = max(others, key=lambda place: len(words[place] & words[index]) / len(words[place] | words[index]))
+        for text, label in ((row["hypothesis"], CORRECT), (rows[similar]["hypothesis"], INCORRECT)):
+            yield GradedAnswer(
+                source="entailmentBank",
+                module="science",
+                question=one_line(row["question"]),
+                references=(one_line(row["answer"]),),
+                answer=one_line(text),
+                label=label,
+                subject="Science",
             )
 
 

@@ -18,6 +18,7 @@ from curriculum.train import grader, tutor
 from curriculum.train.grading_sets import (
     TRAINING_FILES,
     GradedAnswer,
+    explained_answers,
     graded_lessons,
     made_answers,
     read_graded,
@@ -37,6 +38,7 @@ _MADE_PER_QUESTION = 2
 # Longer examples are left out: a few essays would decide how much memory a pass needs.
 _MAX_TOKENS = 512
 _GRADING, _EXPLANATIONS = "grading", "explanations"
+_EXPLAINED = "entailmentbank.train.jsonl"
 _MEASURED = {
     "sciEntsBank unseen answers": "sciEntsBank.test-unseen-answers.jsonl",
     "beetle unseen answers": "beetle.test-unseen-answers.jsonl",
@@ -97,7 +99,7 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     base, lessons = training.base, load_lessons()
     tokenizer = base.tokenizer
     examples = tutor.lesson_examples([lesson for lesson in lessons if not is_held_out(lesson)], tokenizer)
-    plain = _plain(training, "entailmentbank.train.jsonl")
+    plain = _plain(training, _EXPLAINED)
     passes = Passes(base.model)
     factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
     held_out = [lesson for lesson in lessons if is_held_out(lesson)]
@@ -123,7 +125,11 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     learned, held_out = grader.split_graded(answers)
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(training.settings.seed)  # noqa: S311
-    learned += made_answers(learned, per_question=_MADE_PER_QUESTION, draws=draws)
+    learned += made_answers(
+        [answer for answer in learned if answer.source != "entailmentBank"],
+        per_question=_MADE_PER_QUESTION,
+        draws=draws,
+    )
     told = grader.judged(learned, seed=training.settings.seed)
     examples = [
         example
@@ -154,6 +160,7 @@ def graded_answers(sets: Path | None) -> list[GradedAnswer]:
     answers = list(graded_lessons([lesson for lesson in load_lessons() if not is_held_out(lesson)]))
     if sets is not None:
         answers += [answer for name in TRAINING_FILES for answer in read_graded(sets / _GRADING / name)]
+        answers += explained_answers(sets / _EXPLANATIONS / _EXPLAINED)
     return answers
 
 
