@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from curriculum.lesson import Lesson, read_lessons
+from curriculum.mathematics import worked_lessons
 
 LESSONS = Path(__file__).parent / "lessons"
 # One lesson of so many is held out.
@@ -11,12 +12,13 @@ _HELD_OUT = 12
 
 
 def load_lessons(folder: Path = LESSONS) -> list[Lesson]:
-    """Returns the lessons of all files below a folder, in the order of their names.
+    """Returns the lessons of all files below a folder, in the order of their names, then the worked ones.
 
     Raises:
         InvalidLesson: A line is not a lesson, or an id occurs twice.
     """
-    return [lesson for path in sorted(folder.rglob("*.jsonl")) for lesson in read_lessons(path)]
+    written = [lesson for path in sorted(folder.rglob("*.jsonl")) for lesson in read_lessons(path)]
+    return [*written, *worked_lessons()]
 
 
 def is_held_out(lesson: Lesson) -> bool:

@@ -1,1 +1,5 @@
 """Mathematics lessons whose numbers code has computed."""
+
+from curriculum.mathematics.lessons import worked_lessons
+
+__all__ = ["worked_lessons"]

@@ -19,11 +19,11 @@ _WEAK_SIGNS = frozenset({"-", "–", "−", "x", "/", ":", "of", "times"})  # no
 # What may touch a chain without a blank.
 _QUOTES = frozenset("\"'`[]{}|<>~…\u2018\u2019\u201c\u201d")
 _FUNCTIONS = frozenset(
-    "root roots log ln sin cos tan sqrt square cube factorial mod modulo mean median average absolute".split()  # noqa: SIM905
+    "root roots log ln sin cos tan sqrt square cube factorial mod modulo mean median average absolute base".split()  # noqa: SIM905
 )
 # Single characters before a negative number; others are variables.
 _BEFORE_SIGN = _QUOTES | frozenset(":,.?!;\n")
-_REMAINDER = re.compile(r"\s?(?:r|rem|remainder|(?:with )?(?:a )?remainder(?: of)?)\.?\s?([0-9]{1,9})(?![\w.])")
+_REMAINDER = re.compile(r"\s?(?:r|rem|remainder|(?:with )?(?:a )?remainder(?: of)?)\.?\s?([0-9]{1,9})(?!\w|\.[0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,8 @@ def _parts_of(tokens: Sequence[Token]) -> list["Expression | str"]:
     while index < len(tokens):
         token = tokens[index]
         if token.kind is TokenKind.OPERATOR:
+            if token.text == "of" and not _is_share(parts):
+                raise NotComputable("only a share is taken of something")
             parts.append(token.text)
             index += 1
         elif token.kind in {TokenKind.OPEN, TokenKind.CLOSE}:
@@ -141,6 +143,15 @@ def _parts_of(tokens: Sequence[Token]) -> list["Expression | str"]:
                 raise NotComputable("two numbers without an operator")
             parts.append(operand)
     return parts
+
+
+def _is_share(parts: Sequence["Expression | str"]) -> bool:
+    """Whether the last part is a fraction or a percentage: "25% of 80", and not "base 2 of 8"."""
+    last = parts[-1] if parts else ""
+    if not isinstance(last, Expression):
+        return False
+    unit = last.value.unit
+    return unit.symbol == PERCENT if unit else last.value.notation is Notation.FRACTION
 
 
 def _operand(tokens: Sequence[Token], index: int, *, after_power: bool) -> tuple[Expression, int]:

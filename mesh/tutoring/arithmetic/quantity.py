@@ -137,7 +137,9 @@ class Quantity:
         parts = max(abs(self.number.numerator), self.number.denominator)
         if parts.bit_length() * abs(int(exponent)) > _MAX_PARTS.bit_length() + 4:
             raise NotComputable("too large")
-        return _bounded(self.number ** int(exponent), None, self.notation)
+        # 2^-4 is 1/16 rather than 0.0625.
+        notation = Notation.FRACTION if exponent < 0 and self.notation is Notation.WHOLE else self.notation
+        return _bounded(self.number ** int(exponent), None, notation)
 
     def in_unit(self, unit: MeasureUnit) -> "Quantity":
         """Returns the same quantity in another unit of its dimension."""

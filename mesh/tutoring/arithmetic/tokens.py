@@ -91,7 +91,7 @@ _TOKEN = re.compile(
     | (?P<operator>\*\*|[-+−–*×·∙÷/:^]
         | (?:added[ ]to|multiplied[ ]by|divided[ ]by|take[ ]away|to[ ]the[ ]power[ ]of)\b)
     | (?P<equals>==?(?![>=]) | (?:is[ ])?equals?(?:[ ]to)?\b)
-    | (?P<times>x(?=\s{0,3}[0-9(.$]))
+    | (?P<times>x(?=\s{0,3}-?[0-9(.$]))
     | (?P<word>[^\W\d_][^\W_]*(?:['\u2019][^\W\d_]+)?)
     | (?P<sign>[$€£¢%°])
     | (?P<open>[(]) | (?P<close>[)])
@@ -117,10 +117,10 @@ def tokenize(text: str) -> list[Token]:
         group = str(match.lastgroup)
         if group == "blank":
             continue
-        is_before_blank = text[match.end() : match.end() + 1].strip() == ""
+        following = text[match.end() : match.end() + 4]
         previous = tokens[-1] if tokens else None
         word = match[0].lower()
-        tokens.extend(_tokens_from(group, word, match.span(), previous, is_before_blank=is_before_blank))
+        tokens.extend(_tokens_from(group, word, match.span(), previous, following=following))
     return _join_number_words([_inches_or_word(tokens, index) for index in range(len(tokens))])
 
 
@@ -135,7 +135,7 @@ def _inches_or_word(tokens: list[Token], index: int) -> Token:
 
 
 def _tokens_from(
-    group: str, word: str, span: tuple[int, int], previous: Token | None, *, is_before_blank: bool
+    group: str, word: str, span: tuple[int, int], previous: Token | None, *, following: str
 ) -> Iterator[Token]:
     start, end = span
     adjacent = previous is not None and previous.end == start
@@ -149,13 +149,19 @@ def _tokens_from(
         yield Token(kind=TokenKind.OPERATOR, text="^", start=start, end=start)
         value = Fraction(int(_SUPERSCRIPTS[word]))
         yield Token(kind=TokenKind.NUMBER, text=_SUPERSCRIPTS[word], start=start, end=end, number=value)
-    elif group == "operator" and word == ":" and adjacent and is_before_blank:
+    elif group == "operator" and word == ":" and adjacent and not following[:1].strip():
         # "My answer: 45": punctuation.
         yield Token(kind=TokenKind.COMMA, text=word, start=start, end=end)
     elif group == "operator":
         yield Token(kind=TokenKind.OPERATOR, text=_OPERATORS[word], start=start, end=end)
     elif group == "times":
-        is_factor = previous is not None and previous.kind in {TokenKind.NUMBER, TokenKind.CLOSE, TokenKind.UNIT}
+        # "2x -5" holds a variable, "2 x -5" does not.
+        is_term = adjacent and following.lstrip().startswith("-")
+        is_factor = (
+            not is_term
+            and previous is not None
+            and previous.kind in {TokenKind.NUMBER, TokenKind.CLOSE, TokenKind.UNIT}
+        )
         kind = TokenKind.OPERATOR if is_factor else TokenKind.OTHER
         yield Token(kind=kind, text="x", start=start, end=end)
     elif group == "word":
