@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 model: $(INSTALLED) ## Fetch the base model (BASE_MODEL) and merge its tutor, once
-	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.lm.weights
+	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.main_brain.weights
 
 # Only for these two targets: tests have ports and folders of their own.
 $(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))

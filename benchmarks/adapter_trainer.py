@@ -17,9 +17,9 @@ from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import fine_tune
 from cloning_server.training import TrainingPlan
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.profile import StudentProfile
 
 # Number of examples in one forward pass.

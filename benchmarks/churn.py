@@ -28,9 +28,9 @@ from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.base_files import fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.main_brain.base import BaseModel, load_base
 from testing.load.churn import Churn, ReplyRecord, publish_students
 from testing.models.random_adapters import Widths
 from testing.models.reference_replies import IsolatedDecoder, mismatches

@@ -22,8 +22,8 @@ from benchmarks.fine_tuning import fine_tuning
 from benchmarks.first_reply import first_reply
 from cloning_server.learning.passes import Passes
 from mesh import log
-from mesh.lm.base import load_base
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.base import load_base
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 

@@ -13,7 +13,7 @@ from cloning_server.edge import order_wire
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.learning.passes import Passes
 from cloning_server.training import TrainingPlan
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from testing.lessons import DictReplyCache, commented
 
 # The plan with which the server trains a clone by default.

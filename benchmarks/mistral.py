@@ -19,7 +19,7 @@ from benchmarks.figures import Figure, Goal
 from benchmarks.published_students import PublishedStudents
 from benchmarks.rig import Rig
 from benchmarks.throughput import cost_of_adapters
-from mesh.lm.main_brain import fetch_main_brain
+from mesh.main_brain.files import fetch_main_brain
 from testing.models.random_adapters import Widths
 
 CLASS = 64

@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from torch import Tensor
 
 from benchmarks import load
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
+from mesh.main_brain.base import BaseModel
 from testing.models.random_adapters import SPEC
 
 

@@ -21,8 +21,8 @@ from benchmarks.figures import Figure, Goal, Results
 from benchmarks.students import BenchmarkStudent, common_questions, read_students
 from cloning_server.clone import Baseline
 from mesh import log
-from mesh.lm.base import load_base
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.base import load_base
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 OWN = "own"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cloning_server.learning.optimizer import MAX_GRADIENT_NORM, rate
 from cloning_server.training import TrainingPlan
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example
+from mesh.main_brain.base import BaseModel
 
 BATCH = 8
 

@@ -9,7 +9,7 @@ from cloning_server.examples.examples import Draft, ReplyBrief
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.training_run import run_alone
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 
 
 def replies_to(

@@ -16,8 +16,8 @@ from client.brain import BrainClient
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, DtypeName, load_files
-from mesh.lm.main_brain import MainBrainFiles
+from mesh.main_brain.base import BaseModel, DtypeName, load_files
+from mesh.main_brain.files import MainBrainFiles
 from testing.models.random_adapters import Widths
 from testing.parts.part import Part, free_ports
 from testing.parts.stores import S3Endpoint, seaweed

@@ -27,8 +27,8 @@ from benchmarks.rig import Options, Rig, open_rig
 from benchmarks.streams import streams
 from benchmarks.throughput import adapter_cost, single, students
 from mesh import log
-from mesh.lm.main_brain import fetch_main_brain
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.files import fetch_main_brain
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 _ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.figures import Figure, Goal
 from benchmarks.rig import Rig
-from mesh.lm.base import load_base
+from mesh.main_brain.base import load_base
 from testing.load.churn import publish_students
 from testing.load.streams import STREAMS, BrainUnderLoad, run_round
 from testing.models.random_adapters import Widths

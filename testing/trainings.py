@@ -6,7 +6,7 @@ from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import run_training
 from cloning_server.learning.training_run import run_alone
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from testing.lessons import DictReplyCache
 
 

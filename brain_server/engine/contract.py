@@ -12,8 +12,8 @@ from typing import Protocol
 
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
-from mesh.lm.main_brain import MainBrainFiles
-from mesh.lm.roles import RoleManifest, RoleName
+from mesh.main_brain.files import MainBrainFiles
+from mesh.main_brain.roles import RoleManifest, RoleName
 
 
 class AdapterPolicy(Enum):

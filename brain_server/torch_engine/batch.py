@@ -24,8 +24,8 @@ from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from brain_server.torch_engine.slots import SlotLease, Slots
 from brain_server.torch_engine.turns import FairQueue
 from mesh.errors import AdapterCorrupt, AivoError, ServerDraining
-from mesh.lm.roles import RoleName
 from mesh.log import get_logger
+from mesh.main_brain.roles import RoleName
 
 _log = get_logger(__name__)
 

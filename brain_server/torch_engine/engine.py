@@ -41,11 +41,11 @@ from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.reply_decoder import TorchReplyDecoder
 from mesh.adapters.store import AdapterStore, StoredAdapter
 from mesh.errors import AivoError, ModelNotLoaded
-from mesh.lm.base import pick_device
 from mesh.lm.chat import Prompt
 from mesh.lm.lora import from_safetensors
-from mesh.lm.roles import RoleName
 from mesh.log import get_logger
+from mesh.main_brain.base import pick_device
+from mesh.main_brain.roles import RoleName
 
 _log = get_logger(__name__)
 

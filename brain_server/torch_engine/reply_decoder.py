@@ -18,7 +18,7 @@ from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from mesh.lm.chat import Prompt
-from mesh.lm.roles import RoleName
+from mesh.main_brain.roles import RoleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

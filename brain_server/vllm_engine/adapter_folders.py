@@ -27,8 +27,8 @@ from mesh.adapters.manifest import Lora
 from mesh.adapters.store import StoredAdapter
 from mesh.errors import AdapterIncompatible, ModelNotLoaded
 from mesh.lm.digests import weight_files
-from mesh.lm.roles import TrainedRole
 from mesh.log import get_logger
+from mesh.main_brain.roles import TrainedRole
 
 _log = get_logger(__name__)
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from brain_server.vllm_engine.adapter_folders import weight_shapes
 from mesh.errors import BaseModelUnavailable, InvalidField, Violation
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings
 
 

@@ -43,8 +43,8 @@ from brain_server.vllm_engine.watch import VllmWatch
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterIncompatible, AivoError, ModelNotLoaded
 from mesh.lm.chat import Prompt
-from mesh.lm.roles import RoleName
 from mesh.log import get_logger
+from mesh.main_brain.roles import RoleName
 
 _log = get_logger(__name__)
 

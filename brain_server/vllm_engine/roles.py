@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from brain_server.vllm_engine.adapter_folders import AdapterFolders, VllmAdapter
 from brain_server.vllm_engine.client import VllmClient, VllmRefused, VllmUnreachable
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
-from mesh.lm.main_brain import MainBrainFiles
-from mesh.lm.roles import RoleName
 from mesh.log import get_logger
+from mesh.main_brain.files import MainBrainFiles
+from mesh.main_brain.roles import RoleName
 
 _log = get_logger(__name__)
 

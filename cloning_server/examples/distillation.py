@@ -22,7 +22,7 @@ from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
 from cloning_server.training import Progress
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.teaching import rules_of
 
 # Share of the state CREATING_ADAPTER that distillation fills; the rest is for initialising the adapter.

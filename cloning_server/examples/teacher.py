@@ -17,8 +17,8 @@ from typing import TypeAlias
 from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
 from cloning_server.examples.examples import ReplyBrief
 from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import count_words, split_sentences
 from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct, rules_of

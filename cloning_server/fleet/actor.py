@@ -26,8 +26,8 @@ from cloning_server.settings import CloningSettings
 from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh import log
 from mesh.errors import AivoError
-from mesh.lm.base import BaseModel, load_base
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.roles import roles_folders
 
 _log = log.get_logger(__name__)
 

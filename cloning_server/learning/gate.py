@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from cloning_server.compute.batch_decoding import Continuation, Draw, Opening
 from cloning_server.compute.lora_factors import LoraFactors
 from mesh.errors import GateNotPassed
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, end_of_turn
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules
 
 # Replies that are decoded; each takes a second on a slow machine.

@@ -32,9 +32,9 @@ from cloning_server.learning.tuning import Trial, choose_serving, try_scales
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.errors import AdapterIncompatible
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.teaching import rules_of
 
 

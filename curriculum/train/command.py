@@ -37,9 +37,9 @@ from curriculum.train.roles import (
 from curriculum.train.training import RoleSettings, StepReport
 from mesh.adapters.manifest import Lora
 from mesh.errors import AivoError
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.lora import to_safetensors
-from mesh.lm.roles import RoleManifest, TrainedRole, remove_role, roles_folders, write_role
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.roles import RoleManifest, TrainedRole, remove_role, roles_folders, write_role
 from mesh.settings import BaseModelSettings, InvalidSettings, load_settings
 
 TrainableRole = Literal["tutor", "grader"]

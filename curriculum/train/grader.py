@@ -17,7 +17,7 @@ from curriculum.train.grading_sets import GradedAnswer
 from curriculum.train.training import RoleExample, grouped
 from mesh.lm.chat import Example, encode_prompt
 from mesh.lm.grading import CORRECT, LABELS, grader_prompt
-from mesh.lm.role_manifest import Calibration
+from mesh.main_brain.role_manifest import Calibration
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
 

@@ -25,10 +25,10 @@ from curriculum.train.grading_sets import (
 )
 from curriculum.train.objectives import LabelObjective, ReplyObjective
 from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example
 from mesh.lm.grading import LABELS
-from mesh.lm.role_manifest import Calibration
+from mesh.main_brain.base import BaseModel
+from mesh.main_brain.role_manifest import Calibration
 
 TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
 GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)

@@ -135,7 +135,7 @@ class Recipe:
     Attributes:
         clone_id: The clone that trained it; a clone makes at most one version.
         base_model: Name of the base model.
-        base_digest: Digest of the Main Brain, lower-case hex (`mesh.lm.main_brain`); the adapter fits only this one.
+        base_digest: Digest of the Main Brain, lower-case hex (`mesh.main_brain.files`); the adapter fits only this one.
             Without a tutor, sha256 of the base model's weights.
         lora: Shape of the factors.
         scale: Multiplier on LoRA's scaling; optimisation picks it on the held-out examples.

@@ -1,6 +1,6 @@
 """The files of a base model on this machine: fetched once, checked, and identified by their digest.
 
-These are the plain base weights; what serves and trains is the Main Brain (`mesh.lm.main_brain`).
+These are the plain base weights; what serves and trains is the Main Brain (`mesh.main_brain.files`).
 """
 
 import json

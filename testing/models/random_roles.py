@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mesh.adapters.manifest import Lora
 from mesh.lm.lora import to_safetensors
-from mesh.lm.roles import Calibration, RoleManifest, RoleName, TrainedRole, write_role
+from mesh.main_brain.roles import Calibration, RoleManifest, RoleName, TrainedRole, write_role
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 LABELS = (" correct", " partially correct", " incorrect")

@@ -13,9 +13,9 @@ from brain_server.torch_engine.compute.grammar import Grammars
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream, pick
 from brain_server.torch_engine.compute.sequences import ReplySequence
 from mesh.adapters.ref import AdapterRef
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
 from mesh.lm.lora import from_safetensors
+from mesh.main_brain.base import BaseModel
 from testing.load.churn import ChurnRequest, ReplyKind, ReplyRecord
 from testing.models.random_adapters import SPEC
 

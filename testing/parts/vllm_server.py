@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from mesh.lm.main_brain import MainBrainFiles
+from mesh.main_brain.files import MainBrainFiles
 from testing.parts.part import Part, free_ports
 from testing.waiting import until
 

@@ -21,7 +21,7 @@ from brain_server.engine.contract import (
 )
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
-from mesh.lm.roles import RoleName
+from mesh.main_brain.roles import RoleName
 
 PIECES = ("Plants ", "make ", "food.")
 SHA256 = "ab" * 32

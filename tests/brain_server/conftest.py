@@ -12,9 +12,9 @@ from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until_loaded

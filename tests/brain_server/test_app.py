@@ -26,7 +26,7 @@ from brain_server.settings import BrainSettings
 from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.main_brain import MainBrainFiles
+from mesh.main_brain.files import MainBrainFiles
 from mesh.settings import InvalidSettings, load_settings
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe

@@ -11,8 +11,8 @@ from prometheus_client import generate_latest
 
 from brain_server.app import open_server
 from brain_server.settings import BrainSettings
-from mesh.lm.main_brain import fetch_main_brain
-from mesh.lm.roles import WEIGHTS_FILE
+from mesh.main_brain.files import fetch_main_brain
+from mesh.main_brain.roles import WEIGHTS_FILE
 from testing.models.random_roles import write_random_role
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until

@@ -24,9 +24,9 @@ from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AivoError
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.base_files import fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.main_brain.base import BaseModel, load_base
 from mesh.rpc.errors import error_of
 from mesh.tutoring.profile import StudentProfile
 from testing.models.small_models import write_small_llama

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
+from mesh.main_brain.base import BaseModel, load_base
 
 
 @pytest.fixture(scope="package")

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mesh.lm.base import BaseModel
 from mesh.lm.llama_shape import Shape
 from mesh.lm.lora import LoraSpec
+from mesh.main_brain.base import BaseModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

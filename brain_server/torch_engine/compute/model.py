@@ -23,11 +23,11 @@ from brain_server.torch_engine.compute.slot_tables import SlotTables
 from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from mesh.adapters.manifest import Serving
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, Violation
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec, from_safetensors
-from mesh.lm.roles import RoleName, TrainedRole, roles_folders
 from mesh.log import get_logger
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.roles import RoleName, TrainedRole, roles_folders
 
 _log = get_logger(__name__)
 

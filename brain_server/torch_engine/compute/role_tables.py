@@ -14,7 +14,7 @@ from brain_server.torch_engine.compute.decoder import Adapters
 from brain_server.torch_engine.compute.slot_layout import SlotLayout
 from mesh.lm.llama_shape import GROUPS, Shape
 from mesh.lm.lora import LoraSpec
-from mesh.lm.roles import RoleName
+from mesh.main_brain.roles import RoleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from brain_server.torch_engine.compute.decoder import Segment
 from brain_server.torch_engine.compute.rows import Upkeep
 from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
-from mesh.lm.roles import RoleName
+from mesh.main_brain.roles import RoleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

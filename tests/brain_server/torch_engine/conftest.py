@@ -3,7 +3,7 @@
 import pytest
 
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
 

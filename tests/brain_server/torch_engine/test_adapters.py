@@ -22,7 +22,7 @@ from mesh.errors import (
     AivoError,
     StudentModelNotFound,
 )
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe, with_nan
 from tests.brain_server.torch_engine.requests import greedy, prompt_of

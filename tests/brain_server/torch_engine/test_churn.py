@@ -11,7 +11,7 @@ from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, load_base
+from mesh.main_brain.base import BaseModel, load_base
 from testing.load.churn import Churn, ReplyKind, publish_students
 from testing.models.random_adapters import Widths
 from testing.models.reference_replies import IsolatedDecoder, mismatches

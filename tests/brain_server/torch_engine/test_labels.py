@@ -11,8 +11,8 @@ from brain_server.engine.contract import FinishReason, complete
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.chat import Prompt, encode_prompt
+from mesh.main_brain.base import BaseModel, DtypeName, load_base
 from testing.waiting import until_loaded
 from tests.brain_server.torch_engine.requests import greedy, prompt_of
 

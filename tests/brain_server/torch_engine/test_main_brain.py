@@ -9,8 +9,8 @@ from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
 from mesh.lm.base_files import fetch
-from mesh.lm.main_brain import main_brain_digest
-from mesh.lm.roles import TrainedRole
+from mesh.main_brain.files import main_brain_digest
+from mesh.main_brain.roles import TrainedRole
 from testing.models.random_roles import write_random_role
 from testing.waiting import until_loaded
 from tests.brain_server.torch_engine.requests import greedy

@@ -32,8 +32,8 @@ from mesh.adapters.store import AdapterStore
 from mesh.errors import (
     InvalidField,
 )
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
+from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC, random_weights, recipe

@@ -20,11 +20,11 @@ from brain_server.torch_engine.compute.step import BatchStep
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
 from mesh.errors import ModelNotLoaded
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, encode_prompt
 from mesh.lm.lora import to_safetensors
-from mesh.lm.main_brain import MainBrainFiles
-from mesh.lm.roles import RoleName, TrainedRole, write_role
+from mesh.main_brain.base import BaseModel
+from mesh.main_brain.files import MainBrainFiles
+from mesh.main_brain.roles import RoleName, TrainedRole, write_role
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.waiting import until_loaded
 from tests.brain_server.torch_engine.requests import greedy, prompt_of

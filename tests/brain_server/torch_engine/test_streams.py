@@ -18,7 +18,7 @@ from brain_server.torch_engine.batch import Ticket
 from brain_server.torch_engine.compute.sequences import ReplySequence
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import load_base
+from mesh.main_brain.base import load_base
 from testing.load.churn import publish_students
 from testing.load.streams import STREAMS, BrainUnderLoad, run_round, until
 from testing.models.random_adapters import Widths

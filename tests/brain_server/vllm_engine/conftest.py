@@ -11,9 +11,9 @@ from brain_server.engine.settings import EngineSettings
 from brain_server.vllm_engine.engine import VllmEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights
 from testing.parts.stores import S3Endpoint

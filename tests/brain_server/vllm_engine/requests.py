@@ -4,8 +4,8 @@ import dataclasses
 
 from brain_server.engine.contract import Generation, Sampling
 from mesh.adapters.manifest import Recipe
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.profile import StudentProfile
 from testing.models.random_adapters import SPEC, recipe
 

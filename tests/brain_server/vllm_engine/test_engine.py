@@ -28,9 +28,9 @@ from brain_server.engine.contract import (
 )
 from brain_server.vllm_engine.engine import VllmEngine
 from mesh.errors import InvalidField, StudentModelNotFound
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import encode_prompt
 from mesh.lm.grading import LABELS
+from mesh.main_brain.base import BaseModel
 from testing.models.peft_config import to_peft_config
 from testing.models.random_adapters import SPEC
 from testing.parts.vllm_server import CONTEXT_TOKENS

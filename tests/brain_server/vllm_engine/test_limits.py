@@ -21,8 +21,8 @@ from brain_server.vllm_engine.engine import VllmEngine
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterIncompatible, DeadlineExceeded, ModelNotLoaded, QueueFull, ServerDraining
-from mesh.lm.base import BaseModel
 from mesh.lm.lora import to_safetensors
+from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.random_adapters import publish_unchecked, random_weights, recipe
 from testing.parts.stores import S3Endpoint

@@ -15,8 +15,8 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import ModelNotLoaded
 from mesh.lm.chat import encode_prompt
-from mesh.lm.main_brain import MainBrainFiles
-from mesh.lm.roles import WEIGHTS_FILE, RoleName, TrainedRole, find_role
+from mesh.main_brain.files import MainBrainFiles
+from mesh.main_brain.roles import WEIGHTS_FILE, RoleName, TrainedRole, find_role
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
 from testing.models.random_roles import write_random_role

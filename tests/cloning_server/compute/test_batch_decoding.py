@@ -13,9 +13,9 @@ from cloning_server.compute.batch_decoding import Continuation, Decoding, Draw, 
 from cloning_server.compute.layers import PassInput
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.passes import Passes
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import end_of_turn
 from mesh.lm.lora import LoraSpec
+from mesh.main_brain.base import BaseModel
 
 Decode = Callable[..., list[list[Continuation]]]
 

@@ -11,10 +11,10 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from mesh.errors import AdapterIncompatible
-from mesh.lm.base import BaseModel, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from mesh.main_brain.base import BaseModel, Quantization, load_base
 from testing.models.peft_config import to_peft_config
 
 SPEC = LoraSpec()

@@ -16,7 +16,7 @@ from cloning_server.examples.teacher import key_of, task_of, teacher_prompt
 from cloning_server.learning import training_run
 from cloning_server.learning.passes import Passes
 from cloning_server.training import Progress, TrainedAdapter
-from mesh.lm.base import BaseModel
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
 from mesh.tutoring.teaching import rules_of

@@ -16,8 +16,8 @@ from cloning_server.examples.examples import (
     verdict_of,
 )
 from mesh.errors import NoTrainableExamples
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_prompt
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.profile import StudentProfile
 from testing.lessons import ITEMS, PROFILE, baseline_of, commented, graded
 

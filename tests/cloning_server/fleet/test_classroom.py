@@ -20,8 +20,8 @@ from cloning_server.learning.trainer import run_training
 from cloning_server.learning.training_run import ComputeRequest, ComputeResult, TrainingRun, compute
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
 from mesh.errors import NoTrainableExamples, TrainingDiverged
-from mesh.lm.base import BaseModel
 from mesh.lm.lora import from_safetensors
+from mesh.main_brain.base import BaseModel
 from testing.lessons import DictReplyCache, commented, plan_of
 from testing.trainings import train_alone
 

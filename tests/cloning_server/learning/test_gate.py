@@ -16,9 +16,9 @@ from cloning_server.learning.gate import (
 )
 from cloning_server.learning.passes import Passes
 from mesh.errors import GateNotPassed
-from mesh.lm.base import BaseModel
 from mesh.lm.chat import Prompt, Role, Turn, encode_example
 from mesh.lm.lora import LoraSpec
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules
 from testing.lessons import ITEMS, PROFILE
 

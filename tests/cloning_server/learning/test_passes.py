@@ -15,11 +15,11 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import MAX_PASS_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
 from cloning_server.learning.passes import Passes
-from mesh.lm.base import BaseModel, DtypeName, Quantization, load_base
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
 from mesh.lm.llama_shape import GROUPS
 from mesh.lm.lora import LoraSpec
+from mesh.main_brain.base import BaseModel, DtypeName, Quantization, load_base
 
 SPEC = LoraSpec()
 

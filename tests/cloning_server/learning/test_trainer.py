@@ -26,9 +26,9 @@ from cloning_server.training import PreviousVersion, Progress, TrainingPlan
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Start
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, GateNotPassed, NoTrainableExamples, TrainingDiverged
-from mesh.lm.base import BaseModel, DtypeName, load_base
 from mesh.lm.chat import Example
 from mesh.lm.lora import from_safetensors
+from mesh.main_brain.base import BaseModel, DtypeName, load_base
 from testing.lessons import FEEDBACK, ITEMS, PROFILE, DictReplyCache, baseline_of, commented, graded, plan_of
 from testing.trainings import Training, train_alone
 

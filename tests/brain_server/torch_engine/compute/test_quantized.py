@@ -11,8 +11,8 @@ from torch import Tensor
 
 from brain_server.torch_engine.compute.decoder import Decoder
 from brain_server.torch_engine.compute.slot_tables import SlotTables
-from mesh.lm.base import Quantization, load_base
 from mesh.lm.lora import LoraSpec
+from mesh.main_brain.base import Quantization, load_base
 from testing.models.mixed_steps import logits_of_rows
 
 SPEC = LoraSpec(rank=8, alpha=16, target_modules=("k_proj", "up_proj", "q_proj", "v_proj", "down_proj"))

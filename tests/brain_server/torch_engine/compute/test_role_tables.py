@@ -16,7 +16,7 @@ from brain_server.torch_engine.compute.slot_tables import SlotTables, SlotUpdate
 from mesh.errors import AdapterIncompatible
 from mesh.lm.llama_shape import GROUPS, Shape
 from mesh.lm.lora import LoraSpec
-from mesh.lm.roles import RoleName
+from mesh.main_brain.roles import RoleName
 from testing.models.small_models import VOCABULARY, small_model
 
 if TYPE_CHECKING:

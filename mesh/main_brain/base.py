@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from mesh.errors import BaseModelOutOfMemory, BaseModelUnavailable
 from mesh.lm.catalogue import find_entry
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
-from mesh.lm.roles import PACKAGED_ROLES
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
+from mesh.main_brain.roles import PACKAGED_ROLES
 
 Quantization = Literal["none", "4bit", "8bit"]
 DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
@@ -77,7 +77,7 @@ def load_base(
 
     Args:
         name: A name of the catalogue, a local folder, or a repository of the Hugging Face hub.
-        cache_dir: See `mesh.lm.main_brain.fetch_main_brain`.
+        cache_dir: See `mesh.main_brain.files.fetch_main_brain`.
         roles_dirs: Where to look for roles; none give the plain base model, on which a tutor is trained.
         device: `auto` (cuda if there is one, else cpu), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`: bf16 where the device computes it natively, else fp16 on cuda and fp32 on cpu.

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
-from mesh.lm.role_manifest import Calibration, RoleManifest, RoleName, model_card, peft_config
 from mesh.log import get_logger
+from mesh.main_brain.role_manifest import Calibration, RoleManifest, RoleName, model_card, peft_config
 
 __all__ = [
     "PACKAGED_ROLES",

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from mesh.errors import BaseModelUnavailable
-from mesh.lm.base import Quantization, load_base, load_files
 from mesh.lm.base_files import fetch
 from mesh.lm.lora import to_safetensors
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain, main_brain_digest
-from mesh.lm.merging import _from_float32
-from mesh.lm.roles import RoleName, TrainedRole, write_role
+from mesh.main_brain.base import Quantization, load_base, load_files
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain, main_brain_digest
+from mesh.main_brain.merging import _from_float32
+from mesh.main_brain.roles import RoleName, TrainedRole, write_role
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.models.small_models import small_model
 
@@ -315,7 +315,7 @@ def test_a_cache_that_can_not_be_written_is_said(
 
 def _start(base_folder: Path, cache: Path, roles_dir: Path) -> "subprocess.Popen[str]":
     environment = {**os.environ, "MODEL_CACHE_DIR": str(cache), "ROLES_DIR": str(roles_dir)}
-    command = [sys.executable, "-m", "mesh.lm.weights", str(base_folder), "--path"]
+    command = [sys.executable, "-m", "mesh.main_brain.weights", str(base_folder), "--path"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -339,7 +339,7 @@ def test_a_merge_that_was_killed_leaves_nothing_for_the_next(
 ) -> None:
     program = (
         "import os, pathlib, signal, sys\n"
-        "from mesh.lm import main_brain, merging\n"
+        "from mesh.main_brain import main_brain, merging\n"
         "merge = merging.merge_adapter\n"
         "def kill_in_the_middle(done, total):\n"
         "    if done > total / 2:\n"

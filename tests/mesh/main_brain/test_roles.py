@@ -11,7 +11,15 @@ from transformers import LlamaConfig
 
 from mesh.errors import AdapterCorrupt
 from mesh.lm.lora import to_safetensors
-from mesh.lm.roles import PACKAGED_ROLES, RoleProblem, TrainedRole, find_role, remove_role, roles_folders, write_role
+from mesh.main_brain.roles import (
+    PACKAGED_ROLES,
+    RoleProblem,
+    TrainedRole,
+    find_role,
+    remove_role,
+    roles_folders,
+    write_role,
+)
 from testing.models.random_adapters import with_nan
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.models.small_models import VOCABULARY, small_model

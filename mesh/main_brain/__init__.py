@@ -1,0 +1,1 @@
+"""The Main Brain: a base model with its tutor merged into it, the roles beside it, and how it is loaded."""
