@@ -224,14 +224,14 @@ _NINE, _TEN, _ELEVEN, _TWELVE = "9", "10", "11", "12"
 TEMPLATES = tuple(
     Template(build=build, topic=topic, band=GradeBand.G9_12, grades=grades, standard=standard)
     for build, topic, grades, standard in (
-        (factor_quadratic, Topic.ALGEBRA, (_NINE, _TEN), "HSA.REI.B.4"),
-        (arithmetic_sequence, Topic.ALGEBRA, (_NINE, _ELEVEN), "HSF.BF.A.2"),
-        (geometric_sequence, Topic.ALGEBRA, (_ELEVEN, _TWELVE), "HSF.BF.A.2"),
-        (system_of_equations, Topic.ALGEBRA, (_NINE, _TEN), "HSA.REI.C.6"),
-        (sine_of_triangle, Topic.SHAPES, (_TEN, _ELEVEN), "HSG.SRT.C.6"),
-        (distance_of_points, Topic.SHAPES, (_TEN,), "HSG.GPE.B.7"),
-        (midpoint_of_segment, Topic.SHAPES, (_TEN, _NINE), "HSG.GPE.B.6"),
-        (evaluate_function, Topic.ALGEBRA, (_NINE, _TWELVE), "HSF.IF.A.2"),
-        (count_choices, Topic.DATA, (_TEN, _TWELVE), "HSS.CP.B.9"),
+        (factor_quadratic, Topic.ALGEBRA, (_NINE, _TEN), "HSA-REI.B.4"),
+        (arithmetic_sequence, Topic.ALGEBRA, (_NINE, _ELEVEN), "HSF-BF.A.2"),
+        (geometric_sequence, Topic.ALGEBRA, (_ELEVEN, _TWELVE), "HSF-BF.A.2"),
+        (system_of_equations, Topic.ALGEBRA, (_NINE, _TEN), "HSA-REI.C.6"),
+        (sine_of_triangle, Topic.SHAPES, (_TEN, _ELEVEN), "HSG-SRT.C.6"),
+        (distance_of_points, Topic.SHAPES, (_TEN,), "HSG-GPE.B.7"),
+        (midpoint_of_segment, Topic.SHAPES, (_TEN, _NINE), "HSG-GPE.B.6"),
+        (evaluate_function, Topic.ALGEBRA, (_NINE, _TWELVE), "HSF-IF.A.2"),
+        (count_choices, Topic.DATA, (_TEN, _TWELVE), "HSS-CP.B.9"),
     )
 )

@@ -160,12 +160,12 @@ _NINE, _TEN, _ELEVEN, _TWELVE = "9", "10", "11", "12"
 TEMPLATES = tuple(
     Template(build=build, topic=topic, band=GradeBand.G9_12, grades=grades, standard=standard)
     for build, topic, grades, standard in (
-        (negative_exponents, Topic.POWERS, (_NINE, _ELEVEN), "HSN.RN.A.1"),
-        (power_expression, Topic.POWERS, (_NINE, _TEN), "HSA.SSE.A.1"),
-        (rational_sum, Topic.FRACTIONS, (_NINE, _TEN), "HSA.APR.D.7"),
-        (growth_expression, Topic.POWERS, (_NINE, _ELEVEN, _TWELVE), "HSF.LE.A.2"),
-        (quotient_of_powers, Topic.POWERS, (_NINE, _ELEVEN, _TWELVE), "HSN.RN.A.2"),
-        (evaluate_logarithm, Topic.POWERS, (_ELEVEN, _TWELVE), "HSF.LE.A.4"),
-        (compound_interest, Topic.POWERS, (_ELEVEN, _TWELVE), "HSA.SSE.B.3"),
+        (negative_exponents, Topic.POWERS, (_NINE, _ELEVEN), "HSN-RN.A.1"),
+        (power_expression, Topic.POWERS, (_NINE, _TEN), "HSA-SSE.A.1"),
+        (rational_sum, Topic.FRACTIONS, (_NINE, _TEN), "HSA-APR.D.7"),
+        (growth_expression, Topic.POWERS, (_NINE, _ELEVEN, _TWELVE), "HSF-LE.A.2"),
+        (quotient_of_powers, Topic.POWERS, (_NINE, _ELEVEN, _TWELVE), "HSN-RN.A.2"),
+        (evaluate_logarithm, Topic.POWERS, (_ELEVEN, _TWELVE), "HSF-LE.A.4"),
+        (compound_interest, Topic.POWERS, (_ELEVEN, _TWELVE), "HSA-SSE.B.3"),
     )
 )

@@ -339,14 +339,14 @@ def test_a_merge_that_was_killed_leaves_nothing_for_the_next(
 ) -> None:
     program = (
         "import os, pathlib, signal, sys\n"
-        "from mesh.main_brain import main_brain, merging\n"
+        "from mesh.main_brain import files, merging\n"
         "merge = merging.merge_adapter\n"
         "def kill_in_the_middle(done, total):\n"
         "    if done > total / 2:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "main_brain.merge_adapter = lambda *a, on_progress, **k: merge(*a, on_progress=kill_in_the_middle, **k)\n"
+        "files.merge_adapter = lambda *a, on_progress, **k: merge(*a, on_progress=kill_in_the_middle, **k)\n"
         "base, cache, roles = sys.argv[1:]\n"
-        "main_brain.fetch_main_brain(base, pathlib.Path(cache), [pathlib.Path(roles)])\n"
+        "files.fetch_main_brain(base, pathlib.Path(cache), [pathlib.Path(roles)])\n"
     )
     command = [sys.executable, "-c", program, str(base_folder), str(cache), str(roles_dir)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
