@@ -29,6 +29,10 @@ from mesh.main_brain.roles import RoleName
 
 _log = get_logger(__name__)
 
+# How much more of the prompts a step reads while no reply waits for its next token. The default base model on two cores
+# reads 218 tokens in 74 ms instead of 92, as each step passes over all weights.
+_FACTOR_ALONE = 4
+
 
 class NotFinite(Exception):
     """The base model computes NaN or infinity: its weights are broken."""
@@ -92,7 +96,7 @@ class Batch:
             thread: The torch thread.
             rows: Sequences at the same time, as many as the model has rows.
             slots: As many as the model has.
-            prefill_tokens: Tokens of prompts to read per step, beside one token per reply.
+            prefill_tokens: Tokens of prompts to read per step beside one token per reply; more if there are no replies.
         """
         self.slots = Slots(slots)
         self._model = model
@@ -244,7 +248,7 @@ class Batch:
 
     def _next_prefill(self) -> list[StepRow]:
         """Returns what to read beside one token per reply: the rest of forced text, then prompts."""
-        budget = self._prefill_tokens
+        budget = self._prefill_tokens if self._lane else self._prefill_tokens * _FACTOR_ALONE
         step_rows = []
         for ticket in self._lane:
             if budget > 0 and len(ticket.sequence.next_tokens) > 1:
