@@ -9,6 +9,8 @@ from mesh.tutoring.arithmetic.expression import MAX_TOKENS, Expression, parse_ex
 from mesh.tutoring.arithmetic.quantity import NotComputable
 from mesh.tutoring.arithmetic.tokens import Token, TokenKind, tokenize
 
+# A text with more expressions and numbers is no question to a tutor; the rest of it is not read.
+MAX_CHAINS = 64
 # Characters before a chain that say what it is.
 WINDOW = 60
 _MATH = frozenset(
@@ -88,6 +90,8 @@ def find_chains(text: str) -> MathPassages:
         # A number within the chain before it is that chain's remainder.
         elif not (chains and chain.start < chains[-1].end):
             chains.append(chain)
+        if len(chains) > MAX_CHAINS:
+            return MathPassages(chains=(), has_rest=True)
     return MathPassages(chains=tuple(chains), has_rest=has_rest)
 
 

@@ -16,8 +16,6 @@ from mesh.tutoring.arithmetic.expression import Expression
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
 
 MAX_FACTS = 4
-# More expressions than this are no question to a tutor.
-_MAX_CHAINS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +52,12 @@ def compute(text: str) -> Computation:
 def open_expressions(text: str) -> tuple[Expression, ...]:
     """Returns the different expressions that a text asks for without a value; for questions of a test.
 
-    A question that asks for more than exact values, such as an estimate, has none.
+    A question that asks for more than exact values, such as an estimate or a reason, has none.
     """
-    return () if wording.ASKS_OTHERWISE.search(text.lower()) else tuple(_TurnReading(text).questions.values())
+    lower = text.lower()
+    if wording.ASKS_OTHERWISE.search(lower) or wording.ASKS_FOR_REASONS.search(lower):
+        return ()
+    return tuple(_TurnReading(text).questions.values())
 
 
 class _TurnReading:
@@ -67,7 +68,7 @@ class _TurnReading:
         # A few letters have another length in lower case; the rules must read where the expressions are.
         self._text = (lower if len(lower) == len(text) else text).replace("\u2019", "'")
         passages = find_chains(self._text)
-        self._chains = passages.chains if len(passages.chains) <= _MAX_CHAINS else ()
+        self._chains = passages.chains
         self._has_rest = passages.has_rest
         marker = wording.ANSWER_MARKER.search(self._text)
         # Where the student's answer begins, if a question stands before it.
@@ -108,6 +109,8 @@ class _TurnReading:
         if outcome is None:
             return None
         is_right = outcome and self._first_wrong() is None
+        if is_right and wording.ASKS_FOR_REASONS.search(self._text[: self._answer_start or 0]):
+            return None
         return _assessed(question.described_result, is_right=is_right)
 
     def _judge_equations(self, offers: Sequence[_Offer]) -> AnswerAssessment | None:

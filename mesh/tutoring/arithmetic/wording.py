@@ -56,6 +56,8 @@ ASKS_OTHERWISE = re.compile(
     r"\b(?:estimat\w+|round\w*|roughly|approximate\w*|nearest|story|draw|compare|greater|bigger|smaller|sensible"
     r"|reasonable|expanded|standard form|scientific notation|true or false)\b"
 )
+# Questions for which a right number is only a part of a right answer.
+ASKS_FOR_REASONS = re.compile(r"\b(?:explain|why|and (?:what|how|which)|how do you know|show your|describe|justify)\b")
 # "1 inch = 10 miles" on a map is no conversion.
 IS_SCALE = re.compile(r"\b(?:scale|map|drawing|model|represents?)\b")
 DENIES = re.compile(r"\b(?:isn'?t|not|aren'?t|doesn'?t|don'?t|didn'?t|never|can'?t|cannot)\b[^.?!,\n0-9]{0,12}$")

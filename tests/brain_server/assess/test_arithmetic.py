@@ -44,6 +44,7 @@ def test_a_quotient_may_have_a_remainder(answer: str, verdict: AnswerVerdict) ->
         ("about 56", PRODUCT),
         ("8 x 7", PRODUCT),
         ("42", Criteria(question="What is 6 x 7? Explain.", reference_answer="It is 42, because 6 x 7 is 36 + 6.")),
+        ("42", Criteria(question="What is 6 x 7? Explain how you know.")),
         ("42", Criteria(question="What is 6 x 7?", rubric="Two points for the strategy.")),
         ("42", Criteria(question="What are 6 x 7 and 6 x 8?")),
         ("0.33", Criteria(question="What is 1 ÷ 3?")),

@@ -43,6 +43,8 @@ RIGHT, WRONG = AnswerVerdict.CORRECT, AnswerVerdict.INCORRECT
         ("What is 2 h 15 min + 50 min?", "2 h 15 min + 50 min = 3 h 5 min"),
         ("What is $5 + $3.50?", "$5 + $3.50 = $8.50"),
         ("I am stuck on 12 - 5", "12 - 5 = 7"),
+        ("What is -9 x -5?", "-9 x -5 = 45"),
+        ("What is 2^-4?", "2^-4 = 1/16"),
     ],
 )  # fmt: skip
 def test_an_expression_that_is_asked_is_computed_exactly(text: str, fact: str) -> None:
@@ -66,6 +68,7 @@ def test_an_expression_that_is_asked_is_computed_exactly(text: str, fact: str) -
         ("does 7 x 8 equal 56?", RIGHT, "56"),
         ("3/4 of 12 is 8, isn't it?", WRONG, "9"),
         ("17 ÷ 5 = 3 r 2, right?", RIGHT, "3.4 (3 remainder 2)"),
+        ("What is 53 ÷ 7? I say 7 remainder 4.", RIGHT, "7 4/7 (7 remainder 4)"),
         ("17 / 5 = 3 remainder 3?", WRONG, "3.4 (3 remainder 2)"),
         ("1 km = 100 m, right?", WRONG, "1000 m"),
         ("0.25 = 1/4?", RIGHT, "1/4"),
@@ -138,6 +141,8 @@ def test_a_rounded_value_is_neither_right_nor_wrong() -> None:
         "345 + 128, the ones make 13 and now im stuck",
         "Estimate 48 + 31.\n\nMy answer: 80",
         "why isn't 2^3 = 6",
+        "What is 3.6 x 100, and what happens to the digits?\n\nMy answer: 360",
+        "What is 6 x 7? Explain.\n\nMy answer: 42",
     ],
 )
 def test_a_step_of_something_larger_gets_no_verdict(text: str) -> None:
@@ -182,6 +187,9 @@ def test_a_step_of_something_larger_gets_no_verdict(text: str) -> None:
         "I am in grade 4-5.",
         "2x + 3 = 7",
         "Solve 2x + 3 = 7.",
+        "Solve 2x -5 = 7.",
+        "log base 2 of 8 = ?",
+        "What is 2 of 8?",
         "y = 3x + 4",
         "x + 3 + 4 = 9",
         "x = 3 + 4",
