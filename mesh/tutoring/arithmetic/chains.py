@@ -39,6 +39,7 @@ class Chain:
         end: Index after its last character.
         is_weak: Whether its signs alone don't show that something is to be computed.
         remainder: The remainder that stands behind the last side.
+        is_spoken: Whether it has a number in words.
     """
 
     sides: tuple[Expression, ...]
@@ -47,6 +48,7 @@ class Chain:
     end: int
     is_weak: bool
     remainder: int | None = None
+    is_spoken: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -130,6 +132,7 @@ def _chain(text: str, tokens: Sequence[Token], first: int, last: int) -> Chain |
         end=run[-1].end + (remainder.end() if remainder else 0),
         is_weak=_is_weak(text, run),
         remainder=int(remainder[1]) if remainder else None,
+        is_spoken=any(token.kind is TokenKind.NUMBER and token.is_spoken for token in run),
     )
 
 

@@ -8,7 +8,52 @@ from mesh.tutoring.arithmetic.quantity import PERCENT, UNITS, Notation, Quantity
 
 # Longer texts hold a thought, not a number.
 _MAX_CHARS = 200
-_MAX_OTHER_WORDS = 8
+_MAX_WORDS_AFTER = 2
+_BEFORE_REFERENCE = frozenset("a an answer are equals is it it's result sum the there total".split())  # noqa: SIM905
+_BEFORE_ANSWER = _BEFORE_REFERENCE | frozenset(
+    [
+        "and",
+        "be",
+        "because",
+        "calculated",
+        "found",
+        "get",
+        "gives",
+        "got",
+        "guess",
+        "have",
+        "hmm",
+        "i",
+        "i'm",
+        "its",
+        "makes",
+        "maybe",
+        "my",
+        "of",
+        "ok",
+        "our",
+        "probably",
+        "said",
+        "say",
+        "so",
+        "sure",
+        "that",
+        "that's",
+        "therefore",
+        "they",
+        "think",
+        "this",
+        "thought",
+        "um",
+        "was",
+        "we",
+        "were",
+        "would",
+        "you",
+    ]
+)
+_LENIENT = frozenset({"money", "euro", "sterling", "percent"})
+_AREA_WORDS = frozenset({"square", "cubic", "sq", "cu"})
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # Words that make another number of the one beside them, or say that it is not meant exactly.
 _CHANGES = re.compile(
@@ -19,29 +64,38 @@ _CHANGES = re.compile(
 )
 _VARIABLE = re.compile(r"^(?:[a-z]\s*)?=\s*(?!=)")
 # Words behind a number that are not what is counted.
-_NO_NOUNS = frozenset({"is", "right", "because", "in", "total", "altogether", "and", "of", "answer", "left"})
+_NO_NOUNS = frozenset(
+    {"is", "right", "in", "all", "total", "altogether", "and", "of", "the", "answer", "left", "i", "think"}
+)
 _NOUN = re.compile(r"\s*([^\W\d_]+)")
 
 
-def same_number(first: str, second: str) -> bool | None:
-    """Returns whether two answers are equal as numbers; None if one is not a number, or the rest of it matters.
+def same_number(reference: str, answer: str) -> bool | None:
+    """Returns whether an answer is the number of a reference; None if either is no number, or the rest of it matters.
 
-    Numbers in words, fractions, decimals, percentages and units of school are compared exactly. A unit that one answer
-    leaves out is not counted as a difference; a rounded value is neither the same nor another.
+    Numbers in words, fractions, decimals, percentages and units of school are compared exactly. A reference is a number
+    and at most two words; an answer may say "I think it is" first. A rounded value is neither the same nor another, and
+    a number that lacks the unit of the reference is not judged if it is equal.
     """
-    former, latter = _number_in(first), _number_in(second)
-    if former is None or latter is None or (former.noun and latter.noun and former.noun != latter.noun):
+    expected, offered = _number_in(reference, before=_BEFORE_REFERENCE), _number_in(answer, before=_BEFORE_ANSWER)
+    if expected is None or offered is None or (expected.noun and offered.noun and expected.noun != offered.noun):
         return None
-    if former.remainder is not None or latter.remainder is not None:
-        pairs = [(answer.expression.value.number, answer.remainder) for answer in (former, latter)]
-        return None if None in {former.remainder, latter.remainder} else pairs[0] == pairs[1]
-    units = [answer.expression.value.unit for answer in (former, latter)]
-    if all(units) and len({unit.dimension for unit in units if unit}) > 1:
+    if expected.remainder is not None or offered.remainder is not None:
+        pairs = [(number.expression.value.number, number.remainder) for number in (expected, offered)]
+        return None if None in {expected.remainder, offered.remainder} else pairs[0] == pairs[1]
+    first, second = expected.expression.value, offered.expression.value
+    if first.unit and second.unit and first.unit.dimension != second.unit.dimension:
         return None
-    if is_same_quantity(former.expression.value, latter.expression.value):
+    if is_same_quantity(first, second):
+        lacks = lacks_unit(second, first) or (expected.noun in _AREA_WORDS and not offered.noun)
         # "7 x 9 = 56" holds the number 56, but is not right.
-        return True if former.is_true and latter.is_true else None
-    return None if _is_rounded(former.expression, latter.expression) else False
+        return True if expected.is_true and offered.is_true and not lacks else None
+    return None if _is_rounded(expected.expression, offered.expression) else False
+
+
+def lacks_unit(offer: Quantity, reference: Quantity) -> bool:
+    """Whether an offer leaves out a unit of measurement; signs of money and percent are often left out."""
+    return reference.unit is not None and reference.unit.dimension not in _LENIENT and offer.unit is None
 
 
 def is_same_quantity(first: Quantity, second: Quantity) -> bool:
@@ -92,8 +146,8 @@ class _AnswerNumber:
         self.is_true = is_true
 
 
-def _number_in(text: str) -> _AnswerNumber | None:
-    """The number that an answer is; None if it holds another number, an expression, or words that change it."""
+def _number_in(text: str, *, before: frozenset[str]) -> _AnswerNumber | None:
+    """The number that a text is; None if it holds another one, an expression, or more words than those `before` it."""
     answer = text.strip().lower().replace("\u2019", "'")
     if not 0 < len(answer) <= _MAX_CHARS:
         return None
@@ -106,7 +160,10 @@ def _number_in(text: str) -> _AnswerNumber | None:
     sides = [side for side in chain.sides if side.is_literal]
     if chain.is_open or not sides or _CHANGES.search(rest) or re.search(r"[0-9]", rest):
         return None
-    if len(_WORD.findall(rest)) > _MAX_OTHER_WORDS:
+    words_after = _WORD.findall(answer[chain.end :])
+    # A number in words may be none: "one watches for danger".
+    most = 1 if chain.is_spoken and not set(words_after) <= _NO_NOUNS else _MAX_WORDS_AFTER
+    if len(words_after) > most or not before.issuperset(_WORD.findall(answer[: chain.start])):
         return None
     noun = _NOUN.match(answer[chain.end :])
     is_true = all(is_same_quantity(side.value, sides[-1].value) for side in chain.sides)

@@ -1,7 +1,7 @@
 """Whether an equation holds, and what its sides are worth."""
 
 from mesh.tutoring.arithmetic.chains import Chain
-from mesh.tutoring.arithmetic.equality import is_same_quantity, write_like
+from mesh.tutoring.arithmetic.equality import is_same_quantity, lacks_unit, write_like
 from mesh.tutoring.arithmetic.expression import Expression
 from mesh.tutoring.arithmetic.quantity import Notation
 
@@ -27,13 +27,13 @@ def holds(chain: Chain) -> bool | None:
 
 
 def is_value(offer: Expression, asks: Expression, remainder: int | None) -> bool | None:
-    """Whether an offered number is the value of an expression; None if it is the value, rounded."""
+    """Whether an offered number is the value of an expression; None if it is the value, rounded or without its unit."""
     if remainder is not None:
         number = asks.value.number
         expected = asks.remainder or ((int(number), 0) if number.denominator == 1 else None)
         return expected is not None and offer.value.number == expected[0] and remainder == expected[1]
     if is_same_quantity(offer.value, asks.value):
-        return True
+        return None if lacks_unit(offer.value, asks.value) else True
     places = len(offer.text.partition(".")[2])
     if places and asks.value.number.denominator != 1 and round(asks.value.number, places) == offer.value.number:
         return None
