@@ -123,7 +123,7 @@ CORRECTS = (
     "Not yet: {c} does not match {e}.",
     "A small slip: {e} is not {c}.",
     "Thank you for showing it; {c} is not right yet.",
-    "Many people say {c}, but it is not right.",
+    "{c} is a fair try, but it is not right.",
     "This one is wrong, but you can fix it: {e} is not {c}.",
     "Let's look again, because {e} is not {c}.",
     "{e} does not match {c}, and we can fix that.",
@@ -153,12 +153,12 @@ CORRECTS_PLEAS = (
 )
 # Before the step that helps.
 LEADS = (
-    "Try this:",
-    "Start here:",
-    "Here is a step:",
-    "This may help:",
-    "Begin like this:",
-    "One step to use:",
+    "Try this.",
+    "Start here.",
+    "Here is a step.",
+    "This may help.",
+    "Begin like this.",
+    "Here is one step to use.",
 )
 NEXT_AFTER_WRONG = (
     "What do you get now?",

@@ -65,7 +65,7 @@ def correct(exercise: Exercise, claim: str, *, plea: bool, student: StudentProfi
     lead, question = draw.choice(phrases.LEADS), draw.choice(phrases.NEXT_AFTER_WRONG)
     first = exercise.first_step
     if draw.random() < 0.4:
-        first = f"{lead} {first[0].lower()}{first[1:]}"
+        first = f"{lead} {first}"
     return _fit(student, [verdict, first, question], before=[], question=question, draw=draw)
 
 
