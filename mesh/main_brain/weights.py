@@ -1,7 +1,7 @@
 """Makes a Main Brain ready on this machine, from the command line.
 
 `python -m mesh.main_brain.weights [NAME]` fetches the named base model, or that of the settings, and merges its tutor
-into it. With `--path` it prints the folder and nothing else on standard output, for the command line of another program:
+into it. With `--path` it prints the folder and nothing else on standard output, for another program's command line:
 `vllm serve "$(python -m mesh.main_brain.weights --path)"`.
 """
 
