@@ -68,9 +68,11 @@ def train_role(
     sets: Annotated[Path | None, typer.Option(help="Folder of the public sets; none: the lessons alone.")] = None,
     base_model: Annotated[str, typer.Option(help="Catalogue name, folder or repository; default: BASE_MODEL.")] = "",
     output: Annotated[Path, typer.Option(help="Roles folder, as in ROLES_DIR.")] = Path(".aivo/roles"),
-    epochs: Annotated[int, typer.Option(min=1, help="How often each example is seen; default: the role's.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate; default: the role's.")] = 0.0,
-    batch: Annotated[int, typer.Option(min=1, help="Examples per step; default: the role's.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="How often each example is seen; default: the role's.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak rate; default: the role's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples per step; default: the role's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first factors and of the order.")] = 0,
 ) -> None:
     """Train a role of a base model and write it with manifest, calibration, evaluation and model card.
@@ -145,7 +147,9 @@ def show(
         print(f"  tutor: {lesson.reply}\n")
 
 
-def _settings_of(role: TrainableRole, *, epochs: int, learning_rate: float, batch: int, seed: int) -> RoleSettings:
+def _settings_of(
+    role: TrainableRole, *, epochs: int | None, learning_rate: float | None, batch: int | None, seed: int
+) -> RoleSettings:
     defaults = _SETTINGS[role]
     return replace(
         defaults,
