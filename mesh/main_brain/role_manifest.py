@@ -49,9 +49,9 @@ class Calibration:
 
         Args:
             weights: The probability of each label.
-            features: As many as each label has slopes.
+            features: As many as each label has slopes; without slopes they change nothing.
         """
-        slopes = self.slopes or ((),) * len(self.biases)
+        slopes = self.slopes or ((0.0,) * len(features),) * len(self.biases)
         scores = [
             self.scale * math.log(max(weight, _LEAST_WEIGHT))
             + bias

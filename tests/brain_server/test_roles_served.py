@@ -1,9 +1,11 @@
-"""A brain with one sound and one broken role, through its real edge: it serves, and says what is missing."""
+"""A brain with roles, sound and broken, through its real edge: it grades with what it has, and says what is missing."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 from google.protobuf.json_format import ParseDict
@@ -12,7 +14,7 @@ from prometheus_client import generate_latest
 from brain_server.app import open_server
 from brain_server.settings import BrainSettings
 from mesh.main_brain.files import fetch_main_brain
-from mesh.main_brain.roles import WEIGHTS_FILE
+from mesh.main_brain.roles import WEIGHTS_FILE, TrainedRole
 from testing.models.random_roles import write_random_role
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until
@@ -27,18 +29,37 @@ ASSESSMENT = {
 }
 
 
-async def test_a_brain_with_a_broken_grader_serves_and_says_so(
-    small_llama: Path, s3_endpoint: S3Endpoint, bucket: str, tmp_path: Path
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a brain answered: to an assessment and to a prompt, its health after both, and its metrics."""
+
+    verdict: pb.AssessResponse
+    reply: pb.GenerateResponse
+    health: pb.GetHealthResponse
+    metrics: str
+
+
+@pytest.fixture
+def settings(small_llama: Path, s3_endpoint: S3Endpoint, bucket: str, tmp_path: Path) -> BrainSettings:
+    """A brain on a small model, which has a guard."""
     digest = fetch_main_brain(str(small_llama), small_llama.parent).digest
     write_random_role(tmp_path, small_llama, role="guard", base_digest=digest)
-    grader = write_random_role(tmp_path, small_llama, role="grader", base_digest=digest)
-    (grader.folder / WEIGHTS_FILE).write_bytes(b"no weights")
-    settings = BrainSettings(
+    return BrainSettings(
         base_model=str(small_llama), model_cache_dir=small_llama.parent, roles_dir=tmp_path, device="cpu",
         kv_cache_bytes=64 * 1024 * 1024, s3_endpoint_url=s3_endpoint.url, s3_bucket=bucket, brain_port=0,
         brain_metrics_port=0, drain_seconds=1,
     )  # fmt: skip
+
+
+@pytest.fixture
+def grader(settings: BrainSettings) -> TrainedRole:
+    folder = Path(settings.base_model)
+    digest = fetch_main_brain(settings.base_model, folder.parent).digest
+    assert settings.roles_dir is not None
+    return write_random_role(settings.roles_dir, folder, role="grader", base_digest=digest)
+
+
+async def answers_of(settings: BrainSettings) -> Answers:
     async with open_server(settings) as server:
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -48,13 +69,30 @@ async def test_a_brain_with_a_broken_grader_serves_and_says_so(
                 return (await stub.GetHealth(pb.GetHealthRequest())).model_loaded
 
             await until(is_loaded, seconds=60)
-            verdict = await stub.Assess(ParseDict(ASSESSMENT, pb.AssessRequest()))
-            reply = await stub.Generate(pb.GenerateRequest(prompt="What is rain?", max_tokens=2))
-            health = await stub.GetHealth(pb.GetHealthRequest())
-            metrics = generate_latest(server.registry).decode()
-    assert 0 <= verdict.correctness <= 100
-    assert reply.usage.completion_tokens > 0
-    assert (health.status, health.main_brain.grader) == ("degraded", "zero-shot")
-    assert ["grader" in problem for problem in health.main_brain.problems] == [True]
-    assert 'aivo_engine_role_prompts_total{role="guard"} 0.0' in metrics
-    assert 'role="grader"' not in metrics
+            return Answers(
+                verdict=await stub.Assess(ParseDict(ASSESSMENT, pb.AssessRequest())),
+                reply=await stub.Generate(pb.GenerateRequest(prompt="What is rain?", max_tokens=2)),
+                health=await stub.GetHealth(pb.GetHealthRequest()),
+                metrics=generate_latest(server.registry).decode(),
+            )
+
+
+async def test_a_brain_with_a_grader_grades_with_it_and_names_it(settings: BrainSettings, grader: TrainedRole) -> None:
+    answers = await answers_of(settings)
+    assert answers.verdict.grader == answers.health.main_brain.grader == grader.identity
+    assert 0 <= answers.verdict.correctness <= 100
+    assert (answers.health.status, list(answers.health.main_brain.problems)) == ("healthy", [])
+    assert 'aivo_engine_role_prompts_total{role="grader"} 1.0' in answers.metrics
+
+
+async def test_a_brain_with_a_broken_grader_grades_without_it_and_says_so(
+    settings: BrainSettings, grader: TrainedRole
+) -> None:
+    (grader.folder / WEIGHTS_FILE).write_bytes(b"no weights")
+    answers = await answers_of(settings)
+    assert answers.verdict.grader == answers.health.main_brain.grader == "zero-shot"
+    assert answers.reply.usage.completion_tokens > 0
+    assert answers.health.status == "degraded"
+    assert ["grader" in problem for problem in answers.health.main_brain.problems] == [True]
+    assert 'aivo_engine_role_prompts_total{role="guard"} 0.0' in answers.metrics
+    assert 'role="grader"' not in answers.metrics
