@@ -3,6 +3,7 @@
 from curriculum.lesson import Kind, Lesson
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.lm.feedback import feedback_prompt
+from mesh.tutoring.arithmetic import compute
 from mesh.tutoring.assessment import AnswerAssessment
 from mesh.tutoring.criteria import Criteria
 
@@ -23,7 +24,13 @@ def prompt_of(lesson: Lesson) -> Prompt:
         return feedback_prompt(answer, criteria, assessment=assessment, profile=lesson.student)
     roles = (Role.STUDENT, Role.TUTOR)
     turns = tuple(Turn(role=roles[index % 2], text=text) for index, text in enumerate(lesson.turns))
-    return Prompt(profile=lesson.student, turns=turns, assessment=assessment, facts=lesson.facts)
+    facts = lesson.facts or compute(lesson.turns[-1]).facts
+    return Prompt(profile=lesson.student, turns=turns, assessment=assessment, facts=facts)
+
+
+def is_told_by_code(lesson: Lesson) -> bool:
+    """Whether code would judge an answer of which the lesson tells nothing, so that serving never meets this prompt."""
+    return lesson.assessment is None and compute(lesson.turns[-1]).assessment is not None
 
 
 def question_and_answer(lesson: Lesson) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Passes
 from curriculum.lesson import Kind, Lesson
 from curriculum.library import is_held_out, load_lessons
+from curriculum.prompts import is_told_by_code
 from curriculum.train import grader, tutor
 from curriculum.train.grading_sets import (
     TRAINING_FILES,
@@ -96,7 +97,7 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
         InvalidLesson: A lesson has a fault; names file, line and field.
         TrainingDiverged: A loss or a gradient is not finite.
     """
-    base, lessons = training.base, load_lessons()
+    base, lessons = training.base, [lesson for lesson in load_lessons() if not is_told_by_code(lesson)]
     tokenizer = base.tokenizer
     examples = tutor.lesson_examples([lesson for lesson in lessons if not is_held_out(lesson)], tokenizer)
     plain = _plain(training, _EXPLAINED)
