@@ -12,9 +12,9 @@ from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Passes
 from curriculum.lesson import Lesson
 from curriculum.prompts import prompt_of
-from mesh.lm.base import BaseModel, load_base
 from mesh.lm.chat import Example, encode_example, end_of_turn
-from mesh.lm.roles import roles_folders
+from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings
 
 _PACK = 8
