@@ -128,8 +128,8 @@ def answered(lessons: Sequence[Lesson]) -> list[Situation]:
 
 
 def other_talk(lessons: Sequence[Lesson]) -> list[Situation]:
-    """Returns the lessons on feelings and boundaries."""
-    return [_of_lesson(lesson) for lesson in lessons if lesson.kind in {Kind.FEELINGS, Kind.BOUNDARIES}]
+    """Returns the lessons on feelings and boundaries, and those with computed numbers."""
+    return [_of_lesson(lesson) for lesson in lessons if lesson.kind in {Kind.FEELINGS, Kind.BOUNDARIES, Kind.WORKED}]
 
 
 def made_feedback(folder: Path, *, count: int, seed: int = 7) -> list[Situation]:
