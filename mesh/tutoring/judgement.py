@@ -75,7 +75,7 @@ _RIGHT_FOR_SURE = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = re.compile(
-    rf"\b(?<!the )(?<!a ){_RIGHT_WORD}\b|\b(?:exactly|yes|yep|perfect|well done|correctly|accurately|{_PRAISED})\b"
+    rf"\b(?<!the )(?<!a ){_RIGHT_WORD}\b|\b(?:exactly|perfect|well done|correctly|accurately|{_PRAISED})\b"
     r"|\byou (?:have|found|solved|named|did) (?:it|this)\b",
     re.IGNORECASE,
 )

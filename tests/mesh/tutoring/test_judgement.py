@@ -43,6 +43,7 @@ STATED = {
     Judgement.NONE: (
         "",
         "The correct answer is 42.",
+        "The answer to whether it floats is yes.",
         "Let's find the right order. Which comes first?",
         "A right angle has 90 degrees.",
         "Turn to the right side now. Then stop.",
