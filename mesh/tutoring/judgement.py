@@ -35,15 +35,17 @@ _DENIES = r"(?:not|isn't|aren't|wasn't|weren't|don't|doesn't|didn't|can't|cannot
 
 # A reply that begins like this confirms, unless it denies or limits in the same breath.
 _CONFIRMS_FIRST = re.compile(
-    rf"^(?:oh|wow|and)?[, ]*(?:yes|yep|yeah|indeed|exactly|correct|right|perfect|spot on|well done|{_PRAISED})\b(?!-)"
+    rf"^(?:oh|wow|and)?[, ]*(?:yes|yep|yeah|indeed|exactly|correct|right|perfect|spot on|well done|good(?=[:!.])"
+    rf"|{_PRAISED})\b(?!-)"
     r"(?! (?:now|here|next|after|before|away|angle|triangle|side|order|answer)s?\b)(?!,? but\b)",
     re.IGNORECASE,
 )
 _PARTLY_FOR_SURE = re.compile(
     r"\b(?:partly|partially|half|almost|nearly|mostly) (?:right|correct|there|complete|done|true)\b"
-    r"|\b(?:part|piece|half|some|one bit) of (?:it|the answer|this|your answer|what)\b|\bon (?:your|the) way\b"
+    r"|\b(?:part|piece|half|some|one bit) of (?:it|the answer|this|your answer|what)\b|\bon (?:your|the|its) way\b"
     r"|\bon the right (?:track|path)\b|\bnot (?:the )?(?:whole|complete|finished)\b|\b(?:is|are|still) missing\b"
-    r"|\bright so far\b|\bgood start\b",
+    r"|\b(?:right|true|correct) so far\b|\bgood start\b"
+    r"|\bonly (?:half|part|a part) of (?:it|the (?:answer|question|task))\b",
     re.IGNORECASE,
 )
 _PARTLY = re.compile(
@@ -51,6 +53,8 @@ _PARTLY = re.compile(
     r"|described|answered|explained|contains?|includes?|forms?) (?:\w+ ){0,2}?(?:one|two|first|second|big|key|main) "
     r"(?:part|half|piece)\b(?! again)|\bhalf of the \w+ is (?:done|there|finished|complete)\b"
     r"|\b(?:one|first|second|this|that) (?:part|half|piece) (?:is|was) (?:right|correct|done|there)\b"
+    r"|\b(?:one|two|three) of (?:your|the|its|these) (?:two|three|four|five)\b"
+    r"|\bthe (?:second|other|next|rest) (?:\w+ ){0,2}?(?:needs?|waits)\b"
     r"|\b(?:is|was|that's|it's|very|so|really|pretty) close\b|^close\b",
     re.IGNORECASE,
 )
@@ -62,7 +66,8 @@ _WRONG_FOR_SURE = re.compile(
 )
 _WRONG = re.compile(
     rf"\b{_DENIES}\s+(?:\w+\s+){{0,2}}?(?:there|it|match|fit|work|add up|answer|agree|hold|yet)\b"
-    r"|\bnot yet\b|\bwrong\b|\bmix(?:ed|es)?[ -]up\b|\bmistake\b|\bslip(?:ped)?\b"
+    rf"|\bnot\b[^.;:]{{0,40}}\byet\b|\b{_DENIES} (?:make|give|equal)\b|\b(?:is|are) not (?:the \w+|\d)|^no\b[,.!]"
+    rf"|^{_PRAISED},? but\b|\bwrong\b|\bmix(?:ed|es)?[ -]up\b|\bmistake\b|\bslip(?:ped)?\b"
     r"|\bno answer\b|\boff (?:the )?topic\b|\banother (?:question|topic)\b|\b(?:other|different) (?:question|topic)\b"
     r"|\bblank\b|\bempty\b|\b(?:look|try|think|go over|work|count|read|check)\b[^.]{0,40}\bagain\b"
     r"|\bnothing (?:is )?written\b|\b(?:good|nice) try\b|\bbut (?:the|its) (?:right|correct) \w+ (?:is|are)\b"
@@ -76,7 +81,8 @@ _RIGHT_FOR_SURE = re.compile(
 )
 _RIGHT = re.compile(
     rf"\b(?<!the )(?<!a ){_RIGHT_WORD}\b|\b(?:exactly|perfect|well done|correctly|accurately|{_PRAISED})\b"
-    r"|\byou (?:have|found|solved|named|did) (?:it|this)\b",
+    r"|\byou (?:have|found|solved|named|did) (?:it|this)\b|\bwell (?:said|spotted|counted|reasoned)\b"
+    r"|^(?:that|this|it) (?:works|holds|fits)\b|\byour (?:\w+ )?(?:works|holds|matches|fits)\b",
     re.IGNORECASE,
 )
 

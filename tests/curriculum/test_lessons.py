@@ -207,6 +207,12 @@ def test_the_checker_of_judging_is_silent_where_nothing_is_judged(lessons: Seque
         assert sum(map(judges, replies)) <= 0.01 * len(replies)
 
 
+def test_the_checker_of_verdicts_hears_hardly_any_praise_where_nothing_was_answered(lessons: Sequence[Lesson]) -> None:
+    praise = {Judgement.RIGHT, Judgement.PARTLY_RIGHT}
+    replies = [lesson.reply for lesson in lessons if lesson.kind in {Kind.EXPLAIN, Kind.HINT} and not lesson.assessment]
+    assert sum(judgement_in(reply) in praise for reply in replies) <= 0.04 * len(replies)
+
+
 def test_the_checker_of_judging_hears_most_verdicts(lessons: Sequence[Lesson]) -> None:
     verdicts = {AnswerVerdict.CORRECT, AnswerVerdict.PARTIALLY_CORRECT, AnswerVerdict.INCORRECT}
     replies = [

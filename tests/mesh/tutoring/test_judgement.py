@@ -19,6 +19,9 @@ STATED = {
         "That's right: the second part of the sentence is the clause.",
         "Your calculation is correct. The first half is 10.",
         "Seven is the right number. You counted with care.",
+        "That works! Your sentence has a subject and a verb.",
+        "Good: the noun is dog.",
+        "Your reason holds: metal conducts heat.",
     ),
     Judgement.WRONG: (
         "That is not right. The first part again, please.",
@@ -31,6 +34,11 @@ STATED = {
         "Great effort! However, the answer is wrong.",
         "Hmm, that doesn\u2019t match. Try to count it again.",
         "This does not answer the question. A bird has wings, that is true.",
+        "45 is not the total of six sevens. Build the rows again.",
+        "That is the perimeter, and it is not the area. Count the squares inside.",
+        "Good thinking, but the moon does not make light.",
+        "No, ice is lighter than water. Look at a cup with ice.",
+        "Let's check it: six sevens do not make 45.",
     ),
     Judgement.PARTLY_RIGHT: (
         "You are on the right track. The word for it is missing.",
@@ -39,6 +47,10 @@ STATED = {
         "That is almost right. Say why.",
         "You have one part of the answer. What is the other part?",
         "You found the first part. Add the reason.",
+        "The first step is right; the second needs another look.",
+        "One of your two reasons fits. The other one is about weather.",
+        "True so far. What happens next in the cycle?",
+        "Your fact is correct, and it answers only half of the question.",
     ),
     Judgement.NONE: (
         "",
