@@ -26,7 +26,8 @@ from benchmarks.main_brain import conditions_of, open_main_brain, replies_to
 from benchmarks.tutoring_figures import Told, figures_of, ladder_figure, sums_figure
 from benchmarks.tutoring_loss import loss_figures
 from benchmarks.tutoring_situations import Situation
-from brain_server.engine.contract import Engine, FinishReason, Generation, Sampling
+from brain_server.assess.feedback import parse
+from brain_server.engine.contract import Engine, FinishReason, Generation, Reply, Sampling
 from brain_server.settings import BrainSettings
 from curriculum.lesson import Kind, Lesson
 from curriculum.library import is_held_out, load_lessons
@@ -82,6 +83,7 @@ def _situations(lessons: Sequence[Lesson], args: argparse.Namespace) -> list[Sit
         situations_of.unanswered(lessons, count=_UNANSWERED),
         situations_of.answered(lessons),
         situations_of.made_feedback(graded, count=_MADE) if graded else [],
+        situations_of.assessed(lessons),
         situations_of.other_talk(lessons),
     ]
     return [situation for group in groups for situation in group[: args.limit]]
@@ -105,12 +107,23 @@ async def _sampled_figures(
 
 
 async def _ask(engine: Engine, situations: Sequence[Situation], sampling: str, *, title: str) -> list[Told]:
-    generations = [Generation(prompt=situation.prompt) for situation in situations]
+    generations = [
+        Generation(prompt=situation.prompt, json_schema=situation.schema or None) for situation in situations
+    ]
     replies = await replies_to(engine, generations, SAMPLINGS[sampling], title=f"{title}, {sampling}")
     return [
-        Told(situation=situation, reply=reply.text, is_cut=reply.finish_reason is FinishReason.LENGTH)
+        Told(situation=situation, reply=_read(situation, reply), is_cut=reply.finish_reason is FinishReason.LENGTH)
         for situation, reply in zip(situations, replies, strict=True)
     ]
+
+
+def _read(situation: Situation, reply: Reply) -> str:
+    """Returns what the student reads: the reply, or the texts of feedback as JSON, one per line."""
+    if not situation.schema or reply.finish_reason is FinishReason.LENGTH:
+        return reply.text
+    feedback = parse(reply.text)
+    lists = (*feedback.strengths, *feedback.areas_for_improvement)
+    return "\n".join((feedback.feedback, *lists, feedback.next_steps))
 
 
 def _print_conversations(sampling: str, told: Sequence[Told]) -> None:

@@ -16,6 +16,9 @@ from mesh.tutoring.reading_level import reading_grade
 from mesh.tutoring.teaching import rules_of
 
 _LESSONS_OWN = "the lessons' own replies"
+_FEEDBACK = frozenset({"feedback", "made feedback", "assess"})
+# A child in distress needs a few kind words; the form of `Assess` leaves no room for steps.
+_FREE_FORM = frozenset({"feelings", "assess"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +35,11 @@ def figures_of(told: Sequence[Told]) -> Iterator[Figure]:
     unanswered = [item for item in told if item.situation.name in {"explain", "hint", "frame"}]
     if unanswered:
         yield _judging(unanswered)
-    if answered := [item for item in told if item.situation.name in {"feedback", "made feedback"}]:
+    if answered := [item for item in told if item.situation.name in _FEEDBACK]:
         yield _agreement(answered)
     if withholding := [item for item in told if _withholds(item.situation)]:
         yield _leaking(withholding)
-    yield from _forms([item for item in told if item.situation.name != "feelings"])
+    yield from _forms([item for item in told if item.situation.name not in _FREE_FORM])
     yield _stuck(told)
 
 
@@ -89,15 +92,17 @@ def _judging(told: Sequence[Told]) -> Figure:
 
 def _agreement(told: Sequence[Told]) -> Figure:
     verdicts = [(item, verdict) for item in told if (verdict := _verdict(item.situation))]
-    agreed = Counter(verdict for item, verdict in verdicts if agrees(item.reply, verdict))
+    agreed = Counter(verdict for item, verdict in verdicts if agrees(_statement(item, item.reply), verdict))
     counts = Counter(verdict for _, verdict in verdicts)
-    agreeing = [item for item, verdict in verdicts if agrees(item.reply, verdict)]
+    agreeing = [item for item, verdict in verdicts if agrees(_statement(item, item.reply), verdict)]
     return Figure(
         figure="feedback_agrees_with_its_verdict",
         value=agreed.total() / len(verdicts),
         unit="",
         baseline=_share(
-            agrees(item.situation.lesson_reply, verdict) for item, verdict in verdicts if item.situation.lesson_reply
+            agrees(_statement(item, item.situation.lesson_reply), verdict)
+            for item, verdict in verdicts
+            if item.situation.lesson_reply
         ),
         baseline_of=_LESSONS_OWN,
         goal=Goal(of="value", at_least=0.97),
@@ -169,13 +174,18 @@ def _stuck(told: Sequence[Told]) -> Figure:
     )
 
 
+def _statement(item: Told, reply: str) -> str:
+    """Where a reply states its verdict: the first text of feedback in the form of `Assess`, else anywhere in it."""
+    return reply.partition("\n")[0] if item.situation.schema else reply
+
+
 def _form_faults(item: Told, reply: str) -> list[str]:
     return rules_of(item.situation.prompt.profile).violations(reply)
 
 
 def _withholds(situation: Situation) -> bool:
     """Whether the reply should keep an answer back: a hint, or feedback on a wrong answer."""
-    is_wrong = _verdict(situation) is AnswerVerdict.INCORRECT and situation.name in {"feedback", "made feedback"}
+    is_wrong = _verdict(situation) is AnswerVerdict.INCORRECT and situation.name in _FEEDBACK
     return bool(situation.withheld) and (situation.name == "hint" or is_wrong)
 
 

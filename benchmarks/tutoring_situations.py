@@ -11,8 +11,11 @@ from pathlib import Path
 
 from aivo.brain.v1 import brain_service_pb2 as pb
 
+from brain_server.assess.feedback import schema_for
+from brain_server.assess.grading import Level
 from brain_server.edge.wire import generation_from
 from curriculum.answers import GradedAnswer, read_graded
+from curriculum.checks import texts_of
 from curriculum.lesson import Kind, Lesson
 from curriculum.prompts import prompt_of
 from mesh.lm.chat import Prompt, Role, Turn
@@ -31,6 +34,13 @@ _VERDICTS = {
     CORRECT: AnswerVerdict.CORRECT,
     PARTIALLY_CORRECT: AnswerVerdict.PARTIALLY_CORRECT,
     INCORRECT: AnswerVerdict.INCORRECT,
+}
+_LEVELS = {
+    AnswerVerdict.CORRECT: Level.EXCELLENT,
+    AnswerVerdict.PARTIALLY_CORRECT: Level.DEVELOPING,
+    AnswerVerdict.INCORRECT: Level.BEGINNING,
+    AnswerVerdict.BLANK: Level.BEGINNING,
+    AnswerVerdict.OFF_TOPIC: Level.BEGINNING,
 }
 # Longer answers are essays, which no pupil writes.
 _MOST_ANSWER_CHARS = 240
@@ -102,13 +112,15 @@ class Situation:
         name: What kind of situation it is, such as `hint` or `frame`.
         id: Where it comes from.
         prompt: What the Main Brain is told.
+        schema: JSON schema that the reply follows, as in `Assess`; empty for none.
         withheld: Answers that the reply must not say.
-        lesson_reply: What the lesson replies; empty if there is none.
+        lesson_reply: What the lesson replies, with a line per text in the form of `Assess`; empty if there is none.
     """
 
     name: str
     id: str
     prompt: Prompt
+    schema: str = ""
     withheld: tuple[str, ...] = ()
     lesson_reply: str = ""
 
@@ -125,6 +137,15 @@ def unanswered(lessons: Sequence[Lesson], *, count: int) -> list[Situation]:
 def answered(lessons: Sequence[Lesson]) -> list[Situation]:
     """Returns the feedback lessons: the prompt tells a verdict."""
     return [_of_lesson(lesson) for lesson in lessons if lesson.kind is Kind.FEEDBACK]
+
+
+def assessed(lessons: Sequence[Lesson]) -> list[Situation]:
+    """Returns the lessons of feedback in the form of `Assess`, with the schema of their verdict."""
+    return [
+        replace(_of_lesson(lesson), schema=schema_for(_LEVELS[lesson.assessment.verdict]))
+        for lesson in lessons
+        if lesson.kind is Kind.ASSESS and lesson.assessment
+    ]
 
 
 def other_talk(lessons: Sequence[Lesson]) -> list[Situation]:
@@ -187,7 +208,7 @@ def _of_lesson(lesson: Lesson) -> Situation:
         id=lesson.id,
         prompt=_known(prompt),
         withheld=tuple(filter(None, (*lesson.withheld, *references))),
-        lesson_reply=lesson.reply,
+        lesson_reply="\n".join(texts_of(lesson)),
     )
 
 

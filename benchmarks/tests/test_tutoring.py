@@ -16,6 +16,7 @@ from benchmarks.tutoring_situations import (
     LADDER_QUESTIONS,
     Situation,
     answered,
+    assessed,
     conversations,
     ladder,
     made_feedback,
@@ -66,6 +67,19 @@ def test_feedback_lessons_tell_all_five_verdicts(held_out: Sequence[Lesson]) -> 
     assert verdicts == set(AnswerVerdict)
 
 
+def test_feedback_in_the_form_of_assess_is_asked_with_the_schema_of_its_verdict(held_out: Sequence[Lesson]) -> None:
+    situations = assessed(held_out)
+    assert {situation.prompt.assessment.verdict for situation in situations if situation.prompt.assessment} >= {
+        AnswerVerdict.CORRECT,
+        AnswerVerdict.PARTIALLY_CORRECT,
+        AnswerVerdict.INCORRECT,
+    }
+    for situation in situations:
+        fields = json.loads(situation.schema)["properties"]
+        is_wrong = situation.prompt.assessment and situation.prompt.assessment.verdict is AnswerVerdict.INCORRECT
+        assert (fields["strengths"]["maxItems"] == 0) is bool(is_wrong)
+
+
 def test_feedback_is_made_from_labelled_answers_as_many_of_each_verdict(tmp_path: Path) -> None:
     lines = [
         {"qid": "1", "question": f"Why {number}?", "reference_answers": ["Light."], "answer": answer, "label2": label}
@@ -97,7 +111,7 @@ def test_the_same_thirty_questions_are_asked_for_seven_grades() -> None:
 
 def test_the_lessons_own_replies_pass_every_check(held_out: Sequence[Lesson]) -> None:
     situations = [situation for situation in unanswered(held_out, count=200) if situation.lesson_reply]
-    figures = list(figures_of(with_own_replies([*situations, *answered(held_out)])))
+    figures = list(figures_of(with_own_replies([*situations, *answered(held_out), *assessed(held_out)])))
     assert {figure.figure for figure in figures} == {
         "replies_that_judge_where_nothing_was_answered",
         "feedback_agrees_with_its_verdict",
