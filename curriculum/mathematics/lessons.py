@@ -46,6 +46,8 @@ TEMPLATES: tuple[Template, ...] = (
 _EXPLANATIONS_PER_TEMPLATE = 7
 # Fewer templates of the upper grades are expressions that code computes, so that each has more lessons.
 _CHECKS_PER_TEMPLATE = {GradeBand.K_2: 10, GradeBand.G3_5: 6, GradeBand.G6_8: 10, GradeBand.G9_12: 18}
+# Pupils ask most about these, and a small model needs to see each fact: so many times as many checks.
+_CHECK_FACTORS = {"multiply_facts": 14, "divide_facts": 5, "multiply_by_one_digit": 3}
 # Together they make all combinations, as their numbers have no common divisor.
 _NEEDS: tuple[Disability | Literal[""], ...] = (
     "", Disability.ADHD, "", Disability.AUTISM, Disability.DYSLEXIA, "", Disability.ANXIETY
@@ -94,7 +96,7 @@ class _Drafts:
 
     def checks(self, template: Template) -> Iterator[Lesson]:
         """Yields lessons in which a student offers an answer, right and wrong in turn."""
-        for index in range(_CHECKS_PER_TEMPLATE[template.band]):
+        for index in range(_CHECKS_PER_TEMPLATE[template.band] * _CHECK_FACTORS.get(template.name, 1)):
             profile = self._profile(template)
             is_right, is_plea = index % 2 == 0, index // 2 % 3 == 2
             yield self._first(template, lambda: self._check(template, profile, is_right=is_right, is_plea=is_plea))  # noqa: B023

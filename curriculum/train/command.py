@@ -39,7 +39,7 @@ from mesh.adapters.manifest import Lora
 from mesh.errors import AivoError
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import BaseModel, load_base
-from mesh.main_brain.roles import RoleManifest, TrainedRole, remove_role, roles_folders, write_role
+from mesh.main_brain.roles import WEIGHTS_FILE, RoleManifest, TrainedRole, remove_role, roles_folders, write_role
 from mesh.settings import BaseModelSettings, InvalidSettings, load_settings
 
 TrainableRole = Literal["tutor", "grader"]
@@ -74,6 +74,7 @@ def train_role(
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak rate; default: the role's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per step; default: the role's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first factors and of the order.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Folder of an earlier version of the role to begin with.")] = None,
 ) -> None:
     """Train a role of a base model and write it with manifest, calibration, evaluation and model card.
 
@@ -83,19 +84,24 @@ def train_role(
     settings = _settings_of(role, epochs=epochs, learning_rate=learning_rate, batch=batch, seed=seed)
     if sets is not None and not sets.is_dir():
         _stop(f"--sets: there is no folder {sets}", _WRONG)
+    if start is not None and not (start / WEIGHTS_FILE).is_file():
+        _stop(f"--start: there is no {WEIGHTS_FILE} in {start}", _WRONG)
+    weights = (start / WEIGHTS_FILE).read_bytes() if start is not None else None
     started_at = time.monotonic()
     try:
         base = _load(base_model, role, output)
         checkpoint = output / f".{base.name.replace('/', '--')}-{role}.checkpoint"
         output.mkdir(parents=True, exist_ok=True)
         with _StepBar(f"training the {role}") as watch:
-            training = RoleTraining(base=base, sets=sets, settings=settings, checkpoint=checkpoint, watch=watch)
+            training = RoleTraining(
+                base=base, sets=sets, settings=settings, start=weights, checkpoint=checkpoint, watch=watch
+            )
             factors = _TRAININGS[role](training)
     except (InvalidLesson, InvalidGradedAnswer, InvalidSettings, IndistinctLabels) as error:
         _stop(str(error), _WRONG)
     except AivoError as error:
         _stop(str(error), _FAILED)
-    trained_role = _write(role, base, factors, output)
+    trained_role = _write(role, base, factors, output, start=weights)
     checkpoint.unlink(missing_ok=True)
     report = {
         "role": role,
@@ -173,7 +179,9 @@ def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
     )
 
 
-def _write(role: TrainableRole, base: BaseModel, factors: TrainedFactors, output: Path) -> TrainedRole:
+def _write(
+    role: TrainableRole, base: BaseModel, factors: TrainedFactors, output: Path, *, start: bytes | None
+) -> TrainedRole:
     weights = to_safetensors(factors.weights)
     settings = factors.settings
     manifest = RoleManifest(
@@ -196,7 +204,7 @@ def _write(role: TrainableRole, base: BaseModel, factors: TrainedFactors, output
         evaluation=factors.evaluation,
         data_digests=factors.data_digests,
     )
-    trained_role = write_role(output, weights, manifest, notes=_notes(role, base, factors))
+    trained_role = write_role(output, weights, manifest, notes=_notes(role, base, factors, start=start))
     if role == "tutor":
         # They belong to the Main Brain before.
         remove_role(output, base.name, "grader")
@@ -204,13 +212,15 @@ def _write(role: TrainableRole, base: BaseModel, factors: TrainedFactors, output
     return trained_role
 
 
-def _notes(role: TrainableRole, base: BaseModel, factors: TrainedFactors) -> str:
+def _notes(role: TrainableRole, base: BaseModel, factors: TrainedFactors, *, start: bytes | None) -> str:
     settings = factors.settings
     device = torch.cuda.get_device_name() if base.device.type == "cuda" else "CPU"
     how = (
         f"Trained on {factors.examples} examples, {settings.epochs} epochs, batches of {settings.batch}, peak learning "
         f"rate {settings.learning_rate:g}, in {base.dtype} on {device}."
     )
+    if start is not None:
+        how += f" It began with the factors whose SHA-256 is `{sha256(start).hexdigest()}`."
     return f"{_NOTES[role]}\n\n{how}"
 
 

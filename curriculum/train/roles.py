@@ -28,6 +28,7 @@ from curriculum.train.objectives import LabelObjective, ReplyObjective
 from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
 from mesh.lm.chat import Example
 from mesh.lm.grading import LABELS
+from mesh.lm.lora import from_safetensors
 from mesh.main_brain.base import BaseModel
 from mesh.main_brain.role_manifest import Calibration
 
@@ -79,6 +80,7 @@ class RoleTraining:
         base: What the role is trained on.
         sets: Folder of the public sets, with `grading` and `explanations`; None: the lessons alone.
         settings: How to train.
+        start: An earlier version of the role to begin with; None: fresh factors.
         checkpoint: Where the training is saved; None: nowhere.
         watch: Called at every step.
     """
@@ -86,6 +88,7 @@ class RoleTraining:
     base: BaseModel
     sets: Path | None
     settings: RoleSettings
+    start: bytes | None
     checkpoint: Path | None
     watch: Callable[[StepReport], None]
 
@@ -170,7 +173,19 @@ def _fit(
 ) -> LoraFactors:
     settings = training.settings
     factors = LoraFactors(training.base.model, settings.lora, seed=settings.seed)
-    train(passes, factors, examples, objective, settings, checkpoint=training.checkpoint, watch=training.watch)
+    if training.start is not None:
+        factors.load(from_safetensors(training.start), scaling=factors.scaling)
+    origin = f"{training.base.digest} {hashlib.sha256(training.start or b'').hexdigest()}"
+    train(
+        passes,
+        factors,
+        examples,
+        objective,
+        settings,
+        origin=origin,
+        checkpoint=training.checkpoint,
+        watch=training.watch,
+    )
     return factors
 
 

@@ -101,12 +101,14 @@ def train(
     objective: Objective,
     settings: RoleSettings,
     *,
+    origin: str,
     checkpoint: Path | None = None,
     watch: Callable[[StepReport], None] = lambda _report: None,
 ) -> None:
     """Trains an adapter; goes on from a checkpoint of the same training, if there is one.
 
-    The same seed gives the same bytes on the same machine, whether the training was interrupted or not.
+    The same seed gives the same bytes on the same machine, whether the training was interrupted or not. `origin` says
+    which weights it is trained on and with which factors it began; a checkpoint of another origin is left alone.
 
     Raises:
         TrainingDiverged: A loss or a gradient is not finite.
@@ -114,7 +116,7 @@ def train(
     steps_per_epoch = -(-len(examples) // settings.batch)
     steps = settings.epochs * steps_per_epoch
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=settings.learning_rate)
-    identity = _identity(examples, settings)
+    identity = _identity(examples, settings, origin=origin)
     if checkpoint is not None:
         _resume(checkpoint, factors, optimizer, identity=identity)
     for step, batch in enumerate(_batches(examples, settings)):
@@ -182,8 +184,8 @@ def _whole(example: Example) -> Example:
     return replace(example, reply_start=1)
 
 
-def _identity(examples: Sequence[RoleExample], settings: RoleSettings) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+def _identity(examples: Sequence[RoleExample], settings: RoleSettings, *, origin: str) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(settings), origin], sort_keys=True).encode())
     for member in examples:
         digest.update(repr((member.example.tokens, member.example.reply_start, member.label)).encode())
     return digest.hexdigest()
