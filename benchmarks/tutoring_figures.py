@@ -39,7 +39,8 @@ def figures_of(told: Sequence[Told]) -> Iterator[Figure]:
         yield _agreement(answered)
     if withholding := [item for item in told if _withholds(item.situation)]:
         yield _leaking(withholding)
-    yield from _forms([item for item in told if item.situation.name not in _FREE_FORM])
+    if shaped := [item for item in told if item.situation.name not in _FREE_FORM]:
+        yield from _forms(shaped)
     yield _stuck(told)
 
 

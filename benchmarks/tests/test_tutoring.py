@@ -121,6 +121,8 @@ def test_the_lessons_own_replies_pass_every_check(held_out: Sequence[Lesson]) ->
         "replies_that_circle_or_are_empty",
     }
     assert not [figure.figure for figure in figures if not figure.met]
+    for alone in (answered, assessed):
+        assert all(figure.met for figure in figures_of(with_own_replies(alone(held_out))))
     assert [figure.value for figure in figures if figure.baseline is not None] == [
         figure.baseline for figure in figures if figure.baseline is not None
     ]
