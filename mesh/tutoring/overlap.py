@@ -6,6 +6,7 @@ Numbers that a grader uses beside what a model reads from the texts: on short an
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -23,6 +24,8 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 (a list of so many strings is hard to read)
 )
 _NEGATIONS = frozenset({"no", "not", "never", "none", "nothing", "without", "cannot", "neither", "nor", "t"})
+# Shorter words are too alike to be misspellings of each other, and longer ones are no words.
+_SHORTEST, _LONGEST = 5, 40
 _ENDINGS = ("ations", "ation", "ingly", "ings", "edly", "ing", "ies", "ied", "ers", "est", "ed", "er", "es", "ly", "s")
 
 
@@ -41,8 +44,7 @@ def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
     novelty = len(words - question) / len(words) if words else 0.0
     if not reference:
         return 0.0, 0.0, novelty, 0.0, 0.0, 0.0
-    shared = sum(any(_is_like(word, other) for other in words) for word in reference)
-    expected = sum(any(_is_like(word, other) for other in reference) for word in words)
+    shared, expected = _count_like(reference, words), _count_like(words, reference)
     length = math.log((len(words) + 1) / (len(reference) + 1)) / 2
     return (
         shared / len(reference),
@@ -65,11 +67,31 @@ def _stem(word: str) -> str:
     return word
 
 
-def _is_like(word: str, other: str) -> bool:
-    """Whether two stems are equal, or one is a misspelling of the other: long, and with one edit between them."""
-    if word == other:
-        return True
-    if min(len(word), len(other)) < 5 or abs(len(word) - len(other)) > 1:
+def _count_like(words: AbstractSet[str], others: AbstractSet[str]) -> int:
+    """Returns how many of the words are among the others, or misspell one of them."""
+    by_rest: dict[str, list[str]] = defaultdict(list)
+    for other in others:
+        for rest in _rests(other):
+            by_rest[rest].append(other)
+    return sum(
+        word in others or any(_is_misspelt(word, other) for rest in _rests(word) for other in by_rest.get(rest, ()))
+        for word in words
+    )
+
+
+def _rests(word: str) -> AbstractSet[str]:
+    """Returns a long word, and what is left of it without one letter: two words with one edit between them share one.
+
+    So only few pairs of words need a comparison; a student's text can be long.
+    """
+    if not _SHORTEST <= len(word) <= _LONGEST:
+        return frozenset()
+    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
+
+
+def _is_misspelt(word: str, other: str) -> bool:
+    """Whether there is one edit between two stems: a letter more, less or another, or two neighbours swapped."""
+    if abs(len(word) - len(other)) > 1:
         return False
     prefix = next((index for index, pair in enumerate(zip(word, other, strict=False)) if pair[0] != pair[1]), None)
     if prefix is None:
