@@ -21,10 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, BaseModelUnavailable
 from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.digests import digest_folder, weight_files, write_atomically
+from mesh.lm.grading import LABELS
 from mesh.lm.locks import exclusive
 from mesh.log import get_logger
 from mesh.main_brain.merging import MERGE_VERSION, OnProgress, merge_adapter
+from mesh.main_brain.role_manifest import RoleManifest
 from mesh.main_brain.roles import PACKAGED_ROLES, RoleName, RoleProblem, TrainedRole, find_role
+from mesh.tutoring.overlap import OVERLAP_FEATURES
 
 _log = get_logger(__name__)
 
@@ -112,6 +115,11 @@ def fetch_main_brain(
         if isinstance(found_role, RoleProblem):
             problems.append(found_role.reason)
             return None
+        if found_role and role == "grader" and (fault := _grader_fault(found_role.manifest)):
+            reason = f"the grader in {found_role.folder} can't be used: {fault}"
+            _log.warning("role_unusable", role=role, base_model=name, reason=reason)
+            problems.append(reason)
+            return None
         return found_role
 
     path, digest, tutor = base.path, base.digest, find("tutor", base.digest)
@@ -141,6 +149,16 @@ def fetch_main_brain(
 def main_brain_digest(base_digest: str, tutor_sha256: str) -> str:
     """Returns the digest of the Main Brain that a base model and a tutor make, 64 hex digits."""
     return sha256(f"merge {MERGE_VERSION}\nbase {base_digest}\ntutor {tutor_sha256}\n".encode()).hexdigest()
+
+
+def _grader_fault(manifest: RoleManifest) -> str:
+    """Returns why `Assess` can't ask a grader, as one of another version of the product; empty if it can."""
+    if manifest.labels != LABELS:
+        return f"its labels are not {', '.join(LABELS)}"
+    slopes = manifest.calibration.slopes if manifest.calibration else ()
+    if any(len(row) != len(OVERLAP_FEATURES) for row in slopes):
+        return f"its calibration has not {len(OVERLAP_FEATURES)} slopes per label"
+    return ""
 
 
 class _Merge:

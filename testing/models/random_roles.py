@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mesh.adapters.manifest import Lora
+from mesh.lm.grading import LABELS
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.roles import Calibration, RoleManifest, RoleName, TrainedRole, write_role
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-LABELS = (" correct", " partially correct", " incorrect")
 
 
 def random_role_state(base_folder: Path, *, seed: int, rank: int = 4, strength: float = 0.05) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def role_manifest(
         size_bytes=len(weights),
         created_time=datetime.now(UTC),
         seed=0,
-        command="python -m curriculum.train tutor",
+        command="python -m curriculum train --role tutor",
         labels=labels,
         calibration=Calibration(scale=0.7, biases=(0.0, 0.1, -0.1)) if labels else None,
         evaluation={"macro_f1": 0.8},

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -6,6 +7,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import Quantization, load_base, load_files
 from mesh.main_brain.files import MainBrainFiles, fetch_main_brain, main_brain_digest
 from mesh.main_brain.merging import _from_float32
-from mesh.main_brain.roles import RoleName, TrainedRole, write_role
+from mesh.main_brain.roles import Calibration, RoleName, TrainedRole, write_role
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.models.small_models import small_model
 
@@ -262,6 +264,29 @@ def test_a_grader_of_the_plain_base_model_is_a_problem_once_there_is_a_tutor(
 
     assert (brain.tutor, brain.grader) == (tutor, None)
     assert "trained on other weights" in brain.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("foreign", "why"),
+    [
+        ({"labels": (" yes", " partly", " no")}, "its labels are not"),
+        (
+            {"calibration": Calibration(scale=1.0, biases=(0.0, 0.0, 0.0), slopes=((0.0, 0.0),) * 3)},
+            "its calibration has not",
+        ),
+    ],
+)
+def test_a_grader_that_assess_cannot_ask_is_left_out_and_said(
+    *, foreign: dict[str, Any], why: str, base_folder: Path, cache: Path, roles_dir: Path, base_digest: str
+) -> None:
+    weights = to_safetensors(random_role_state(base_folder, seed=1))
+    manifest = role_manifest(weights, role="grader", base_digest=base_digest, base_model=str(base_folder))
+    write_role(roles_dir, weights, dataclasses.replace(manifest, **foreign))
+
+    brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
+
+    assert brain.grader is None
+    assert why in brain.problems[0]
 
 
 def test_a_corrupt_tutor_is_left_out_and_said(
