@@ -141,9 +141,9 @@ def without_repeats(feedback: Feedback) -> Feedback:
     It stays in the comment or in the next step, which are never left empty where there is another sentence, and a list
     loses a text that has no other sentence.
     """
-    comment, *spare = dict.fromkeys(split_sentences(feedback.feedback))
-    next_sentences = [sentence for sentence in split_sentences(feedback.next_steps) if sentence != comment]
-    next_steps = " ".join(dict.fromkeys(next_sentences)) or " ".join(spare) or feedback.next_steps
+    comment, *spare = _distinct(split_sentences(feedback.feedback))
+    next_sentences = [sentence for sentence in split_sentences(feedback.next_steps) if _key(sentence) != _key(comment)]
+    next_steps = " ".join(_distinct(next_sentences)) or " ".join(spare) or feedback.next_steps
     earlier_keys = {_key(comment), *map(_key, split_sentences(next_steps))}
 
     def fresh(sentences: Iterable[str]) -> str:
@@ -157,6 +157,14 @@ def without_repeats(feedback: Feedback) -> Feedback:
         ),
         next_steps=next_steps,
     )
+
+
+def _distinct(sentences: Iterable[str]) -> list[str]:
+    """Returns the sentences without those that say the words of an earlier one."""
+    by_key: dict[str, str] = {}
+    for sentence in sentences:
+        by_key.setdefault(_key(sentence), sentence)
+    return list(by_key.values())
 
 
 def _is_known(sentence: str, earlier_keys: set[str]) -> bool:

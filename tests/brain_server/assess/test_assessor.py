@@ -123,6 +123,15 @@ async def test_feedback_that_repeats_itself_is_written_again_and_never_sent() ->
     assert (verdict.feedback.feedback, verdict.feedback.next_steps) == ("Your answer is right.", "Find a leaf.")
 
 
+async def test_a_sentence_that_differs_in_its_marks_alone_is_a_repeat() -> None:
+    engine = ScriptedEngine()
+    engine.text = json.dumps({**FEEDBACK_JSON, "next_steps": "your answer is right! Find a leaf. Find a leaf!"})
+    verdict = await Assessor(engine).assess(Assessment(answer="light", criteria=PLANTS, profile=StudentProfile()))
+
+    assert not feedback.repeats_itself(verdict.feedback)
+    assert verdict.feedback.next_steps == "Find a leaf."
+
+
 @pytest.mark.parametrize("text", ["][", "?", "\u200b", "ha", "  ", '"'])
 def test_the_schema_has_no_room_for_a_text_without_words(text: str) -> None:
     pattern = json.loads(feedback.schema_for(Level.GOOD))["properties"]["next_steps"]["pattern"]
