@@ -72,7 +72,7 @@ up: model ## Run the whole stack; Ctrl-C stops it
 SETS ?=
 brain: model ## Train tutor and grader for BASE_MODEL, with the public sets in SETS
 	@for role in tutor grader; do MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' \
-		python -m curriculum train --role $$role --output '$(ROLES_DIR)' $(if $(SETS),--sets '$(SETS)'); done
+		python -m curriculum train --role $$role --output '$(ROLES_DIR)' $(if $(SETS),--sets '$(SETS)') || exit $$?; done
 
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo
