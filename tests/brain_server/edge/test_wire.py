@@ -194,9 +194,12 @@ def test_the_students_grade_stands_in_for_that_of_the_criteria() -> None:
     ("fields", "at", "says"),
     [
         ({"student_response": " "}, "student_response", "empty"),
+        ({"student_response": "\u200b\u00ad\ufeff\u2060"}, "student_response", "empty"),
+        ({"student_response": "\u0301\ufe0f\u2800\u3164"}, "student_response", "empty"),
         ({"student_response": "a" * 8_001}, "student_response", "8000"),
         ({"criteria": {"subject": "Science"}}, "criteria", "learning_objective, question, reference_answer, rubric"),
         ({"criteria": {"question": " "}}, "criteria", "at least one"),
+        ({"criteria": {"question": "\u200b\u2800"}}, "criteria", "at least one"),
         ({"criteria": {"question": "q" * 2_001}}, "criteria.question", "2000"),
         ({"criteria": {"question": "q", "grade": "13"}}, "criteria.grade", "K, 1, 2"),
         ({"context": {"grade": "13"}}, "context.grade", "K, 1, 2"),

@@ -160,6 +160,11 @@ def test_fewer_or_more_responses_are_refused(count: int) -> None:
 text = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
+def is_visible(char: str) -> bool:
+    """Whether a character shows something by itself, and is no filler, which looks like a blank."""
+    return unicodedata.category(char)[0] not in "ZCM" and char not in "\u2800\u3164\u115f\u1160\uffa0"
+
+
 @given(question=text, student_answer=text, skill=text, feedback=text)
 def test_texts_arrive_as_they_were_sent_or_are_refused(
     question: str, student_answer: str, skill: str, feedback: str
@@ -169,13 +174,13 @@ def test_texts_arrive_as_they_were_sent_or_are_refused(
         question=question, student_answer=student_answer, skill=skill, teacher_feedback=feedback
     )
     request.baseline_data.responses.append(response)
-    if all(any(unicodedata.category(char)[0] not in "ZC" for char in value) for value in (question, student_answer)):
+    if all(any(map(is_visible, value)) for value in (question, student_answer)):
         check(request)
         parsed = order_wire.order_from(request).baseline.responses[-1]
         assert (parsed.question, parsed.student_answer) == (question, student_answer)
         assert (parsed.skill, parsed.teacher_feedback) == (skill, feedback)
     else:
-        # The rule looks at white space and control characters alone: other invisible ones are let through.
+        # The rule's tables of characters are of another version of Unicode: a new one may be let through.
         with contextlib.suppress(InvalidField):
             check(request)
             assert question.strip()
