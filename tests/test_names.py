@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("mesh", "brain_server", "cloning_server", "client", "gateway")
+PACKAGES = ("mesh", "brain_server", "cloning_server", "curriculum", "client", "gateway")
 
 # Participles and pronouns, which say that there is a value but not what it is.
 # fmt: off

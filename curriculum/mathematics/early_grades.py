@@ -190,19 +190,19 @@ def subtract_with_regrouping(draw: Random) -> Exercise:
     )
 
 
-_K, _ONE, _TWO = "K", "1", "2"
+_GRADE_K, _GRADE_1, _GRADE_2 = "K", "1", "2"
 TEMPLATES = tuple(
     Template(build=build, topic=topic, band=GradeBand.K_2, grades=grades, standard=standard)
     for build, topic, grades, standard in (
-        (count_on, Topic.ADDING, (_K, _ONE), "1.OA.C.5"),
-        (make_ten, Topic.ADDING, (_ONE, _TWO), "1.OA.C.6"),
-        (near_doubles, Topic.ADDING, (_ONE, _TWO), "1.OA.C.6"),
-        (count_back, Topic.TAKING_AWAY, (_K, _ONE), "1.OA.C.5"),
-        (subtract_through_ten, Topic.TAKING_AWAY, (_ONE, _TWO), "1.OA.C.6"),
-        (add_tens, Topic.ADDING, (_ONE, _TWO), "1.NBT.C.4"),
-        (subtract_tens, Topic.TAKING_AWAY, (_ONE, _TWO), "1.NBT.C.6"),
-        (add_tens_and_ones, Topic.ADDING, (_TWO, _ONE), "2.NBT.B.5"),
-        (add_with_regrouping, Topic.ADDING, (_TWO,), "2.NBT.B.5"),
-        (subtract_with_regrouping, Topic.TAKING_AWAY, (_TWO,), "2.NBT.B.5"),
+        (count_on, Topic.ADDING, (_GRADE_K, _GRADE_1), "1.OA.C.5"),
+        (make_ten, Topic.ADDING, (_GRADE_1, _GRADE_2), "1.OA.C.6"),
+        (near_doubles, Topic.ADDING, (_GRADE_1, _GRADE_2), "1.OA.C.6"),
+        (count_back, Topic.TAKING_AWAY, (_GRADE_K, _GRADE_1), "1.OA.C.5"),
+        (subtract_through_ten, Topic.TAKING_AWAY, (_GRADE_1, _GRADE_2), "1.OA.C.6"),
+        (add_tens, Topic.ADDING, (_GRADE_1, _GRADE_2), "1.NBT.C.4"),
+        (subtract_tens, Topic.TAKING_AWAY, (_GRADE_1, _GRADE_2), "1.NBT.C.6"),
+        (add_tens_and_ones, Topic.ADDING, (_GRADE_2, _GRADE_1), "2.NBT.B.5"),
+        (add_with_regrouping, Topic.ADDING, (_GRADE_2,), "2.NBT.B.5"),
+        (subtract_with_regrouping, Topic.TAKING_AWAY, (_GRADE_2,), "2.NBT.B.5"),
     )
 )

@@ -11,14 +11,14 @@ def count_by_steps(draw: Random) -> Exercise:
     step = draw.choice((2, 5, 10))
     start = step * draw.randint(1, 5)
     row = [start + step * index for index in range(4)]
-    shown = ", ".join(map(str, row))
+    listed_row = ", ".join(map(str, row))
     return Exercise(
         questions=(
-            f"What comes next: {shown}?",
-            f"How do I find the next number in {shown}?",
-            f"i have to keep counting {shown} and then what",
-            f"My sheet says {shown}, and then a blank. Help!",
-            f"Can you show me how {shown} goes on?",
+            f"What comes next: {listed_row}?",
+            f"How do I find the next number in {listed_row}?",
+            f"i have to keep counting {listed_row} and then what",
+            f"My sheet says {listed_row}, and then a blank. Help!",
+            f"Can you show me how {listed_row} goes on?",
         ),
         steps=(
             f"Look at the jump: {row[1]} - {row[0]} = {step}.",
@@ -107,14 +107,14 @@ def how_many_more(draw: Random) -> Exercise:
     )
 
 
-_K, _ONE, _TWO = "K", "1", "2"
+_GRADE_K, _GRADE_1, _GRADE_2 = "K", "1", "2"
 TEMPLATES = tuple(
     Template(build=build, topic=topic, band=GradeBand.K_2, grades=grades, standard=standard)
     for build, topic, grades, standard in (
-        (count_by_steps, Topic.ADDING, (_TWO, _ONE), "2.NBT.A.2"),
-        (rows_of_dots, Topic.GROUPS, (_TWO,), "2.OA.C.4"),
-        (count_coins, Topic.GROUPS, (_TWO,), "2.MD.C.8"),
-        (story_of_more, Topic.ADDING, (_K, _ONE), "1.OA.A.1"),
-        (how_many_more, Topic.TAKING_AWAY, (_ONE, _TWO), "1.OA.A.1"),
+        (count_by_steps, Topic.ADDING, (_GRADE_2, _GRADE_1), "2.NBT.A.2"),
+        (rows_of_dots, Topic.GROUPS, (_GRADE_2,), "2.OA.C.4"),
+        (count_coins, Topic.GROUPS, (_GRADE_2,), "2.MD.C.8"),
+        (story_of_more, Topic.ADDING, (_GRADE_K, _GRADE_1), "1.OA.A.1"),
+        (how_many_more, Topic.TAKING_AWAY, (_GRADE_1, _GRADE_2), "1.OA.A.1"),
     )
 )

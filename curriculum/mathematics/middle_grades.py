@@ -38,13 +38,13 @@ def mean_of_data(draw: Random) -> Exercise:
     rest = -sum(data) % 5
     data.append(rest + 5 * draw.randint(1, 3))
     total = sum(data)
-    shown = ", ".join(map(str, data))
+    listed_data = ", ".join(map(str, data))
     return Exercise(
         questions=(
-            f"What is the mean of {shown}?",
-            f"How do I find the average of {shown}?",
-            f"my scores are {shown}. whats the mean",
-            f"Please show me the steps for the mean of {shown}.",
+            f"What is the mean of {listed_data}?",
+            f"How do I find the average of {listed_data}?",
+            f"my scores are {listed_data}. whats the mean",
+            f"Please show me the steps for the mean of {listed_data}.",
         ),
         steps=(
             f"Add all values: {' + '.join(map(str, data))} = {total}.",
@@ -60,13 +60,13 @@ def median_of_data(draw: Random) -> Exercise:
     """Finds the middle of sorted data."""
     data = draw.sample(range(2, 30), 5)
     ordered = sorted(data)
-    shown, row = ", ".join(map(str, data)), ", ".join(map(str, ordered))
+    listed_data, row = ", ".join(map(str, data)), ", ".join(map(str, ordered))
     return Exercise(
         questions=(
-            f"What is the median of {shown}?",
-            f"How do I find the median of {shown}?",
-            f"i need the middle number of {shown} but idk how",
-            f"Explain the median with the data {shown}.",
+            f"What is the median of {listed_data}?",
+            f"How do I find the median of {listed_data}?",
+            f"i need the middle number of {listed_data} but idk how",
+            f"Explain the median with the data {listed_data}.",
         ),
         steps=(
             f"Put the values in order: {row}.",
@@ -101,22 +101,22 @@ def area_of_triangle(draw: Random) -> Exercise:
 
 def probability_of_draw(draw: Random) -> Exercise:
     """Finds the probability of a color."""
-    wanted, others = draw.randint(2, 7), draw.randint(3, 9)
-    total = wanted + others
+    matching, others = draw.randint(2, 7), draw.randint(3, 9)
+    total = matching + others
     color = draw.choice(("red", "blue", "green"))
-    chance = Fraction(wanted, total)
+    chance = Fraction(matching, total)
     written = f"{chance.numerator}/{chance.denominator}"
-    simplify = () if chance.denominator == total else (f"Simplify: {wanted}/{total} = {written}.",)
+    simplify = () if chance.denominator == total else (f"Simplify: {matching}/{total} = {written}.",)
     return Exercise(
         questions=(
-            f"A bag has {wanted} {color} and {others} white marbles. What is the probability of drawing {color}?",
-            f"How do I find the chance of {color} with {wanted} {color} and {others} white marbles?",
-            f"{wanted} {color} marbles and {others} white ones in a bag. probability of {color}?",
-            f"I pick a marble from {wanted} {color} and {others} white. How likely is {color}?",
+            f"A bag has {matching} {color} and {others} white marbles. What is the probability of drawing {color}?",
+            f"How do I find the chance of {color} with {matching} {color} and {others} white marbles?",
+            f"{matching} {color} marbles and {others} white ones in a bag. probability of {color}?",
+            f"I pick a marble from {matching} {color} and {others} white. How likely is {color}?",
         ),
         steps=(
-            f"Count all marbles: {wanted} + {others} = {total}.",
-            f"{wanted} of the {total} are {color}, so write {wanted}/{total}.",
+            f"Count all marbles: {matching} + {others} = {total}.",
+            f"{matching} of the {total} are {color}, so write {matching}/{total}.",
             *simplify,
         ),
         result=f"the probability is {written}",
