@@ -31,9 +31,9 @@ from benchmarks.main_brain import conditions_of, gather, open_main_brain
 from brain_server.assess.assessor import ARITHMETIC, Assessment, Assessor, Grade
 from brain_server.settings import BrainSettings
 from curriculum.answers import GradedAnswer, read_graded
-from curriculum.metrics import area_under_curve, calibration_error, f1_of, macro_f1
+from curriculum.metrics import agreement, f1_of, likeliest, macro_f1
 from mesh import log
-from mesh.lm.grading import CORRECT, LABELS
+from mesh.lm.grading import CORRECT
 from mesh.settings import load_settings
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.profile import StudentProfile
@@ -75,17 +75,12 @@ def main() -> None:
 
 def agreement_of(probabilities: Sequence[Sequence[float]], answers: Sequence[GradedAnswer]) -> Agreement:
     """Returns how well the probabilities of `LABELS` agree with the answers' labels."""
-    scores = [correct + 0.5 * partially for correct, partially, _ in probabilities]
-    truths = [answer.label == CORRECT for answer in answers]
-    guesses = [LABELS[max(range(len(LABELS)), key=row.__getitem__)] for row in probabilities]
     labels = [answer.label for answer in answers]
-    figures = {
-        "macro_f1_two_way": macro_f1([str(score >= 0.5) for score in scores], list(map(str, truths))),
-        "macro_f1_labels": macro_f1(guesses, labels),
-        "auc": area_under_curve(scores, truths),
-        "calibration_error": calibration_error(scores, truths),
-    }
-    return Agreement(figures=figures, labels={label: _quality_of(label, guesses, labels) for label in set(labels)})
+    guesses = likeliest(probabilities)
+    return Agreement(
+        figures=agreement(probabilities, labels),
+        labels={label: _quality_of(label, guesses, labels) for label in set(labels)},
+    )
 
 
 async def file_figures(

@@ -1,4 +1,5 @@
 """The curriculum of the Main Brain: lessons written by the project, and the training of its roles.
 
-Knows nothing of the servers. No server imports it; what it makes is data.
+The lessons know nothing of the servers; `train` uses the cloning server's passes. No server imports it; what it makes
+is data.
 """

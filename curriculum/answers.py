@@ -5,6 +5,7 @@ Answer is Incorrect... Would you like to know why?", 2022). None is copied into 
 """
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,29 +71,55 @@ def read_graded(path: Path) -> list[GradedAnswer]:
     """Reads a set of graded answers, JSON lines.
 
     Raises:
-        InvalidGradedAnswer: A line lacks a field or has a label that is not known; names file, line and field.
+        InvalidGradedAnswer: The file can't be read, a line lacks a field, or its label is not known; names file, line
+            and field.
     """
-    with path.open(encoding="utf-8") as lines:
-        return [_graded(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [_graded(row, where=where) for where, row in read_rows(path, texts=("qid", "question", "answer"))]
 
 
-def _graded(line: str, *, where: str) -> GradedAnswer:
+def read_rows(path: Path, *, texts: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yields the objects of a file of JSON lines, each after the file and line that it comes from.
+
+    Args:
+        path: The file.
+        texts: Fields that each object has, as text.
+
+    Raises:
+        InvalidGradedAnswer: The file can't be read, or a line is no such object; names file, line and field.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InvalidGradedAnswer(f"{path}: can't be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _object(line, where=where, texts=texts)
+
+
+def _object(line: bytes, *, where: str, texts: tuple[str, ...]) -> Mapping[str, object]:
     try:
         row = json.loads(line)
     except ValueError:
         raise InvalidGradedAnswer(f"{where}: is not JSON") from None
-    missing = [field for field in ("qid", "question", "answer") if not isinstance(row.get(field), str)]
+    if not isinstance(row, dict):
+        raise InvalidGradedAnswer(f"{where}: is not a JSON object")
+    missing = [field for field in texts if not isinstance(row.get(field), str)]
     if missing:
         raise InvalidGradedAnswer(f"{where}: {missing[0]}: is missing or not a text")
+    return row
+
+
+def _graded(row: Mapping[str, object], *, where: str) -> GradedAnswer:
     word = str(row.get("label2") or row.get("label", "")).lower()
     if word not in _LABELS:
         raise InvalidGradedAnswer(f"{where}: label: must be one of {', '.join(_LABELS)}")
     return GradedAnswer(
         source=where.rpartition("/")[2].partition(".")[0],
         module=str(row.get("module") or row["qid"]),
-        question=one_line(row["question"]),
+        question=one_line(str(row["question"])),
         references=_references(row.get("reference_answers"), where=where),
-        answer=one_line(row["answer"]),
+        answer=one_line(str(row["answer"])),
         label=_LABELS[word],
         subject="Science" if "label2" in row else "",
     )

@@ -146,7 +146,8 @@ def read_lessons(path: Path) -> Iterator[Lesson]:
     Raises:
         InvalidLesson: A line is not a lesson; the message names file, line and field.
     """
-    with path.open(encoding="utf-8") as lines:
+    # As bytes, so that a line that is not UTF-8 is a fault like any other.
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 yield _LESSON.validate_json(line)

@@ -1,9 +1,10 @@
 """All lessons of the project, and which of them training never sees."""
 
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-from curriculum.lesson import Lesson, read_lessons
+from curriculum.lesson import InvalidLesson, Lesson, read_lessons
 from curriculum.mathematics import worked_lessons
 
 LESSONS = Path(__file__).parent / "lessons"
@@ -18,7 +19,11 @@ def load_lessons(folder: Path = LESSONS) -> list[Lesson]:
         InvalidLesson: A line is not a lesson, or an id occurs twice.
     """
     written = [lesson for path in sorted(folder.rglob("*.jsonl")) for lesson in read_lessons(path)]
-    return [*written, *worked_lessons()]
+    lessons = [*written, *worked_lessons()]
+    repeated = [name for name, count in Counter(lesson.id for lesson in lessons).items() if count > 1]
+    if repeated:
+        raise InvalidLesson(f"{folder}: id: {repeated[0]} occurs twice")
+    return lessons
 
 
 def is_held_out(lesson: Lesson) -> bool:

@@ -2,8 +2,32 @@
 
 from collections.abc import Sequence
 
+from mesh.lm.grading import CORRECT, LABELS
+
 # Bins of equal width, as in Guo et al., "On Calibration of Modern Neural Networks" (2017).
 _BINS = 10
+
+
+def agreement(probabilities: Sequence[Sequence[float]], labels: Sequence[str]) -> dict[str, float]:
+    """Returns figures of the probabilities of `LABELS` for answers that people labelled.
+
+    `macro_f1_two_way` is that of right against not right, where a score of a half or more says right and partly right
+    scores half; `macro_f1_labels` that of the likeliest label; `auc` and `calibration_error` are those of the score.
+    """
+    scores = [correct + 0.5 * partially for correct, partially, _ in probabilities]
+    truths = [label == CORRECT for label in labels]
+    guesses = likeliest(probabilities)
+    return {
+        "macro_f1_two_way": macro_f1([str(score >= 0.5) for score in scores], list(map(str, truths))),
+        "macro_f1_labels": macro_f1(guesses, labels),
+        "auc": area_under_curve(scores, truths),
+        "calibration_error": calibration_error(scores, truths),
+    }
+
+
+def likeliest(probabilities: Sequence[Sequence[float]]) -> list[str]:
+    """Returns the label with the highest probability of each answer."""
+    return [LABELS[max(range(len(LABELS)), key=row.__getitem__)] for row in probabilities]
 
 
 def macro_f1(predicted: Sequence[str], actual: Sequence[str]) -> float:

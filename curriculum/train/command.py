@@ -86,34 +86,13 @@ def train_role(
         _stop(f"--sets: there is no folder {sets}", _WRONG)
     if start is not None and not (start / WEIGHTS_FILE).is_file():
         _stop(f"--start: there is no {WEIGHTS_FILE} in {start}", _WRONG)
-    weights = (start / WEIGHTS_FILE).read_bytes() if start is not None else None
-    started_at = time.monotonic()
     try:
-        base = _load(base_model, role, output)
-        checkpoint = output / f".{base.name.replace('/', '--')}-{role}.checkpoint"
-        output.mkdir(parents=True, exist_ok=True)
-        with _StepBar(f"training the {role}") as watch:
-            training = RoleTraining(
-                base=base, sets=sets, settings=settings, start=weights, checkpoint=checkpoint, watch=watch
-            )
-            factors = _TRAININGS[role](training)
+        weights = (start / WEIGHTS_FILE).read_bytes() if start is not None else None
+        report = _train(role, settings, base_model=base_model, sets=sets, output=output, start=weights)
     except (InvalidLesson, InvalidGradedAnswer, InvalidSettings, IndistinctLabels) as error:
         _stop(str(error), _WRONG)
-    except AivoError as error:
+    except (AivoError, OSError) as error:
         _stop(str(error), _FAILED)
-    trained_role = _write(role, base, factors, output, start=weights)
-    checkpoint.unlink(missing_ok=True)
-    report = {
-        "role": role,
-        "folder": str(trained_role.folder),
-        "sha256": trained_role.manifest.sha256,
-        "megabytes": round(trained_role.manifest.size_bytes / 1e6, 1),
-        "minutes": round((time.monotonic() - started_at) / 60, 1),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1),
-        "examples": factors.examples,
-        "device": str(base.device),
-        "evaluation": factors.evaluation,
-    }
     print(json.dumps(report, indent=1))
 
 
@@ -151,6 +130,40 @@ def show(
         if lesson.assessment:
             print(f"  told: {lesson.assessment.verdict}; {lesson.assessment.reference_answer}")
         print(f"  tutor: {lesson.reply}\n")
+
+
+def _train(
+    role: TrainableRole,
+    settings: RoleSettings,
+    *,
+    base_model: str,
+    sets: Path | None,
+    output: Path,
+    start: bytes | None,
+) -> dict[str, object]:
+    """Trains and writes a role; returns what was made, for people and programs."""
+    started_at = time.monotonic()
+    base = _load(base_model, role, output)
+    checkpoint = output / f".{base.name.replace('/', '--')}-{role}.checkpoint"
+    output.mkdir(parents=True, exist_ok=True)
+    with _StepBar(f"training the {role}") as watch:
+        training = RoleTraining(
+            base=base, sets=sets, settings=settings, start=start, checkpoint=checkpoint, watch=watch
+        )
+        factors = _TRAININGS[role](training)
+    trained_role = _write(role, base, factors, output, start=start)
+    checkpoint.unlink(missing_ok=True)
+    return {
+        "role": role,
+        "folder": str(trained_role.folder),
+        "sha256": trained_role.manifest.sha256,
+        "megabytes": round(trained_role.manifest.size_bytes / 1e6, 1),
+        "minutes": round((time.monotonic() - started_at) / 60, 1),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1),
+        "examples": factors.examples,
+        "device": str(base.device),
+        "evaluation": factors.evaluation,
+    }
 
 
 def _settings_of(

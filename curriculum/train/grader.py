@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
-from curriculum.metrics import area_under_curve, calibration_error, macro_f1
+from curriculum.metrics import agreement
 from curriculum.train.grading_sets import GradedAnswer
 from curriculum.train.training import RoleExample, grouped
 from mesh.lm.chat import Example, encode_prompt
-from mesh.lm.grading import CORRECT, LABELS, grader_prompt
+from mesh.lm.grading import LABELS, grader_prompt
 from mesh.main_brain.role_manifest import Calibration
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
@@ -57,7 +57,7 @@ def judged(answers: Sequence[GradedAnswer], *, seed: int) -> list[JudgedAnswer]:
     """Returns the answers as training tells them: one of the references, at times no reference or no question."""
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(seed)  # noqa: S311
-    return [_told(answer, draws) for answer in answers]
+    return [_presented(answer, draws) for answer in answers]
 
 
 def closest(answer: GradedAnswer) -> JudgedAnswer:
@@ -135,24 +135,16 @@ def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]
 def measure(
     answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]], calibration: Calibration | None
 ) -> dict[str, float]:
-    """Returns macro-F1 of right against not right, AUC and calibration error of the score, and three-way macro-F1."""
+    """Returns the figures of `curriculum.metrics.agreement`, and the number of answers."""
     probabilities = [
         calibration.apply(row, overlap_of(answer.answer, answer.criteria)) if calibration else list(row)
         for answer, row in zip(answers, weights, strict=True)
     ]
-    scores = [correct + 0.5 * partially for correct, partially, _ in probabilities]
-    truths = [answer.label == CORRECT for answer in answers]
-    guesses = [LABELS[max(range(len(LABELS)), key=row.__getitem__)] for row in probabilities]
-    return {
-        "macro_f1_two_way": round(macro_f1([str(score >= 0.5) for score in scores], list(map(str, truths))), 4),
-        "macro_f1_labels": round(macro_f1(guesses, [answer.label for answer in answers]), 4),
-        "auc": round(area_under_curve(scores, truths), 4),
-        "calibration_error": round(calibration_error(scores, truths), 4),
-        "answers": len(answers),
-    }
+    figures = agreement(probabilities, [answer.label for answer in answers])
+    return {**{name: round(value, 4) for name, value in figures.items()}, "answers": len(answers)}
 
 
-def _told(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
+def _presented(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
     references = answer.references
     chances = draws.random(), draws.random(), draws.random()
     reference = answer.closest_reference if chances[0] < 0.5 else draws.choice(references) if references else ""

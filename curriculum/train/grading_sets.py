@@ -1,13 +1,13 @@
 """The graded answers that a grader learns from: those of public sets, and those that lessons and questions give."""
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curriculum.answers import GradedAnswer, InvalidGradedAnswer, read_graded
+from curriculum.answers import GradedAnswer, InvalidGradedAnswer, read_graded, read_rows
 from curriculum.lesson import Kind, Lesson
+from curriculum.prompts import question_and_answer
 from mesh.lm.grading import CORRECT, INCORRECT, PARTIALLY_CORRECT
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.criteria import one_line
@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 TRAINING_FILES = ("sciEntsBank.train.jsonl", "beetle.train.jsonl", "saf.english.training.jsonl")
+_EXPLAINED_TEXTS = ("question", "answer", "hypothesis")
 _OF_VERDICT = {
     AnswerVerdict.CORRECT: CORRECT,
     AnswerVerdict.PARTIALLY_CORRECT: PARTIALLY_CORRECT,
@@ -30,22 +31,21 @@ _OF_VERDICT = {
     AnswerVerdict.OFF_TOPIC: INCORRECT,
     AnswerVerdict.BLANK: INCORRECT,
 }
-_MARK = "\n\nMy answer: "
 
 
 def graded_lessons(lessons: Sequence[Lesson]) -> Iterator[GradedAnswer]:
     """Yields the answers that lessons give with a verdict and a right answer."""
     for lesson in lessons:
-        question, mark, answer = lesson.turns[-1].partition(_MARK)
-        told = lesson.assessment
-        if lesson.kind in {Kind.FEEDBACK, Kind.ASSESS} and mark and told and told.reference_answer:
+        question, answer = question_and_answer(lesson)
+        assessment = lesson.assessment
+        if lesson.kind in {Kind.FEEDBACK, Kind.ASSESS} and answer and assessment and assessment.reference_answer:
             yield GradedAnswer(
                 source="lessons",
                 module=f"{lesson.subject} {lesson.band}",
                 question=question,
-                references=(told.reference_answer,),
+                references=(assessment.reference_answer,),
                 answer=answer,
-                label=_OF_VERDICT[told.verdict],
+                label=_OF_VERDICT[assessment.verdict],
                 subject=lesson.subject.title(),
                 grade=lesson.profile.grade,
             )
@@ -56,9 +56,11 @@ def explained_answers(path: Path) -> Iterator[GradedAnswer]:
 
     The statement that a question leads to is right as an answer to it. That of the question with the most words in
     common, among those with another answer, is wrong.
+
+    Raises:
+        InvalidGradedAnswer: A line lacks a field; names file, line and field.
     """
-    with path.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
+    rows = [{name: str(row[name]) for name in _EXPLAINED_TEXTS} for _, row in read_rows(path, texts=_EXPLAINED_TEXTS)]
     words = [set(one_line(row["question"]).lower().split()) for row in rows]
     for index, row in enumerate(rows):
         others = [place for place in range(len(rows)) if rows[place]["answer"] != row["answer"]]
@@ -85,15 +87,17 @@ def made_answers(answers: Sequence[GradedAnswer], *, per_question: int, draws: r
     for answer in answers:
         if answer.references:
             by_module[answer.source, answer.module].setdefault(answer.question, answer)
-    made = []
+    certain_answers: list[GradedAnswer] = []
     for questions in by_module.values():
-        for asked in questions.values():
-            others = [other for other in questions.values() if not set(other.references) & set(asked.references)]
-            texts = [(draws.choice(asked.references), CORRECT)]
+        for question_answer in questions.values():
+            others = [
+                other for other in questions.values() if not set(other.references) & set(question_answer.references)
+            ]
+            texts = [(draws.choice(question_answer.references), CORRECT)]
             texts += [(draws.choice(other.references), INCORRECT) for other in _some(others, per_question, draws)]
-            texts.append((draws.choice((*_EMPTY, asked.question)), INCORRECT))
-            made += [_with_answer(asked, text, label) for text, label in texts]
-    return made
+            texts.append((draws.choice((*_EMPTY, question_answer.question)), INCORRECT))
+            certain_answers += [_with_answer(question_answer, text, label) for text, label in texts]
+    return certain_answers
 
 
 _EMPTY = ("I don't know", "idk", "no", "yes", "because it is", "?", "I forgot", "N/A", "it just does", "you told us")
@@ -103,14 +107,14 @@ def _some(others: Sequence[GradedAnswer], count: int, draws: random.Random) -> l
     return draws.sample(others, min(count, len(others)))
 
 
-def _with_answer(asked: GradedAnswer, text: str, label: str) -> GradedAnswer:
+def _with_answer(question_answer: GradedAnswer, text: str, label: str) -> GradedAnswer:
     return GradedAnswer(
-        source=f"made of {asked.source}",
-        module=asked.module,
-        question=asked.question,
-        references=asked.references,
+        source=f"made of {question_answer.source}",
+        module=question_answer.module,
+        question=question_answer.question,
+        references=question_answer.references,
         answer=text,
         label=label,
-        subject=asked.subject,
-        grade=asked.grade,
+        subject=question_answer.subject,
+        grade=question_answer.grade,
     )

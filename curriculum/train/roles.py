@@ -40,7 +40,7 @@ _MADE_PER_QUESTION = 2
 # Longer examples are left out: a few essays would decide how much memory a pass needs.
 _MAX_TOKENS = 512
 _GRADING, _EXPLANATIONS = "grading", "explanations"
-_EXPLAINED = "entailmentbank.train.jsonl"
+_EXPLAINED, _EXPLAINED_DEV = "entailmentbank.train.jsonl", "entailmentbank.dev.jsonl"
 _MEASURED = {
     "sciEntsBank unseen answers": "sciEntsBank.test-unseen-answers.jsonl",
     "beetle unseen answers": "beetle.test-unseen-answers.jsonl",
@@ -97,13 +97,13 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     """Trains the tutor on all lessons that are not held out.
 
     Raises:
-        InvalidLesson: A lesson has a fault; names file, line and field.
+        InvalidLesson, InvalidGradedAnswer: A line of the data has a fault; names file, line and field.
         TrainingDiverged: A loss or a gradient is not finite.
     """
     base, lessons = training.base, [lesson for lesson in load_lessons() if not is_told_by_code(lesson)]
     tokenizer = base.tokenizer
     examples = tutor.lesson_examples([lesson for lesson in lessons if not is_held_out(lesson)], tokenizer)
-    plain = _plain(training, _EXPLAINED)
+    plain = list(tutor.plain_examples(training.sets / _EXPLANATIONS / _EXPLAINED, tokenizer)) if training.sets else []
     passes = Passes(base.model)
     factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
     held_out = [lesson for lesson in lessons if is_held_out(lesson)]
@@ -134,10 +134,10 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
         per_question=_MADE_PER_QUESTION,
         draws=draws,
     )
-    told = grader.judged(learned, seed=training.settings.seed)
+    judged_answers = grader.judged(learned, seed=training.settings.seed)
     examples = [
         example
-        for example in grader.grader_examples(told, base.tokenizer)
+        for example in grader.grader_examples(judged_answers, base.tokenizer)
         if len(example.example.tokens) <= _MAX_TOKENS
     ]
     passes = Passes(base.model)
@@ -199,7 +199,9 @@ def _tutor_figures(
         texts[f"{kind} lessons"] = tutor.exact_examples(
             [lesson for lesson in lessons if lesson.kind is kind], tokenizer
         )
-    texts["EntailmentBank dev"] = [plain.example for plain in _plain(training, "entailmentbank.dev.jsonl")]
+    plain = training.sets / _EXPLANATIONS / _EXPLAINED_DEV if training.sets else None
+    if plain and plain.is_file():
+        texts["EntailmentBank dev"] = [text.example for text in tutor.plain_examples(plain, tokenizer)]
     figures: dict[str, float] = {}
     for name, examples in texts.items():
         if examples:
@@ -218,13 +220,9 @@ def _grader_figures(
         if path and path.is_file():
             answers = [grader.closest(answer) for answer in read_graded(path)]
             weights = grader.weigh(passes, factors, answers, training.base.tokenizer)
-            figures |= {f"{name}: {key}": value for key, value in grader.measure(answers, weights, calibration).items()}
+            measured = grader.measure(answers, weights, calibration) if answers else {}
+            figures |= {f"{name}: {key}": value for key, value in measured.items()}
     return figures
-
-
-def _plain(training: RoleTraining, file: str) -> list[RoleExample]:
-    path = training.sets / _EXPLANATIONS / file if training.sets else None
-    return list(tutor.plain_examples(path, training.base.tokenizer)) if path and path.is_file() else []
 
 
 def _rounded(factors: LoraFactors) -> dict[str, torch.Tensor]:

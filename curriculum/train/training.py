@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Protocol
 
 import torch
@@ -21,6 +22,9 @@ from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
 
 ALL_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 # Tokens of one pass, on a CPU and on a GPU. The memory for the backward pass grows with them: about a megabyte per
@@ -108,7 +112,8 @@ def train(
     """Trains an adapter; goes on from a checkpoint of the same training, if there is one.
 
     The same seed gives the same bytes on the same machine, whether the training was interrupted or not. `origin` says
-    which weights it is trained on and with which factors it began; a checkpoint of another origin is left alone.
+    which weights it is trained on and with which factors it began. A checkpoint of another training, or one that can't
+    be read, is not used and is replaced.
 
     Raises:
         TrainingDiverged: A loss or a gradient is not finite.
@@ -202,8 +207,14 @@ def _save(path: Path, factors: LoraFactors, optimizer: AdapterOptimizer, *, iden
 def _resume(path: Path, factors: LoraFactors, optimizer: AdapterOptimizer, *, identity: str) -> None:
     if not path.is_file():
         return
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["identity"] != identity:
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        is_of_this_training = state["identity"] == identity
+    except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError) as error:
+        _log.warning("checkpoint_unreadable", path=str(path), reason=type(error).__name__)
+        return
+    if not is_of_this_training:
+        _log.warning("checkpoint_of_another_training", path=str(path))
         return
     factors.vector.data.copy_(state["vector"])
     optimizer.load_state(state["optimizer"])

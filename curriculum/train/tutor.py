@@ -1,6 +1,5 @@
 """What the tutor learns: every lesson that is not held out, and plain sentences, so that it keeps what it knew."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from curriculum.answers import InvalidGradedAnswer, read_rows
 from curriculum.lesson import GradeBand, Lesson, Subject
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
@@ -29,7 +29,9 @@ _ANY_GRADE_BANDS = (GradeBand.G3_5, GradeBand.G6_8)
 def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
     """Returns one example per lesson; subject and grade are told as requests tell them, or not at all."""
     return [
-        RoleExample(example=encode_example(tokenizer, replace(prompt_of(lesson), profile=_told(lesson)), lesson.reply))
+        RoleExample(
+            example=encode_example(tokenizer, replace(prompt_of(lesson), profile=_profile_told(lesson)), lesson.reply)
+        )
         for lesson in lessons
     ]
 
@@ -40,17 +42,21 @@ def exact_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase
 
 
 def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[RoleExample]:
-    """Yields the texts of EntailmentBank (Dalvi et al., 2021), JSON lines, as plain text without a student."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            facts = ". ".join(row["facts"])
-            text = f"{row['question']} {row['answer']} {facts}. {row['hypothesis']}."
-            tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
-            yield RoleExample(example=Example(tokens=tokens, reply_start=1))
+    """Yields the texts of EntailmentBank (Dalvi et al., 2021), JSON lines, as plain text without a student.
+
+    Raises:
+        InvalidGradedAnswer: A line lacks a field; names file, line and field.
+    """
+    for where, row in read_rows(path, texts=("question", "answer", "hypothesis")):
+        facts = row.get("facts")
+        if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
+            raise InvalidGradedAnswer(f"{where}: facts: is not a list of texts")
+        text = f"{row['question']} {row['answer']} {'. '.join(facts)}. {row['hypothesis']}."
+        tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
+        yield RoleExample(example=Example(tokens=tokens, reply_start=1))
 
 
-def _told(lesson: Lesson) -> StudentProfile:
+def _profile_told(lesson: Lesson) -> StudentProfile:
     draw = int.from_bytes(sha256(f"profile {lesson.id}".encode()).digest()[:4], "big")
     spellings = _SPELLINGS[lesson.subject]
     is_told = lesson.band not in _ANY_GRADE_BANDS or draw % _NO_GRADE

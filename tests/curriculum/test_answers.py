@@ -52,6 +52,7 @@ def test_the_labels_of_all_sets_become_ours(tmp_path: Path) -> None:
         ({"question": None}, "question"),
         ({"label2": "perhaps"}, "label"),
         ({"reference_answers": "one text"}, "reference_answers"),
+        ({"reference_answers": [1]}, "reference_answers"),
     ],
 )
 def test_a_faulty_line_names_file_line_and_field(tmp_path: Path, change: dict[str, object], field: str) -> None:

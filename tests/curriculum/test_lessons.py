@@ -273,3 +273,16 @@ def test_a_line_that_is_not_json_names_file_and_line(tmp_path: Path) -> None:
     path.write_text("{\n")
     with pytest.raises(InvalidLesson, match=r"science\.jsonl:1: "):
         list(read_lessons(path))
+
+
+def test_a_line_that_is_not_utf_8_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "science.jsonl"
+    path.write_bytes(json.dumps(LINE).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(InvalidLesson, match=r"science\.jsonl:2: "):
+        list(read_lessons(path))
+
+
+def test_an_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "science.jsonl").write_text(f"{json.dumps(LINE)}\n{json.dumps(LINE)}\n")
+    with pytest.raises(InvalidLesson, match="id: explain-science-3-5-1 occurs twice"):
+        load_lessons(tmp_path)
