@@ -1,5 +1,6 @@
 """A brain with roles, sound and broken, through its real edge: it grades with what it has, and says what is missing."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,3 +97,16 @@ async def test_a_brain_with_a_broken_grader_grades_without_it_and_says_so(
     assert ["grader" in problem for problem in answers.health.main_brain.problems] == [True]
     assert 'aivo_engine_role_prompts_total{role="guard"} 0.0' in answers.metrics
     assert 'role="grader"' not in answers.metrics
+
+
+async def test_a_grader_calibrated_for_other_features_is_left_out_and_health_says_so(
+    settings: BrainSettings, grader: TrainedRole
+) -> None:
+    manifest_path = grader.folder / "manifest.json"
+    document = json.loads(manifest_path.read_text())
+    document["calibration"]["slopes"] = [[0.1]] * len(document["labels"])
+    manifest_path.write_text(json.dumps(document))
+    answers = await answers_of(settings)
+    assert answers.verdict.grader == "zero-shot"
+    assert answers.health.status == "degraded"
+    assert ["calibration" in problem for problem in answers.health.main_brain.problems] == [True]

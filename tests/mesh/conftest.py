@@ -23,8 +23,8 @@ def files(cache_dir: Path) -> BaseModelFiles:
 
 @pytest.fixture(scope="package")
 def base(files: BaseModelFiles, cache_dir: Path) -> BaseModel:
-    """In fp32, for exact comparisons; tests that attach an adapter load their own."""
-    return load_base(files.name, cache_dir=cache_dir, device="cpu", dtype="float32")
+    """Without its tutor, in fp32, for exact comparisons; tests that attach an adapter load their own."""
+    return load_base(files.name, cache_dir=cache_dir, roles_dirs=(), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="package")

@@ -1,8 +1,10 @@
 """Assessment: levels, calibration, feedback that fits its verdict, and verdicts of the real base model."""
 
 import asyncio
+import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -11,11 +13,16 @@ from hypothesis import strategies as st
 from brain_server.assess import feedback, grading
 from brain_server.assess.assessor import Assessment, Assessor
 from brain_server.assess.grading import Level, Probabilities
+from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
+from mesh.adapters.store import AdapterStore
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.grading import CORRECT, INCORRECT, LABELS, PARTIALLY_CORRECT
+from mesh.main_brain.roles import PACKAGED_ROLES, role_folder
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.profile import Disability, StudentProfile
 from testing.scripted.engine import ScriptedEngine
+from testing.waiting import until_loaded
 
 EVEN = dict.fromkeys(LABELS, 1 / 3)
 PLANTS = Criteria(
@@ -36,6 +43,28 @@ weights = st.builds(lambda *values: dict(zip(LABELS, values, strict=True)), posi
 @pytest.fixture
 def assessor(torch_engine: TorchEngine) -> Assessor:
     return Assessor(torch_engine)
+
+
+@pytest.fixture(scope="module")
+async def zero_shot_assessor(
+    engine_settings: EngineSettings, adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Assessor]:
+    """On the plain default base model, whatever roles the product has for it."""
+    async with contextlib.AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mesh.main_brain.roles.PACKAGED_ROLES", tmp_path_factory.mktemp("no-roles"))
+            engine = await stack.enter_async_context(TorchEngine.open(engine_settings, adapter_store))
+            facts = await until_loaded(engine)
+        assert facts.main_brain is not None
+        assert (facts.main_brain.tutor, facts.main_brain.grader) == ("none", "zero-shot")
+        yield Assessor(engine)
+
+
+async def require_that_verdicts_depend_on_the_answer(assessor: Assessor) -> None:
+    correct_answer = (await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)).probabilities
+    unrelated_answer = (await assessor.grade("I like my dog.", PLANTS)).probabilities
+    assert correct_answer != unrelated_answer
+    assert correct_answer.correct + correct_answer.partially_correct + correct_answer.incorrect == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +179,26 @@ def test_the_example_feedback_in_the_prompt_fits_the_schema(level: Level) -> Non
 
 
 async def test_the_real_models_verdict_depends_on_the_answer(assessor: Assessor) -> None:
-    correct_answer = (await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)).probabilities
-    unrelated_answer = (await assessor.grade("I like my dog.", PLANTS)).probabilities
-    assert correct_answer != unrelated_answer
-    assert correct_answer.correct + correct_answer.partially_correct + correct_answer.incorrect == pytest.approx(1)
+    await require_that_verdicts_depend_on_the_answer(assessor)
 
 
-# Not strict: machines round differently, and the model is near chance (docs/adr/0007).
-@pytest.mark.xfail(reason="the default base model of 135M parameters does not distinguish them", strict=False)
+async def test_a_real_model_without_a_grader_grades_zero_shot(zero_shot_assessor: Assessor) -> None:
+    assert (await zero_shot_assessor.grade("They eat bugs and dirt.", PLANTS)).grader == "zero-shot"
+    await require_that_verdicts_depend_on_the_answer(zero_shot_assessor)
+
+
+# Zero-shot, a model of 135M parameters hardly distinguishes them (docs/adr/0007).
+@pytest.mark.skipif(
+    not role_folder(PACKAGED_ROLES, DEFAULT_BASE_MODEL, "grader").exists(),
+    reason="the product has no grader for the default base model",
+)
 async def test_a_correct_answer_scores_above_a_wrong_one(assessor: Assessor) -> None:
-    right = (await assessor.grade("They need sunlight, water and carbon dioxide.", PLANTS)).probabilities
-    wrong = (await assessor.grade("They eat bugs and dirt.", PLANTS)).probabilities
-    assert right.correctness > wrong.correctness + 5
+    right, wrong = [
+        await assessor.grade(answer, PLANTS)
+        for answer in ("They need sunlight, water and carbon dioxide.", "They eat bugs and dirt.")
+    ]
+    assert right.grader.startswith("lora:")
+    assert right.probabilities.correctness > wrong.probabilities.correctness + 5
 
 
 async def test_a_verdict_is_complete_and_the_same_each_time(assessor: Assessor) -> None:

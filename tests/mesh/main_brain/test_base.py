@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,27 @@ def logits_of(base: BaseModel) -> torch.Tensor:
     return logits_TV
 
 
-def test_the_default_model_answers_and_ends_its_turn(base: BaseModel) -> None:
+def reply_of(base: BaseModel, *, most_tokens: int) -> torch.Tensor:
     tokens_BT = torch.tensor([encode_prompt(base.tokenizer, QUESTION)])
     # transformers types `generate` for a class that its own models are not of.
     model: Any = base.model
-    answer_BT = model.generate(tokens_BT, attention_mask=torch.ones_like(tokens_BT), do_sample=False, max_new_tokens=60)
-    reply = answer_BT[0, tokens_BT.shape[1] :]
+    reply_BT: torch.Tensor = model.generate(
+        tokens_BT, attention_mask=torch.ones_like(tokens_BT), do_sample=False, max_new_tokens=most_tokens
+    )
+    return reply_BT[0, tokens_BT.shape[1] :]
+
+
+def test_the_default_base_model_answers_and_ends_its_turn(base: BaseModel) -> None:
+    reply = reply_of(base, most_tokens=60)
     assert "Paris" in base.tokenizer.decode(reply)
     assert reply[-1] == base.tokenizer.eos_token_id
+
+
+def test_the_default_main_brain_answers_and_ends_its_turn(cache_dir: Path) -> None:
+    main_brain = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="float32")
+    reply = reply_of(main_brain, most_tokens=160)
+    assert len(reply) > 5
+    assert reply[-1] == main_brain.tokenizer.eos_token_id
 
 
 def test_a_base_model_is_frozen(base: BaseModel) -> None:
@@ -50,10 +64,8 @@ def test_a_base_model_is_frozen(base: BaseModel) -> None:
 def test_quantised_weights_are_smaller_and_answer_nearly_the_same(
     base: BaseModel, cache_dir: Path, quantization: Quantization, most_bytes: float, most_nats: float
 ) -> None:
-    whole = load_base(DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16")
-    packed = load_base(
-        DEFAULT_BASE_MODEL, cache_dir=cache_dir, device="cpu", dtype="bfloat16", quantization=quantization
-    )
+    load = partial(load_base, DEFAULT_BASE_MODEL, cache_dir=cache_dir, roles_dirs=(), device="cpu", dtype="bfloat16")
+    whole, packed = load(), load(quantization=quantization)
     # Embeddings, a fifth of this small model, stay as they are.
     assert count_bytes(packed.model) < most_bytes * count_bytes(whole.model)
     exact, near = logits_of(base).log_softmax(-1), logits_of(packed).log_softmax(-1)

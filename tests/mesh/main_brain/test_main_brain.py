@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerB
 
 from mesh.errors import BaseModelUnavailable
 from mesh.lm.base_files import fetch
+from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import Quantization, load_base, load_files
 from mesh.main_brain.files import MainBrainFiles, fetch_main_brain, main_brain_digest
 from mesh.main_brain.merging import _from_float32
-from mesh.main_brain.roles import Calibration, RoleName, TrainedRole, write_role
+from mesh.main_brain.roles import PACKAGED_ROLES, Calibration, RoleName, TrainedRole, role_folder, write_role
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.models.small_models import small_model
 
@@ -388,3 +389,11 @@ def test_the_digest_does_not_change_by_itself() -> None:
     # Everything that belongs to a Main Brain is bound to it: a change of the formula needs a new MERGE_VERSION.
     text = f"merge 1\nbase {'a' * 64}\ntutor {'b' * 64}\n"
     assert main_brain_digest("a" * 64, "b" * 64) == sha256(text.encode()).hexdigest()
+
+
+def test_the_products_roles_fit_the_default_base_model(cache_dir: Path) -> None:
+    main_brain = fetch_main_brain(DEFAULT_BASE_MODEL, cache_dir)
+    folders = role_folder(PACKAGED_ROLES, DEFAULT_BASE_MODEL, "tutor").parent.glob("*/")
+    roles = [role.manifest.role for role in (main_brain.tutor, *main_brain.side_roles) if role is not None]
+    assert main_brain.problems == ()
+    assert sorted(roles) == sorted(folder.name for folder in folders)
