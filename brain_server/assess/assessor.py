@@ -25,7 +25,7 @@ from brain_server.engine.contract import (
     Sampling,
     complete,
 )
-from mesh.errors import ModelNotLoaded
+from mesh.errors import DeadlineExceeded, ModelNotLoaded, ResourceExhausted
 from mesh.lm.feedback import Feedback
 from mesh.lm.grading import LABELS, grader_prompt, ordered
 from mesh.tutoring.criteria import Criteria
@@ -113,12 +113,17 @@ class Assessor:
         """
         grade = await self.grade(assessment.answer, assessment.criteria, deadline=deadline)
         level = Level.of(grade.probabilities.correctness)
-        for seed, temperature in enumerate(_TEMPERATURES):
-            sampling = Sampling(temperature=temperature, seed=seed, max_tokens=feedback.MAX_TOKENS)
-            reply = await self._write(assessment, level, sampling, deadline=deadline)
-            comments = feedback.parse(reply.text)
+        reply = await self._write(assessment, level, _TEMPERATURES[0], deadline=deadline)
+        comments = feedback.parse(reply.text)
+        for temperature in _TEMPERATURES[1:]:
             if not feedback.repeats_itself(comments):
                 break
+            try:
+                reply = await self._write(assessment, level, temperature, deadline=deadline)
+            except (DeadlineExceeded, ResourceExhausted):
+                # What repeats itself is better than nothing, and its repeats are left out.
+                break
+            comments = feedback.parse(reply.text)
         return Verdict(
             grade=grade,
             feedback=feedback.without_repeats(comments),
@@ -159,7 +164,7 @@ class Assessor:
         return Probabilities.calibrated(weights, anchors=anchors)
 
     async def _write(
-        self, assessment: Assessment, level: Level, sampling: Sampling, *, deadline: float | None
+        self, assessment: Assessment, level: Level, temperature: float, *, deadline: float | None
     ) -> Reply:
         main_brain = self._engine.facts.main_brain
         prompt = feedback.prompt_for(
@@ -172,7 +177,8 @@ class Assessor:
         generation = Generation(
             prompt=prompt,
             policy=AdapterPolicy.BASE_ONLY,
-            sampling=sampling,
+            # The seed makes the same answer get the same feedback, at any temperature.
+            sampling=Sampling(temperature=temperature, seed=0, max_tokens=feedback.MAX_TOKENS),
             json_schema=feedback.schema_for(level),
             deadline=deadline,
         )

@@ -36,7 +36,7 @@ from curriculum.train.roles import (
 )
 from curriculum.train.training import RoleSettings, StepReport
 from mesh.adapters.manifest import Lora
-from mesh.errors import AivoError
+from mesh.errors import AivoError, BaseModelUnavailable
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import BaseModel, load_base
 from mesh.main_brain.roles import WEIGHTS_FILE, RoleManifest, TrainedRole, remove_role, roles_folders, write_role
@@ -182,7 +182,7 @@ def _settings_of(
 def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
     """Loads what a role is trained on: the plain base model for the tutor, the Main Brain for the others."""
     settings = load_settings(BaseModelSettings)
-    return load_base(
+    base = load_base(
         name or settings.base_model,
         cache_dir=settings.model_cache_dir,
         roles_dirs=() if role == "tutor" else roles_folders(output),
@@ -190,6 +190,11 @@ def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
         dtype=settings.dtype,
         quantization=settings.quantization,
     )
+    # An earlier grader is a problem only because a new tutor came: it is what this training replaces.
+    problems = [problem for problem in base.main_brain.problems if problem.startswith("the tutor")]
+    if problems:
+        raise BaseModelUnavailable(problems[0])
+    return base
 
 
 def _write(

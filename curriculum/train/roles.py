@@ -194,20 +194,25 @@ def _tutor_figures(
 ) -> dict[str, float]:
     """Mean nats per reply token of held-out lessons, and of plain text, for the base model and with the tutor."""
     tokenizer = training.base.tokenizer
-    texts: dict[str, list[Example]] = {"lessons": tutor.exact_examples(lessons, tokenizer)}
-    for kind in Kind:
-        texts[f"{kind} lessons"] = tutor.exact_examples(
-            [lesson for lesson in lessons if lesson.kind is kind], tokenizer
-        )
+    texts: dict[str, list[Example]] = {
+        f"{kind} lessons": tutor.exact_examples([lesson for lesson in lessons if lesson.kind is kind], tokenizer)
+        for kind in Kind
+    }
     plain = training.sets / _EXPLANATIONS / _EXPLAINED_DEV if training.sets else None
     if plain and plain.is_file():
         texts["EntailmentBank dev"] = [text.example for text in tutor.plain_examples(plain, tokenizer)]
     figures: dict[str, float] = {}
-    for name, examples in texts.items():
-        if examples:
-            packs = packs_of(examples, 8, device=passes.device)
-            figures[f"{name}: base nats per token"] = round(heldout_loss(passes, packs, None), 4)
-            figures[f"{name}: nats per token"] = round(heldout_loss(passes, packs, factors), 4)
+    for suffix, adapter in (("base nats per token", None), ("nats per token", factors)):
+        nats_of_lessons, tokens_of_lessons = 0.0, 0
+        for name, examples in texts.items():
+            if not examples:
+                continue
+            loss = heldout_loss(passes, packs_of(examples, 8, device=passes.device), adapter)
+            figures[f"{name}: {suffix}"] = round(loss, 4)
+            if name.endswith(" lessons"):
+                tokens = sum(len(example.tokens) - example.reply_start for example in examples)
+                nats_of_lessons, tokens_of_lessons = nats_of_lessons + loss * tokens, tokens_of_lessons + tokens
+        figures[f"lessons: {suffix}"] = round(nats_of_lessons / max(1, tokens_of_lessons), 4)
     return figures
 
 
