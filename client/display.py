@@ -81,7 +81,9 @@ def models_table(models: ListStudentModelsResponse) -> Table:
 
 def outdated_table(outdated: ListOutdatedStudentsResponse) -> Table:
     """Returns a table with a row per student who should be cloned again."""
-    table = Table("student", "version", "base model", "made on Main Brain", title=f"Main Brain {outdated.main_brain[:12]}")
+    table = Table(
+        "student", "version", "base model", "made on Main Brain", title=f"Main Brain {outdated.main_brain[:12]}"
+    )
     for student in outdated.students:
         cells = (student.student_id, str(student.version), student.base_model, student.base_digest[:12])
         table.add_row(*map(Text, cells))

@@ -157,9 +157,7 @@ class S3Blobs:
         """See `Blobs.folders`."""
 
         def list_folders(client: "S3Client") -> FolderPage:
-            list_page = partial(
-                client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, Delimiter="/", MaxKeys=size
-            )
+            list_page = partial(client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, Delimiter="/", MaxKeys=size)
             page = list_page() if token is None else list_page(ContinuationToken=token)
             return FolderPage(
                 names=tuple(

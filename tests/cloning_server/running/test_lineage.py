@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from cloning_server.running.lineage import cohort_of
 from mesh.adapters.ref import is_student_id
 from mesh.errors import AdapterIncompatible
+from mesh.rpc.errors import error_from
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
 from testing.scripted.trainer import FACTS, weights_for
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, watch_all
@@ -139,8 +140,9 @@ async def test_a_version_of_another_main_brain_that_is_asked_for_fails_the_clone
     request.base_version = 1
     last = (await watch_all(stub, (await stub.StartClone(request)).clone_id))[-1]
     assert last.status == "failed"
-    assert last.error.reason == "ADAPTER_INCOMPATIBLE"
-    assert "clone the student again" in last.error.message
+    error = error_from(last.error)
+    assert isinstance(error, AdapterIncompatible)
+    assert "clone the student again" in str(error)
     assert len(cloning.trainer.plans) == 1
 
 
