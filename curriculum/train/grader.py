@@ -119,8 +119,8 @@ def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]
     def loss() -> Tensor:
         optimizer.zero_grad()
         scores_NL = scale * logs_NL + biases_L + features_NF @ slopes_LF.T
-        penalty = (slopes_LF.square().sum() + biases_L.square().sum() + (scale - 1).square()) / len(answers)
-        value = torch.nn.functional.cross_entropy(scores_NL, labels_N) + penalty
+        penalty = 5 * slopes_LF.square().sum() + biases_L.square().sum() + (scale - 1).square()
+        value = torch.nn.functional.cross_entropy(scores_NL, labels_N) + penalty / len(answers)
         value.backward()
         return value
 

@@ -37,6 +37,8 @@ GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
 _SMOOTHING = 0.05
 # Wrong answers made per question: right answers to other questions.
 _MADE_PER_QUESTION = 2
+# The sources whose answers are pupils', as those that Assess gets: they calibrate the grader.
+_PUPILS = frozenset({"sciEntsBank", "lessons"})
 # Longer examples are left out: a few essays would decide how much memory a pass needs.
 _MAX_TOKENS = 512
 _GRADING, _EXPLANATIONS = "grading", "explanations"
@@ -146,7 +148,8 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     factors = _fit(training, passes, examples, objective)
     weights = _rounded(factors)
     factors.load(weights, scaling=factors.scaling)
-    calibrating = [grader.closest(answer) for answer in held_out]
+    pupils = [answer for answer in held_out if answer.source in _PUPILS] or held_out
+    calibrating = [grader.closest(answer) for answer in pupils]
     calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
     return TrainedFactors(
         weights=weights,
