@@ -109,8 +109,8 @@ def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], trainer
 def lesson_targets(drafts: Sequence[Draft], trainer: AdapterTrainer) -> list[Target]:
     """Returns the prompts and replies of drafts."""
     replies = replies_to(drafts, trainer.base, trainer.passes, cache=trainer.replies, seed=0)
-    lessons = [(draft.prompt, draft.feedback or replies.get(draft.lesson, "")) for draft in drafts]
-    return [Target(prompt=prompt, reply=reply) for prompt, reply in lessons if reply]
+    briefs = [(draft.prompt, draft.feedback or replies.get(draft.brief, "")) for draft in drafts]
+    return [Target(prompt=prompt, reply=reply) for prompt, reply in briefs if reply]
 
 
 def without_profile(targets: Sequence[Target]) -> list[Target]:

@@ -4,7 +4,8 @@
     python -m benchmarks.assessment --products                             multiplication, and the time of Assess
 
 A line of a file has `qid`, `question`, `reference_answers`, `answer` and a label (`label2` or `label`), as in the sets
-that `curriculum.answers` reads. Of several references, the one that shares most words with the answer is told.
+that `curriculum.answers` reads. Of several right
+answers, the prompt names the one that shares most words with the student's answer.
 Everything goes through the product's `Assessor`, with the engine and the Main Brain of the settings (`BASE_MODEL`,
 `ROLES_DIR`). A score of 50 or more says that an answer is right.
 

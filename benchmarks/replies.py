@@ -15,9 +15,9 @@ from mesh.main_brain.base import BaseModel
 def replies_to(
     drafts: Sequence[Draft], base: BaseModel, passes: Passes, *, cache: ReplyCache, seed: int
 ) -> dict[ReplyBrief, str]:
-    """Returns the distilled reply to each draft without a teacher's feedback, by its lesson, as a clone would."""
-    lessons = (draft.lesson for draft in drafts if not draft.feedback)
-    return run_alone(distil(lessons, base, layers=passes.layers, cache=cache, seed=seed), watch=lambda _: None)
+    """Returns the distilled reply to each draft without a teacher's feedback, by its brief, as a clone would."""
+    briefs = (draft.brief for draft in drafts if not draft.feedback)
+    return run_alone(distil(briefs, base, layers=passes.layers, cache=cache, seed=seed), watch=lambda _: None)
 
 
 class FileReplyCache:

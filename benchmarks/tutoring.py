@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import tutoring_situations as situations_of
 from benchmarks.figures import Figure, Results
 from benchmarks.main_brain import conditions_of, open_main_brain, replies_to
-from benchmarks.tutoring_figures import Told, figures_of, ladder_figure, sums_figure
+from benchmarks.tutoring_figures import SituationReply, figures_of, ladder_figure, sums_figure
 from benchmarks.tutoring_loss import loss_figures
 from benchmarks.tutoring_situations import Situation
 from brain_server.assess.feedback import parse
@@ -106,13 +106,15 @@ async def _sampled_figures(
     ]
 
 
-async def _ask(engine: Engine, situations: Sequence[Situation], sampling: str, *, title: str) -> list[Told]:
+async def _ask(engine: Engine, situations: Sequence[Situation], sampling: str, *, title: str) -> list[SituationReply]:
     generations = [
         Generation(prompt=situation.prompt, json_schema=situation.schema or None) for situation in situations
     ]
     replies = await replies_to(engine, generations, SAMPLINGS[sampling], title=f"{title}, {sampling}")
     return [
-        Told(situation=situation, reply=_read(situation, reply), is_cut=reply.finish_reason is FinishReason.LENGTH)
+        SituationReply(
+            situation=situation, reply=_read(situation, reply), is_cut=reply.finish_reason is FinishReason.LENGTH
+        )
         for situation, reply in zip(situations, replies, strict=True)
     ]
 
@@ -126,14 +128,14 @@ def _read(situation: Situation, reply: Reply) -> str:
     return "\n".join((feedback.feedback, *lists, feedback.next_steps))
 
 
-def _print_conversations(sampling: str, told: Sequence[Told]) -> None:
+def _print_conversations(sampling: str, told: Sequence[SituationReply]) -> None:
     print(f"\nFive conversations, {sampling}:")
     for item in told:
         print("\n>", " ".join(item.situation.id.split()))
         print(item.reply, flush=True)
 
 
-def _write_replies(path: Path, sampling: str, told: Sequence[Told]) -> None:
+def _write_replies(path: Path, sampling: str, told: Sequence[SituationReply]) -> None:
     """Adds the replies to a file of JSON lines, for people to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

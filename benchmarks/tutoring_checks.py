@@ -4,30 +4,14 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in
 
-# What a reply may state of an answer whose verdict it was told. There is nothing to judge in a blank one.
-STATED: Mapping[AnswerVerdict, frozenset[Judgement]] = MappingProxyType(
-    {
-        AnswerVerdict.CORRECT: frozenset({Judgement.RIGHT}),
-        AnswerVerdict.PARTIALLY_CORRECT: frozenset({Judgement.PARTLY_RIGHT}),
-        AnswerVerdict.INCORRECT: frozenset({Judgement.WRONG}),
-        AnswerVerdict.BLANK: frozenset({Judgement.NONE, Judgement.WRONG}),
-        AnswerVerdict.OFF_TOPIC: frozenset({Judgement.NONE, Judgement.WRONG}),
-    }
-)
 # Words of a run that should not come back, and how often it then does.
 _RUN_WORDS, _RUN_TIMES = 4, 3
-
-
-def agrees(reply: str, verdict: AnswerVerdict) -> bool:
-    """Whether a reply states the verdict that it was told."""
-    return judgement_in(reply) in STATED[verdict]
 
 
 def settles(reply: str, verdict: AnswerVerdict, result: str) -> bool:

@@ -1,6 +1,5 @@
 """Held-out loss of the Main Brain and of its plain base model, on lessons' replies and on plain text."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from benchmarks.figures import Figure, Goal
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Passes
+from curriculum.answers import read_explained
 from curriculum.lesson import Lesson
 from curriculum.prompts import prompt_of
 from mesh.lm.chat import Example, encode_example, end_of_turn
@@ -46,13 +46,11 @@ def loss_figures(settings: BaseModelSettings, lessons: Sequence[Lesson], plain: 
 
 
 def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-    """Yields question, answer and facts of each line of EntailmentBank (Dalvi et al., 2021) as plain text."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            text = f"{row['question']} {row['answer']} {'. '.join(row['facts'])}."
-            tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
-            yield Example(tokens=tokens, reply_start=1)
+    """Yields question, answer and facts of each line of EntailmentBank as plain text."""
+    for explained in read_explained(path):
+        text = f"{explained.question} {explained.answer} {'. '.join(explained.facts)}."
+        tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
+        yield Example(tokens=tokens, reply_start=1)
 
 
 def _load(settings: BaseModelSettings, roles_dirs: Sequence[Path]) -> BaseModel:

@@ -1,7 +1,7 @@
-"""Graded answers: read from the JSON lines of public sets.
+"""Graded answers and explained questions: read from the JSON lines of public sets.
 
-The sets are SciEntsBank and Beetle (Dzikovska et al., "SemEval-2013 Task 7", 2013) and SAF (Filighera et al., "Your
-Answer is Incorrect... Would you like to know why?", 2022). None is copied into the project.
+The sets with answers are SciEntsBank and Beetle (Dzikovska et al., "SemEval-2013 Task 7", 2013) and SAF (Filighera et
+al., "Your Answer is Incorrect... Would you like to know why?", 2022). None is copied into the project.
 """
 
 import json
@@ -75,6 +75,41 @@ def read_graded(path: Path) -> list[GradedAnswer]:
             and field.
     """
     return [_graded(row, where=where) for where, row in read_rows(path, texts=("qid", "question", "answer"))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedQuestion:
+    """A science question of EntailmentBank (Dalvi et al., 2021).
+
+    Attributes:
+        question: The question.
+        answer: The right answer.
+        hypothesis: Question and answer as one statement.
+        facts: Statements that it follows from.
+    """
+
+    question: str
+    answer: str
+    hypothesis: str
+    facts: tuple[str, ...]
+
+
+def read_explained(path: Path) -> Iterator[ExplainedQuestion]:
+    """Yields the questions of EntailmentBank, JSON lines.
+
+    Raises:
+        InvalidGradedAnswer: The file can't be read, or a line lacks a field; names file, line and field.
+    """
+    for where, row in read_rows(path, texts=("question", "answer", "hypothesis")):
+        facts = row.get("facts")
+        if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
+            raise InvalidGradedAnswer(f"{where}: facts: is not a list of texts")
+        yield ExplainedQuestion(
+            question=str(row["question"]),
+            answer=str(row["answer"]),
+            hypothesis=str(row["hypothesis"]),
+            facts=tuple(facts),
+        )
 
 
 def read_rows(path: Path, *, texts: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, object]]]:

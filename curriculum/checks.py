@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from curriculum.lesson import Kind, Lesson
-from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import count_words, split_sentences
-from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
+from mesh.tutoring.judgement import agrees, contains_answer, judgement_in, judges
 from mesh.tutoring.teaching import rules_of
 
 # Lessons that share more of their five-word runs than this say the same thing.
@@ -20,14 +19,6 @@ MOST_REPEATS = 3
 # Shorter ones, such as "Not quite.", repeat in any language.
 _SENTENCE_WORDS = 4
 
-_JUDGEMENTS = {
-    AnswerVerdict.CORRECT: {Judgement.RIGHT},
-    AnswerVerdict.PARTIALLY_CORRECT: {Judgement.PARTLY_RIGHT},
-    AnswerVerdict.INCORRECT: {Judgement.WRONG},
-    # There is nothing to judge, and nothing to praise.
-    AnswerVerdict.BLANK: {Judgement.NONE, Judgement.WRONG},
-    AnswerVerdict.OFF_TOPIC: {Judgement.NONE, Judgement.WRONG},
-}
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,/:]\d+)*")
 # Words that carry a sentence's frame rather than its matter.
 _FRAME_WORDS = frozenset(
@@ -116,9 +107,9 @@ def texts_of(lesson: Lesson) -> list[str]:
 def _verdict_faults(lesson: Lesson) -> list[str]:
     if lesson.assessment is None:
         return ["judges an answer that nothing was told of"] if judges(lesson.reply) else []
-    expected, stated = _JUDGEMENTS[lesson.assessment.verdict], judgement_in(lesson.reply)
-    if stated in expected:
+    if agrees(lesson.reply, lesson.assessment.verdict):
         return []
+    stated = judgement_in(lesson.reply)
     return [f"the answer is {lesson.assessment.verdict}, the first two sentences say {stated}"]
 
 

@@ -28,4 +28,9 @@ def load_lessons(folder: Path = LESSONS) -> list[Lesson]:
 
 def is_held_out(lesson: Lesson) -> bool:
     """Whether a lesson measures and is never trained on; its id alone decides."""
-    return int.from_bytes(sha256(lesson.id.encode()).digest()[:4], "big") % _HELD_OUT == 0
+    return draw_of(lesson.id) % _HELD_OUT == 0
+
+
+def draw_of(text: str) -> int:
+    """Returns a number that the text alone decides, as good as drawn, from 0 to 2**32 - 1."""
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")

@@ -63,8 +63,12 @@ async def test_a_file_is_graded_with_the_closest_reference_and_compared_with_bas
     labels = figures["macro_f1_labels"].facts["labels"]
     assert isinstance(labels, dict)
     assert labels[CORRECT] == {"precision": 1.0, "recall": 0.5, "f1": 0.6667, "answers": 2}
-    told = [prompt.turns[-1].text for prompt in engine.weighed if prompt.turns[-1].text.endswith(ANSWERS[0].answer)]
-    assert told == [f"Question: Where did it go?\nReference answer: {REFERENCE}\nStudent's answer: {ANSWERS[0].answer}"]
+    grader_texts = [
+        prompt.turns[-1].text for prompt in engine.weighed if prompt.turns[-1].text.endswith(ANSWERS[0].answer)
+    ]
+    assert grader_texts == [
+        f"Question: Where did it go?\nReference answer: {REFERENCE}\nStudent's answer: {ANSWERS[0].answer}"
+    ]
 
 
 async def test_answers_that_code_decided_as_numbers_are_reported_apart() -> None:

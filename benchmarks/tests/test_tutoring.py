@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.main_brain import replies_to
-from benchmarks.tutoring_checks import agrees, is_stuck, kendall_tau, settles
-from benchmarks.tutoring_figures import Told, figures_of, ladder_figure, sums_figure
+from benchmarks.tutoring_checks import is_stuck, kendall_tau, settles
+from benchmarks.tutoring_figures import SituationReply, figures_of, ladder_figure, sums_figure
 from benchmarks.tutoring_situations import (
     CONVERSATIONS,
     GRADE_LADDER,
@@ -27,6 +27,7 @@ from brain_server.engine.contract import AdapterPolicy, Generation, Sampling
 from curriculum.lesson import Lesson
 from curriculum.library import is_held_out, load_lessons
 from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.judgement import agrees
 from mesh.tutoring.profile import Disability
 from testing.scripted.engine import ScriptedEngine
 
@@ -49,8 +50,8 @@ def held_out() -> list[Lesson]:
     return [lesson for lesson in load_lessons() if is_held_out(lesson)]
 
 
-def with_own_replies(situations: Sequence[Situation]) -> list[Told]:
-    return [Told(situation=situation, reply=situation.lesson_reply) for situation in situations]
+def with_own_replies(situations: Sequence[Situation]) -> list[SituationReply]:
+    return [SituationReply(situation=situation, reply=situation.lesson_reply) for situation in situations]
 
 
 def test_two_hundred_students_answer_nothing_and_nothing_is_judged_for_them(held_out: Sequence[Lesson]) -> None:
@@ -135,8 +136,11 @@ def test_replies_that_judge_disagree_leak_or_circle_are_counted(held_out: Sequen
         if situation.prompt.assessment and situation.prompt.assessment.verdict is AnswerVerdict.INCORRECT
     )
     reply = f"Well done, your answer is right. It is {wrong.withheld[0]}. It is {wrong.withheld[0]}."
-    told = [Told(situation=unanswered(held_out, count=1)[0], reply=reply), Told(situation=wrong, reply=reply)]
-    figures = {figure.figure: figure for figure in figures_of(told)}
+    items = [
+        SituationReply(situation=unanswered(held_out, count=1)[0], reply=reply),
+        SituationReply(situation=wrong, reply=reply),
+    ]
+    figures = {figure.figure: figure for figure in figures_of(items)}
     assert figures["replies_that_judge_where_nothing_was_answered"].value == 1
     assert figures["feedback_agrees_with_its_verdict"].value == 0
     assert figures["replies_that_say_a_withheld_answer"].value == 1
@@ -146,7 +150,8 @@ def test_replies_that_judge_disagree_leak_or_circle_are_counted(held_out: Sequen
 def test_levels_that_follow_the_grade_have_a_high_tau() -> None:
     texts = {grade: "The cat sat. " + "extraordinarily " * place for place, grade in enumerate(GRADE_LADDER)}
     steps = [
-        (grade, Told(situation=situation, reply=texts[grade])) for grade, situation in ladder(LADDER_QUESTIONS[:2])
+        (grade, SituationReply(situation=situation, reply=texts[grade]))
+        for grade, situation in ladder(LADDER_QUESTIONS[:2])
     ]
     figure = ladder_figure(steps)
     assert figure.value > 0.9
@@ -156,9 +161,9 @@ def test_levels_that_follow_the_grade_have_a_high_tau() -> None:
 
 def test_a_sum_is_settled_by_confirming_or_correcting_it() -> None:
     replies = ("Yes, 42 is right.", "That is not right. Count again.") * 6
-    told = [Told(situation=situation, reply=reply) for situation, reply in zip(sums(), replies, strict=True)]
-    assert (sums_figure(told).value, sums_figure(told).met) == (12, True)
-    assert sums_figure([replace(item, reply="Well done, your answer is right.") for item in told]).value == 6
+    items = [SituationReply(situation=situation, reply=reply) for situation, reply in zip(sums(), replies, strict=True)]
+    assert (sums_figure(items).value, sums_figure(items).met) == (12, True)
+    assert sums_figure([replace(item, reply="Well done, your answer is right.") for item in items]).value == 6
     assert settles("6 rows of 7 make 42.", AnswerVerdict.INCORRECT, "42")
     assert not settles("6 rows of 7 make 42.", AnswerVerdict.CORRECT, "42")
 

@@ -14,17 +14,8 @@ from dataclasses import dataclass
 from brain_server.assess import feedback, grading
 from brain_server.assess.arithmetic import decide_by_arithmetic
 from brain_server.assess.grading import Level, Probabilities
-from brain_server.engine.contract import (
-    NO_TUTOR,
-    ZERO_SHOT,
-    AdapterPolicy,
-    Engine,
-    Generation,
-    MainBrainFacts,
-    Reply,
-    Sampling,
-    complete,
-)
+from brain_server.engine.contract import AdapterPolicy, Engine, Generation, Reply, Sampling, complete
+from brain_server.engine.main_brain import NO_TUTOR, ZERO_SHOT, MainBrainFacts
 from mesh.errors import DeadlineExceeded, ModelNotLoaded, ResourceExhausted
 from mesh.lm.feedback import Feedback
 from mesh.lm.grading import LABELS, grader_prompt, ordered

@@ -138,12 +138,14 @@ def repeats_itself(feedback: Feedback) -> bool:
 def without_repeats(feedback: Feedback) -> Feedback:
     """Returns the feedback with each sentence once.
 
-    It stays in the comment or in the next step, which are never left empty where there is another sentence, and a list
-    loses a text that has no other sentence.
+    The comment and the next step are never left empty: where they are one and the same sentence, the next step takes
+    the comment's second one, or a sentence of the lists. A list loses a text that has no other sentence.
     """
     comment, *spare = _distinct(split_sentences(feedback.feedback))
-    next_sentences = [sentence for sentence in split_sentences(feedback.next_steps) if _key(sentence) != _key(comment)]
-    next_steps = " ".join(_distinct(next_sentences)) or " ".join(spare) or feedback.next_steps
+    sources = [feedback.next_steps, " ".join(spare), *feedback.areas_for_improvement, *feedback.strengths]
+    candidates = ([text for text in split_sentences(source) if _key(text) != _key(comment)] for source in sources)
+    # With the same words in every text, as no grammar can rule out, the next step repeats the comment.
+    next_steps = next((" ".join(_distinct(sentences)) for sentences in candidates if sentences), feedback.next_steps)
     earlier_keys = {_key(comment), *map(_key, split_sentences(next_steps))}
 
     def fresh(sentences: Iterable[str]) -> str:

@@ -22,10 +22,10 @@ from brain_server.engine.contract import (
     FinishReason,
     Generation,
     LoadedAdapter,
-    MainBrainFacts,
     Reply,
     Sampling,
 )
+from brain_server.engine.main_brain import MainBrainFacts
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.profile import StudentProfile, parse_profile

@@ -10,10 +10,10 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
+from brain_server.engine.main_brain import MainBrainFacts
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
-from mesh.main_brain.files import MainBrainFiles
-from mesh.main_brain.roles import RoleManifest, RoleName
+from mesh.main_brain.roles import RoleName
 
 
 class AdapterPolicy(Enum):
@@ -147,40 +147,6 @@ class Residency:
     bytes: int
     leases: int
     last_used: datetime
-
-
-# How facts and replies name a Main Brain without a tutor, and one without a grader.
-NO_TUTOR, ZERO_SHOT = "none", "zero-shot"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MainBrainFacts:
-    """The Main Brain that answers, for health checks.
-
-    Attributes:
-        digest: Its identity, 64 hex digits; students' adapters belong to it.
-        tutor: `lora:` and the sha256 of the tutor's weights; `none` if nothing is merged into the base model.
-        grader: `lora:` and the sha256 of the grader's weights; `zero-shot` if the Main Brain itself grades.
-        roles: The roles that `Engine.weigh` may name, with their labels and calibration.
-        problems: Why a role that is there is not used, one sentence each.
-    """
-
-    digest: str
-    tutor: str
-    grader: str
-    roles: Mapping[RoleName, RoleManifest] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, files: MainBrainFiles) -> "MainBrainFacts":
-        """Returns the facts of these files."""
-        return cls(
-            digest=files.digest,
-            tutor=files.tutor.identity if files.tutor else NO_TUTOR,
-            grader=files.grader.identity if files.grader else ZERO_SHOT,
-            roles={role.manifest.role: role.manifest for role in files.side_roles},
-            problems=files.problems,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,6 @@ from brain_server.engine.contract import (
     EngineFacts,
     Generation,
     LoadedAdapter,
-    MainBrainFacts,
     Reply,
     Residency,
     TierCounts,
@@ -34,6 +33,7 @@ from brain_server.engine.contract import (
 )
 from brain_server.engine.deadline import wait_until_done, within
 from brain_server.engine.defaults import PROBE, PROBE_SERVING
+from brain_server.engine.main_brain import MainBrainFacts
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.batch import Batch, NotFinite
 from brain_server.torch_engine.compute.model import TorchModel, load_model

@@ -9,7 +9,6 @@ decodes with the adapter in its last slot, which is a student's, as soon as anot
 """
 
 import asyncio
-import json
 import re
 import secrets
 import shutil
@@ -24,6 +23,7 @@ import safetensors.numpy
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.vllm_engine.client import ServedModel, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
 from mesh.adapters.manifest import Lora
+from mesh.adapters.peft_config import peft_config
 from mesh.adapters.store import StoredAdapter
 from mesh.errors import AdapterIncompatible, ModelNotLoaded
 from mesh.lm.digests import weight_files
@@ -210,7 +210,13 @@ class AdapterFolders:
     def _write(self, files: "_AdapterFiles", folder: Path) -> None:
         _require_fit(files, self._shapes)
         folder.mkdir(parents=True)
-        config = _peft_config(rank=files.lora.rank, scaling=files.scaling, target_modules=files.lora.target_modules)
+        # vLLM scales by alpha / rank, and an adapter may be served with another scaling than it was trained with.
+        config = peft_config(
+            base_model="",
+            rank=files.lora.rank,
+            alpha=files.scaling * files.lora.rank,
+            target_modules=files.lora.target_modules,
+        )
         (folder / _WEIGHTS).write_bytes(files.weights)
         (folder / _CONFIG).write_bytes(config)
 
@@ -256,24 +262,5 @@ def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_mod
     state = {f"{name}.lora_{factor}.weight": value for factor, value in factors.items()}
     folder.mkdir(parents=True)
     (folder / _WEIGHTS).write_bytes(safetensors.numpy.save(state))
-    (folder / _CONFIG).write_bytes(_peft_config(rank=1, scaling=1.0, target_modules=[name.rpartition(".")[2]]))
-
-
-def _peft_config(*, rank: int, scaling: float, target_modules: Sequence[str]) -> bytes:
-    """Returns the `adapter_config.json` that vLLM reads.
-
-    vLLM scales by `lora_alpha / r`. An adapter may be served with another scaling than it was trained with, so alpha is
-    not an integer, as `mesh.lm.lora.LoraSpec` has it.
-    """
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "",
-        "r": rank,
-        "lora_alpha": scaling * rank,
-        "lora_dropout": 0.0,
-        "target_modules": list(target_modules),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    return json.dumps(config).encode()
+    config = peft_config(base_model="", rank=1, alpha=1.0, target_modules=[name.rpartition(".")[2]])
+    (folder / _CONFIG).write_bytes(config)

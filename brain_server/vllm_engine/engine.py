@@ -23,7 +23,6 @@ from brain_server.engine.contract import (
     EngineFacts,
     Generation,
     LoadedAdapter,
-    MainBrainFacts,
     Reply,
     Residency,
     Tier,
@@ -32,6 +31,7 @@ from brain_server.engine.contract import (
 )
 from brain_server.engine.deadline import within
 from brain_server.engine.defaults import PROBE, PROBE_SERVING
+from brain_server.engine.main_brain import MainBrainFacts
 from brain_server.engine.settings import EngineSettings
 from brain_server.vllm_engine.adapter_folders import AdapterFolders, VllmAdapter
 from brain_server.vllm_engine.base_model import VllmModel

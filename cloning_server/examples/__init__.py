@@ -1,1 +1,1 @@
-"""What a clone learns from: lessons, distilled replies and their checks."""
+"""What a clone learns from: briefs, distilled replies and their checks."""

@@ -34,12 +34,12 @@ Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[ReplyBrief
 
 
 def distil(
-    lessons: Iterable[ReplyBrief], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int
+    briefs: Iterable[ReplyBrief], base: BaseModel, *, layers: Layers, cache: ReplyCache, seed: int
 ) -> Distillation:
-    """Distils a reply for each lesson.
+    """Distils a reply for each brief.
 
     Args:
-        lessons: Equal lessons are distilled once, and lessons with the same teacher task share its sentences.
+        briefs: Equal briefs are distilled once, and briefs with the same teacher task share its sentences.
         base: The teacher, without any adapter.
         layers: The base model's.
         cache: Read first; gets the sentences of every new task that is not private, empty if the teacher failed.
@@ -48,7 +48,7 @@ def distil(
     Returns:
         The replies that passed all checks.
     """
-    tally = _Tally(lessons)
+    tally = _Tally(briefs)
     keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
     entries = cache.get_many(list(keys.values()))
     yield tally.settle({task: entries[key].splitlines() for task, key in keys.items() if key in entries})
@@ -62,23 +62,23 @@ def distil(
     return tally.replies
 
 
-def form_faults(lesson: ReplyBrief, reply: str) -> list[str]:
+def form_faults(brief: ReplyBrief, reply: str) -> list[str]:
     """Why the form of a whole reply does not fit the student's profile; empty if it does."""
-    return rules_of(lesson.profile).violations(reply)
+    return rules_of(brief.profile).violations(reply)
 
 
 class _Tally:
-    """The lessons of one distillation and their replies.
+    """The briefs of one distillation and their replies.
 
     Attributes:
-        tasks: The lessons by teacher task.
+        tasks: The briefs by teacher task.
         replies: The replies so far.
     """
 
-    def __init__(self, lessons: Iterable[ReplyBrief]) -> None:
+    def __init__(self, briefs: Iterable[ReplyBrief]) -> None:
         self.tasks: dict[TeacherTask, list[ReplyBrief]] = {}
-        for lesson in dict.fromkeys(lessons):
-            self.tasks.setdefault(task_of(lesson), []).append(lesson)
+        for brief in dict.fromkeys(briefs):
+            self.tasks.setdefault(task_of(brief), []).append(brief)
         self.replies: dict[ReplyBrief, str] = {}
         self._total = sum(map(len, self.tasks.values()))
         self._settled = 0
@@ -88,8 +88,8 @@ class _Tally:
         for task, body in sentences.items():
             self._settled += len(self.tasks[task])
             if body:
-                replies = {lesson: frame_reply(lesson, body) for lesson in self.tasks[task]}
-                self.replies |= {lesson: reply for lesson, reply in replies.items() if not form_faults(lesson, reply)}
+                replies = {brief: frame_reply(brief, body) for brief in self.tasks[task]}
+                self.replies |= {brief: reply for brief, reply in replies.items() if not form_faults(brief, reply)}
         return Progress(
             state=CloneState.CREATING_ADAPTER,
             fraction=_PROGRESS_SHARE * self._settled / max(self._total, 1),

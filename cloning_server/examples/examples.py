@@ -44,7 +44,7 @@ class Band(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyBrief:
-    """All that a distilled reply depends on; students with the same lesson get the same reply.
+    """All that a distilled reply depends on; students with the same brief get the same reply.
 
     The student's own answer is not part of it, so that no student's words are taught to another.
 
@@ -56,7 +56,7 @@ class ReplyBrief:
         verdict: Whether the student's answer was right.
         band: The student's record in this skill.
         is_guided: Whether the student has fewer right answers than wrong ones, and the reply asks what is hard.
-        is_private: Whether the reference is the student's own answer; such a lesson is never shared.
+        is_private: Whether the reference is the student's own answer; such a brief is never shared.
     """
 
     profile: StudentProfile
@@ -77,13 +77,13 @@ class Draft:
         item: Key that the split keeps together: the question, without differences of case and spacing.
         prompt: The prompt of the student's model.
         feedback: The teacher's own reply; empty if there is none.
-        lesson: The lesson to distil a reply from if there is no feedback.
+        brief: The brief to distil a reply from if there is no feedback.
     """
 
     item: str
     prompt: Prompt
     feedback: str
-    lesson: ReplyBrief
+    brief: ReplyBrief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def complete_examples(
     completed: list[tuple[str, Example]] = []
     origins: Counter[str] = Counter()
     for draft in drafts:
-        reply = draft.feedback or replies.get(draft.lesson, "")
+        reply = draft.feedback or replies.get(draft.brief, "")
         example = encode_example(tokenizer, draft.prompt, reply) if reply else None
         if example is None or len(example.tokens) > MAX_EXAMPLE_TOKENS:
             origins["dropped"] += 1
@@ -189,7 +189,7 @@ def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, i
     verdict = verdict_of(response)
     reference = response.reference_answer.strip()
     is_private = not reference and verdict is ResponseVerdict.CORRECT
-    lesson = ReplyBrief(
+    brief = ReplyBrief(
         profile=_profile_of(profile, response),
         question=response.question.strip(),
         # Without a reference, the student's right answer serves as one.
@@ -204,7 +204,7 @@ def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, i
         item=" ".join(response.question.split()).casefold(),
         prompt=prompt_of(profile, response),
         feedback=response.teacher_feedback.strip(),
-        lesson=lesson,
+        brief=brief,
     )
 
 

@@ -72,14 +72,14 @@ _GUIDANCE = "Tell me which part is hard."
 _END_MARKER = "Then you are done."
 
 
-def frame_reply(lesson: ReplyBrief, body: Sequence[str]) -> str:
+def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
     """The whole reply around the distilled sentences, laid out as the student's form rules ask."""
-    rules = rules_of(lesson.profile)
-    opening = [_OPENERS[lesson.verdict], *([_SCAFFOLDS[lesson.band]] if _SCAFFOLDS[lesson.band] else [])]
-    closing = [_CLOSING_QUESTIONS[lesson.profile.learning_style][lesson.band]]
-    if lesson.profile.disability is Disability.AUTISM:
+    rules = rules_of(brief.profile)
+    opening = [_OPENERS[brief.verdict], *([_SCAFFOLDS[brief.band]] if _SCAFFOLDS[brief.band] else [])]
+    closing = [_CLOSING_QUESTIONS[brief.profile.learning_style][brief.band]]
+    if brief.profile.disability is Disability.AUTISM:
         closing.append(_END_MARKER)
-    middle = [*body, _GUIDANCE] if lesson.is_guided else body
+    middle = [*body, _GUIDANCE] if brief.is_guided else body
     return _lay_out(opening, middle, closing, rules=rules)
 
 

@@ -2,7 +2,7 @@
 
 Sampling favours the sentence's own words; every sentence is checked, and sampled again with other settings if it fails.
 
-Knows nothing of lessons' frames, caches or how adapters are trained.
+Knows nothing of briefs' frames, caches or how adapters are trained.
 """
 
 import hashlib
@@ -121,13 +121,13 @@ class Teacher:
         return complete
 
 
-def task_of(lesson: ReplyBrief) -> TeacherTask:
-    """The teacher's part of a lesson; lessons that differ in their frame alone have the same."""
+def task_of(brief: ReplyBrief) -> TeacherTask:
+    """The teacher's part of a brief; briefs that differ in their frame alone have the same."""
     return TeacherTask(
-        profile=replace(lesson.profile, learning_style=None),
-        question=lesson.question,
-        reference=lesson.reference,
-        is_private=lesson.is_private,
+        profile=replace(brief.profile, learning_style=None),
+        question=brief.question,
+        reference=brief.reference,
+        is_private=brief.is_private,
     )
 
 

@@ -133,8 +133,8 @@ def _prepare(
 ) -> Generator[Progress | Decoding, ComputeResult | None, _Setup]:
     """Distils missing replies, tokenises and splits the examples, and initialises the adapter."""
     drafts = draft_examples(plan.baseline)
-    lessons = [draft.lesson for draft in drafts if not draft.feedback]
-    replies = yield from distil(lessons, base, layers=passes.layers, cache=cache, seed=plan.seed)
+    briefs = [draft.brief for draft in drafts if not draft.feedback]
+    replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
     return _set_up(plan, base, passes, examples)

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
+from curriculum.library import draw_of
 from curriculum.metrics import agreement
 from curriculum.train.grading_sets import GradedAnswer
 from curriculum.train.training import RoleExample, grouped
@@ -47,8 +47,8 @@ def split_graded(answers: Iterable[GradedAnswer]) -> tuple[list[GradedAnswer], l
     learned: list[GradedAnswer] = []
     held_out: list[GradedAnswer] = []
     for answer in answers:
-        by_question = _draw(f"question {answer.question}") % 100 < _HELD_OUT_QUESTIONS
-        by_answer = _draw(f"answer {answer.question} {answer.answer}") % 100 < _HELD_OUT_ANSWERS
+        by_question = draw_of(f"question {answer.question}") % 100 < _HELD_OUT_QUESTIONS
+        by_answer = draw_of(f"answer {answer.question} {answer.answer}") % 100 < _HELD_OUT_ANSWERS
         (held_out if by_question or by_answer else learned).append(answer)
     return learned, held_out
 
@@ -96,14 +96,14 @@ def weigh(
     """Returns the probabilities of the labels for each answer, as the engine's `weigh` gives them."""
     tokens = label_tokens(tokenizer)
     examples = grader_examples(answers, tokenizer)
-    weights: dict[int, list[float]] = {}
-    places = {id(example): place for place, example in enumerate(examples)}
+    # Equal examples have equal weights.
+    weights: dict[RoleExample, list[float]] = {}
     for members in grouped(examples, passes.device):
         packed = pack([member.example for member in members], device=passes.device)
         blocks = [logits_BV[:, tokens].softmax(-1) for logits_BV, _ in passes.logits(packed, factors)]
         rows = torch.cat(blocks).tolist()
-        weights.update({places[id(member)]: row for member, row in zip(members, rows, strict=True)})
-    return [weights[place] for place in range(len(examples))]
+        weights.update(zip(members, rows, strict=True))
+    return [weights[example] for example in examples]
 
 
 def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> Calibration:
@@ -165,7 +165,3 @@ def _presented(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
 def _example(answer: JudgedAnswer, label_token: int, tokenizer: PreTrainedTokenizerBase) -> Example:
     prompt = encode_prompt(tokenizer, grader_prompt(answer.answer, answer.criteria))
     return Example(tokens=(*prompt, label_token), reply_start=len(prompt))
-
-
-def _draw(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curriculum.answers import GradedAnswer, InvalidGradedAnswer, read_graded, read_rows
+from curriculum.answers import GradedAnswer, InvalidGradedAnswer, read_explained, read_graded
 from curriculum.lesson import Kind, Lesson
 from curriculum.prompts import question_and_answer
 from mesh.lm.grading import CORRECT, INCORRECT, PARTIALLY_CORRECT
@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 TRAINING_FILES = ("sciEntsBank.train.jsonl", "beetle.train.jsonl", "saf.english.training.jsonl")
-_EXPLAINED_TEXTS = ("question", "answer", "hypothesis")
 _OF_VERDICT = {
     AnswerVerdict.CORRECT: CORRECT,
     AnswerVerdict.PARTIALLY_CORRECT: PARTIALLY_CORRECT,
@@ -60,17 +59,17 @@ def explained_answers(path: Path) -> Iterator[GradedAnswer]:
     Raises:
         InvalidGradedAnswer: A line lacks a field; names file, line and field.
     """
-    rows = [{name: str(row[name]) for name in _EXPLAINED_TEXTS} for _, row in read_rows(path, texts=_EXPLAINED_TEXTS)]
-    words = [set(one_line(row["question"]).lower().split()) for row in rows]
-    for index, row in enumerate(rows):
-        others = [place for place in range(len(rows)) if rows[place]["answer"] != row["answer"]]
+    questions = list(read_explained(path))
+    words = [set(one_line(explained.question).lower().split()) for explained in questions]
+    for index, explained in enumerate(questions):
+        others = [place for place, other in enumerate(questions) if other.answer != explained.answer]
         similar = max(others, key=lambda place: len(words[place] & words[index]) / len(words[place] | words[index]))
-        for text, label in ((row["hypothesis"], CORRECT), (rows[similar]["hypothesis"], INCORRECT)):
+        for text, label in ((explained.hypothesis, CORRECT), (questions[similar].hypothesis, INCORRECT)):
             yield GradedAnswer(
                 source="entailmentBank",
                 module="science",
-                question=one_line(row["question"]),
-                references=(one_line(row["answer"]),),
+                question=one_line(explained.question),
+                references=(one_line(explained.answer),),
                 answer=one_line(text),
                 label=label,
                 subject="Science",

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from curriculum.answers import InvalidGradedAnswer, read_rows
+from curriculum.answers import read_explained
 from curriculum.lesson import GradeBand, Lesson, Subject
+from curriculum.library import draw_of
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
 from mesh.lm.chat import Example, encode_example, end_of_turn
@@ -47,17 +47,15 @@ def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[R
     Raises:
         InvalidGradedAnswer: A line lacks a field; names file, line and field.
     """
-    for where, row in read_rows(path, texts=("question", "answer", "hypothesis")):
-        facts = row.get("facts")
-        if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
-            raise InvalidGradedAnswer(f"{where}: facts: is not a list of texts")
-        text = f"{row['question']} {row['answer']} {'. '.join(facts)}. {row['hypothesis']}."
+    for explained in read_explained(path):
+        facts = ". ".join(explained.facts)
+        text = f"{explained.question} {explained.answer} {facts}. {explained.hypothesis}."
         tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
         yield RoleExample(example=Example(tokens=tokens, reply_start=1))
 
 
 def _profile_told(lesson: Lesson) -> StudentProfile:
-    draw = int.from_bytes(sha256(f"profile {lesson.id}".encode()).digest()[:4], "big")
+    draw = draw_of(f"profile {lesson.id}")
     spellings = _SPELLINGS[lesson.subject]
     is_told = lesson.band not in _ANY_GRADE_BANDS or draw % _NO_GRADE
     return replace(

@@ -1,7 +1,6 @@
-"""The manifest of a role: how it was trained and what it fits; and the two files that follow from it."""
+"""The manifest of a role: how it was trained and what it fits; and the model card that follows from it."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -78,9 +77,9 @@ class RoleManifest:
         size_bytes: Size of the weights file.
         created_time: Time when training ended, UTC.
         seed: Seed of data order and initial factors.
-        command: The command that trains the same again.
+        command: The command that trained it; the model card says what else is needed to do so again.
         labels: What a grader or guard begins its reply with, in order; empty for the tutor.
-        calibration: How the labels' logits become probabilities; None takes them as they are.
+        calibration: How the probabilities of the labels are calibrated; None takes them as they are.
         evaluation: Figures measured on held-out data, by name.
         data_digests: sha256 of each data set that it learned from, by name.
     """
@@ -138,22 +137,6 @@ class RoleManifest:
 
 
 _JSON = TypeAdapter(RoleManifest)
-
-
-def peft_config(manifest: RoleManifest) -> str:
-    """Returns the `adapter_config.json` that `PeftModel.from_pretrained` and vLLM expect beside the weights."""
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": manifest.base_model,
-        "r": manifest.lora.rank,
-        "lora_alpha": manifest.lora.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": list(manifest.lora.target_modules),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    return json.dumps(config, indent=2) + "\n"
 
 
 def model_card(manifest: RoleManifest, notes: str) -> str:

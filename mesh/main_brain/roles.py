@@ -22,9 +22,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from mesh.adapters.inspection import AdapterLimits, inspect
+from mesh.adapters.peft_config import peft_config
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
 from mesh.log import get_logger
-from mesh.main_brain.role_manifest import Calibration, RoleManifest, RoleName, model_card, peft_config
+from mesh.main_brain.role_manifest import Calibration, RoleManifest, RoleName, model_card
 
 __all__ = [
     "PACKAGED_ROLES",
@@ -149,14 +150,31 @@ def write_role(roles_dir: Path, weights: bytes, manifest: RoleManifest, *, notes
         complete_folder = Path(workspace) / "role"
         complete_folder.mkdir()
         (complete_folder / WEIGHTS_FILE).write_bytes(weights)
-        (complete_folder / _CONFIG_FILE).write_text(peft_config(manifest))
+        config = peft_config(
+            base_model=manifest.base_model,
+            rank=manifest.lora.rank,
+            alpha=manifest.lora.alpha,
+            target_modules=manifest.lora.target_modules,
+        )
+        (complete_folder / _CONFIG_FILE).write_bytes(config + b"\n")
         (complete_folder / _MANIFEST_FILE).write_bytes(manifest.to_json() + b"\n")
         (complete_folder / _CARD_FILE).write_text(model_card(manifest, notes))
-        if folder.exists():
-            # A folder can't be renamed onto one that has files.
-            folder.replace(Path(workspace) / "earlier")
-        complete_folder.replace(folder)
+        _put_in_place(complete_folder, folder, spare=Path(workspace) / "earlier")
     return TrainedRole(folder=folder, manifest=manifest)
+
+
+def _put_in_place(complete_folder: Path, folder: Path, *, spare: Path) -> None:
+    """Renames a folder to where an earlier one may be, which moves to `spare`; if that fails, the earlier one stays."""
+    has_earlier = folder.exists()
+    if has_earlier:
+        # A folder can't be renamed onto one that has files.
+        folder.replace(spare)
+    try:
+        complete_folder.replace(folder)
+    except OSError:
+        if has_earlier:
+            spare.replace(folder)
+        raise
 
 
 def remove_role(roles_dir: Path, base_model: str, role: RoleName) -> None:

@@ -5,8 +5,11 @@ decoded: a model learns when to judge, and is not filtered.
 """
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
+from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import split_sentences
 
 
@@ -121,6 +124,23 @@ _SUPPOSES = re.compile(
     r"|see that|show that|say|says|said|(?<!i )think|thinks|thought|means?|someone|even though|tell)\b[^,;:.!?]*$",
     re.IGNORECASE,
 )
+
+
+# What a reply may state of an answer whose verdict it was told. In a blank one there is nothing to judge or to praise.
+_STATEMENTS: Mapping[AnswerVerdict, frozenset[Judgement]] = MappingProxyType(
+    {
+        AnswerVerdict.CORRECT: frozenset({Judgement.RIGHT}),
+        AnswerVerdict.PARTIALLY_CORRECT: frozenset({Judgement.PARTLY_RIGHT}),
+        AnswerVerdict.INCORRECT: frozenset({Judgement.WRONG}),
+        AnswerVerdict.BLANK: frozenset({Judgement.NONE, Judgement.WRONG}),
+        AnswerVerdict.OFF_TOPIC: frozenset({Judgement.NONE, Judgement.WRONG}),
+    }
+)
+
+
+def agrees(reply: str, verdict: AnswerVerdict) -> bool:
+    """Whether a reply states the verdict that it was told."""
+    return judgement_in(reply) in _STATEMENTS[verdict]
 
 
 def judgement_in(reply: str) -> Judgement:

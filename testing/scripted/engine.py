@@ -12,13 +12,13 @@ from brain_server.engine.contract import (
     FinishReason,
     Generation,
     LoadedAdapter,
-    MainBrainFacts,
     Reply,
     Residency,
     Tier,
     Timing,
     WarmedAdapter,
 )
+from brain_server.engine.main_brain import MainBrainFacts
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
 from mesh.main_brain.roles import RoleName

@@ -152,6 +152,21 @@ async def test_feedback_that_repeats_itself_is_written_again_and_never_sent() ->
     assert (verdict.feedback.feedback, verdict.feedback.next_steps) == ("Your answer is right.", "Find a leaf.")
 
 
+@pytest.mark.parametrize(
+    ("improvements", "next_steps"), [(["Name the gas, too."], "Name the gas, too."), ([], "Names light.")]
+)
+async def test_a_next_step_that_only_repeats_the_comment_becomes_another_sentence(
+    improvements: list[str], next_steps: str
+) -> None:
+    engine = ScriptedEngine()
+    comments = {**FEEDBACK_JSON, "areas_for_improvement": improvements, "next_steps": FEEDBACK_JSON["feedback"]}
+    engine.text = json.dumps(comments)
+    verdict = await Assessor(engine).assess(Assessment(answer="light", criteria=PLANTS, profile=StudentProfile()))
+
+    assert (verdict.feedback.feedback, verdict.feedback.next_steps) == (FEEDBACK_JSON["feedback"], next_steps)
+    assert next_steps not in (*verdict.feedback.strengths, *verdict.feedback.areas_for_improvement)
+
+
 async def test_a_sentence_that_differs_in_its_marks_alone_is_a_repeat() -> None:
     engine = ScriptedEngine()
     engine.text = json.dumps({**FEEDBACK_JSON, "next_steps": "your answer is right! Find a leaf. Find a leaf!"})

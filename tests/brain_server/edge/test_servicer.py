@@ -19,7 +19,7 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServ
 from brain_server.assess.assessor import Assessor
 from brain_server.edge.health import BrainHealthCheck
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
-from brain_server.engine.contract import MainBrainFacts
+from brain_server.engine.main_brain import MainBrainFacts
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.dependencies import CHECK_SECONDS

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from brain_server.engine.contract import MainBrainFacts, complete
+from brain_server.engine.contract import complete
+from brain_server.engine.main_brain import MainBrainFacts
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore

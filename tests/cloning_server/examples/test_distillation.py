@@ -24,10 +24,10 @@ from testing.lessons import PROFILE, DictReplyCache, baseline_of, graded
 from testing.parts.stores import RedisEndpoint
 
 DRAFTS = draft_examples(baseline_of([graded(index) for index in range(4)]))
-LESSONS = tuple(replace(draft.lesson, is_guided=False) for draft in DRAFTS)
-TASK = task_of(LESSONS[0])
+BRIEFS = tuple(replace(draft.brief, is_guided=False) for draft in DRAFTS)
+TASK = task_of(BRIEFS[0])
 # One sentence, too long for the student and without a place to cut it.
-HOPELESS = replace(LESSONS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
+HOPELESS = replace(BRIEFS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
 Distil = Callable[[Sequence[ReplyBrief], ReplyCache], dict[ReplyBrief, str]]
@@ -40,14 +40,14 @@ def cache() -> DictReplyCache:
 
 @pytest.fixture(scope="module")
 def distil_alone(base: BaseModel, passes: Passes) -> Distil:
-    def distil_alone(lessons: Sequence[ReplyBrief], cache: ReplyCache) -> dict[ReplyBrief, str]:
+    def distil_alone(briefs: Sequence[ReplyBrief], cache: ReplyCache) -> dict[ReplyBrief, str]:
         items: list[Progress | TrainedAdapter] = []
-        run = distil(lessons, base, layers=passes.layers, cache=cache, seed=5)
+        run = distil(briefs, base, layers=passes.layers, cache=cache, seed=5)
         replies = training_run.run_alone(run, watch=items.append)
         progress = items[-1]
         assert isinstance(progress, Progress)
         assert progress.fraction == pytest.approx(0.9)
-        assert progress.message == f"{len(replies)} of {len(set(lessons))} replies distilled"
+        assert progress.message == f"{len(replies)} of {len(set(briefs))} replies distilled"
         return replies
 
     return distil_alone
@@ -55,7 +55,7 @@ def distil_alone(base: BaseModel, passes: Passes) -> Distil:
 
 @pytest.fixture(scope="module")
 def replies(distil_alone: Distil, cache: DictReplyCache) -> dict[ReplyBrief, str]:
-    return distil_alone([*LESSONS, LESSONS[0]], cache)
+    return distil_alone([*BRIEFS, BRIEFS[0]], cache)
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
 
 def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dict[ReplyBrief, str]) -> None:
     assert len(replies) >= 3
-    for lesson, reply in replies.items():
+    for brief, reply in replies.items():
         body = "\n".join(reply.splitlines()[1:-1])
-        assert content_faults(body, lesson.reference, question=lesson.question) == []
+        assert content_faults(body, brief.reference, question=brief.question) == []
 
 
 def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[ReplyBrief, str]) -> None:
@@ -86,7 +86,7 @@ def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[ReplyB
 def test_replies_in_the_cache_are_not_distilled_again(
     distil_alone: Distil, cache: DictReplyCache, replies: dict[ReplyBrief, str], decodings: list[Decoding]
 ) -> None:
-    assert distil_alone(LESSONS, cache) == replies
+    assert distil_alone(BRIEFS, cache) == replies
     assert decodings == []
 
 
@@ -103,7 +103,7 @@ def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(
 
 def test_a_lesson_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
     cache = DictReplyCache()
-    private = replace(LESSONS[0], is_private=True)
+    private = replace(BRIEFS[0], is_private=True)
     assert private in distil_alone([private], cache)
     assert cache == {}
 
@@ -120,18 +120,18 @@ async def test_valkey_keeps_replies_for_other_trainers(redis_endpoint: RedisEndp
 def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Distil) -> None:
     # Port 1 of the loopback refuses at once.
     down = ValkeyReplyCache("redis://127.0.0.1:1/0")
-    assert LESSONS[1] in distil_alone([LESSONS[1]], down)
+    assert BRIEFS[1] in distil_alone([BRIEFS[1]], down)
     down.close()
 
 
 @pytest.mark.parametrize(
     "different",
     [
-        replace(LESSONS[0], question="Other?"),
-        replace(LESSONS[0], reference="Other."),
-        replace(LESSONS[0], profile=replace(PROFILE, subject="Other")),
-        replace(LESSONS[0], profile=replace(PROFILE, grade="6")),
-        replace(LESSONS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
+        replace(BRIEFS[0], question="Other?"),
+        replace(BRIEFS[0], reference="Other."),
+        replace(BRIEFS[0], profile=replace(PROFILE, subject="Other")),
+        replace(BRIEFS[0], profile=replace(PROFILE, grade="6")),
+        replace(BRIEFS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
     ],
 )
 def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(different: ReplyBrief) -> None:
@@ -142,10 +142,10 @@ def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(differ
 @pytest.mark.parametrize(
     "different",
     [
-        replace(LESSONS[0], verdict=ResponseVerdict.CORRECT),
-        replace(LESSONS[0], band=Band.SECURE),
-        replace(LESSONS[0], is_guided=True),
-        replace(LESSONS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
+        replace(BRIEFS[0], verdict=ResponseVerdict.CORRECT),
+        replace(BRIEFS[0], band=Band.SECURE),
+        replace(BRIEFS[0], is_guided=True),
+        replace(BRIEFS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
 def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
@@ -155,17 +155,17 @@ def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
     replies: dict[ReplyBrief, str],
     decodings: list[Decoding],
 ) -> None:
-    reply_by_lesson = distil_alone([different], cache)
+    reply_by_brief = distil_alone([different], cache)
     assert decodings == []
-    assert reply_by_lesson[different] != replies[LESSONS[0]]
-    assert reply_by_lesson == distil_alone([different], DictReplyCache())
+    assert reply_by_brief[different] != replies[BRIEFS[0]]
+    assert reply_by_brief == distil_alone([different], DictReplyCache())
 
 
 def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
-    lesson = replace(LESSONS[0], verdict=ResponseVerdict.INCORRECT, band=Band.STRUGGLING)
-    prompt = teacher_prompt(task_of(lesson), "The heart pumps blood.")
+    brief = replace(BRIEFS[0], verdict=ResponseVerdict.INCORRECT, band=Band.STRUGGLING)
+    prompt = teacher_prompt(task_of(brief), "The heart pumps blood.")
     assert prompt == teacher_prompt(
-        task_of(replace(lesson, verdict=ResponseVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
+        task_of(replace(brief, verdict=ResponseVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
     )
     assert prompt.instruction is not None
     for part in ("grade 5", "Science", "short numbered steps"):
@@ -175,7 +175,7 @@ def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that
 
 def test_a_student_with_few_right_answers_is_asked_what_is_hard_before_the_closing_question() -> None:
     guided, alone = (
-        frame_reply(replace(LESSONS[0], is_guided=is_guided), ["The heart pumps blood."]) for is_guided in (True, False)
+        frame_reply(replace(BRIEFS[0], is_guided=is_guided), ["The heart pumps blood."]) for is_guided in (True, False)
     )
     assert guided.splitlines()[2] == "2. Tell me which part is hard."
     assert split_sentences(guided)[-1] == split_sentences(alone)[-1]
@@ -184,7 +184,7 @@ def test_a_student_with_few_right_answers_is_asked_what_is_hard_before_the_closi
 
 def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
     def frame(verdict: ResponseVerdict, band: Band) -> str:
-        return frame_reply(replace(LESSONS[0], verdict=verdict, band=band), ["The heart pumps blood."])
+        return frame_reply(replace(BRIEFS[0], verdict=verdict, band=band), ["The heart pumps blood."])
 
     weak, strong = frame(ResponseVerdict.INCORRECT, Band.STRUGGLING), frame(ResponseVerdict.INCORRECT, Band.SECURE)
     assert len(split_sentences(weak)) > len(split_sentences(strong))
@@ -201,10 +201,10 @@ def test_every_frame_has_the_form_that_its_profile_asks_for(
 ) -> None:
     profile = StudentProfile(grade=grade, learning_style=style, disability=need)
     for verdict, band, is_guided in itertools.product(ResponseVerdict, Band, (False, True)):
-        lesson = replace(LESSONS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
-        assert form_faults(lesson, frame_reply(lesson, ["The heart pumps blood."])) == []
+        brief = replace(BRIEFS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
+        assert form_faults(brief, frame_reply(brief, ["The heart pumps blood."])) == []
 
 
 def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(distil_alone: Distil) -> None:
-    wordless = replace(LESSONS[0], reference="???")
-    assert set(distil_alone([wordless, LESSONS[1]], DictReplyCache())) <= {LESSONS[1]}
+    wordless = replace(BRIEFS[0], reference="???")
+    assert set(distil_alone([wordless, BRIEFS[1]], DictReplyCache())) <= {BRIEFS[1]}

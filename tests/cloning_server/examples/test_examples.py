@@ -39,7 +39,7 @@ def test_the_training_prompt_is_the_serving_prompt(base: BaseModel) -> None:
 
 def test_the_teachers_feedback_wins_over_a_distilled_reply(base: BaseModel) -> None:
     drafts = draft_examples(baseline_of([graded(0, teacher_feedback="Well seen."), graded(1)]))
-    distilled = {draft.lesson: "Distilled." for draft in drafts}
+    distilled = {draft.brief: "Distilled." for draft in drafts}
     completed, counts = complete_examples(drafts, distilled, base.tokenizer)
     replies = [base.tokenizer.decode(list(example.tokens[example.reply_start : -1])) for _, example in completed]
     assert replies == ["Well seen.", "Distilled."]
@@ -97,7 +97,7 @@ def test_a_record_has_a_band_that_few_answers_leave_in_the_middle(correct: int, 
 def test_a_skill_is_judged_by_all_its_answers_and_no_others() -> None:
     weak = [graded(index, skill="weak") for index in range(3)]
     strong = [graded(index, skill="strong", is_correct=True) for index in range(3, 6)]
-    bands = [draft.lesson.band for draft in draft_examples(baseline_of([*weak, *strong]))]
+    bands = [draft.brief.band for draft in draft_examples(baseline_of([*weak, *strong]))]
     assert bands == [Band.STRUGGLING] * 3 + [Band.SECURE] * 3
 
 
@@ -110,13 +110,13 @@ def test_a_student_is_guided_in_all_replies_if_fewer_than_half_of_the_answers_ar
         graded(index, skill=f"skill{index}", is_correct=is_correct) for index, is_correct in enumerate(verdicts)
     ]
     drafts = draft_examples(baseline_of([*responses, graded(5, is_correct=None)]))
-    assert {draft.lesson.is_guided for draft in drafts} == guided
+    assert {draft.brief.is_guided for draft in drafts} == guided
 
 
 def test_a_skill_is_judged_by_another_record_if_there_is_one_and_is_in_the_middle_without_answers() -> None:
     baseline = baseline_of([graded(0, skill="known", is_correct=True), graded(1, skill="new", is_correct=True)])
     record = [graded(index, skill="known") for index in range(3)]
-    bands = [draft.lesson.band for draft in draft_examples(baseline, record=record)]
+    bands = [draft.brief.band for draft in draft_examples(baseline, record=record)]
     assert bands == [Band.STRUGGLING, Band.DEVELOPING]
 
 
@@ -124,14 +124,14 @@ def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> No
     right, wrong, with_reference = draft_examples(
         baseline_of([graded(0, reference_answer="", is_correct=True), graded(1, reference_answer=""), graded(2)])
     )
-    assert (right.lesson.reference, right.lesson.is_private) == ("It beats.", True)
-    assert (wrong.lesson.reference, wrong.lesson.is_private) == ("", False)
-    assert (with_reference.lesson.reference, with_reference.lesson.is_private) == (ITEMS[2][1], False)
+    assert (right.brief.reference, right.brief.is_private) == ("It beats.", True)
+    assert (wrong.brief.reference, wrong.brief.is_private) == ("", False)
+    assert (with_reference.brief.reference, with_reference.brief.is_private) == (ITEMS[2][1], False)
 
 
 def test_a_lesson_holds_no_word_of_the_student() -> None:
     response = replace(graded(0), student_answer="xylophone")
-    assert "xylophone" not in repr(draft_examples(baseline_of([response]))[0].lesson)
+    assert "xylophone" not in repr(draft_examples(baseline_of([response]))[0].brief)
 
 
 def conversations(*items: str) -> list[tuple[str, Example]]:

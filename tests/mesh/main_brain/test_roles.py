@@ -249,3 +249,19 @@ def test_every_role_of_the_product_is_sound() -> None:
             base_digest=document["base_digest"],
         )
         assert isinstance(role, TrainedRole), role
+
+
+def test_a_role_that_can_not_be_put_in_place_leaves_the_earlier_one(
+    tutor: TrainedRole, base_folder: Path, roles_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.replace
+
+    def fail_at_the_end(source: Path, target: Path) -> Path:
+        if source.name == "role":
+            raise OSError("no space left")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_the_end)
+    with pytest.raises(OSError, match="no space left"):
+        write_random_role(roles_dir, base_folder, role="tutor", base_digest=DIGEST, base_model="org/small", seed=9)
+    assert find_role([roles_dir], base_model="org/small", role="tutor", base_digest=DIGEST) == tutor
