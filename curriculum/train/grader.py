@@ -22,7 +22,7 @@ from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
 
 # Of a hundred questions so many are held out whole, and of the other questions so many answers.
-_HELD_OUT_QUESTIONS = 8
+_HELD_OUT_QUESTIONS = 4
 _HELD_OUT_ANSWERS = 6
 # Of a hundred examples so many are told without the reference, or without the question.
 _WITHOUT_REFERENCE = 8

@@ -1,7 +1,7 @@
 """The graded answers that a grader learns from: those of public sets, and those that lessons and questions give."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -76,12 +76,14 @@ def explained_answers(path: Path) -> Iterator[GradedAnswer]:
             )
 
 
-def made_answers(answers: Sequence[GradedAnswer], *, per_question: int, draws: random.Random) -> list[GradedAnswer]:
+def made_answers(answers: Sequence[GradedAnswer], *, draws: random.Random) -> list[GradedAnswer]:
     """Makes graded answers whose label is certain.
 
     A right answer of the same question is right. A right answer to another question of the same module is wrong, and so
-    are an empty phrase and the question itself.
+    are an empty phrase and the question itself. A question with a few pupils' answers, as in a lesson, gets one of
+    these: else the easy answers of a thousand lessons would outnumber the pupils' own.
     """
+    counts = Counter(answer.question for answer in answers)
     by_module: dict[tuple[str, str], dict[str, GradedAnswer]] = defaultdict(dict)
     for answer in answers:
         if answer.references:
@@ -93,12 +95,18 @@ def made_answers(answers: Sequence[GradedAnswer], *, per_question: int, draws: r
                 other for other in questions.values() if not set(other.references) & set(question_answer.references)
             ]
             texts = [(draws.choice(question_answer.references), CORRECT)]
-            texts += [(draws.choice(other.references), INCORRECT) for other in _some(others, per_question, draws)]
+            texts += [
+                (draws.choice(other.references), INCORRECT) for other in _some(others, _WRONG_PER_QUESTION, draws)
+            ]
             texts.append((draws.choice((*_EMPTY, question_answer.question)), INCORRECT))
+            if counts[question_answer.question] < len(texts):
+                texts = [draws.choice(texts)]
             certain_answers += [_with_answer(question_answer, text, label) for text, label in texts]
     return certain_answers
 
 
+# Wrong answers made per question: right answers to other questions.
+_WRONG_PER_QUESTION = 2
 _EMPTY = ("I don't know", "idk", "no", "yes", "because it is", "?", "I forgot", "N/A", "it just does", "you told us")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,12 +35,10 @@ from mesh.main_brain.role_manifest import Calibration
 TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
 GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
 _SMOOTHING = 0.05
-# Wrong answers made per question: right answers to other questions.
-_MADE_PER_QUESTION = 2
 # The sources whose answers are pupils', as those that Assess gets: they calibrate the grader.
 _PUPILS = frozenset({"sciEntsBank", "lessons"})
-# Longer examples are left out: a few essays would decide how much memory a pass needs.
-_MAX_TOKENS = 512
+# Longer examples are left out: essays of a few would take a third of the time, and no pupil writes them.
+_MAX_TOKENS = 256
 _GRADING, _EXPLANATIONS = "grading", "explanations"
 _EXPLAINED, _EXPLAINED_DEV = "entailmentbank.train.jsonl", "entailmentbank.dev.jsonl"
 _MEASURED = {
@@ -131,12 +129,12 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     learned, held_out = grader.split_graded(answers)
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(training.settings.seed)  # noqa: S311
-    learned += made_answers(
-        [answer for answer in learned if answer.source != "entailmentBank"],
-        per_question=_MADE_PER_QUESTION,
-        draws=draws,
-    )
-    judged_answers = grader.judged(learned, seed=training.settings.seed)
+    learned += made_answers([answer for answer in learned if answer.source != "entailmentBank"], draws=draws)
+    settings = training.settings
+    # Each epoch tells the answers anew: with another reference, without the question, without the grade.
+    judged_answers = [
+        answer for epoch in range(settings.epochs) for answer in grader.judged(learned, seed=settings.seed + epoch)
+    ]
     examples = [
         example
         for example in grader.grader_examples(judged_answers, base.tokenizer)
@@ -145,7 +143,7 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     passes = Passes(base.model)
     tokens = grader.label_tokens(base.tokenizer)
     objective = LabelObjective(passes.layers.head_VH, tokens, smoothing=_SMOOTHING)
-    factors = _fit(training, passes, examples, objective)
+    factors = _fit(replace(training, settings=replace(settings, epochs=1)), passes, examples, objective)
     weights = _rounded(factors)
     factors.load(weights, scaling=factors.scaling)
     pupils = [answer for answer in held_out if answer.source in _PUPILS] or held_out
@@ -153,10 +151,10 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
     return TrainedFactors(
         weights=weights,
-        settings=training.settings,
+        settings=settings,
         evaluation=_grader_figures(training, passes, factors, calibration),
         data_digests={"answers": _digest([f"{answer.question} {answer.answer} {answer.label}" for answer in answers])},
-        examples=len(examples),
+        examples=len(learned),
         labels=LABELS,
         calibration=calibration,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from curriculum.answers import read_explained
-from curriculum.lesson import GradeBand, Lesson, Subject
+from curriculum.lesson import GradeBand, Kind, Lesson, Subject
 from curriculum.library import draw_of
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
@@ -21,9 +21,11 @@ _SPELLINGS = {
     Subject.SCIENCE: ("Science", "science", "Science", "General Science", ""),
     Subject.SOCIAL_STUDIES: ("Social Studies", "History", "social studies", "Civics", "Geography", ""),
 }
-# One lesson of so many is told without the grade; its reply must fit any grade's form.
-_NO_GRADE = 8
+# One lesson of so many is told without the grade; its reply must fit any grade's form. Support and boundaries do for
+# every grade, and are what a caller who tells nothing of the student needs most.
+_NO_GRADE, _NO_GRADE_TALK = 8, 3
 _ANY_GRADE_BANDS = (GradeBand.G3_5, GradeBand.G6_8)
+_TALK = (Kind.FEELINGS, Kind.BOUNDARIES)
 
 
 def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
@@ -57,7 +59,8 @@ def plain_examples(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[R
 def _profile_told(lesson: Lesson) -> StudentProfile:
     draw = draw_of(f"profile {lesson.id}")
     spellings = _SPELLINGS[lesson.subject]
-    is_told = lesson.band not in _ANY_GRADE_BANDS or draw % _NO_GRADE
+    is_talk = lesson.kind in _TALK
+    is_told = (not is_talk and lesson.band not in _ANY_GRADE_BANDS) or draw % (_NO_GRADE_TALK if is_talk else _NO_GRADE)
     return replace(
         lesson.student,
         subject=spellings[draw // _NO_GRADE % len(spellings)],

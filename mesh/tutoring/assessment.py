@@ -34,9 +34,9 @@ class AnswerAssessment:
 
 _VERDICT_SENTENCES: Mapping[AnswerVerdict, str] = MappingProxyType(
     {
-        AnswerVerdict.CORRECT: "The student's answer is right.",
-        AnswerVerdict.PARTIALLY_CORRECT: "The student's answer is partly right.",
-        AnswerVerdict.INCORRECT: "The student's answer is wrong.",
+        AnswerVerdict.CORRECT: "The student's answer is right. Say so first.",
+        AnswerVerdict.PARTIALLY_CORRECT: "The student's answer is partly right. Say so first.",
+        AnswerVerdict.INCORRECT: "The student's answer is wrong. Say so first, kindly.",
         AnswerVerdict.BLANK: "The student gave no answer.",
         AnswerVerdict.OFF_TOPIC: "The student's answer is about something else.",
     }
