@@ -1,5 +1,6 @@
 """Between AdapterService's messages and the domain, both ways."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,8 @@ from brain_server.engine.contract import LoadedAdapter, Residency, Tier, WarmedA
 from mesh.paging import clamp_page_size, position_in, token_after
 
 _LIST_NAME = "adapters"
+# What `_position_of` returns.
+_POSITION = re.compile(r"[0-9]{20}/[^/]+/[0-9]{10}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIERS: Mapping[Tier, pb.AdapterTier.ValueType] = {
     Tier.HOST: pb.ADAPTER_TIER_HOST,
@@ -39,7 +42,7 @@ def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency])
     Raises:
         InvalidField: The page token is not one of this list.
     """
-    below = position_in(request.page_token, _LIST_NAME) if request.page_token else None
+    below = position_in(request.page_token, _LIST_NAME, is_position=_is_position) if request.page_token else None
     by_position = {_position_of(residency): residency for residency in residencies}
     positions = sorted((place for place in by_position if below is None or place < below), reverse=True)
     size = clamp_page_size(request.page_size)
@@ -52,6 +55,10 @@ def page_from(request: pb.ListAdaptersRequest, residencies: Sequence[Residency])
 def evicted_from(adapters: Sequence[LoadedAdapter]) -> pb.EvictAdapterResponse:
     """Converts the adapters that left."""
     return pb.EvictAdapterResponse(adapters=[adapter_from(adapter) for adapter in adapters])
+
+
+def _is_position(position: str) -> bool:
+    return _POSITION.fullmatch(position) is not None
 
 
 def _position_of(residency: Residency) -> str:

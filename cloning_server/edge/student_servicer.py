@@ -42,7 +42,7 @@ class StudentModelServicer(StudentModelServiceServicer):
         facts = self._trainer.facts
         if not facts.main_brain:
             raise TrainerUnavailable(f"the Main Brain is not known: {facts.reason or 'no trainer is ready'}")
-        page = await self._adapters.list_outdated(facts.main_brain, size=query.size, token=query.token)
+        page = await self._adapters.list_outdated(facts.main_brain, size=query.size, after=query.after)
         return student_wire.outdated_from(facts.main_brain, page)
 
     async def ActivateStudentModel(

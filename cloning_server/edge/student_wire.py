@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.students.erasure import Receipt
 from mesh.adapters.manifest import Examples, Manifest, Metrics
+from mesh.adapters.ref import is_tenant_folder
 from mesh.adapters.store import Activation, OutdatedPage, VersionPage
 from mesh.paging import clamp_page_size, number_in, position_in, token_after
 
@@ -31,10 +32,10 @@ class PageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutdatedQuery:
-    """What ListOutdatedStudents asks for: how many students to look at, and where the store's listing goes on."""
+    """What ListOutdatedStudents asks for: how many students to look at, and after which of the tenant's folders."""
 
     size: int
-    token: str | None
+    after: str | None
 
 
 def page_from(request: pb.ListStudentModelsRequest) -> PageQuery:
@@ -54,9 +55,10 @@ def outdated_query_from(request: pb.ListOutdatedStudentsRequest) -> OutdatedQuer
     Raises:
         InvalidField: The page token does not belong to this list.
     """
-    token = position_in(request.page_token, _OUTDATED_LIST) if request.page_token else None
+    token = request.page_token
+    after = position_in(token, _OUTDATED_LIST, is_position=is_tenant_folder) if token else None
     size = min(request.page_size or _OUTDATED_SIZE_DEFAULT, _OUTDATED_SIZE_HIGH)
-    return OutdatedQuery(size=size, token=token)
+    return OutdatedQuery(size=size, after=after)
 
 
 def outdated_from(main_brain: str, page: OutdatedPage) -> pb.ListOutdatedStudentsResponse:
@@ -72,7 +74,7 @@ def outdated_from(main_brain: str, page: OutdatedPage) -> pb.ListOutdatedStudent
             )
             for manifest in page.manifests
         ],
-        next_page_token="" if page.next_token is None else token_after(page.next_token, _OUTDATED_LIST),
+        next_page_token="" if page.next_after is None else token_after(page.next_after, _OUTDATED_LIST),
     )
 
 

@@ -64,11 +64,11 @@ class FolderPage:
 
     Attributes:
         names: Their names, without prefix and slash.
-        next_token: Where the next page starts; opaque, of the store's own. None on the last page.
+        next_after: The name that the next page starts after; None on the last page.
     """
 
     names: tuple[str, ...]
-    next_token: str | None
+    next_after: str | None
 
 
 class Blobs(Protocol):
@@ -115,13 +115,13 @@ class Blobs(Protocol):
         """Lists all blobs with the prefix, in lexical order of their keys; holds one page in memory."""
         ...
 
-    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+    async def folders(self, prefix: str, *, size: int, after: str | None = None) -> FolderPage:
         """Lists the folders below a prefix, in an order of the store's own; reads no more keys than it must.
 
         Args:
             prefix: Ends with a slash.
             size: Most folders of the page, 1 to 1000.
-            token: `next_token` of the page before; None starts with the first.
+            after: `next_after` of the page before; None starts with the first.
         """
         ...
 

@@ -44,11 +44,11 @@ class OutdatedPage:
 
     Attributes:
         manifests: Manifests of the versions, by student.
-        next_token: Where the next page starts; None on the last.
+        next_after: The tenant's folder that the next page starts after; None on the last page.
     """
 
     manifests: tuple[Manifest, ...]
-    next_token: str | None
+    next_after: str | None
 
 
 class Reading:
@@ -96,9 +96,9 @@ class Reading:
         manifests = await self._read_manifests(refs[:size])
         return VersionPage(manifests=tuple(manifests), next_below=refs[size - 1].version if len(refs) > size else None)
 
-    async def list_outdated(self, base_digest: str, *, size: int, token: str | None) -> OutdatedPage:
+    async def list_outdated(self, base_digest: str, *, size: int, after: str | None) -> OutdatedPage:
         """See `AdapterStore.list_outdated`."""
-        page = await self._blobs.folders(self._documents.keys.prefix, size=size, token=token)
+        page = await self._blobs.folders(self._documents.keys.prefix, size=size, after=after)
         # The folder of the commits is no student's.
         students = sorted(filter(is_student_id, page.names))
         manifests: list[Manifest] = []
@@ -106,7 +106,7 @@ class Reading:
             batch = students[start : start + _PARALLEL_STUDENTS]
             manifests += filter(None, await asyncio.gather(*map(self._read_active, batch)))
         outdated = [manifest for manifest in manifests if manifest.recipe.base_digest != base_digest]
-        return OutdatedPage(manifests=tuple(outdated), next_token=page.next_token)
+        return OutdatedPage(manifests=tuple(outdated), next_after=page.next_after)
 
     async def _read_active(self, student_id: str) -> Manifest | None:
         """Returns the manifest of the student's active version; None if there is none, or it does not parse."""

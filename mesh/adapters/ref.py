@@ -22,6 +22,8 @@ DEFAULT_TENANT = "default"
 # row have no use in an id, and every path traversal needs them.
 STUDENT_ID_PATTERN = r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
+_COMMITS_FOLDER = "_commits"
+
 _ID = re.compile(STUDENT_ID_PATTERN)
 _VERSION_FOLDER = re.compile(r"v([1-9][0-9]{0,8})")
 
@@ -29,6 +31,11 @@ _VERSION_FOLDER = re.compile(r"v([1-9][0-9]{0,8})")
 def is_student_id(value: str) -> bool:
     """Whether the value matches `STUDENT_ID_PATTERN`."""
     return _ID.fullmatch(value) is not None
+
+
+def is_tenant_folder(name: str) -> bool:
+    """Whether a folder of a tenant can have this name: a student's id, or the name of the folder of the commits."""
+    return is_student_id(name) or name == _COMMITS_FOLDER
 
 
 def validate_student_id(value: str, *, field: str = "student_id") -> str:
@@ -68,7 +75,7 @@ class TenantKeys:
     @property
     def commits(self) -> str:
         """Prefix of the keys of all commits, with the final slash."""
-        return f"{self.prefix}_commits/"
+        return f"{self.prefix}{_COMMITS_FOLDER}/"
 
     def commit(self, clone_id: str) -> str:
         """Returns the key of the clone's commit.

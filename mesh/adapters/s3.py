@@ -153,18 +153,19 @@ class S3Blobs:
                 return
             start = page["Contents"][-1]["Key"]
 
-    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+    async def folders(self, prefix: str, *, size: int, after: str | None = None) -> FolderPage:
         """See `Blobs.folders`."""
 
         def list_folders(client: "S3Client") -> FolderPage:
             list_page = partial(client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, Delimiter="/", MaxKeys=size)
-            page = list_page() if token is None else list_page(ContinuationToken=token)
-            return FolderPage(
-                names=tuple(
-                    folder["Prefix"].removeprefix(prefix).removesuffix("/") for folder in page.get("CommonPrefixes", [])
-                ),
-                next_token=page["NextContinuationToken"] if page["IsTruncated"] else None,
-            )
+            # A tilde comes after every character that our keys have, so the folder itself is not listed again.
+            page = list_page() if after is None else list_page(StartAfter=f"{prefix}{after}/~")
+            # A page may hold nothing but objects beside the folders, of someone else's.
+            while page["IsTruncated"] and not page.get("CommonPrefixes"):
+                page = list_page(ContinuationToken=page["NextContinuationToken"])
+            folders = [folder["Prefix"] for folder in page.get("CommonPrefixes", [])]
+            names = tuple(folder.removeprefix(prefix).removesuffix("/") for folder in folders)
+            return FolderPage(names=names, next_after=names[-1] if page["IsTruncated"] else None)
 
         return await self._run(list_folders)
 

@@ -195,7 +195,7 @@ class AdapterStore:
         """
         return await self._reading.list_page(student_id, size=size, below=below)
 
-    async def list_outdated(self, base_digest: str, *, size: int, token: str | None = None) -> OutdatedPage:
+    async def list_outdated(self, base_digest: str, *, size: int, after: str | None = None) -> OutdatedPage:
         """Returns a page of the students whose active version belongs to another Main Brain than this one.
 
         Skips and logs students whose documents do not parse. A page may hold nobody and still not be the last.
@@ -203,9 +203,9 @@ class AdapterStore:
         Args:
             base_digest: Digest of the Main Brain.
             size: Most students to look at, 1 to 1000.
-            token: `next_token` of the page before; None starts with the first student.
+            after: `next_after` of the page before; None starts with the first student.
         """
-        return await self._reading.list_outdated(base_digest, size=size, token=token)
+        return await self._reading.list_outdated(base_digest, size=size, after=after)
 
     async def pin(self, student_id: str, version: int) -> None:
         """Keeps a version from being retired; repeatable.

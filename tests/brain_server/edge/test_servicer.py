@@ -24,6 +24,7 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.dependencies import CHECK_SECONDS
 from mesh.errors import AdapterCorrupt, InvalidField, ModelNotLoaded, QueueFull, StudentModelNotFound
+from mesh.paging import token_after
 from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import RemoteError, error_from, error_of
 from mesh.rpc.server import Server
@@ -348,15 +349,19 @@ async def test_the_adapters_in_memory_are_listed_page_by_page(served: Served) ->
     assert rest.next_page_token == ""
 
 
-@pytest.mark.parametrize("field", ["page_size", "page_token"])
-async def test_a_page_of_adapters_that_cannot_be_is_refused(served: Served, field: str) -> None:
-    request = adapter_pb.ListAdaptersRequest()
-    if field == "page_size":
-        request.page_size = -1
-    else:
-        request.page_token = "junk"
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (adapter_pb.ListAdaptersRequest(page_size=-1), "page_size"),
+        (adapter_pb.ListAdaptersRequest(page_token="junk"), "page_token"),
+        (adapter_pb.ListAdaptersRequest(page_token=token_after("7/ada/2", "adapters")), "page_token"),
+    ],
+)
+async def test_a_page_of_adapters_that_cannot_be_is_refused(
+    served: Served, request_: adapter_pb.ListAdaptersRequest, field: str
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.adapters.ListAdapters(request, timeout=30)
+        await served.adapters.ListAdapters(request_, timeout=30)
     refused = error_of(caught.value)
     assert isinstance(refused, InvalidField)
     assert [violation.field for violation in refused.violations] == [field]

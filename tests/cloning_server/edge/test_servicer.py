@@ -221,6 +221,7 @@ async def test_what_is_not_so_is_absent_and_not_zero(stub: CloningStub) -> None:
     [
         (pb.ListClonesRequest(page_size=-1), "page_size"),
         (pb.ListClonesRequest(page_token="junk"), "page_token"),
+        (pb.ListClonesRequest(page_token=token_after("9" * 5_000, "clones")), "page_token"),
         (pb.ListClonesRequest(student_id="../x"), "student_id"),
     ],
 )
@@ -250,6 +251,12 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     model.ClearField("pinned")
     model.ClearField("outdated")
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
+
+
+def forged_tokens() -> list[str]:
+    """Tokens of the list of outdated students with positions that no page ends at."""
+    positions = ["", "../other", "a/v1", "é", "_other", "a\0", "a" * 5_000]
+    return [token_after(position, "outdated students") for position in positions]
 
 
 async def outdated_pages(stub: CloningStub, *, size: int) -> list[models_pb.ListOutdatedStudentsResponse]:
@@ -290,11 +297,13 @@ async def test_without_a_trainer_nobody_knows_which_models_are_outdated(cloning:
     assert not (await stub.GetHealth(pb.GetHealthRequest())).main_brain
 
 
-async def test_an_outdated_list_refuses_the_token_of_another_list(stub: CloningStub) -> None:
-    request = models_pb.ListOutdatedStudentsRequest(page_token=token_after(3, "clones"))
-    with raised() as failure:
-        await stub.ListOutdatedStudents(request)
-    assert isinstance(failure.error, InvalidField)
+@pytest.mark.parametrize("token", ["junk", token_after(3, "clones"), *forged_tokens()])
+async def test_an_outdated_list_refuses_a_token_that_it_did_not_give(stub: CloningStub, token: str) -> None:
+    with raised() as refused:
+        await stub.ListOutdatedStudents(models_pb.ListOutdatedStudentsRequest(page_token=token))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(refused.error, InvalidField)
+    assert [violation.field for violation in refused.error.violations] == ["page_token"]
 
 
 async def test_a_student_without_a_model_gets_an_empty_list(stub: CloningStub) -> None:

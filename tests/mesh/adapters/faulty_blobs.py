@@ -42,9 +42,9 @@ class Watched:
         async for entry in self._blobs.entries(prefix):
             yield entry
 
-    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+    async def folders(self, prefix: str, *, size: int, after: str | None = None) -> FolderPage:
         await self._before(writes=False)
-        return await self._blobs.folders(prefix, size=size, token=token)
+        return await self._blobs.folders(prefix, size=size, after=after)
 
     async def delete(self, key: str, *, etag: str) -> None:
         await self._before(writes=True)

@@ -107,12 +107,12 @@ class MemoryBlobs:
         for key, data in present:
             yield BlobEntry(key=key, etag=_etag(data), size_bytes=len(data), age_seconds=0)
 
-    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+    async def folders(self, prefix: str, *, size: int, after: str | None = None) -> FolderPage:
         keys = await self.keys(prefix)
         names = sorted({key.removeprefix(prefix).partition("/")[0] for key in keys})
-        later_names = [name for name in names if token is None or name > token]
-        next_token = later_names[size - 1] if len(later_names) > size else None
-        return FolderPage(names=tuple(later_names[:size]), next_token=next_token)
+        later_names = [name for name in names if after is None or name > after]
+        next_after = later_names[size - 1] if len(later_names) > size else None
+        return FolderPage(names=tuple(later_names[:size]), next_after=next_after)
 
     async def erase(self, prefix: str) -> RemovedObjects:
         erased = RemovedObjects()

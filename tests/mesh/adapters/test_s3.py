@@ -65,6 +65,20 @@ async def test_a_missing_key_reads_as_none_and_erases_without_error(blobs: S3Blo
     assert await blobs.forget(student) == RemovedObjects()
 
 
+@pytest.mark.parametrize("size", [1, 2, 1000])
+async def test_folders_are_listed_page_by_page_also_beside_other_objects(
+    blobs: S3Blobs, student: str, size: int
+) -> None:
+    keys = [*(f"{name}/{key}" for name in ("s", "s-1", "s.1", "s1") for key in ("a", "v1/z")), "A", "s-2", "t"]
+    for key in keys:
+        await blobs.create(f"{student}/{key}", b"")
+    pages = [await blobs.folders(f"{student}/", size=size)]
+    while pages[-1].next_after is not None:
+        pages.append(await blobs.folders(f"{student}/", size=size, after=pages[-1].next_after))
+    assert max(len(page.names) for page in pages) <= size
+    assert sorted(name for page in pages for name in page.names) == ["s", "s-1", "s.1", "s1"]
+
+
 async def test_only_what_was_read_is_deleted(blobs: S3Blobs, student: str) -> None:
     await blobs.create(student, b"before")
     blob = await blobs.read(student, limit_bytes=10)

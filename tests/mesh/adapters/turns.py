@@ -129,9 +129,9 @@ class TurnBlobs:
         for entry in entries:
             yield entry
 
-    async def folders(self, prefix: str, *, size: int, token: str | None = None) -> FolderPage:
+    async def folders(self, prefix: str, *, size: int, after: str | None = None) -> FolderPage:
         async with self._turns.turn():
-            return await self._blobs.folders(prefix, size=size, token=token)
+            return await self._blobs.folders(prefix, size=size, after=after)
 
     async def delete(self, key: str, *, etag: str) -> None:
         async with self._turns.turn():
