@@ -145,23 +145,29 @@ def list_clones(
     _run(commands.list_clones(cloning, request, as_json=as_json))
 
 
-# In place of a student's id.
-_OUTDATED = "outdated"
-
-
 @app.command()
 def models(
-    student_id: str,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[list] STUDENT | outdated",
+            help="Id of the student, after `list` if the id is `outdated`; or `outdated`, for who needs a new clone.",
+        ),
+    ],
     *,
     page_token: Annotated[str, typer.Option(help="next_page_token of the page before.")] = "",
     as_json: Json = False,
     cloning: Cloning = CLONING_ADDRESS,
 ) -> None:
-    """List the versions of a student's model, newest first; `outdated` for an id lists who needs a new clone."""
-    if student_id == _OUTDATED:
-        _run(commands.list_outdated(cloning, as_json=as_json))
-    request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
-    _run(commands.list_models(cloning, request, as_json=as_json))
+    """List the versions of a student's model, newest first, or all students who need a new clone."""
+    match words:
+        case ["outdated"]:
+            _run(commands.list_outdated(cloning, as_json=as_json))
+        case ["list", student_id] | [student_id]:
+            request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
+            _run(commands.list_models(cloning, request, as_json=as_json))
+        case _:
+            _fail("aivo models takes one student, as in `aivo models list STUDENT`, or `outdated`", WRONG)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
+from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 
 from testing.scripted.servers import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 from tests.client.conftest import Aivo
@@ -103,6 +104,25 @@ async def test_outdated_models_are_listed_to_the_last_page(aivo: Aivo, cloning: 
     students = json.loads(document.out)["students"]
     assert [student["student_id"] for student in students] == ["student123", "student456"]
     assert [call.rpc for call in cloning.calls] == ["ListOutdatedStudents"] * 4
+
+
+@pytest.mark.parametrize("student_id", ["outdated", "list", "student123"])
+async def test_a_student_of_any_name_is_listed(aivo: Aivo, cloning: Script, *, student_id: str) -> None:
+    result = await aivo("models", "list", student_id, "--json")
+
+    assert (result.status, result.err) == (0, "")
+    (call,) = cloning.calls
+    assert call.request == ListStudentModelsRequest(student_id=student_id)
+
+
+@pytest.mark.parametrize("words", [("student123", "student456"), ("list", "student123", "student456")])
+async def test_more_than_one_student_at_a_time_is_refused(
+    aivo: Aivo, cloning: Script, *, words: tuple[str, ...]
+) -> None:
+    result = await aivo("models", *words)
+
+    assert (result.status, cloning.calls) == (2, [])
+    assert "aivo models list STUDENT" in result.err
 
 
 async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: Aivo, cloning: Script) -> None:
