@@ -204,7 +204,7 @@ def delete(
 
 @app.command()
 def health(*, as_json: Json = False, brain: Brain = BRAIN_ADDRESS, cloning: Cloning = CLONING_ADDRESS) -> None:
-    """Show whether both servers can answer; status 3 if one can't."""
+    """Show whether both servers can answer; status 3 if one can't. With --json: one object, a member per server."""
     _run(commands.show_health(brain, cloning, as_json=as_json))
 
 

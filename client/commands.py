@@ -12,7 +12,18 @@ from rich.console import Console
 
 from client.brain import BrainClient
 from client.cloning import CloningClient
-from client.display import author_of, clones_table, models_table, outdated_table, print_json, show_progress
+from client.display import (
+    Health,
+    UnreachableHealth,
+    author_of,
+    clones_table,
+    health_line,
+    models_table,
+    outdated_table,
+    print_healths,
+    print_json,
+    show_progress,
+)
 from mesh.errors import AivoError
 from mesh.rpc.errors import error_from
 
@@ -180,20 +191,23 @@ async def show_health(brain_address: str, cloning_address: str, *, as_json: bool
             asyncio.wait_for(cloning.health(), _HEALTH_SECONDS),
             return_exceptions=True,
         )
-    can_answer = True
-    for name, answer in zip(("brain", "cloning"), answers, strict=True):
-        if isinstance(answer, AivoError | TimeoutError):
-            _out.print(f"{name}: no answer ({str(answer) or 'it took too long'})")
-            can_answer = False
-            continue
-        if isinstance(answer, BaseException):
+    healths = dict(zip(("brain", "cloning"), map(_health_of, answers), strict=True))
+    if as_json:
+        print_healths(_out, healths)
+    else:
+        for name, health in healths.items():
+            _out.print(f"{name}: {health_line(health)}")
+    return DONE if all(health.status in {"healthy", "degraded"} for health in healths.values()) else NOT_NOW
+
+
+def _health_of(answer: Health | BaseException) -> Health:
+    match answer:
+        case AivoError() | TimeoutError():
+            return UnreachableHealth(reason=str(answer) or "it took too long")
+        case BaseException():
             raise answer
-        can_answer = can_answer and answer.status in {"healthy", "degraded"}
-        if as_json:
-            print_json(_out, answer, indent=None)
-        else:
-            _out.print(f"{name}: {answer.status}{answer.reason and ': '}{answer.reason}")
-    return DONE if can_answer else NOT_NOW
+        case _:
+            return answer
 
 
 def _print_next_page(token: str) -> None:

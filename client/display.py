@@ -3,17 +3,38 @@
 Knows nothing of calls.
 """
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 from aivo.brain.v1.brain_service_pb2 import FallbackReason, Finished, GenerateResponse
+from aivo.brain.v1.brain_service_pb2 import GetHealthResponse as BrainHealth
+from aivo.cloning.v1.cloning_service_pb2 import GetHealthResponse as CloningHealth
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
 from aivo.cloning.v1.student_model_service_pb2 import ListOutdatedStudentsResponse, ListStudentModelsResponse
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreachableHealth:
+    """The health of a server that does not answer.
+
+    Attributes:
+        status: In place of a server's own word.
+        reason: Why it does not, for people.
+    """
+
+    status: str = "unreachable"
+    reason: str
+
+
+Health: TypeAlias = BrainHealth | CloningHealth | UnreachableHealth
 
 
 def print_json(console: Console, message: Message, *, indent: int | None = 2) -> None:
@@ -23,6 +44,24 @@ def print_json(console: Console, message: Message, *, indent: int | None = 2) ->
     )
     # Not with the console's own method, which would wrap and colour the text.
     print(text, file=console.file, flush=True)
+
+
+def print_healths(console: Console, healths: Mapping[str, Health]) -> None:
+    """Prints one JSON object: by the name of each server its health, as REST gives it if the server answers."""
+    document = {
+        name: asdict(health)
+        if isinstance(health, UnreachableHealth)
+        else MessageToDict(health, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for name, health in healths.items()
+    }
+    print(json.dumps(document, indent=2), file=console.file, flush=True)
+
+
+def health_line(health: Health) -> str:
+    """Returns a server's health in words."""
+    if isinstance(health, UnreachableHealth):
+        return f"no answer ({health.reason})"
+    return f"{health.status}{health.reason and ': '}{health.reason}"
 
 
 def author_of(reply: GenerateResponse | Finished) -> str:

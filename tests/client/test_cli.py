@@ -175,3 +175,17 @@ async def test_health_shows_both_servers_and_fails_if_one_is_away(aivo: Aivo) ->
     assert without_cloning.status == 3
     assert without_cloning.out.splitlines()[0] == "brain: healthy"
     assert without_cloning.out.splitlines()[1].startswith("cloning: no answer")
+
+
+async def test_health_is_one_json_object_that_names_the_server_that_is_away(aivo: Aivo) -> None:
+    both = await aivo("health", "--json")
+    without_brain = await aivo("health", "--json", "--brain", "127.0.0.1:9")
+
+    healths = json.loads(both.out)
+    assert both.status == 0
+    assert {name: health["status"] for name, health in healths.items()} == {"brain": "healthy", "cloning": "healthy"}
+    assert (without_brain.status, without_brain.err) == (3, "")
+    partial_healths = json.loads(without_brain.out)
+    assert partial_healths["brain"]["status"] == "unreachable"
+    assert partial_healths["brain"]["reason"]
+    assert partial_healths["cloning"] == healths["cloning"]
