@@ -72,23 +72,14 @@ class Intake:
             head_start=estimates.HEAD_START_PLACES[terms.priority],
             may_wait=terms.queue_behind,
         )
-        outcome, clone_id = await self._store.start(new, queue_limit=self._queue_limit)
-        match outcome:
-            case "made":
-                return clone
-            case "same":
-                return await self._as_accepted(clone_id)
-            case "reused":
-                raise RequestIdReused(request_id=request_id, clone_id=clone_id)
-            case "running":
-                raise CloneAlreadyRunning(student_id=student_id, clone_id=clone_id)
-            case "full":
-                raise QueueFull(limit=self._queue_limit, retry_seconds=estimates.seconds_per_clone(backlog))
+        return await self._accept(clone, new, backlog=backlog)
 
     async def find_started(
         self, student_id: str, baseline: Baseline, *, request_id: str, terms: Terms | None = None
     ) -> Clone | None:
-        """Returns the clone that the same request made before, as it was accepted then; None if there is none.
+        """Returns the clone that the same request made before, as it was accepted then.
+
+        None if there is none, or if its student was erased since.
 
         Raises:
             RequestIdReused: Another request has this id.
@@ -99,11 +90,29 @@ class Intake:
         clone_id, digest = earlier
         if digest != request_digest(student_id, baseline, terms):
             raise RequestIdReused(request_id=request_id, clone_id=clone_id)
-        return await self._as_accepted(clone_id)
+        return await self._find_accepted(clone_id)
 
-    async def _as_accepted(self, clone_id: str) -> Clone:
-        (clone,) = await self._changes.read(clone_id, after=0, limit=1)
-        return clone
+    async def _accept(self, clone: Clone, new: NewClone, *, backlog: Backlog) -> Clone:
+        while True:
+            outcome, clone_id = await self._store.start(new, queue_limit=self._queue_limit)
+            match outcome:
+                case "made":
+                    return clone
+                case "same":
+                    # If the student was erased since the line above, so was the request, and it is a new one now.
+                    if earlier := await self._find_accepted(clone_id):
+                        return earlier
+                case "reused":
+                    raise RequestIdReused(request_id=clone.request_id, clone_id=clone_id)
+                case "running":
+                    raise CloneAlreadyRunning(student_id=clone.student_id, clone_id=clone_id)
+                case "full":
+                    raise QueueFull(limit=self._queue_limit, retry_seconds=estimates.seconds_per_clone(backlog))
+
+    async def _find_accepted(self, clone_id: str) -> Clone | None:
+        """Returns a clone as it was accepted; None if it was erased."""
+        first_changes = await self._changes.read(clone_id, after=0, limit=1)
+        return first_changes[0] if first_changes else None
 
     def _new_clone(self, student_id: str, responses: int, *, terms: Terms, backlog: Backlog) -> Clone:
         now = datetime.now(UTC)

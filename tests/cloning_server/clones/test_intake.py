@@ -10,7 +10,7 @@ import pytest
 from cloning_server.clone import Clone, CloneState, Consent, Terms
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.intake import request_digest
-from cloning_server.clones.records import NO_LEASE
+from cloning_server.clones.records import NO_LEASE, NewClone, StartOutcome
 from cloning_server.clones.registry import Registry
 from mesh.errors import (
     CloneAlreadyRunning,
@@ -35,6 +35,25 @@ async def test_the_same_request_is_answered_the_same_after_the_clone_went_on(reg
     first = await registry.intake.start(STUDENT, baseline(), request_id="enrol-17")
     await registry.changes.write(next_change(first, CloneState.COMPLETED, progress=100), token=NO_LEASE)
     assert await registry.intake.start(STUDENT, baseline(), request_id="enrol-17") == first
+
+
+async def test_the_same_request_at_once_with_the_erasure_of_its_student_makes_a_new_clone(
+    clones: CloneStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await registry.intake.start(STUDENT, baseline(), request_id="enrol-17")
+    await registry.changes.write(next_change(first, CloneState.COMPLETED, progress=100), token=NO_LEASE)
+    start = clones.start
+
+    async def start_and_erase(new: NewClone, *, queue_limit: int) -> tuple[StartOutcome, str]:
+        outcome = await start(new, queue_limit=queue_limit)
+        monkeypatch.undo()
+        assert await clones.erase(STUDENT)
+        return outcome
+
+    monkeypatch.setattr(clones, "start", start_and_erase)
+    second = await registry.intake.start(STUDENT, baseline(), request_id="enrol-17")
+    assert second.clone_id != first.clone_id
+    assert await registry.changes.find(second.clone_id) == second
 
 
 async def test_a_request_id_with_another_body_is_refused_and_names_the_clone(registry: Registry) -> None:

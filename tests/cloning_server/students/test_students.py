@@ -252,6 +252,23 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     )
 
 
+async def test_a_request_that_is_repeated_while_its_student_is_deleted_makes_a_new_clone(
+    stub: CloningStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier_id = await clone(stub, request_id="enrol")
+    read_changes = CloneStore.read_changes
+
+    async def delete_and_read(store: CloneStore, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
+        monkeypatch.undo()
+        await delete(stub)
+        return await read_changes(store, clone_id, after=after, limit=limit)
+
+    monkeypatch.setattr(CloneStore, "read_changes", delete_and_read)
+    started = await stub.StartClone(order(request_id="enrol"))
+    assert started.clone_id != earlier_id
+    assert (await watch_all(stub, started.clone_id))[-1].status == "completed"
+
+
 async def test_watchers_of_a_deleted_clone_are_told_its_end(cloning: Cloning, stub: CloningStub) -> None:
     cloning.trainer.gates[CloneState.FINE_TUNING].shut()
     clone_id = (await stub.StartClone(order())).clone_id
