@@ -95,7 +95,11 @@ class Comparison:
     def _baseline(self, author: BenchmarkStudent, responses: int) -> Baseline:
         questions = common_questions(self.student, self.classmate)[:responses]
         return replace(
-            self.student.baseline, responses=author.answers_to(questions), assessment_id="", overall_score=None
+            self.student.baseline,
+            responses=author.answers_to(questions),
+            assessment_id="",
+            overall_score=None,
+            max_score=author.baseline.max_score,
         )
 
 

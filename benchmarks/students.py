@@ -1,6 +1,7 @@
 """Students in files: a StartClone request, and held-out answers of the same student to other questions.
 
-`NAME.json` is the request in JSON. `NAME.heldout.json` in the same folder has `responses` of the same shape.
+`NAME.json` is the request in JSON. `NAME.heldout.json` in the same folder has `responses` of the same shape, with the
+same best score.
 """
 
 from collections.abc import Sequence

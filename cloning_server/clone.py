@@ -11,6 +11,11 @@ from enum import StrEnum
 from mesh.adapters.manifest import Manifest
 from mesh.tutoring.profile import StudentProfile
 
+# The best score of an answer where the baseline does not tell its `max_score`.
+DEFAULT_MAX_SCORE = 100.0
+# Different questions that a baseline needs: one to train on, and one to hold out.
+MIN_QUESTIONS = 2
+
 
 class CloneState(StrEnum):
     """The state of a clone. The values are the words that the frontend shows."""
@@ -46,15 +51,31 @@ class BaselineResponse:
     score: float | None = None
     teacher_feedback: str = ""
 
+    @property
+    def item(self) -> str:
+        """The question without differences of case and spacing, by which responses to the same question are known."""
+        return " ".join(self.question.split()).casefold()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A student's baseline assessment and profile. Never holds the student's name."""
+    """A student's baseline assessment and profile. Never holds the student's name.
+
+    Attributes:
+        overall_score: Score of the whole assessment in percent.
+        max_score: The best score of a response; None if the request does not tell it.
+    """
 
     profile: StudentProfile
     responses: tuple[BaselineResponse, ...]
     assessment_id: str = ""
     overall_score: float | None = None
+    max_score: float | None = None
+
+    @property
+    def best_score(self) -> float:
+        """The best score of a response: `max_score`, or 100."""
+        return DEFAULT_MAX_SCORE if self.max_score is None else self.max_score
 
 
 class Priority(StrEnum):

@@ -45,6 +45,7 @@ def order_from(request: pb.StartCloneRequest) -> CloneOrder:
         responses=tuple(map(_response_from, data.responses)),
         assessment_id=data.assessment_id,
         overall_score=data.overall_score if data.HasField("overall_score") else None,
+        max_score=data.max_score if data.HasField("max_score") else None,
     )
     terms = Terms(
         priority=_PRIORITIES[request.priority] if request.HasField("priority") else Priority.NORMAL,

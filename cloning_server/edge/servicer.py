@@ -12,6 +12,7 @@ from cloning_server.clones.cancellation import cancel
 from cloning_server.clones.feed import Feed
 from cloning_server.clones.registry import Registry
 from cloning_server.edge import order_wire, wire
+from cloning_server.edge.baseline_rules import check_baseline
 from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
@@ -31,7 +32,8 @@ class CloningServicer(CloningServiceServicer):
     async def StartClone(self, request: pb.StartCloneRequest, context: Context) -> pb.StartCloneResponse:
         """Accepts a clone."""
         order = order_wire.order_from(request)
-        # First: what the request made is its answer, also once its consent has expired or its base version is gone.
+        # First: what the request made is its answer, also once its consent has expired, its base version is gone, or
+        # the rules for baselines have changed.
         clone = await self._registry.intake.find_started(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
@@ -68,6 +70,7 @@ class CloningServicer(CloningServiceServicer):
         return wire.health_from(await self._health.report())
 
     async def _start(self, order: CloneOrder) -> Clone:
+        check_baseline(order.baseline)
         if order.terms.base_version:
             # Refuses a version that does not exist.
             await self._adapters.read_manifest(order.student_id, order.terms.base_version)

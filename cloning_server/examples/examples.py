@@ -11,17 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
+from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
-from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.clone import DEFAULT_MAX_SCORE, MIN_QUESTIONS, Baseline, BaselineResponse
 from mesh.adapters.manifest import Examples
 from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
+from mesh.tutoring.arithmetic import same_number
 from mesh.tutoring.profile import StudentProfile
 
-# The least score, of 100, of a right answer if the response does not tell `is_correct`.
-PASS_SCORE = 50.0
+# The least score of a right answer, as a share of the best score, if the response does not tell `is_correct`.
+PASS_SHARE = 0.5
 # Longer conversations are dropped: the longest one decides how much memory a batch needs.
 MAX_EXAMPLE_TOKENS = 1024
 
@@ -40,6 +42,10 @@ class Band(StrEnum):
     STRUGGLING = "struggling"
     DEVELOPING = "developing"
     SECURE = "secure"
+
+
+# A response and the verdict on it.
+_JudgedResponse: TypeAlias = tuple[BaselineResponse, ResponseVerdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +106,21 @@ def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | N
 
     Args:
         baseline: The responses.
-        record: The responses that the student's bands are computed from; by default the baseline's.
+        record: The responses that the student's bands are computed from, with scores of the same scale; by default the
+            baseline's.
     """
-    judged_by = baseline.responses if record is None else record
-    bands, is_guided = _bands_of(judged_by), _is_guided(judged_by)
+    verdicts = _verdicts_of(baseline.responses, best_score=baseline.best_score)
+    record_verdicts = verdicts if record is None else _verdicts_of(record, best_score=baseline.best_score)
+    bands, is_guided = _bands_of(record_verdicts), _is_guided(record_verdicts)
     return tuple(
-        _draft(baseline.profile, response, band=bands.get(_skill_of(response), Band.DEVELOPING), is_guided=is_guided)
-        for response in baseline.responses
+        _draft(
+            baseline.profile,
+            response,
+            verdict=verdict,
+            band=bands.get(_skill_of(response), Band.DEVELOPING),
+            is_guided=is_guided,
+        )
+        for response, verdict in verdicts
     )
 
 
@@ -117,13 +131,23 @@ def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:
     return Prompt(profile=_profile_of(profile, response), turns=(Turn(role=Role.STUDENT, text=text),))
 
 
-def verdict_of(response: BaselineResponse) -> ResponseVerdict:
-    """The verdict on a response, by `is_correct` if it is there, otherwise by the score."""
-    if response.is_correct is not None:
-        return ResponseVerdict.CORRECT if response.is_correct else ResponseVerdict.INCORRECT
-    if response.score is not None:
-        return ResponseVerdict.CORRECT if response.score >= PASS_SCORE else ResponseVerdict.INCORRECT
-    return ResponseVerdict.UNKNOWN
+def verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SCORE) -> ResponseVerdict:
+    """The verdict on a response: by `is_correct`, otherwise by the score, otherwise by numbers.
+
+    Without `is_correct` and a score, an answer is judged only if it and the reference answer are numbers.
+
+    Args:
+        response: The response.
+        best_score: The best score that it can have.
+    """
+    is_right = response.is_correct
+    if is_right is None and response.score is not None:
+        is_right = response.score >= PASS_SHARE * best_score
+    elif is_right is None:
+        is_right = same_number(response.reference_answer, response.student_answer)
+    if is_right is None:
+        return ResponseVerdict.UNKNOWN
+    return ResponseVerdict.CORRECT if is_right else ResponseVerdict.INCORRECT
 
 
 def band_of(*, correct: int, judged: int) -> Band:
@@ -174,10 +198,10 @@ def split_examples(
     also held out from the version before.
 
     Raises:
-        NoTrainableExamples: There are fewer than two different items.
+        NoTrainableExamples: There are fewer than two different items, as when replies could not be distilled.
     """
     items = sorted({item for item, _ in completed}, key=lambda item: sha256(f"{seed} {item}".encode()).digest())
-    if len(items) < 2:
+    if len(items) < MIN_QUESTIONS:
         raise NoTrainableExamples(responses=counts.given, usable=len(items))
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
     train = tuple(example for item, example in completed if item not in heldout_items)
@@ -185,8 +209,13 @@ def split_examples(
     return ExampleSet(train=train, heldout=heldout, counts=replace(counts, train=len(train), heldout=len(heldout)))
 
 
-def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, is_guided: bool) -> Draft:
-    verdict = verdict_of(response)
+def _verdicts_of(responses: Iterable[BaselineResponse], *, best_score: float) -> list[_JudgedResponse]:
+    return [(response, verdict_of(response, best_score=best_score)) for response in responses]
+
+
+def _draft(
+    profile: StudentProfile, response: BaselineResponse, *, verdict: ResponseVerdict, band: Band, is_guided: bool
+) -> Draft:
     reference = response.reference_answer.strip()
     is_private = not reference and verdict is ResponseVerdict.CORRECT
     brief = ReplyBrief(
@@ -201,7 +230,7 @@ def _draft(profile: StudentProfile, response: BaselineResponse, *, band: Band, i
         is_private=is_private,
     )
     return Draft(
-        item=" ".join(response.question.split()).casefold(),
+        item=response.item,
         prompt=prompt_of(profile, response),
         feedback=response.teacher_feedback.strip(),
         brief=brief,
@@ -216,16 +245,16 @@ def _skill_of(response: BaselineResponse) -> tuple[str, str]:
     return response.subject, response.skill
 
 
-def _is_guided(responses: Iterable[BaselineResponse]) -> bool:
-    verdicts = Counter(map(verdict_of, responses))
+def _is_guided(responses: Iterable[_JudgedResponse]) -> bool:
+    verdicts = Counter(verdict for _, verdict in responses)
     return verdicts[ResponseVerdict.CORRECT] < verdicts[ResponseVerdict.INCORRECT]
 
 
-def _bands_of(responses: Iterable[BaselineResponse]) -> dict[tuple[str, str], Band]:
+def _bands_of(responses: Iterable[_JudgedResponse]) -> dict[tuple[str, str], Band]:
     """The band of each skill; responses without a skill get the middle one."""
     records: dict[tuple[str, str], Counter[ResponseVerdict]] = {}
-    for response in responses:
-        records.setdefault(_skill_of(response), Counter())[verdict_of(response)] += 1
+    for response, verdict in responses:
+        records.setdefault(_skill_of(response), Counter())[verdict] += 1
     return {
         skill: band_of(
             correct=record[ResponseVerdict.CORRECT],

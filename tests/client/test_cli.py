@@ -11,7 +11,11 @@ from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from testing.scripted.servers import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 from tests.client.conftest import Aivo
 
-CLONE = {"student_id": "student123", "baseline_data": {"responses": [{"question": "Why?", "student_answer": "Light"}]}}
+RESPONSES = [
+    {"question": "Why?", "student_answer": "Light", "score": 1},
+    {"question": "How?", "student_answer": "By day", "score": 0},
+]
+CLONE = {"student_id": "student123", "baseline_data": {"responses": RESPONSES, "max_score": 1}}
 
 
 async def test_generate_prints_the_reply_and_who_gave_it(aivo: Aivo, brain: Script) -> None:
@@ -67,6 +71,7 @@ async def test_a_clone_is_started_from_a_file_and_watched_to_its_end(aivo: Aivo,
     request = cloning.calls[0].request
     assert isinstance(request, cloning_pb.StartCloneRequest)
     assert request.baseline_data.responses[0].question == "Why?"
+    assert request.baseline_data.max_score == 1
 
 
 async def test_a_clone_that_fails_ends_with_its_reason(aivo: Aivo, cloning: Script) -> None:

@@ -44,6 +44,12 @@ CLONE_FAULTS: list[tuple[str, object, str]] = [
     ("student_id", "", "student_id"),
     ("student_profile", {"grade": "13"}, "student_profile.grade"),
     ("baseline_data", {"responses": []}, "baseline_data.responses"),
+    ("baseline_data", {"responses": [{"question": "Why?", "student_answer": "a"}] * 2}, "baseline_data.responses"),
+    (
+        "baseline_data",
+        {"responses": [{"question": f"Why {n}?", "student_answer": "a", "score": n} for n in (0, 1)]},
+        "baseline_data.max_score",
+    ),
     ("request_id", "a/b", "request_id"),
 ]
 

@@ -55,7 +55,10 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
     unset, zero = order_wire.order_from(request).baseline.responses
     assert (unset.score, unset.is_correct) == (None, None)
     assert (zero.score, zero.is_correct) == (0, False)
-    assert order_wire.order_from(request).baseline.overall_score is None
+    baseline = order_wire.order_from(request).baseline
+    assert (baseline.overall_score, baseline.max_score, baseline.best_score) == (None, None, 100)
+    request.baseline_data.max_score = 20
+    assert order_wire.order_from(request).baseline.best_score == 20
 
 
 @pytest.mark.parametrize(
@@ -78,9 +81,12 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
         (lambda r: setattr(answer(r), "item_id", "a" * 129), f"{RESPONSE}.item_id", "128"),
         (lambda r: setattr(answer(r), "skill", "a" * 129), f"{RESPONSE}.skill", "128"),
         (lambda r: setattr(answer(r), "subject", "a" * 65), f"{RESPONSE}.subject", "64"),
-        (lambda r: setattr(answer(r), "score", -1), f"{RESPONSE}.score", "less than or equal to 100"),
-        (lambda r: setattr(answer(r), "score", float("nan")), f"{RESPONSE}.score", "less than or equal to 100"),
-        (lambda r: setattr(answer(r), "score", float("inf")), f"{RESPONSE}.score", "less than or equal to 100"),
+        (lambda r: setattr(r.baseline_data, "max_score", 0), "baseline_data.max_score", "greater than 0"),
+        (lambda r: setattr(r.baseline_data, "max_score", -20), "baseline_data.max_score", "greater than 0"),
+        (lambda r: setattr(r.baseline_data, "max_score", float("inf")), "baseline_data.max_score", "finite"),
+        (lambda r: setattr(r.baseline_data, "max_score", float("nan")), "baseline_data.max_score", "finite"),
+        (lambda r: setattr(answer(r), "score", -1), f"{RESPONSE}.score", "greater than or equal to 0"),
+        (lambda r: setattr(answer(r), "score", float("nan")), f"{RESPONSE}.score", "greater than or equal to 0"),
         (lambda r: setattr(r, "priority", 9), "priority", "CLONE_PRIORITY_LOW"),
         (lambda r: setattr(r, "priority", 0), "priority", "CLONE_PRIORITY_NORMAL"),
         (lambda r: setattr(r, "base_version", 0), "base_version", "greater than or equal to 1"),
@@ -195,6 +201,7 @@ def test_every_field_but_the_name_makes_another_request() -> None:
         lambda r: setattr(r.student_profile, "learning_style", "auditory"),
         lambda r: setattr(r.baseline_data, "assessment_id", "another"),
         lambda r: setattr(r.baseline_data, "overall_score", 1),
+        lambda r: setattr(r.baseline_data, "max_score", 20),
         lambda r: setattr(answer(r), "score", 0),
         lambda r: setattr(answer(r), "is_correct", False),
         lambda r: setattr(answer(r), "teacher_feedback", "Well done."),

@@ -80,6 +80,65 @@ def test_the_verdict_is_is_correct_or_follows_from_the_score(
 
 
 @pytest.mark.parametrize(
+    ("score", "best_score", "verdict"),
+    [
+        (1.0, 1.0, ResponseVerdict.CORRECT),
+        (0.5, 1.0, ResponseVerdict.CORRECT),
+        (0.0, 1.0, ResponseVerdict.INCORRECT),
+        (10.0, 20.0, ResponseVerdict.CORRECT),
+        (9.5, 20.0, ResponseVerdict.INCORRECT),
+        (99.0, 200.0, ResponseVerdict.INCORRECT),
+    ],
+)
+def test_half_of_the_best_score_is_a_right_answer(score: float, best_score: float, verdict: ResponseVerdict) -> None:
+    assert verdict_of(answer(score=score), best_score=best_score) is verdict
+
+
+def test_scores_of_0_and_1_out_of_1_tell_right_answers_from_wrong_ones() -> None:
+    responses = [graded(index, is_correct=None, score=score) for index, score in enumerate((1.0, 1.0, 1.0, 0.0))]
+    drafts = draft_examples(replace(baseline_of(responses), max_score=1.0))
+    assert [draft.brief.verdict for draft in drafts] == [ResponseVerdict.CORRECT] * 3 + [ResponseVerdict.INCORRECT]
+    assert {(draft.brief.band, draft.brief.is_guided) for draft in drafts} == {(band_of(correct=3, judged=4), False)}
+
+
+@pytest.mark.parametrize(
+    ("reference", "student_answer", "verdict"),
+    [
+        ("1/2", "0.5", ResponseVerdict.CORRECT),
+        ("1000", "1,000", ResponseVerdict.CORRECT),
+        ("56", "I think it is 56", ResponseVerdict.CORRECT),
+        ("56", "54", ResponseVerdict.INCORRECT),
+        ("1/2", "1/3", ResponseVerdict.INCORRECT),
+        ("1/3", "0.33", ResponseVerdict.UNKNOWN),
+        ("56", "a lot", ResponseVerdict.UNKNOWN),
+        ("Gravity.", "5", ResponseVerdict.UNKNOWN),
+        ("", "5", ResponseVerdict.UNKNOWN),
+    ],
+)
+def test_without_a_verdict_and_a_score_numbers_are_compared_as_numbers(
+    reference: str, student_answer: str, verdict: ResponseVerdict
+) -> None:
+    response = BaselineResponse(question="q", student_answer=student_answer, reference_answer=reference)
+    assert verdict_of(response) is verdict
+    (draft,) = draft_examples(baseline_of([response]))
+    assert (draft.brief.verdict, draft.brief.reference) == (verdict, reference)
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({"is_correct": False}, ResponseVerdict.INCORRECT),
+        ({"score": 0.0}, ResponseVerdict.INCORRECT),
+        ({"score": 100.0}, ResponseVerdict.CORRECT),
+    ],
+)
+def test_a_verdict_or_a_score_that_is_given_stands_whatever_the_numbers_are(
+    facts: dict[str, object], verdict: ResponseVerdict
+) -> None:
+    assert verdict_of(replace(answer(reference_answer="1/2", **facts), student_answer="0.5")) is verdict
+
+
+@pytest.mark.parametrize(
     ("correct", "judged", "band"),
     [
         (2, 9, Band.STRUGGLING),

@@ -198,13 +198,15 @@ class BaselineResponse(_message.Message):
     question: _builtins.str
     """The question that was asked."""
     reference_answer: _builtins.str
-    """A correct answer."""
+    """A correct answer. Where `is_correct` and `score` are unset and both answers are numbers, they are compared as
+    numbers: `1/2` is `0.5`, and `1,000` is `1000`.
+    """
     student_answer: _builtins.str
     """What the student answered."""
     is_correct: _builtins.bool
-    """Whether the answer is correct. Unset: `score` decides, if it is set."""
+    """Whether the answer is correct. Unset: `score` decides, if it is set; otherwise `reference_answer`, if it is a number."""
     score: _builtins.float
-    """Score of the answer; 100 is the best."""
+    """Score of the answer; at most the `max_score` of the baseline. Half of that or more is a right answer."""
     teacher_feedback: _builtins.str
     """What a teacher told the student. Where given, it is what the model learns to reply."""
     def __init__(
@@ -244,13 +246,20 @@ class BaselineData(_message.Message):
     ASSESSMENT_ID_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
     OVERALL_SCORE_FIELD_NUMBER: _builtins.int
+    MAX_SCORE_FIELD_NUMBER: _builtins.int
     assessment_id: _builtins.str
     """Id of the assessment."""
     overall_score: _builtins.float
-    """Score of the whole assessment; 100 is the best."""
+    """Score of the whole assessment in percent, whatever `max_score` is; 100 is the best."""
+    max_score: _builtins.float
+    """The best score that an answer can get, such as 1, 20 or 100. Unset: 100. Required where no score is above 1 and a
+    score alone decides whether an answer is right: such scores may be points or percent.
+    """
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineResponse]:
-        """The student's answers."""
+        """The student's answers. At least two of the questions differ in more than case and spacing: one is trained on, and one
+        is held out.
+        """
 
     def __init__(
         self,
@@ -258,13 +267,19 @@ class BaselineData(_message.Message):
         assessment_id: _builtins.str = ...,
         responses: _abc.Iterable[Global___BaselineResponse] | None = ...,
         overall_score: _builtins.float | None = ...,
+        max_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_overall_score", b"_overall_score", "overall_score", b"overall_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_overall_score", b"_overall_score", "max_score", b"max_score", "overall_score", b"overall_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overall_score", b"_overall_score", "assessment_id", b"assessment_id", "overall_score", b"overall_score", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_overall_score", b"_overall_score", "assessment_id", b"assessment_id", "max_score", b"max_score", "overall_score", b"overall_score", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
+    _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
     _WhichOneofReturnType__overall_score: _TypeAlias = _typing.Literal["overall_score"]  # noqa: Y015
     _WhichOneofArgType__overall_score: _TypeAlias = _typing.Literal["_overall_score", b"_overall_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overall_score) -> _WhichOneofReturnType__overall_score | None: ...
 
 Global___BaselineData: _TypeAlias = BaselineData  # noqa: Y015
