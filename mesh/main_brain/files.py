@@ -41,8 +41,9 @@ class MainBrainFiles:
     Attributes:
         path: Folder in the transformers layout: config, tokenizer, safetensors.
         name: The requested name of the base model.
-        digest: Identity of the Main Brain, 64 hex digits: adapters belong to it. The base digest if there is no tutor.
-        base_digest: sha256 over the base model's weight files, 64 hex digits.
+        digest: Identity of the Main Brain, 64 hex digits; the `base_digest` of the adapters that fit it. The digest of
+            the base weights if there is no tutor.
+        base_weights_digest: sha256 over the base model's weight files, 64 hex digits.
         tutor: What is merged into the base weights; None if nothing is.
         grader: What judges answers; None if the Main Brain itself does.
         guard: What judges texts; None if rules alone do.
@@ -52,7 +53,7 @@ class MainBrainFiles:
     path: Path
     name: str
     digest: str
-    base_digest: str
+    base_weights_digest: str
     tutor: TrainedRole | None = None
     grader: TrainedRole | None = None
     guard: TrainedRole | None = None
@@ -75,7 +76,10 @@ class MainBrainFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MergeRecord:
-    """What a merged folder was made of, and the digest of what was written."""
+    """What a merged folder was made of, and the digest of what was written.
+
+    Stored, so `base_digest`, the digest of the base weights, keeps its name: with another, each folder is merged again.
+    """
 
     merge_version: int
     base_digest: str
@@ -138,7 +142,7 @@ def fetch_main_brain(
         path=path,
         name=name,
         digest=digest,
-        base_digest=base.digest,
+        base_weights_digest=base.digest,
         tutor=tutor,
         grader=find("grader", digest),
         guard=find("guard", digest),
@@ -146,9 +150,9 @@ def fetch_main_brain(
     )
 
 
-def main_brain_digest(base_digest: str, tutor_sha256: str) -> str:
+def main_brain_digest(base_weights_digest: str, tutor_sha256: str) -> str:
     """Returns the digest of the Main Brain that a base model and a tutor make, 64 hex digits."""
-    return sha256(f"merge {MERGE_VERSION}\nbase {base_digest}\ntutor {tutor_sha256}\n".encode()).hexdigest()
+    return sha256(f"merge {MERGE_VERSION}\nbase {base_weights_digest}\ntutor {tutor_sha256}\n".encode()).hexdigest()
 
 
 def _grader_fault(manifest: RoleManifest) -> str:

@@ -44,7 +44,7 @@ def main() -> int:
 def _summary(files: MainBrainFiles) -> str:
     if files.tutor is None:
         return f"{files.name} is in {files.path} (sha256 {files.digest[:12]})"
-    digests = f"Main Brain {files.digest[:12]}, base model sha256 {files.base_digest[:12]}"
+    digests = f"Main Brain {files.digest[:12]}, base model sha256 {files.base_weights_digest[:12]}"
     return f"{files.name} with its tutor is in {files.path} ({digests})"
 
 

@@ -25,14 +25,14 @@ def settings(engine_settings: EngineSettings, small_llama: Path, tmp_path: Path)
 
 
 @pytest.fixture
-def base_digest(settings: EngineSettings) -> str:
+def base_weights_digest(settings: EngineSettings) -> str:
     return fetch(settings.base_model, settings.model_cache_dir).digest
 
 
 @pytest.fixture
-def tutor(settings: EngineSettings, small_llama: Path, base_digest: str) -> TrainedRole:
+def tutor(settings: EngineSettings, small_llama: Path, base_weights_digest: str) -> TrainedRole:
     assert settings.roles_dir is not None
-    return write_random_role(settings.roles_dir, small_llama, role="tutor", base_digest=base_digest)
+    return write_random_role(settings.roles_dir, small_llama, role="tutor", base_digest=base_weights_digest)
 
 
 async def reply_and_facts(settings: EngineSettings, store: AdapterStore) -> tuple[str, MainBrainFacts]:
@@ -45,23 +45,23 @@ async def reply_and_facts(settings: EngineSettings, store: AdapterStore) -> tupl
 
 
 async def test_the_tutor_answers_and_is_named(
-    settings: EngineSettings, adapter_store: AdapterStore, tutor: TrainedRole, base_digest: str
+    settings: EngineSettings, adapter_store: AdapterStore, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
     text, facts = await reply_and_facts(settings, adapter_store)
     plain_text, plain_facts = await reply_and_facts(settings.model_copy(update={"roles_dir": None}), adapter_store)
 
-    digest = main_brain_digest(base_digest, tutor.manifest.sha256)
+    digest = main_brain_digest(base_weights_digest, tutor.manifest.sha256)
     assert facts == MainBrainFacts(digest=digest, tutor=tutor.identity, grader="zero-shot")
-    assert plain_facts == MainBrainFacts(digest=base_digest, tutor="none", grader="zero-shot")
+    assert plain_facts == MainBrainFacts(digest=base_weights_digest, tutor="none", grader="zero-shot")
     assert text != plain_text
 
 
 async def test_without_a_damaged_tutor_the_base_model_answers_and_says_why(
-    settings: EngineSettings, adapter_store: AdapterStore, tutor: TrainedRole, base_digest: str
+    settings: EngineSettings, adapter_store: AdapterStore, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
     (tutor.folder / "adapter_model.safetensors").write_bytes(b"damage")
 
     _, facts = await reply_and_facts(settings, adapter_store)
 
-    assert (facts.digest, facts.tutor) == (base_digest, "none")
+    assert (facts.digest, facts.tutor) == (base_weights_digest, "none")
     assert "do not have the sha256" in facts.problems[0]

@@ -37,10 +37,12 @@ def roles_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def base_digest(base_folder: Path, cache: Path) -> str:
+def base_weights_digest(base_folder: Path, cache: Path) -> str:
     return fetch(str(base_folder), cache).digest
 
 
 @pytest.fixture
-def tutor(roles_dir: Path, base_folder: Path, base_digest: str) -> TrainedRole:
-    return write_random_role(roles_dir, base_folder, role="tutor", base_digest=base_digest, base_model=str(base_folder))
+def tutor(roles_dir: Path, base_folder: Path, base_weights_digest: str) -> TrainedRole:
+    return write_random_role(
+        roles_dir, base_folder, role="tutor", base_digest=base_weights_digest, base_model=str(base_folder)
+    )

@@ -23,10 +23,14 @@ from testing.models.random_roles import random_role_state, role_manifest, write_
 from tests.mesh.main_brain.reference_models import load, logits_of
 
 
-def test_without_a_tutor_the_main_brain_is_the_base_model(base_folder: Path, cache: Path, base_digest: str) -> None:
+def test_without_a_tutor_the_main_brain_is_the_base_model(
+    base_folder: Path, cache: Path, base_weights_digest: str
+) -> None:
     brain = fetch_main_brain(str(base_folder), cache, [cache / "no-roles"])
 
-    assert brain == MainBrainFiles(path=base_folder, name=str(base_folder), digest=base_digest, base_digest=base_digest)
+    assert brain == MainBrainFiles(
+        path=base_folder, name=str(base_folder), digest=base_weights_digest, base_weights_digest=base_weights_digest
+    )
     assert not list(cache.glob("small-*"))
 
 
@@ -42,11 +46,11 @@ def test_a_second_fetch_reads_what_the_first_wrote(
 
 
 def test_another_tutor_makes_another_main_brain_beside_the_first(
-    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
     first = fetch_main_brain(str(base_folder), cache, [roles_dir])
     write_random_role(
-        roles_dir, base_folder, role="tutor", base_digest=base_digest, base_model=str(base_folder), seed=9
+        roles_dir, base_folder, role="tutor", base_digest=base_weights_digest, base_model=str(base_folder), seed=9
     )
     second = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
@@ -101,9 +105,9 @@ def test_a_damaged_folder_is_made_again(
 
 
 def test_grader_and_guard_belong_to_the_main_brain(
-    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
-    digest = main_brain_digest(base_digest, tutor.manifest.sha256)
+    digest = main_brain_digest(base_weights_digest, tutor.manifest.sha256)
     roles: dict[RoleName, TrainedRole] = {
         name: write_random_role(roles_dir, base_folder, role=name, base_digest=digest, base_model=str(base_folder))
         for name in ("grader", "guard")
@@ -117,9 +121,11 @@ def test_grader_and_guard_belong_to_the_main_brain(
 
 
 def test_a_grader_of_the_plain_base_model_is_a_problem_once_there_is_a_tutor(
-    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
-    write_random_role(roles_dir, base_folder, role="grader", base_digest=base_digest, base_model=str(base_folder))
+    write_random_role(
+        roles_dir, base_folder, role="grader", base_digest=base_weights_digest, base_model=str(base_folder)
+    )
 
     brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
@@ -138,10 +144,10 @@ def test_a_grader_of_the_plain_base_model_is_a_problem_once_there_is_a_tutor(
     ],
 )
 def test_a_grader_that_assess_cannot_ask_is_left_out_and_said(
-    *, foreign: dict[str, Any], why: str, base_folder: Path, cache: Path, roles_dir: Path, base_digest: str
+    *, foreign: dict[str, Any], why: str, base_folder: Path, cache: Path, roles_dir: Path, base_weights_digest: str
 ) -> None:
     weights = to_safetensors(random_role_state(base_folder, seed=1))
-    manifest = role_manifest(weights, role="grader", base_digest=base_digest, base_model=str(base_folder))
+    manifest = role_manifest(weights, role="grader", base_digest=base_weights_digest, base_model=str(base_folder))
     write_role(roles_dir, weights, dataclasses.replace(manifest, **foreign))
 
     brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
@@ -151,18 +157,18 @@ def test_a_grader_that_assess_cannot_ask_is_left_out_and_said(
 
 
 def test_a_corrupt_tutor_is_left_out_and_said(
-    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
     (tutor.folder / "adapter_model.safetensors").write_bytes(b"damage")
 
     brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
-    assert (brain.tutor, brain.digest, brain.path) == (None, base_digest, base_folder)
+    assert (brain.tutor, brain.digest, brain.path) == (None, base_weights_digest, base_folder)
     assert "do not have the sha256" in brain.problems[0]
 
 
 def test_a_tutor_that_does_not_fit_the_weights_is_left_out_and_said(
-    base_folder: Path, cache: Path, roles_dir: Path, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, base_weights_digest: str
 ) -> None:
     other_shape = random_role_state(base_folder, seed=0)
     name = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
@@ -180,11 +186,11 @@ def test_a_tutor_that_does_not_fit_the_weights_is_left_out_and_said(
         (other_module, "the base model has no model.layers.5"),
     ):
         weights = to_safetensors(state)
-        write_role(roles_dir, weights, role_manifest(weights, role="tutor", base_digest=base_digest))
+        write_role(roles_dir, weights, role_manifest(weights, role="tutor", base_digest=base_weights_digest))
 
         brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
-        assert (brain.tutor, brain.digest, brain.path) == (None, base_digest, base_folder)
+        assert (brain.tutor, brain.digest, brain.path) == (None, base_weights_digest, base_folder)
         assert fault in brain.problems[0]
         assert not list(cache.glob("small-*")) + list(cache.glob("*.part-*"))
 

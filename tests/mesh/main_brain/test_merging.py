@@ -1,5 +1,6 @@
 """The merged weights: equal to those of PEFT, rounded once, and loaded like any base model."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def test_the_merged_weights_are_those_of_peft(
-    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_digest: str
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, base_weights_digest: str
 ) -> None:
     brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
@@ -40,9 +41,13 @@ def test_the_merged_weights_are_those_of_peft(
     for name, tensor in written.items():
         torch.testing.assert_close(tensor, merged[name], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(logits_of(load(brain.path)), with_adapter, atol=1e-4, rtol=1e-4)
-    assert (brain.tutor, brain.base_digest, brain.problems) == (tutor, base_digest, ())
-    assert brain.digest == main_brain_digest(base_digest, tutor.manifest.sha256) != base_digest
+    assert (brain.tutor, brain.base_weights_digest, brain.problems) == (tutor, base_weights_digest, ())
+    assert brain.digest == main_brain_digest(base_weights_digest, tutor.manifest.sha256) != base_weights_digest
     assert brain.path.parent == cache
+    # Under other names, every machine would merge again.
+    record = json.loads((brain.path / "aivo.json").read_text())
+    assert set(record) == {"merge_version", "base_digest", "tutor_sha256", "weights_sha256"}
+    assert record["base_digest"] == base_weights_digest
     # Embeddings, which are tied, are as they were.
     name = "model.embed_tokens.weight"
     assert torch.equal(written[name], state_of(base_folder)[name])
@@ -83,7 +88,7 @@ def test_the_merged_folder_loads_with_config_and_tokenizer(
     plain = load_base(str(base_folder), cache_dir=cache, roles_dirs=(), device="cpu", dtype="float32")
 
     assert (base.name, base.digest, base.main_brain.tutor) == (str(base_folder), base.main_brain.digest, tutor)
-    assert plain.digest == base.main_brain.base_digest
+    assert plain.digest == base.main_brain.base_weights_digest
     assert plain.main_brain.tutor is None
     assert base.tokenizer.chat_template == plain.tokenizer.chat_template
     assert not torch.allclose(logits_of(base.model), logits_of(plain.model), atol=0.1)
