@@ -102,7 +102,7 @@ class Layers:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        require_supported(model)
+        require_supported(model, advice="train on another base model")
         self.shape = Shape.of(model)
         self.head_VH = model.get_parameter("lm_head.weight").detach()
         self._eps = float(model.config.rms_norm_eps)

@@ -63,8 +63,12 @@ class Shape:
         }[module]
 
 
-def require_supported(model: PreTrainedModel) -> None:
+def require_supported(model: PreTrainedModel, *, advice: str) -> None:
     """Checks that AIVO's own forward passes compute this model.
+
+    Args:
+        model: The base model.
+        advice: What an operator can do if they do not; ends the error's message.
 
     Raises:
         BaseModelUnavailable: They do not: another architecture, or other positions.
@@ -72,9 +76,7 @@ def require_supported(model: PreTrainedModel) -> None:
     config = model.config
     if config.model_type not in _MODEL_TYPES:
         supported = ", ".join(sorted(_MODEL_TYPES))
-        raise BaseModelUnavailable(
-            f"AIVO computes {supported} models, not {config.model_type}; try ENGINE=vllm to serve it"
-        )
+        raise BaseModelUnavailable(f"AIVO computes {supported} models, not {config.model_type}; {advice}")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _ROPE_TYPES:
-        raise BaseModelUnavailable(f"AIVO does not compute {rope} positions; try ENGINE=vllm to serve the model")
+        raise BaseModelUnavailable(f"AIVO does not compute {rope} positions; {advice}")

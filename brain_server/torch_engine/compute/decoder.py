@@ -96,7 +96,7 @@ class Decoder:
         Raises:
             BaseModelUnavailable: The model has another architecture.
         """
-        require_supported(model)
+        require_supported(model, advice="try ENGINE=vllm to serve this model")
         self.shape = shape = Shape.of(model)
         eps = float(model.config.rms_norm_eps)
         self._embedding_VH = model.get_parameter("model.embed_tokens.weight").data

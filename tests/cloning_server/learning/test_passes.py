@@ -9,17 +9,20 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
+from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
 from cloning_server.compute import linear
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import MAX_PASS_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
 from cloning_server.learning.passes import Passes
+from mesh.errors import BaseModelUnavailable
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
 from mesh.lm.llama_shape import GROUPS
 from mesh.lm.lora import LoraSpec
 from mesh.main_brain.base import BaseModel, DtypeName, Quantization, load_base
+from testing.models.small_models import small_model
 
 SPEC = LoraSpec()
 
@@ -218,3 +221,28 @@ def step_of(passes: Passes, examples: Sequence[Example], factors: LoraFactors) -
 
 def loss_of(passes: Passes, factors: LoraFactors, *groups: Sequence[Example]) -> float:
     return heldout_loss(passes, [pack(group, device=passes.device) for group in groups], factors)
+
+
+SMALL_SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (GPTNeoXConfig(**SMALL_SIZES, num_attention_heads=2), "gpt_neox"),
+        (
+            LlamaConfig(
+                **SMALL_SIZES,
+                num_attention_heads=2,
+                rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+            ),
+            "dynamic",
+        ),
+    ],
+)
+def test_an_unsupported_architecture_is_refused_with_advice_to_train_on_another(
+    config: PreTrainedConfig, reason: str
+) -> None:
+    with pytest.raises(BaseModelUnavailable, match=f"{reason}.*; train on another base model$") as refused:
+        Passes(small_model(config))
+    assert "ENGINE" not in str(refused.value)

@@ -138,6 +138,6 @@ def test_only_the_requested_logits_are_computed() -> None:
         (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "dynamic"),
     ],
 )
-def test_an_unsupported_architecture_is_refused(config: PreTrainedConfig, reason: str) -> None:
-    with pytest.raises(BaseModelUnavailable, match=reason):
+def test_an_unsupported_architecture_is_refused_with_advice_to_serve_it(config: PreTrainedConfig, reason: str) -> None:
+    with pytest.raises(BaseModelUnavailable, match=f"{reason}.*; try ENGINE=vllm"):
         Decoder(small_model(config), rows=1, context_tokens=8)
