@@ -223,16 +223,15 @@ def loss_of(passes: Passes, factors: LoraFactors, *groups: Sequence[Example]) ->
     return heldout_loss(passes, [pack(group, device=passes.device) for group in groups], factors)
 
 
-SMALL_SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (GPTNeoXConfig(**SMALL_SIZES, num_attention_heads=2), "gpt_neox"),
+        (GPTNeoXConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2), "gpt_neox"),
         (
             LlamaConfig(
-                **SMALL_SIZES,
+                vocab_size=64,
+                hidden_size=32,
+                num_hidden_layers=1,
                 num_attention_heads=2,
                 rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
             ),
