@@ -12,11 +12,12 @@ from brain_server.adapters.reply_stream import DecodingSummary
 from brain_server.engine.contract import Generation
 from brain_server.engine.deadline import Allowance, within
 from brain_server.engine.defaults import serving_of
-from brain_server.torch_engine.batch import Batch, Ticket
+from brain_server.torch_engine.batch import Batch
 from brain_server.torch_engine.compute.grammar import Constraint
 from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.ticket import Ticket
 from mesh.lm.chat import Prompt
 from mesh.main_brain.roles import RoleName
 

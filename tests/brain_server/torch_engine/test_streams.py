@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from brain_server.app import BRAIN_SERVICE, open_server
 from brain_server.settings import BrainSettings
-from brain_server.torch_engine.batch import Ticket
 from brain_server.torch_engine.compute.sequences import ReplySequence
+from brain_server.torch_engine.ticket import Ticket
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.main_brain.base import load_base
