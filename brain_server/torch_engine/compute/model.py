@@ -192,20 +192,20 @@ class TorchModel:
             return []
         # Read before the sequences advance, which changes the positions that they need logits of.
         positions = [row.logit_positions for row in rows]
-        logits_MV = self._read_tokens(step, logits_of=_logit_indices(rows, positions))
+        logits_MV = self._read_tokens(step)
         for row in rows:
             row.sequence.advance(row.token_count)
         return self._apply_logits(logits_MV, rows, positions)
 
-    def _read_tokens(self, step: BatchStep, *, logits_of: Sequence[int]) -> Tensor:
-        """Reads the step's tokens. Returns the logits of those with the given indices, [len(logits_of), vocabulary]."""
+    def _read_tokens(self, step: BatchStep) -> Tensor:
+        """Reads the step's tokens. Returns the logits of those that need them, [len(logit_indices), vocabulary]."""
         lane = [row.segment for row in step.lane]
         prefill = [row.segment for row in step.prefill]
         prefill_slots = [(segment, row.slot) for segment, row in zip(prefill, step.prefill, strict=True)]
         adapters: Adapters | None = self._tables.step([row.slot for row in step.lane], prefill_slots)
-        if role_segments := _role_segments(step):
+        if role_segments := step.role_segments:
             adapters = self._roles.step(role_segments, others=adapters)
-        return self._decoder.step(lane, prefill, adapters=adapters, logits_of=logits_of)
+        return self._decoder.step(lane, prefill, adapters=adapters, logits_of=step.logit_indices)
 
     def _apply_logits(
         self, logits_MV: Tensor, rows: Sequence[StepRow], positions: Sequence[range]
@@ -285,27 +285,6 @@ def load_model(settings: EngineSettings) -> TorchModel:
     model = TorchModel(base, capacity=capacity)
     model.pin_roles()
     return model
-
-
-def _logit_indices(rows: Sequence[StepRow], positions: Sequence[range]) -> list[int]:
-    """Returns which tokens of the step need logits: positions in each row as indices among the tokens of all rows."""
-    indices: list[int] = []
-    start = 0
-    for row, row_positions in zip(rows, positions, strict=True):
-        indices += [start + position for position in row_positions]
-        start += row.token_count
-    return indices
-
-
-def _role_segments(step: BatchStep) -> list[tuple[slice, RoleName]]:
-    """Returns the range of each role's tokens among the tokens of all rows, and the role."""
-    segments: list[tuple[slice, RoleName]] = []
-    start = len(step.lane)
-    for row in step.prefill:
-        if row.role is not None:
-            segments.append((slice(start, start + row.token_count), row.role))
-        start += row.token_count
-    return segments
 
 
 def _stop_tokens(base: BaseModel) -> frozenset[int]:

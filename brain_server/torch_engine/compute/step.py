@@ -74,3 +74,24 @@ class BatchStep:
     def rows(self) -> Sequence[StepRow]:
         """The lane, then the prefill: the order of their tokens in the pass. A row of the lane may be in both."""
         return [*self.lane, *self.prefill]
+
+    @property
+    def logit_indices(self) -> list[int]:
+        """Which tokens need logits, as indices among the tokens of all rows."""
+        indices: list[int] = []
+        start = 0
+        for row in self.rows:
+            indices += [start + position for position in row.logit_positions]
+            start += row.token_count
+        return indices
+
+    @property
+    def role_segments(self) -> list[tuple[slice, RoleName]]:
+        """The range of each role's tokens among the tokens of all rows, and the role."""
+        segments: list[tuple[slice, RoleName]] = []
+        start = len(self.lane)
+        for row in self.prefill:
+            if row.role is not None:
+                segments.append((slice(start, start + row.token_count), row.role))
+            start += row.token_count
+        return segments
