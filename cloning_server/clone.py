@@ -64,6 +64,8 @@ class Baseline:
     Attributes:
         overall_score: Score of the whole assessment in percent.
         max_score: The best score of a response; None if the request does not tell it.
+        interests: What the student likes, in a few words each. No part of the profile: prompts do not name them as the
+            student's.
     """
 
     profile: StudentProfile
@@ -71,6 +73,7 @@ class Baseline:
     assessment_id: str = ""
     overall_score: float | None = None
     max_score: float | None = None
+    interests: tuple[str, ...] = ()
 
     @property
     def best_score(self) -> float:

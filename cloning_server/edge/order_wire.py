@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.clone import Baseline, BaselineResponse, Consent, Priority, Terms
 from mesh.errors import InvalidField, Violation
-from mesh.tutoring.profile import parse_profile
+from mesh.tutoring.profile import parse_interests, parse_profile
 
 _PRIORITIES: Mapping[int, Priority] = {
     pb.CLONE_PRIORITY_LOW: Priority.LOW,
@@ -43,6 +43,7 @@ def order_from(request: pb.StartCloneRequest) -> CloneOrder:
             grade=profile.grade, learning_style=profile.learning_style, disability=profile.disability
         ),
         responses=tuple(map(_response_from, data.responses)),
+        interests=parse_interests(profile.interests),
         assessment_id=data.assessment_id,
         overall_score=data.overall_score if data.HasField("overall_score") else None,
         max_score=data.max_score if data.HasField("max_score") else None,

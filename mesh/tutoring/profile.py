@@ -3,6 +3,7 @@
 Knows nothing of models or prompts, so that the servers' edges can use it without torch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -74,3 +75,12 @@ def parse_profile(
         learning_style=LearningStyle(style) if style else None,
         disability=Disability(need) if need else None,
     )
+
+
+def parse_interests(words: Iterable[str]) -> tuple[str, ...]:
+    """Returns interests without blank space around and between their words, and without repeats in another case."""
+    interests: dict[str, str] = {}
+    for interest in words:
+        plain = " ".join(interest.split())
+        interests.setdefault(plain.casefold(), plain)
+    return tuple(interests.values())

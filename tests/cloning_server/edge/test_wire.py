@@ -70,6 +70,15 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
         (lambda r: setattr(r.student_profile, "grade", "13"), "student_profile.grade", "K, 1, 2"),
         (lambda r: setattr(r.student_profile, "disability", "?"), "student_profile.disability", "adhd, autism"),
         (lambda r: setattr(r.student_profile, "learning_style", "?"), "student_profile.learning_style", "visual"),
+        (lambda r: interests(r, "cats", "dogs", "web2"), "student_profile.interests[2]", "letters"),
+        (lambda r: interests(r, "a" * 41), "student_profile.interests[0]", "1 to 40"),
+        (lambda r: interests(r, " "), "student_profile.interests[0]", "1 to 40"),
+        (lambda r: interests(r, "one two three four"), "student_profile.interests[0]", "three words"),
+        (lambda r: interests(r, "cats", "a@b.org"), "student_profile.interests[1]", "letters"),
+        (lambda r: interests(r, "cats", "https://cats.org"), "student_profile.interests[1]", "letters"),
+        (lambda r: interests(r, "cats\nand dogs"), "student_profile.interests[0]", "letters"),
+        (lambda r: interests(r, "-cats"), "student_profile.interests[0]", "letters"),
+        (lambda r: interests(r, *"abcdef"), "student_profile.interests", "5 items"),
         (lambda r: setattr(r.baseline_data, "assessment_id", "a" * 129), "baseline_data.assessment_id", "128"),
         (lambda r: setattr(r.baseline_data, "overall_score", 100.1), "baseline_data.overall_score", "equal to 100"),
         (lambda r: r.baseline_data.ClearField("responses"), "baseline_data.responses", "at least 2"),
@@ -105,6 +114,20 @@ def test_a_fault_is_told_by_its_field_and_what_would_be_accepted(spoil: Spoil, f
     violations = faults(request)
     assert list(violations) == [field]
     assert accepted in violations[field]
+
+
+def test_interests_are_kept_with_the_baseline_each_once_and_are_no_part_of_the_profile() -> None:
+    request = order()
+    interests(request, " cats", "rock  climbing ", "Cats", "Jos\u00e9's jazz-band", "a" * 40)
+    check(request)
+    baseline = order_wire.order_from(request).baseline
+    assert baseline.interests == ("cats", "rock climbing", "Jos\u00e9's jazz-band", "a" * 40)
+    assert baseline.profile == order_wire.order_from(order()).baseline.profile
+
+
+def interests(request: pb.StartCloneRequest, *words: str) -> None:
+    """Tells what the student likes."""
+    request.student_profile.interests.extend(words)
 
 
 def answer(request: pb.StartCloneRequest) -> pb.BaselineResponse:
@@ -199,6 +222,7 @@ def test_every_field_but_the_name_makes_another_request() -> None:
         lambda r: setattr(r.student_profile, "grade", "6"),
         lambda r: setattr(r.student_profile, "disability", ""),
         lambda r: setattr(r.student_profile, "learning_style", "auditory"),
+        lambda r: interests(r, "cats"),
         lambda r: setattr(r.baseline_data, "assessment_id", "another"),
         lambda r: setattr(r.baseline_data, "overall_score", 1),
         lambda r: setattr(r.baseline_data, "max_score", 20),

@@ -150,6 +150,7 @@ class StudentProfile(_message.Message):
     GRADE_FIELD_NUMBER: _builtins.int
     DISABILITY_FIELD_NUMBER: _builtins.int
     LEARNING_STYLE_FIELD_NUMBER: _builtins.int
+    INTERESTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the student. Accepted and dropped: it is not stored, not logged, and not learned."""
     grade: _builtins.str
@@ -158,6 +159,12 @@ class StudentProfile(_message.Message):
     """What replies must accommodate: `adhd`, `autism`, `dyslexia`, `anxiety`, or empty."""
     learning_style: _builtins.str
     """How the student learns best: `visual`, `auditory`, `reading`, `kinesthetic`, `structured`, or empty."""
+    @_builtins.property
+    def interests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the student likes, in one to three words each, such as `rock climbing`. Repeats are dropped without regard to
+        case. Kept with the model and shown to teachers; no prompt names them as the student's. Not a place for names.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +172,11 @@ class StudentProfile(_message.Message):
         grade: _builtins.str = ...,
         disability: _builtins.str = ...,
         learning_style: _builtins.str = ...,
+        interests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disability", b"disability", "grade", b"grade", "learning_style", b"learning_style", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disability", b"disability", "grade", b"grade", "interests", b"interests", "learning_style", b"learning_style", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ NOT_BLANK_FIELD_NUMBER: _builtins.int
 GRADE_FIELD_NUMBER: _builtins.int
 LEARNING_STYLE_FIELD_NUMBER: _builtins.int
 DISABILITY_FIELD_NUMBER: _builtins.int
+INTEREST_FIELD_NUMBER: _builtins.int
 id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """An id: it becomes part of keys and paths, so it holds nothing that has a meaning there."""
 not_blank: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
@@ -25,3 +26,5 @@ learning_style: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRu
 """A learning style. Case and blank space around it do not matter."""
 disability: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """A disability. Case and blank space around it do not matter."""
+interest: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""Something that a student likes. Blank space around it does not matter."""
