@@ -7,6 +7,7 @@ Numbers that a grader uses beside what a model reads from the texts: on short an
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -40,23 +41,24 @@ def overlap_of(answer: str, criteria: Criteria) -> tuple[float, ...]:
     - has_reference: 1 if the right answer is expected. Without one, recall, precision, length and negation are 0.
     """
     reference_text = criteria.reference_answer or criteria.learning_objective
-    words, reference, question = _stems(answer), _stems(reference_text), _stems(criteria.question)
+    words, reference, question = stems_of(answer), stems_of(reference_text), stems_of(criteria.question)
     novelty = len(words - question) / len(words) if words else 0.0
     if not reference:
         return 0.0, 0.0, novelty, 0.0, 0.0, 0.0
-    shared, expected = _count_like(reference, words), _count_like(words, reference)
+    shared, expected = count_like(reference, words), count_like(words, reference)
     length = math.log((len(words) + 1) / (len(reference) + 1)) / 2
     return (
         shared / len(reference),
         expected / len(words) if words else 0.0,
         novelty,
         max(-1.0, min(1.0, length)),
-        float(_denies(answer) != _denies(reference_text)),
+        float(denies(answer) != denies(reference_text)),
         float(bool(criteria.reference_answer)),
     )
 
 
-def _stems(text: str) -> AbstractSet[str]:
+def stems_of(text: str) -> AbstractSet[str]:
+    """Returns the stems of the words of a text that carry meaning, and its numbers."""
     return {_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS}
 
 
@@ -67,16 +69,29 @@ def _stem(word: str) -> str:
     return word
 
 
-def _count_like(words: AbstractSet[str], others: AbstractSet[str]) -> int:
+def count_like(words: AbstractSet[str], others: AbstractSet[str]) -> int:
     """Returns how many of the words are among the others, or misspell one of them."""
-    by_rest: dict[str, list[str]] = defaultdict(list)
-    for other in others:
-        for rest in _rests(other):
-            by_rest[rest].append(other)
+    by_rest = _by_rest(others)
     return sum(
         word in others or any(_is_misspelt(word, other) for rest in _rests(word) for other in by_rest.get(rest, ()))
         for word in words
     )
+
+
+def misspelt_pairs(words: AbstractSet[str], others: AbstractSet[str]) -> Iterator[tuple[str, str]]:
+    """Yields each word that misspells one of the others, with that other; a pair may come more than once."""
+    by_rest = _by_rest(others)
+    for word in words:
+        for rest in _rests(word):
+            yield from ((word, other) for other in by_rest.get(rest, ()) if _is_misspelt(word, other))
+
+
+def _by_rest(words: AbstractSet[str]) -> Mapping[str, Sequence[str]]:
+    by_rest: defaultdict[str, list[str]] = defaultdict(list)
+    for word in words:
+        for rest in _rests(word):
+            by_rest[rest].append(word)
+    return by_rest
 
 
 def _rests(word: str) -> AbstractSet[str]:
@@ -104,5 +119,6 @@ def _is_misspelt(word: str, other: str) -> bool:
     )
 
 
-def _denies(text: str) -> bool:
+def denies(text: str) -> bool:
+    """Whether a text has a word that denies, such as "not"."""
     return not _NEGATIONS.isdisjoint(_WORD.findall(text.lower()))

@@ -1,0 +1,158 @@
+"""The usual kind of a student's mistakes.
+
+A wrong answer has at most one kind, by the first rule that holds. Scores are the best evidence: a teacher who gives a
+part of the points says that the answer is incomplete, and one who gives parts elsewhere but none here, to an answer on
+the topic, says that it goes against the right one. Without such scores the words decide, which see about two in five of
+the answers that people call contradictory.
+
+Does not judge whether an answer is right.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from cloning_server.clone import BaselineResponse
+from cloning_server.examples.examples import ResponseVerdict, verdict_of
+from cloning_server.examples.guidance import is_blank
+from mesh.tutoring.overlap import count_like, denies, misspelt_pairs, stems_of
+from mesh.tutoring.policy import ENOUGH_ANSWERS, MistakeKind, Mistakes
+
+# A kind is the usual one from so many answers on, so large a share of the judged ones, and of those with a kind.
+_FEWEST, _LEAST_SHARE, _LEAST_SHARE_OF_KINDS = 3, 0.1, 0.4
+# Without partial scores: one over the share of the contradictory answers that words show.
+_REVERSED_WEIGHT = 2.5
+# An answer of fewer words that mean something is wrong, but not about something else.
+_OFF_TOPIC_WORDS = 2
+# A right answer of fewer words that mean something has no parts to leave out.
+_PARTS_WORDS = 3
+# Shorter words are too alike to be misspellings of each other.
+_MISSPELT_LETTERS = 6
+
+_OPPOSITES: Final = """
+    more less, more fewer, most least, increase decrease, increases decreases, increased decreased,
+    longer shorter, long short, higher lower, high low, faster slower, fast slow, larger smaller,
+    bigger smaller, big small, large small, heavier lighter, heavy light, hotter colder, hot cold,
+    warmer cooler, warm cool, up down, top bottom, before after, above below, over under, attract repel,
+    attracts repels, same different, always never, all none, yes no, true false, open closed, positive negative,
+    north south, east west, louder softer, louder quieter, loud soft, loud quiet, add subtract, multiply divide,
+    agree disagree, correct incorrect, harder softer, hard soft, stronger weaker, strong weak, wet dry,
+    float sink, floats sinks, absorb reflect, absorbs reflects, closer farther, closer further, tighter looser,
+    thicker thinner, steeper flatter, rough smooth, can cannot, begin end, first last, win lose, rich poor,
+    old new, early late, gain lose, rise fall, rises falls, expand contract, expands contracts
+"""
+_WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?")
+_LETTERS = re.compile(r"[a-z]+")
+
+
+def mistakes_of(responses: Sequence[BaselineResponse], *, best_score: float) -> Mistakes:
+    """Counts the kinds of mistakes among the judged responses, whose best score is given, and tells the usual one."""
+    verdicts = [(response, verdict_of(response, best_score=best_score)) for response in responses]
+    right = [response for response, verdict in verdicts if verdict is ResponseVerdict.CORRECT]
+    wrong = [response for response, verdict in verdicts if verdict is ResponseVerdict.INCORRECT]
+    gives_parts = any(0 < (response.score or 0) < best_score for response in wrong)
+    spelling = _known_words(responses)
+    kinds = Counter(_kind_of(response, gives_parts=gives_parts, spelling=spelling) for response in wrong)
+    kinds[MistakeKind.MISSPELT] += sum(_misspells(response, spelling) for response in right)
+    del kinds[MistakeKind.NONE]
+    judged = len(right) + len(wrong)
+    return Mistakes(
+        kind=_usual_kind(kinds, judged=judged, gives_parts=gives_parts),
+        judged=judged,
+        wrong=len(wrong),
+        blank=kinds[MistakeKind.BLANK],
+        incomplete=kinds[MistakeKind.INCOMPLETE],
+        reversed=kinds[MistakeKind.REVERSED],
+        off_topic=kinds[MistakeKind.OFF_TOPIC],
+        misspelt=kinds[MistakeKind.MISSPELT],
+    )
+
+
+def _usual_kind(kinds: Mapping[MistakeKind, int], *, judged: int, gives_parts: bool) -> MistakeKind:
+    if judged < ENOUGH_ANSWERS:
+        return MistakeKind.UNKNOWN
+    weights = {kind: float(count) for kind, count in kinds.items() if count}
+    if MistakeKind.REVERSED in weights and not gives_parts:
+        weights[MistakeKind.REVERSED] *= _REVERSED_WEIGHT
+    # Among equals, the order of the kinds decides, so that the same answers always give the same kind.
+    usual = max(sorted(weights), key=lambda kind: weights[kind], default=MistakeKind.NONE)
+    is_frequent = kinds.get(usual, 0) >= max(_FEWEST, _LEAST_SHARE * judged)
+    is_typical = weights.get(usual, 0.0) >= _LEAST_SHARE_OF_KINDS * sum(weights.values())
+    return usual if is_frequent and is_typical else MistakeKind.NONE
+
+
+def _kind_of(response: BaselineResponse, *, gives_parts: bool, spelling: AbstractSet[str]) -> MistakeKind:
+    """The kind of a wrong answer; `NONE` if it is of no kind."""
+    answer, reference = response.student_answer, response.reference_answer
+    if is_blank(answer):
+        return MistakeKind.BLANK
+    expected = stems_of(reference)
+    if expected and count_like(expected, stems_of(answer)) == len(expected) and _misspells(response, spelling):
+        return MistakeKind.MISSPELT
+    if gives_parts and response.score:
+        return MistakeKind.INCOMPLETE
+    if _is_number_reversed(answer, reference):
+        return MistakeKind.REVERSED
+    return _kind_by_words(response, gives_parts=gives_parts)
+
+
+def _kind_by_words(response: BaselineResponse, *, gives_parts: bool) -> MistakeKind:
+    answer, reference = response.student_answer, response.reference_answer
+    stems, expected = stems_of(answer), stems_of(reference)
+    if not count_like(stems, expected | stems_of(response.question)):
+        is_number = not _LETTERS.search(answer.lower())
+        return MistakeKind.NONE if is_number or len(stems) < _OFF_TOPIC_WORDS else MistakeKind.OFF_TOPIC
+    has_words = bool(_LETTERS.search(reference.lower()))
+    if has_words and (gives_parts or denies(answer) != denies(reference) or _says_opposite(answer, reference)):
+        return MistakeKind.REVERSED
+    has_parts = len(expected) >= _PARTS_WORDS and count_like(expected, stems) > 0
+    return MistakeKind.INCOMPLETE if has_parts else MistakeKind.NONE
+
+
+def _says_opposite(answer: str, reference: str) -> bool:
+    """Whether the answer has the opposite of a word of the right answer instead of it."""
+    words, expected = frozenset(_WORD.findall(answer.lower())), frozenset(_WORD.findall(reference.lower()))
+    return any(_OPPOSITES_OF[word] & (words - expected) for word in expected - words if word in _OPPOSITES_OF)
+
+
+def _is_number_reversed(answer: str, reference: str) -> bool:
+    """Whether both are a number, and the digits of the one are those of the other, read backwards."""
+    digits, expected = answer.strip(), reference.strip()
+    return digits.isdecimal() and expected.isdecimal() and digits != expected and digits == expected[::-1]
+
+
+def _known_words(responses: Sequence[BaselineResponse]) -> AbstractSet[str]:
+    """The words of all questions and right answers: what the student may say without a mistake of spelling."""
+    texts = (text for response in responses for text in (response.question, response.reference_answer))
+    return frozenset(word for text in texts for word in _LETTERS.findall(text.lower()))
+
+
+def _misspells(response: BaselineResponse, spelling: AbstractSet[str]) -> bool:
+    """Whether the answer misspells a long word of question or right answer.
+
+    One edit apart, with the same first and last letter, and a word of no question: "bubbled" for "bubbles" and "sound"
+    for "found" are other words.
+    """
+    rightly_spelt = _long_words(f"{response.question} {response.reference_answer}")
+    unknown_words = _long_words(response.student_answer) - spelling
+    return any(
+        word[0] == other[0] and word[-1] == other[-1] for word, other in misspelt_pairs(unknown_words, rightly_spelt)
+    )
+
+
+def _long_words(text: str) -> AbstractSet[str]:
+    return {word for word in _LETTERS.findall(text.lower()) if len(word) >= _MISSPELT_LETTERS}
+
+
+def _opposites_of() -> Mapping[str, AbstractSet[str]]:
+    opposites: defaultdict[str, set[str]] = defaultdict(set)
+    for pair in _OPPOSITES.split(","):
+        word, opposite = pair.split()
+        opposites[word].add(opposite)
+        opposites[opposite].add(word)
+    return opposites
+
+
+_OPPOSITES_OF: Final = dict(_opposites_of())

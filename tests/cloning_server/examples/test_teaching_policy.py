@@ -1,0 +1,188 @@
+"""The teaching policy: what a student's answers say about how to teach them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.examples.teaching_policy import compute_policy
+from mesh.tutoring.policy import (
+    GuidanceLevel,
+    MistakeKind,
+    Mistakes,
+    Scaffold,
+    TeachingPolicy,
+    WritingLevel,
+)
+from mesh.tutoring.profile import StudentProfile
+
+# Right answers of 11 words: pupils of grades 3 to 6 write about as many.
+REFERENCE = "The plant needs sunlight because it makes its food from it."
+SHORT = "It makes food."
+USUAL = "The plant needs the sunlight because it makes food from it."
+LONG = (
+    "The plant needs a lot of sunlight every day because its green leaves take the light in and then they make the "
+    "food from it that the plant eats when it grows."
+)
+
+
+def policy_of(
+    answers: Sequence[str], *, grade: str | None = "4", max_score: float | None = None, **facts: object
+) -> TeachingPolicy:
+    """The policy of a student who gave these answers to one question, wrong unless the facts say otherwise."""
+    fields: dict[str, object] = {"reference_answer": REFERENCE, "is_correct": False, **facts}
+    responses = [
+        BaselineResponse(question="Why does a plant need sunlight?", student_answer=answer, **fields)  # type: ignore[arg-type] # any field
+        for answer in answers
+    ]
+    return compute_policy(baseline_of(responses, grade=grade, max_score=max_score))
+
+
+def baseline_of(
+    responses: Sequence[BaselineResponse], *, grade: str | None = "4", max_score: float | None = None
+) -> Baseline:
+    return Baseline(profile=StudentProfile(grade=grade), responses=tuple(responses), max_score=max_score)
+
+
+def mistakes_of(answers: Sequence[str], **facts: object) -> Mistakes:
+    return policy_of(answers, **facts).mistakes  # type: ignore[arg-type] # any field
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"), [(SHORT, WritingLevel.BELOW), (USUAL, WritingLevel.AT), (LONG, WritingLevel.ABOVE)]
+)
+def test_writing_is_compared_with_what_pupils_of_the_grade_write(answer: str, level: WritingLevel) -> None:
+    writing = policy_of([answer] * 6).writing
+    assert (writing.level, writing.grade, writing.answers) == (level, "4", 6)
+
+
+@pytest.mark.parametrize(
+    ("grade", "level"), [("1", WritingLevel.ABOVE), ("5", WritingLevel.AT), ("12", WritingLevel.BELOW)]
+)
+def test_the_same_writing_is_more_in_an_early_grade_than_in_a_late_one(grade: str, level: WritingLevel) -> None:
+    assert policy_of([USUAL] * 6, grade=grade).writing.level is level
+
+
+def test_without_a_grade_the_level_of_writing_is_unknown() -> None:
+    assert policy_of([USUAL] * 9, grade=None).writing.level is WritingLevel.UNKNOWN
+
+
+def test_answers_that_need_no_sentence_say_nothing_about_writing() -> None:
+    writing = policy_of(["42"] * 9, reference_answer="42").writing
+    assert (writing.level, writing.answers) == (WritingLevel.UNKNOWN, 0)
+    assert policy_of(["Paris"] * 9, reference_answer="").writing.answers == 0
+
+
+def test_five_answers_are_not_enough_for_any_dimension() -> None:
+    policy = policy_of([SHORT] * 5, skill="plants")
+    assert policy.writing.level is WritingLevel.UNKNOWN
+    assert policy.scaffolding.skills == ()
+    assert policy.mistakes.kind is MistakeKind.UNKNOWN
+    assert policy.guidance.level is GuidanceLevel.UNKNOWN
+
+
+def test_support_follows_the_record_in_each_skill() -> None:
+    records = {"plants": [False] * 4, "sound": [True, False], "motion": [True] * 4, "": [True]}
+    responses = [
+        BaselineResponse(question="Why?", student_answer=SHORT, subject="Science", skill=skill, is_correct=is_correct)
+        for skill, record in records.items()
+        for is_correct in record
+    ]
+    scaffolding = compute_policy(baseline_of(responses)).scaffolding
+    assert scaffolding.judged == 11
+    assert [(support.skill, support.scaffold, support.correct, support.judged) for support in scaffolding.skills] == [
+        ("motion", Scaffold.EXTENSION, 4, 4),
+        ("plants", Scaffold.RECAP, 0, 4),
+        ("sound", Scaffold.STEADY, 1, 2),
+    ]
+
+
+def test_a_score_is_judged_by_the_best_score() -> None:
+    assert policy_of([SHORT] * 6, max_score=10.0, is_correct=None, score=6.0).mistakes.wrong == 0
+    mistakes = policy_of([SHORT] * 6, max_score=10.0, is_correct=None, score=4.0).mistakes
+    assert (mistakes.kind, mistakes.wrong, mistakes.incomplete) == (MistakeKind.INCOMPLETE, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("I don\u2019t know.", MistakeKind.BLANK),
+        ("idk", MistakeKind.BLANK),
+        ("?", MistakeKind.BLANK),
+        ("  ... n/a --", MistakeKind.BLANK),
+        ("Sorry, I don't understand this!", MistakeKind.BLANK),
+        ("<", MistakeKind.NONE),
+        ("It makes food.", MistakeKind.INCOMPLETE),
+        ("The plant does not need sunlight.", MistakeKind.REVERSED),
+        ("My brother plays soccer.", MistakeKind.OFF_TOPIC),
+    ],
+)
+def test_wrong_answers_have_a_kind_by_their_words(answer: str, kind: MistakeKind) -> None:
+    mistakes = mistakes_of([answer] * 6)
+    assert (mistakes.kind, mistakes.judged, mistakes.wrong) == (kind, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("It goes up.", "It goes down."), ("The short string has a lower pitch.", "It has a higher pitch."), ("24", "42")],
+)
+def test_the_opposite_of_a_word_and_digits_backwards_are_reversed(answer: str, reference: str) -> None:
+    assert mistakes_of([answer] * 6, reference_answer=reference).kind is MistakeKind.REVERSED
+
+
+def test_a_wrong_number_is_of_no_kind() -> None:
+    mistakes = mistakes_of(["45"] * 6, reference_answer="42")
+    assert (mistakes.kind, mistakes.wrong) == (MistakeKind.NONE, 6)
+
+
+def test_part_of_the_points_means_incomplete_and_none_beside_it_means_reversed() -> None:
+    def scored(score: float) -> BaselineResponse:
+        question = "Why does a plant need sunlight?"
+        return BaselineResponse(
+            question=question, student_answer="It eats sunlight.", reference_answer=REFERENCE, score=score
+        )
+
+    mostly_parts = compute_policy(baseline_of([scored(25)] * 6 + [scored(0)] * 2)).mistakes
+    assert (mostly_parts.kind, mostly_parts.incomplete, mostly_parts.reversed) == (MistakeKind.INCOMPLETE, 6, 2)
+    mostly_none = compute_policy(baseline_of([scored(25)] * 2 + [scored(0)] * 6)).mistakes
+    assert mostly_none.kind is MistakeKind.REVERSED
+    # Where nobody gets a part of the points, no points say nothing about the kind.
+    assert compute_policy(baseline_of([scored(0)] * 6)).mistakes.reversed == 0
+
+
+def test_a_misspelt_key_word_is_noticed_in_right_and_in_wrong_answers() -> None:
+    right = mistakes_of(["The plant needs sunlihgt."] * 6, is_correct=True)
+    assert (right.kind, right.wrong, right.misspelt) == (MistakeKind.MISSPELT, 0, 6)
+    wrong = mistakes_of(["fotosynthesis", "photosinthesis"] * 3, reference_answer="photosynthesis")
+    assert (wrong.kind, wrong.misspelt) == (MistakeKind.MISSPELT, 3)
+
+
+def test_another_form_of_a_word_is_no_misspelling() -> None:
+    assert mistakes_of(["It bubbled."] * 6, reference_answer="It makes bubbles.", is_correct=True).misspelt == 0
+
+
+def test_few_mistakes_are_no_usual_kind() -> None:
+    right = [BaselineResponse(question="Why?", student_answer=USUAL, is_correct=True)] * 22
+    wrong = [BaselineResponse(question="Why?", student_answer="idk", is_correct=False)] * 2
+    mistakes = compute_policy(baseline_of([*right, *wrong])).mistakes
+    assert (mistakes.kind, mistakes.blank) == (MistakeKind.NONE, 2)
+
+
+@pytest.mark.parametrize(
+    ("requests", "level"), [(0, GuidanceLevel.LITTLE), (1, GuidanceLevel.USUAL), (3, GuidanceLevel.MUCH)]
+)
+def test_guidance_counts_the_answers_that_ask(requests: int, level: GuidanceLevel) -> None:
+    asking = ["What do you mean?", "I do not know.", "Can you help me with this one"][:requests]
+    guidance = policy_of([*asking, *["The results help me find out."] * (12 - requests)]).guidance
+    assert (guidance.level, guidance.answers, guidance.requests) == (level, 12, requests)
+
+
+def test_interests_are_those_of_the_baseline() -> None:
+    baseline = replace(baseline_of([]), interests=("cats", "trains"))
+    assert compute_policy(baseline).interests == ("cats", "trains")
+
+
+def test_the_evidence_holds_no_word_of_the_student() -> None:
+    policy = policy_of(["zwibbelfish sunlight"] * 9, skill="plants")
+    assert "zwibbelfish" not in repr(policy)
