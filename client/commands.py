@@ -20,6 +20,7 @@ from client.display import (
     health_line,
     models_table,
     outdated_table,
+    policy_lines,
     print_healths,
     print_json,
     show_progress,
@@ -115,6 +116,8 @@ async def list_models(address: str, request: ListStudentModelsRequest, *, as_jso
         print_json(_out, page)
         return DONE
     _out.print(models_table(page))
+    if policy := policy_lines(page):
+        _out.print(policy)
     _print_next_page(page.next_page_token)
     return DONE
 

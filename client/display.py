@@ -118,6 +118,20 @@ def models_table(models: ListStudentModelsResponse) -> Table:
     return table
 
 
+def policy_lines(models: ListStudentModelsResponse) -> Text:
+    """Returns the teaching policy of the version that answers, or else of the newest, as a line per dimension.
+
+    Empty if there is no version, or if it has no policy.
+    """
+    model = next((model for model in models.models if model.active), next(iter(models.models), None))
+    if model is None or not model.HasField("policy"):
+        return Text()
+    policy = model.policy
+    parts = (policy.writing, policy.scaffolding, policy.mistakes, policy.guidance, policy.interests)
+    lines = "\n".join(f"  {part.sentence}" for part in parts)
+    return Text(f"How to teach {models.student_id}, from the answers behind version {model.version}:\n{lines}")
+
+
 def outdated_table(outdated: ListOutdatedStudentsResponse) -> Table:
     """Returns a table with a row per student who should be cloned again."""
     table = Table(

@@ -9,6 +9,7 @@ from aivo.cloning.v1 import student_model_service_pb2 as pb
 from aivo.cloning.v1 import student_service_pb2 as student_pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cloning_server.edge.policy_wire import policy_from
 from cloning_server.students.erasure import Receipt
 from mesh.adapters.manifest import Examples, Manifest, Metrics
 from mesh.adapters.ref import is_tenant_folder
@@ -126,6 +127,7 @@ def model_from(
         seed=recipe.seed,
         starting_version=student_model_pb2.StartingVersion(**asdict(recipe.start)) if recipe.start else None,
         outdated=recipe.base_digest != main_brain if main_brain else None,
+        policy=None if recipe.policy is None else policy_from(recipe.policy),
     )
 
 

@@ -23,6 +23,7 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.gate import GateFigures, measure_replies, openings_of, require_passed
 from cloning_server.learning.optimizer import AdapterOptimizer, TrainingStep, heldout_loss, order_of, require_finite
 from cloning_server.learning.packing import Pack, packs_of
@@ -264,6 +265,7 @@ def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) 
         ),
         data_digest=_digest(examples),
         start=plan.start,
+        policy=compute_policy(plan.baseline),
     )
 
 

@@ -1,7 +1,7 @@
 """The manifest: how one version of an adapter was trained, which base model it fits, and how to serve it.
 
 JSON, parsed strictly: an unknown schema, a missing or extra field, or a wrong type raises `AdapterCorrupt`. A manifest
-never holds a student's name or words.
+never holds a student's name or words; the interests of its policy are as the profile names them.
 """
 
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from mesh.adapters.ref import AdapterRef, validate_student_id
 from mesh.errors import AdapterCorrupt, InvalidField
+from mesh.tutoring.policy import TeachingPolicy
 
 Count = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -146,6 +147,7 @@ class Recipe:
         profile: The student's learning profile.
         data_digest: sha256 of the tokenised examples, lower-case hex.
         start: The version from which training started; None for a new adapter.
+        policy: The teaching policy of the student's answers; None in manifests of before there were policies.
 
     Raises:
         pydantic.ValidationError: A value has the wrong type or is out of range.
@@ -164,6 +166,7 @@ class Recipe:
     profile: Profile
     data_digest: Digest
     start: Start | None = None
+    policy: TeachingPolicy | None = None
 
     def __post_init__(self) -> None:
         validate_student_id(self.clone_id, field="clone_id")

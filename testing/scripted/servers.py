@@ -312,6 +312,12 @@ def _model() -> student_model_pb2.StudentModel:
         base_model=BASE_MODEL,
         examples=student_model_pb2.ExampleCounts(responses=24, train=20, heldout=4),
         metrics=student_model_pb2.TrainingMetrics(heldout_loss_base=2.5, heldout_loss_adapter=1.5),
+        policy=student_model_pb2.TeachingPolicy(
+            writing=student_model_pb2.WritingPolicy(
+                level=student_model_pb2.WRITING_LEVEL_BELOW, sentence="Writes short answers for grade 4."
+            ),
+            interests=student_model_pb2.InterestPolicy(interests=["cats"], sentence="Is interested in cats."),
+        ),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from cloning_server.clone import CloneState
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.training import Progress, TrainedAdapter, TrainerFacts, TrainingPlan
 from mesh.adapters.manifest import Examples, Lora, Metrics, Profile, Recipe, Serving
 
@@ -117,4 +118,5 @@ def recipe_for(plan: TrainingPlan) -> Recipe:
         profile=Profile(grade="5"),
         data_digest="1" * 64,
         start=plan.start,
+        policy=compute_policy(plan.baseline),
     )

@@ -101,6 +101,17 @@ async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None
     assert json.loads(models.out)["models"][0]["metrics"]["heldout_loss_adapter"] == 1.5
 
 
+async def test_models_are_listed_with_how_to_teach_their_student(aivo: Aivo, cloning: Script) -> None:
+    table = await aivo("models", "student123")
+    document = await aivo("models", "student123", "--json")
+
+    assert "How to teach student123, from the answers behind version 1:" in table.out
+    assert "  Writes short answers for grade 4." in table.out
+    (model,) = json.loads(document.out)["models"]
+    assert model["policy"]["writing"]["level"] == "WRITING_LEVEL_BELOW"
+    assert model["policy"]["interests"]["interests"] == ["cats"]
+
+
 async def test_outdated_models_are_listed_to_the_last_page(aivo: Aivo, cloning: Script) -> None:
     table = await aivo("models", "outdated")
     document = await aivo("models", "outdated", "--json")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_model_pb2 as model_pb
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from google.protobuf.json_format import MessageToDict, ParseDict
 
@@ -251,6 +252,33 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     model.ClearField("pinned")
     model.ClearField("outdated")
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
+
+
+async def test_a_model_is_told_with_the_teaching_policy_of_its_answers(stub: CloningStub) -> None:
+    request = order(responses=8)
+    request.student_profile.interests.extend(["cats", "rock climbing"])
+    for response in request.baseline_data.responses:
+        response.is_correct = False
+        response.student_answer = "I don't know."
+    await watch_all(stub, (await stub.StartClone(request)).clone_id)
+    (model,) = (await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))).models
+    policy = model.policy
+    assert policy.writing.level == model_pb.WRITING_LEVEL_UNKNOWN
+    assert "not enough answers" in policy.writing.sentence
+    (support,) = policy.scaffolding.skills
+    assert (support.skill, support.scaffold) == ("adding", model_pb.SCAFFOLD_RECAP)
+    assert (support.correct, support.judged) == (0, 8)
+    assert (policy.mistakes.kind, policy.mistakes.blank) == (model_pb.MISTAKE_KIND_BLANK, 8)
+    assert policy.mistakes.habit in policy.mistakes.sentence
+    assert (policy.guidance.level, policy.guidance.requests) == (model_pb.GUIDANCE_LEVEL_MUCH, 8)
+    assert list(policy.interests.interests) == ["cats", "rock climbing"]
+    assert policy.interests.sentence == "Is interested in cats and rock climbing."
+
+
+async def test_a_model_of_before_policies_is_told_without_one(stub: CloningStub, adapters: AdapterStore) -> None:
+    await publish(adapters, STUDENT, random_weights(1), recipe=recipe(base_digest="0" * 64))
+    (model,) = (await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))).models
+    assert not model.HasField("policy")
 
 
 def forged_tokens() -> list[str]:

@@ -98,6 +98,8 @@ def test_the_recipe_tells_how_the_version_was_trained(real_training: Training, b
     assert (recipe.clone_id, recipe.base_model, recipe.base_digest) == ("clone1", base.name, base.digest)
     assert (recipe.profile.grade, recipe.profile.disability) == (PROFILE.grade, "adhd")
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.target_modules) == (16, 32.0, ("q_proj", "v_proj"))
+    assert recipe.policy is not None
+    assert (recipe.policy.writing.grade, recipe.policy.mistakes.judged) == (PROFILE.grade, 5)
     assert recipe.scale in SCALES
     assert 0.2 <= recipe.serving.temperature <= 1.0
 

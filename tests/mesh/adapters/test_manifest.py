@@ -14,6 +14,7 @@ from mesh.adapters.manifest import Lora, Manifest, Metrics
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef
 from mesh.errors import AdapterCorrupt
+from testing.policy import POLICY
 from tests.mesh.adapters.conftest import recipe, weights
 
 REF = AdapterRef(student_id="student123", version=3)
@@ -48,6 +49,40 @@ def document() -> dict[str, object]:
 def test_a_manifest_survives_json(metrics: Metrics, lora: Lora, seed: int, data: bytes) -> None:
     manifest = Manifest.of(data, ref=REF, recipe=replace(recipe(), metrics=metrics, lora=lora, seed=seed))
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_teaching_policy_survives_json() -> None:
+    manifest = Manifest.of(weights(), ref=REF, recipe=replace(recipe(), policy=POLICY))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_manifest_of_before_policies_is_read_without_one() -> None:
+    fields = document()
+    fields["recipe"] = {name: value for name, value in recipe_of(fields).items() if name != "policy"}
+    assert Manifest.from_json(json.dumps(fields).encode()).recipe.policy is None
+
+
+@pytest.mark.parametrize(
+    ("dimension", "fault"),
+    [
+        ("writing", {"level": "superb"}),
+        ("writing", {"words": -1}),
+        ("mistakes", {"wrong": "2"}),
+        ("guidance", {"words": "a field that no policy has"}),
+    ],
+)
+def test_a_manifest_with_a_wrong_policy_is_corrupt(dimension: str, fault: dict[str, object]) -> None:
+    fields = json.loads(Manifest.of(weights(), ref=REF, recipe=replace(recipe(), policy=POLICY)).to_json())
+    fields["recipe"]["policy"][dimension] |= fault
+    with pytest.raises(AdapterCorrupt, match=f"policy.{dimension}"):
+        Manifest.from_json(json.dumps(fields).encode())
+
+
+def recipe_of(fields: dict[str, object]) -> dict[str, object]:
+    """The recipe in a manifest's plain values."""
+    parsed_recipe = fields["recipe"]
+    assert isinstance(parsed_recipe, dict)
+    return parsed_recipe
 
 
 def test_a_manifest_tells_the_weights_identity() -> None:

@@ -25,21 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/cloning/v1/student_model.proto\x12\x0f\x61ivo.cloning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x0cStudentModel\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63lone_id\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\t\x12)\n\x04lora\x18\t \x01(\x0b\x32\x1b.aivo.cloning.v1.LoraConfig\x12\x30\n\x08\x65xamples\x18\n \x01(\x0b\x32\x1e.aivo.cloning.v1.ExampleCounts\x12\x31\n\x07metrics\x18\x0b \x01(\x0b\x32 .aivo.cloning.v1.TrainingMetrics\x12\x13\n\x06pinned\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\r\x12:\n\x10starting_version\x18\x0f \x01(\x0b\x32 .aivo.cloning.v1.StartingVersion\x12\x15\n\x08outdated\x18\x10 \x01(\x08H\x01\x88\x01\x01\x42\t\n\x07_pinnedB\x0b\n\t_outdated\"F\n\x0fStartingVersion\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"P\n\nLoraConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\r\n\x05scale\x18\x04 \x01(\x01\"x\n\rExampleCounts\x12\x11\n\tresponses\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\r\x12\x11\n\tdistilled\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\r\x12\r\n\x05train\x18\x05 \x01(\r\x12\x0f\n\x07heldout\x18\x06 \x01(\r\"\x97\x02\n\x0fTrainingMetrics\x12\x19\n\x11heldout_loss_base\x18\x01 \x01(\x01\x12\x1c\n\x14heldout_loss_adapter\x18\x02 \x01(\x01\x12\x13\n\x0btrain_steps\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_step\x18\x04 \x01(\x01\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\"\n\x15heldout_loss_previous\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cgate_replies\x18\x07 \x01(\r\x12\x18\n\x10gate_well_formed\x18\x08 \x01(\r\x12\x1d\n\x15gate_well_formed_base\x18\t \x01(\rB\x18\n\x16_heldout_loss_previousb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#aivo/cloning/v1/student_model.proto\x12\x0f\x61ivo.cloning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x04\n\x0cStudentModel\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63lone_id\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\t\x12)\n\x04lora\x18\t \x01(\x0b\x32\x1b.aivo.cloning.v1.LoraConfig\x12\x30\n\x08\x65xamples\x18\n \x01(\x0b\x32\x1e.aivo.cloning.v1.ExampleCounts\x12\x31\n\x07metrics\x18\x0b \x01(\x0b\x32 .aivo.cloning.v1.TrainingMetrics\x12\x13\n\x06pinned\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_digest\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\r\x12:\n\x10starting_version\x18\x0f \x01(\x0b\x32 .aivo.cloning.v1.StartingVersion\x12\x15\n\x08outdated\x18\x10 \x01(\x08H\x01\x88\x01\x01\x12/\n\x06policy\x18\x11 \x01(\x0b\x32\x1f.aivo.cloning.v1.TeachingPolicyB\t\n\x07_pinnedB\x0b\n\t_outdated\"\x93\x02\n\x0eTeachingPolicy\x12/\n\x07writing\x18\x01 \x01(\x0b\x32\x1e.aivo.cloning.v1.WritingPolicy\x12\x37\n\x0bscaffolding\x18\x02 \x01(\x0b\x32\".aivo.cloning.v1.ScaffoldingPolicy\x12\x30\n\x08mistakes\x18\x03 \x01(\x0b\x32\x1e.aivo.cloning.v1.MistakePolicy\x12\x31\n\x08guidance\x18\x04 \x01(\x0b\x32\x1f.aivo.cloning.v1.GuidancePolicy\x12\x32\n\tinterests\x18\x05 \x01(\x0b\x32\x1f.aivo.cloning.v1.InterestPolicy\"\xbd\x01\n\rWritingPolicy\x12,\n\x05level\x18\x01 \x01(\x0e\x32\x1d.aivo.cloning.v1.WritingLevel\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\r\x12\x11\n\tsentences\x18\x04 \x01(\r\x12\r\n\x05words\x18\x05 \x01(\r\x12\x12\n\nlong_words\x18\x06 \x01(\r\x12\x16\n\x0e\x65xpected_words\x18\x07 \x01(\r\x12\r\n\x05grade\x18\x08 \x01(\t\"d\n\x11ScaffoldingPolicy\x12-\n\x06skills\x18\x01 \x03(\x0b\x32\x1d.aivo.cloning.v1.SkillSupport\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06judged\x18\x03 \x01(\r\"|\n\x0cSkillSupport\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05skill\x18\x02 \x01(\t\x12+\n\x08scaffold\x18\x03 \x01(\x0e\x32\x19.aivo.cloning.v1.Scaffold\x12\x0f\n\x07\x63orrect\x18\x04 \x01(\r\x12\x0e\n\x06judged\x18\x05 \x01(\r\"\xd5\x01\n\rMistakePolicy\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.aivo.cloning.v1.MistakeKind\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\r\n\x05habit\x18\x03 \x01(\t\x12\x0e\n\x06judged\x18\x04 \x01(\r\x12\r\n\x05wrong\x18\x05 \x01(\r\x12\r\n\x05\x62lank\x18\x06 \x01(\r\x12\x12\n\nincomplete\x18\x07 \x01(\r\x12\x10\n\x08reversed\x18\x08 \x01(\r\x12\x11\n\toff_topic\x18\t \x01(\r\x12\x10\n\x08misspelt\x18\n \x01(\r\"t\n\x0eGuidancePolicy\x12-\n\x05level\x18\x01 \x01(\x0e\x32\x1e.aivo.cloning.v1.GuidanceLevel\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\r\x12\x10\n\x08requests\x18\x04 \x01(\r\"5\n\x0eInterestPolicy\x12\x11\n\tinterests\x18\x01 \x03(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\"F\n\x0fStartingVersion\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"P\n\nLoraConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\r\n\x05scale\x18\x04 \x01(\x01\"x\n\rExampleCounts\x12\x11\n\tresponses\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\r\x12\x11\n\tdistilled\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\r\x12\r\n\x05train\x18\x05 \x01(\r\x12\x0f\n\x07heldout\x18\x06 \x01(\r\"\x97\x02\n\x0fTrainingMetrics\x12\x19\n\x11heldout_loss_base\x18\x01 \x01(\x01\x12\x1c\n\x14heldout_loss_adapter\x18\x02 \x01(\x01\x12\x13\n\x0btrain_steps\x18\x03 \x01(\r\x12\x18\n\x10seconds_per_step\x18\x04 \x01(\x01\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\"\n\x15heldout_loss_previous\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cgate_replies\x18\x07 \x01(\r\x12\x18\n\x10gate_well_formed\x18\x08 \x01(\r\x12\x1d\n\x15gate_well_formed_base\x18\t \x01(\rB\x18\n\x16_heldout_loss_previous*\x90\x01\n\x0cWritingLevel\x12\x1d\n\x19WRITING_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15WRITING_LEVEL_UNKNOWN\x10\x01\x12\x17\n\x13WRITING_LEVEL_BELOW\x10\x02\x12\x14\n\x10WRITING_LEVEL_AT\x10\x03\x12\x17\n\x13WRITING_LEVEL_ABOVE\x10\x04*e\n\x08Scaffold\x12\x18\n\x14SCAFFOLD_UNSPECIFIED\x10\x00\x12\x12\n\x0eSCAFFOLD_RECAP\x10\x01\x12\x13\n\x0fSCAFFOLD_STEADY\x10\x02\x12\x16\n\x12SCAFFOLD_EXTENSION\x10\x03*\xe3\x01\n\x0bMistakeKind\x12\x1c\n\x18MISTAKE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14MISTAKE_KIND_UNKNOWN\x10\x01\x12\x15\n\x11MISTAKE_KIND_NONE\x10\x02\x12\x16\n\x12MISTAKE_KIND_BLANK\x10\x03\x12\x1b\n\x17MISTAKE_KIND_INCOMPLETE\x10\x04\x12\x19\n\x15MISTAKE_KIND_REVERSED\x10\x05\x12\x1a\n\x16MISTAKE_KIND_OFF_TOPIC\x10\x06\x12\x19\n\x15MISTAKE_KIND_MISSPELT\x10\x07*\x99\x01\n\rGuidanceLevel\x12\x1e\n\x1aGUIDANCE_LEVEL_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUIDANCE_LEVEL_UNKNOWN\x10\x01\x12\x19\n\x15GUIDANCE_LEVEL_LITTLE\x10\x02\x12\x18\n\x14GUIDANCE_LEVEL_USUAL\x10\x03\x12\x17\n\x13GUIDANCE_LEVEL_MUCH\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.cloning.v1.student_model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_WRITINGLEVEL']._serialized_start=2280
+  _globals['_WRITINGLEVEL']._serialized_end=2424
+  _globals['_SCAFFOLD']._serialized_start=2426
+  _globals['_SCAFFOLD']._serialized_end=2527
+  _globals['_MISTAKEKIND']._serialized_start=2530
+  _globals['_MISTAKEKIND']._serialized_end=2757
+  _globals['_GUIDANCELEVEL']._serialized_start=2760
+  _globals['_GUIDANCELEVEL']._serialized_end=2913
   _globals['_STUDENTMODEL']._serialized_start=90
-  _globals['_STUDENTMODEL']._serialized_end=583
-  _globals['_STARTINGVERSION']._serialized_start=585
-  _globals['_STARTINGVERSION']._serialized_end=655
-  _globals['_LORACONFIG']._serialized_start=657
-  _globals['_LORACONFIG']._serialized_end=737
-  _globals['_EXAMPLECOUNTS']._serialized_start=739
-  _globals['_EXAMPLECOUNTS']._serialized_end=859
-  _globals['_TRAININGMETRICS']._serialized_start=862
-  _globals['_TRAININGMETRICS']._serialized_end=1141
+  _globals['_STUDENTMODEL']._serialized_end=632
+  _globals['_TEACHINGPOLICY']._serialized_start=635
+  _globals['_TEACHINGPOLICY']._serialized_end=910
+  _globals['_WRITINGPOLICY']._serialized_start=913
+  _globals['_WRITINGPOLICY']._serialized_end=1102
+  _globals['_SCAFFOLDINGPOLICY']._serialized_start=1104
+  _globals['_SCAFFOLDINGPOLICY']._serialized_end=1204
+  _globals['_SKILLSUPPORT']._serialized_start=1206
+  _globals['_SKILLSUPPORT']._serialized_end=1330
+  _globals['_MISTAKEPOLICY']._serialized_start=1333
+  _globals['_MISTAKEPOLICY']._serialized_end=1546
+  _globals['_GUIDANCEPOLICY']._serialized_start=1548
+  _globals['_GUIDANCEPOLICY']._serialized_end=1664
+  _globals['_INTERESTPOLICY']._serialized_start=1666
+  _globals['_INTERESTPOLICY']._serialized_end=1719
+  _globals['_STARTINGVERSION']._serialized_start=1721
+  _globals['_STARTINGVERSION']._serialized_end=1791
+  _globals['_LORACONFIG']._serialized_start=1793
+  _globals['_LORACONFIG']._serialized_end=1873
+  _globals['_EXAMPLECOUNTS']._serialized_start=1875
+  _globals['_EXAMPLECOUNTS']._serialized_end=1995
+  _globals['_TRAININGMETRICS']._serialized_start=1998
+  _globals['_TRAININGMETRICS']._serialized_end=2277
 # @@protoc_insertion_point(module_scope)

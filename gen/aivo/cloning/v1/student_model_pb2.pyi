@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,142 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WritingLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WritingLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WritingLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WRITING_LEVEL_UNSPECIFIED: _WritingLevel.ValueType  # 0
+    """Never sent."""
+    WRITING_LEVEL_UNKNOWN: _WritingLevel.ValueType  # 1
+    """Not enough answers, or no grade."""
+    WRITING_LEVEL_BELOW: _WritingLevel.ValueType  # 2
+    """Shorter answers and sentences than pupils of the grade write."""
+    WRITING_LEVEL_AT: _WritingLevel.ValueType  # 3
+    """About as long."""
+    WRITING_LEVEL_ABOVE: _WritingLevel.ValueType  # 4
+    """Longer."""
+
+class WritingLevel(_WritingLevel, metaclass=_WritingLevelEnumTypeWrapper):
+    """How the student's writing compares with that of pupils of the grade."""
+
+WRITING_LEVEL_UNSPECIFIED: WritingLevel.ValueType  # 0
+"""Never sent."""
+WRITING_LEVEL_UNKNOWN: WritingLevel.ValueType  # 1
+"""Not enough answers, or no grade."""
+WRITING_LEVEL_BELOW: WritingLevel.ValueType  # 2
+"""Shorter answers and sentences than pupils of the grade write."""
+WRITING_LEVEL_AT: WritingLevel.ValueType  # 3
+"""About as long."""
+WRITING_LEVEL_ABOVE: WritingLevel.ValueType  # 4
+"""Longer."""
+Global___WritingLevel: _TypeAlias = WritingLevel  # noqa: Y015
+
+class _Scaffold:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScaffoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scaffold.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCAFFOLD_UNSPECIFIED: _Scaffold.ValueType  # 0
+    """Never sent."""
+    SCAFFOLD_RECAP: _Scaffold.ValueType  # 1
+    """A recap and one small step: the record is weak."""
+    SCAFFOLD_STEADY: _Scaffold.ValueType  # 2
+    """Neither more nor less: the record is between, or short."""
+    SCAFFOLD_EXTENSION: _Scaffold.ValueType  # 3
+    """A step beyond the question: the record is secure."""
+
+class Scaffold(_Scaffold, metaclass=_ScaffoldEnumTypeWrapper):
+    """The support that a reply gives in a skill."""
+
+SCAFFOLD_UNSPECIFIED: Scaffold.ValueType  # 0
+"""Never sent."""
+SCAFFOLD_RECAP: Scaffold.ValueType  # 1
+"""A recap and one small step: the record is weak."""
+SCAFFOLD_STEADY: Scaffold.ValueType  # 2
+"""Neither more nor less: the record is between, or short."""
+SCAFFOLD_EXTENSION: Scaffold.ValueType  # 3
+"""A step beyond the question: the record is secure."""
+Global___Scaffold: _TypeAlias = Scaffold  # noqa: Y015
+
+class _MistakeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MistakeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MistakeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISTAKE_KIND_UNSPECIFIED: _MistakeKind.ValueType  # 0
+    """Never sent."""
+    MISTAKE_KIND_UNKNOWN: _MistakeKind.ValueType  # 1
+    """Not enough answers."""
+    MISTAKE_KIND_NONE: _MistakeKind.ValueType  # 2
+    """Few mistakes, or no kind that stands out."""
+    MISTAKE_KIND_BLANK: _MistakeKind.ValueType  # 3
+    """Says nothing, or only that the student does not know."""
+    MISTAKE_KIND_INCOMPLETE: _MistakeKind.ValueType  # 4
+    """Holds a part of the right answer."""
+    MISTAKE_KIND_REVERSED: _MistakeKind.ValueType  # 5
+    """Says the contrary of the right answer."""
+    MISTAKE_KIND_OFF_TOPIC: _MistakeKind.ValueType  # 6
+    """Is about something else than the question."""
+    MISTAKE_KIND_MISSPELT: _MistakeKind.ValueType  # 7
+    """Right but for the spelling of a key word."""
+
+class MistakeKind(_MistakeKind, metaclass=_MistakeKindEnumTypeWrapper):
+    """The usual kind of a student's mistakes."""
+
+MISTAKE_KIND_UNSPECIFIED: MistakeKind.ValueType  # 0
+"""Never sent."""
+MISTAKE_KIND_UNKNOWN: MistakeKind.ValueType  # 1
+"""Not enough answers."""
+MISTAKE_KIND_NONE: MistakeKind.ValueType  # 2
+"""Few mistakes, or no kind that stands out."""
+MISTAKE_KIND_BLANK: MistakeKind.ValueType  # 3
+"""Says nothing, or only that the student does not know."""
+MISTAKE_KIND_INCOMPLETE: MistakeKind.ValueType  # 4
+"""Holds a part of the right answer."""
+MISTAKE_KIND_REVERSED: MistakeKind.ValueType  # 5
+"""Says the contrary of the right answer."""
+MISTAKE_KIND_OFF_TOPIC: MistakeKind.ValueType  # 6
+"""Is about something else than the question."""
+MISTAKE_KIND_MISSPELT: MistakeKind.ValueType  # 7
+"""Right but for the spelling of a key word."""
+Global___MistakeKind: _TypeAlias = MistakeKind  # noqa: Y015
+
+class _GuidanceLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuidanceLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuidanceLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUIDANCE_LEVEL_UNSPECIFIED: _GuidanceLevel.ValueType  # 0
+    """Never sent."""
+    GUIDANCE_LEVEL_UNKNOWN: _GuidanceLevel.ValueType  # 1
+    """Not enough answers."""
+    GUIDANCE_LEVEL_LITTLE: _GuidanceLevel.ValueType  # 2
+    """Asks for help in hardly any answer."""
+    GUIDANCE_LEVEL_USUAL: _GuidanceLevel.ValueType  # 3
+    """Asks for help now and then."""
+    GUIDANCE_LEVEL_MUCH: _GuidanceLevel.ValueType  # 4
+    """Asks for help in one answer of seven or more."""
+
+class GuidanceLevel(_GuidanceLevel, metaclass=_GuidanceLevelEnumTypeWrapper):
+    """How much guidance a student asks for."""
+
+GUIDANCE_LEVEL_UNSPECIFIED: GuidanceLevel.ValueType  # 0
+"""Never sent."""
+GUIDANCE_LEVEL_UNKNOWN: GuidanceLevel.ValueType  # 1
+"""Not enough answers."""
+GUIDANCE_LEVEL_LITTLE: GuidanceLevel.ValueType  # 2
+"""Asks for help in hardly any answer."""
+GUIDANCE_LEVEL_USUAL: GuidanceLevel.ValueType  # 3
+"""Asks for help now and then."""
+GUIDANCE_LEVEL_MUCH: GuidanceLevel.ValueType  # 4
+"""Asks for help in one answer of seven or more."""
+Global___GuidanceLevel: _TypeAlias = GuidanceLevel  # noqa: Y015
 
 @_typing.final
 class StudentModel(_message.Message):
@@ -41,6 +178,7 @@ class StudentModel(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STARTING_VERSION_FIELD_NUMBER: _builtins.int
     OUTDATED_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version, from 1."""
     active: _builtins.bool
@@ -89,6 +227,12 @@ class StudentModel(_message.Message):
         adapter.
         """
 
+    @_builtins.property
+    def policy(self) -> Global___TeachingPolicy:
+        """How to teach the student, drawn from the answers that it was made from. Unset: it was made before there were
+        policies.
+        """
+
     def __init__(
         self,
         *,
@@ -108,10 +252,11 @@ class StudentModel(_message.Message):
         seed: _builtins.int = ...,
         starting_version: Global___StartingVersion | None = ...,
         outdated: _builtins.bool | None = ...,
+        policy: Global___TeachingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "create_time", b"create_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "starting_version", b"starting_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "create_time", b"create_time", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "policy", b"policy", "starting_version", b"starting_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "create_time", b"create_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "seed", b"seed", "sha256", b"sha256", "starting_version", b"starting_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outdated", b"_outdated", "_pinned", b"_pinned", "active", b"active", "base_digest", b"base_digest", "base_model", b"base_model", "bytes", b"bytes", "clone_id", b"clone_id", "create_time", b"create_time", "data_digest", b"data_digest", "examples", b"examples", "lora", b"lora", "metrics", b"metrics", "outdated", b"outdated", "pinned", b"pinned", "policy", b"policy", "seed", b"seed", "sha256", b"sha256", "starting_version", b"starting_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__outdated: _TypeAlias = _typing.Literal["outdated"]  # noqa: Y015
     _WhichOneofArgType__outdated: _TypeAlias = _typing.Literal["_outdated", b"_outdated"]  # noqa: Y015
@@ -123,6 +268,294 @@ class StudentModel(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
 
 Global___StudentModel: _TypeAlias = StudentModel  # noqa: Y015
+
+@_typing.final
+class TeachingPolicy(_message.Message):
+    """How to teach a student, computed by fixed rules from their own answers. Evidence is counts, never the student's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITING_FIELD_NUMBER: _builtins.int
+    SCAFFOLDING_FIELD_NUMBER: _builtins.int
+    MISTAKES_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    INTERESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def writing(self) -> Global___WritingPolicy:
+        """The reading level that their own writing shows."""
+
+    @_builtins.property
+    def scaffolding(self) -> Global___ScaffoldingPolicy:
+        """The support by skill."""
+
+    @_builtins.property
+    def mistakes(self) -> Global___MistakePolicy:
+        """The usual kind of mistake."""
+
+    @_builtins.property
+    def guidance(self) -> Global___GuidancePolicy:
+        """How much guidance they ask for."""
+
+    @_builtins.property
+    def interests(self) -> Global___InterestPolicy:
+        """What they like."""
+
+    def __init__(
+        self,
+        *,
+        writing: Global___WritingPolicy | None = ...,
+        scaffolding: Global___ScaffoldingPolicy | None = ...,
+        mistakes: Global___MistakePolicy | None = ...,
+        guidance: Global___GuidancePolicy | None = ...,
+        interests: Global___InterestPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guidance", b"guidance", "interests", b"interests", "mistakes", b"mistakes", "scaffolding", b"scaffolding", "writing", b"writing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guidance", b"guidance", "interests", b"interests", "mistakes", b"mistakes", "scaffolding", b"scaffolding", "writing", b"writing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TeachingPolicy: _TypeAlias = TeachingPolicy  # noqa: Y015
+
+@_typing.final
+class WritingPolicy(_message.Message):
+    """The reading level that a student's own writing shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    LONG_WORDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_WORDS_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    level: Global___WritingLevel.ValueType
+    """The level."""
+    sentence: _builtins.str
+    """The same for teachers, with the evidence."""
+    answers: _builtins.int
+    """Answers that were to be written in words."""
+    sentences: _builtins.int
+    """Their sentences."""
+    words: _builtins.int
+    """Their words."""
+    long_words: _builtins.int
+    """Words of seven letters or more. They do not decide the level."""
+    expected_words: _builtins.int
+    """Words that pupils of the grade write to the same questions; 0 without a grade."""
+    grade: _builtins.str
+    """Grade that it is compared with; empty if unknown."""
+    def __init__(
+        self,
+        *,
+        level: Global___WritingLevel.ValueType = ...,
+        sentence: _builtins.str = ...,
+        answers: _builtins.int = ...,
+        sentences: _builtins.int = ...,
+        words: _builtins.int = ...,
+        long_words: _builtins.int = ...,
+        expected_words: _builtins.int = ...,
+        grade: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "expected_words", b"expected_words", "grade", b"grade", "level", b"level", "long_words", b"long_words", "sentence", b"sentence", "sentences", b"sentences", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WritingPolicy: _TypeAlias = WritingPolicy  # noqa: Y015
+
+@_typing.final
+class ScaffoldingPolicy(_message.Message):
+    """The support by skill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKILLS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """The same for teachers."""
+    judged: _builtins.int
+    """Judged answers, with and without a skill."""
+    @_builtins.property
+    def skills(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkillSupport]:
+        """Skills with judged answers, by subject and name, at most 50; empty if there are too few answers."""
+
+    def __init__(
+        self,
+        *,
+        skills: _abc.Iterable[Global___SkillSupport] | None = ...,
+        sentence: _builtins.str = ...,
+        judged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judged", b"judged", "sentence", b"sentence", "skills", b"skills"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaffoldingPolicy: _TypeAlias = ScaffoldingPolicy  # noqa: Y015
+
+@_typing.final
+class SkillSupport(_message.Message):
+    """The support in a skill."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    SCAFFOLD_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """Subject of the skill; may be empty."""
+    skill: _builtins.str
+    """Name of the skill."""
+    scaffold: Global___Scaffold.ValueType
+    """The support."""
+    correct: _builtins.int
+    """Right answers."""
+    judged: _builtins.int
+    """Judged answers."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        scaffold: Global___Scaffold.ValueType = ...,
+        correct: _builtins.int = ...,
+        judged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "judged", b"judged", "scaffold", b"scaffold", "skill", b"skill", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkillSupport: _TypeAlias = SkillSupport  # noqa: Y015
+
+@_typing.final
+class MistakePolicy(_message.Message):
+    """The usual kind of mistake, and what helps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    HABIT_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    BLANK_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    REVERSED_FIELD_NUMBER: _builtins.int
+    OFF_TOPIC_FIELD_NUMBER: _builtins.int
+    MISSPELT_FIELD_NUMBER: _builtins.int
+    kind: Global___MistakeKind.ValueType
+    """The kind."""
+    sentence: _builtins.str
+    """The same for teachers, with the evidence."""
+    habit: _builtins.str
+    """Habit that helps against it; empty if there is no kind."""
+    judged: _builtins.int
+    """Judged answers."""
+    wrong: _builtins.int
+    """Wrong ones among them; some are of no kind."""
+    blank: _builtins.int
+    """Wrong answers that say nothing."""
+    incomplete: _builtins.int
+    """Wrong answers that hold a part of the right one."""
+    reversed: _builtins.int
+    """Wrong answers that say the contrary of the right one."""
+    off_topic: _builtins.int
+    """Wrong answers about something else."""
+    misspelt: _builtins.int
+    """Right answers with a misspelt key word, and wrong ones that are right but for it."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MistakeKind.ValueType = ...,
+        sentence: _builtins.str = ...,
+        habit: _builtins.str = ...,
+        judged: _builtins.int = ...,
+        wrong: _builtins.int = ...,
+        blank: _builtins.int = ...,
+        incomplete: _builtins.int = ...,
+        reversed: _builtins.int = ...,
+        off_topic: _builtins.int = ...,
+        misspelt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blank", b"blank", "habit", b"habit", "incomplete", b"incomplete", "judged", b"judged", "kind", b"kind", "misspelt", b"misspelt", "off_topic", b"off_topic", "reversed", b"reversed", "sentence", b"sentence", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MistakePolicy: _TypeAlias = MistakePolicy  # noqa: Y015
+
+@_typing.final
+class GuidancePolicy(_message.Message):
+    """How much guidance a student asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    level: Global___GuidanceLevel.ValueType
+    """The level."""
+    sentence: _builtins.str
+    """The same for teachers, with the evidence."""
+    answers: _builtins.int
+    """All answers."""
+    requests: _builtins.int
+    """Answers that ask something or for help, say that the student does not know, or are blank."""
+    def __init__(
+        self,
+        *,
+        level: Global___GuidanceLevel.ValueType = ...,
+        sentence: _builtins.str = ...,
+        answers: _builtins.int = ...,
+        requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "level", b"level", "requests", b"requests", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuidancePolicy: _TypeAlias = GuidancePolicy  # noqa: Y015
+
+@_typing.final
+class InterestPolicy(_message.Message):
+    """What a student likes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERESTS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """The same for teachers."""
+    @_builtins.property
+    def interests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The interests, as the profile named them."""
+
+    def __init__(
+        self,
+        *,
+        interests: _abc.Iterable[_builtins.str] | None = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interests", b"interests", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterestPolicy: _TypeAlias = InterestPolicy  # noqa: Y015
 
 @_typing.final
 class StartingVersion(_message.Message):
