@@ -1,0 +1,103 @@
+"""What a guard learns from: texts of students and tutors that are harmful, and near misses that are school life."""
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from curriculum.lesson import GradeBand, InvalidLesson
+from curriculum.library import draw_of
+
+GUARD_TEXTS = Path(__file__).parent / "guard_texts"
+# One text of so many is held out, to choose thresholds with.
+_DEVELOPMENT = 10
+
+
+class HarmCategory(StrEnum):
+    """What a harmful text is about, and what a near miss only seems to be about."""
+
+    SELF_HARM = "self_harm"
+    VIOLENCE = "violence"
+    SEXUAL = "sexual"
+    DRUGS = "drugs"
+    HATE = "hate"
+    DANGER = "danger"
+
+
+class HarmAction(StrEnum):
+    """What a harmful text calls for: kindness and an adult for a child in trouble, else a kind refusal."""
+
+    SUPPORT = "support"
+    REFUSE = "refuse"
+
+
+class Speaker(StrEnum):
+    """Who says a text."""
+
+    STUDENT = "student"
+    TUTOR = "tutor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class GuardText:
+    """A text with its label.
+
+    Attributes:
+        id: Unique name: category and a number.
+        category: What it is about, or seems to be.
+        band: The grade band of the student.
+        speaker: Who says it.
+        text: The text. Never explicit, and without instructions that work.
+        is_harmful: Whether it must not pass.
+        action: What a harmful text calls for; None if it is harmless.
+    """
+
+    id: Annotated[str, StringConstraints(pattern=r"^guard-[a-z-]+-\d{3}$")]
+    category: HarmCategory
+    band: GradeBand
+    speaker: Speaker
+    text: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    is_harmful: bool
+    action: HarmAction | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.is_harmful != (self.action is not None):
+            raise ValueError("action: a harmful text has one, and no other")
+        return self
+
+
+_TEXT = TypeAdapter(GuardText)
+
+
+def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
+    """Returns the texts of all files of a folder, in the order of their names.
+
+    Raises:
+        InvalidLesson: A line is not such a text, or an id occurs twice; names file, line and field.
+    """
+    texts = [text for path in sorted(folder.glob("*.jsonl")) for text in _read(path)]
+    repeated = [name for name, count in Counter(text.id for text in texts).items() if count > 1]
+    if repeated:
+        raise InvalidLesson(f"{folder}: id: {repeated[0]} occurs twice")
+    return texts
+
+
+def is_for_development(text: GuardText) -> bool:
+    """Whether a text chooses thresholds and is never trained on; its id alone decides."""
+    return draw_of(text.id) % _DEVELOPMENT == 0
+
+
+def _read(path: Path) -> Iterator[GuardText]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield _TEXT.validate_json(line)
+            except ValidationError as error:
+                fault = error.errors(include_url=False, include_input=False)[0]
+                field = ".".join(map(str, fault["loc"])) or "text"
+                raise InvalidLesson(f"{path}:{number}: {field}: {fault['msg']}") from None
