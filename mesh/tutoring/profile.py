@@ -6,6 +6,7 @@ Knows nothing of models or prompts, so that the servers' edges can use it withou
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from unicodedata import normalize
 
 GRADES = ("K", *(str(year) for year in range(1, 13)))
 
@@ -81,6 +82,7 @@ def parse_interests(words: Iterable[str]) -> tuple[str, ...]:
     """Returns interests without blank space around and between their words, and without repeats in another case."""
     interests: dict[str, str] = {}
     for interest in words:
-        plain = " ".join(interest.split())
+        # Texts that look the same may be composed of other characters.
+        plain = normalize("NFC", " ".join(interest.split()))
         interests.setdefault(plain.casefold(), plain)
     return tuple(interests.values())
