@@ -142,7 +142,8 @@ def verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SC
     """
     is_right = response.is_correct
     if is_right is None and response.score is not None:
-        is_right = response.score >= PASS_SHARE * best_score
+        # Not the share of the best score: it rounds to 0 where that is tiny, and no points are never a right answer.
+        is_right = response.score > 0 and response.score / PASS_SHARE >= best_score
     elif is_right is None:
         is_right = same_number(response.reference_answer, response.student_answer)
     if is_right is None:

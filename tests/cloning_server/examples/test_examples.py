@@ -88,6 +88,9 @@ def test_the_verdict_is_is_correct_or_follows_from_the_score(
         (10.0, 20.0, ResponseVerdict.CORRECT),
         (9.5, 20.0, ResponseVerdict.INCORRECT),
         (99.0, 200.0, ResponseVerdict.INCORRECT),
+        (0.0, 5e-324, ResponseVerdict.INCORRECT),
+        (5e-324, 5e-324, ResponseVerdict.CORRECT),
+        (1.7e308, 1.7e308, ResponseVerdict.CORRECT),
     ],
 )
 def test_half_of_the_best_score_is_a_right_answer(score: float, best_score: float, verdict: ResponseVerdict) -> None:
