@@ -14,7 +14,7 @@ from cloning_server.examples.mistakes import mistakes_of
 from cloning_server.examples.writing_level import writing_of
 from mesh.tutoring.policy import ENOUGH_ANSWERS, Scaffold, Scaffolding, SkillSupport, TeachingPolicy
 
-# An assessment has fewer; those with the most judged answers stay, so that a manifest stays small.
+# Keeps manifests small: the skills with the most judged answers stay.
 _MOST_SKILLS = 50
 
 _SCAFFOLDS: Final[Mapping[Band, Scaffold]] = {
@@ -31,7 +31,7 @@ def compute_policy(baseline: Baseline) -> TeachingPolicy:
         writing=writing_of(responses, grade=baseline.profile.grade),
         scaffolding=_scaffolding_of(responses, best_score=baseline.best_score),
         mistakes=mistakes_of(responses, best_score=baseline.best_score),
-        guidance=guidance_of(responses),
+        guidance=guidance_of(responses, best_score=baseline.best_score),
         interests=baseline.interests,
     )
 

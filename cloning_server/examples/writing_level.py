@@ -11,7 +11,7 @@ from typing import Final
 
 from cloning_server.clone import BaselineResponse
 from cloning_server.examples.guidance import is_blank
-from mesh.tutoring.form import count_words, split_sentences
+from mesh.tutoring.form import split_sentences
 from mesh.tutoring.policy import ENOUGH_ANSWERS, Writing, WritingLevel
 
 # Length of answers by grade, as a multiple of what pupils of grades 3 to 6 write. Those are the grades of SciEntsBank
@@ -35,6 +35,7 @@ _SHORTEST_ANSWER_WORDS = 3
 _MEASURED_CHARACTERS = 500
 # Half-way, as ratios, between pupils of the pool who write short, middling and long answers.
 _BELOW, _ABOVE = 0.82, 1.17
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{7,}")
 
 
@@ -45,7 +46,7 @@ def writing_of(responses: Iterable[BaselineResponse], *, grade: str | None) -> W
     """
     written = [response for response in responses if _asks_for_words(response)]
     sentences = [sentence for response in written for sentence in _sentences(response.student_answer)]
-    words = sum(map(count_words, sentences))
+    words = sum(map(_count_words, sentences))
     expected_words = sum(_expected(response, _ANSWER_WORDS, grade) for response in written)
     expected_sentence_words = sum(_expected(response, _SENTENCE_WORDS, grade) for response in written)
     level = WritingLevel.UNKNOWN
@@ -65,8 +66,8 @@ def writing_of(responses: Iterable[BaselineResponse], *, grade: str | None) -> W
 
 
 def _asks_for_words(response: BaselineResponse) -> bool:
-    """Whether the question asks for a sentence, so that the answer shows how the student writes."""
-    if is_blank(response.student_answer):
+    """Whether the question asks for a sentence and has words for an answer, which so show how the student writes."""
+    if is_blank(response.student_answer) or not _count(response.student_answer):
         return False
     if response.reference_answer.strip():
         return _count(response.reference_answer) >= _SENTENCE_REFERENCE_WORDS
@@ -86,7 +87,12 @@ def _level_of(ratio: float) -> WritingLevel:
 
 
 def _count(text: str) -> int:
-    return sum(map(count_words, _sentences(text)))
+    return sum(map(_count_words, _sentences(text)))
+
+
+def _count_words(sentence: str) -> int:
+    """Counts the words with letters: what is computed shows nothing of how the student writes."""
+    return len(_WORD.findall(sentence))
 
 
 def _sentences(text: str) -> list[str]:

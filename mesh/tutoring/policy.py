@@ -4,6 +4,7 @@ Evidence is counts, never a student's words. Plain code decides (`cloning_server
 teacher can check every line. Knows nothing of models.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final
@@ -13,6 +14,10 @@ from pydantic.dataclasses import dataclass
 
 # The fewest answers that a dimension is decided on; chance rules fewer.
 ENOUGH_ANSWERS = 6
+# Twelve answers without a request show that a student seldom asks; fewer do not.
+ENOUGH_WITHOUT_REQUEST = 12
+# A skill with fewer judged answers that gets neither more nor less support has too few for either.
+_ENOUGH_FOR_SKILL = 3
 # Skills that a sentence names for each support; more are no longer read.
 _MOST_SKILLS_TOLD = 5
 
@@ -116,7 +121,7 @@ class Mistakes:
         judged: Judged answers.
         wrong: Wrong ones among them. Some are of no kind.
         blank: Wrong answers that say nothing, or that the student does not know.
-        incomplete: Wrong answers that hold a part of the right one.
+        incomplete: Answers with a part of the points, right or wrong, and wrong ones that hold a part of the right one.
         reversed: Wrong answers that say the contrary of the right one.
         off_topic: Wrong answers that share no word with question and right answer.
         misspelt: Right answers with a misspelt key word, and wrong ones that are right but for it.
@@ -139,7 +144,8 @@ class Guidance:
     Attributes:
         level: The level.
         answers: All answers.
-        requests: Answers that ask something, ask for help, say that the student does not know, or are blank.
+        requests: Answers, none of them right, that ask something, ask for help, say that the student does not know, or
+            are blank.
     """
 
     level: GuidanceLevel
@@ -167,10 +173,15 @@ _HABITS: Final[Mapping[MistakeKind, str]] = {
 }
 _MISTAKES: Final[Mapping[MistakeKind, str]] = {
     MistakeKind.BLANK: "are left blank or say 'I don't know'",
-    MistakeKind.INCOMPLETE: "hold only a part of the right answer",
     MistakeKind.REVERSED: "say the contrary of the right answer",
     MistakeKind.OFF_TOPIC: "are about something else",
 }
+_LEADS: Final[Mapping[Scaffold, str]] = {
+    Scaffold.RECAP: "needs a recap and small steps in",
+    Scaffold.EXTENSION: "is ready for more in",
+    Scaffold.STEADY: "goes on steadily in",
+}
+_TOO_FEW: Final = "too few answers yet in"
 
 
 def habit_against(kind: MistakeKind) -> str:
@@ -210,16 +221,11 @@ def _describe_writing(writing: Writing) -> str:
 def _describe_scaffolding(scaffolding: Scaffolding) -> str:
     if scaffolding.judged < ENOUGH_ANSWERS:
         return f"Support: not enough answers ({scaffolding.judged} judged, {ENOUGH_ANSWERS} are needed)."
-    groups = {
-        "Needs a recap and small steps in": Scaffold.RECAP,
-        "is ready for more in": Scaffold.EXTENSION,
-        "goes on steadily in": Scaffold.STEADY,
-    }
-    clauses = [
-        f"{lead} {_records(supports)}"
-        for lead, scaffold in groups.items()
-        if (supports := [support for support in scaffolding.skills if support.scaffold is scaffold])
-    ]
+    names = Counter(support.skill for support in scaffolding.skills)
+    records: dict[str, list[str]] = {lead: [] for lead in (*_LEADS.values(), _TOO_FEW)}
+    for support in scaffolding.skills:
+        records[_lead_of(support)].append(_record(support, has_namesake=names[support.skill] > 1))
+    clauses = [f"{lead} {_first_of(skills)}" for lead, skills in records.items() if skills]
     if not clauses:
         return f"Support: no skill is named in {scaffolding.judged} judged answers."
     sentence = "; ".join(clauses)
@@ -232,14 +238,22 @@ def _describe_mistakes(mistakes: Mistakes) -> str:
     if mistakes.kind is MistakeKind.NONE:
         return f"Has no usual kind of mistake: {mistakes.wrong} of {_count(mistakes.judged, 'answer')} are wrong."
     habit = f"a habit that helps: {habit_against(mistakes.kind)}."
+    judged = _count(mistakes.judged, "answer")
+    # Both are found in right answers too.
     if mistakes.kind is MistakeKind.MISSPELT:
-        misspelt, judged = mistakes.misspelt, mistakes.judged
-        return f"Often knows the answer but misspells a key word: {misspelt} of {judged} answers; {habit}"
+        return f"Often knows the answer but misspells a key word: {mistakes.misspelt} of {judged}; {habit}"
+    if mistakes.kind is MistakeKind.INCOMPLETE:
+        return f"Often gives only a part of the right answer: {mistakes.incomplete} of {judged}; {habit}"
     count = int(getattr(mistakes, mistakes.kind.value))
     return f"When wrong, answers often {_MISTAKES[mistakes.kind]}: {count} of {mistakes.wrong}; {habit}"
 
 
 def _describe_guidance(guidance: Guidance) -> str:
+    if guidance.level is GuidanceLevel.UNKNOWN and guidance.answers >= ENOUGH_ANSWERS:
+        return (
+            f"Guidance: asks for help in none of {guidance.answers} answers; "
+            f"{ENOUGH_WITHOUT_REQUEST} are needed to call that seldom."
+        )
     if guidance.level is GuidanceLevel.UNKNOWN:
         return f"Guidance: not enough answers ({guidance.answers}, {ENOUGH_ANSWERS} are needed)."
     amount = {
@@ -250,8 +264,18 @@ def _describe_guidance(guidance: Guidance) -> str:
     return f"{amount}: in {guidance.requests} of {guidance.answers} answers."
 
 
-def _records(supports: list[SkillSupport]) -> str:
-    records = [f"{support.skill} ({support.correct} of {support.judged} right)" for support in supports]
+def _lead_of(support: SkillSupport) -> str:
+    if support.scaffold is Scaffold.STEADY and support.judged < _ENOUGH_FOR_SKILL:
+        return _TOO_FEW
+    return _LEADS[support.scaffold]
+
+
+def _record(support: SkillSupport, *, has_namesake: bool) -> str:
+    subject = f"{support.subject}: " if has_namesake and support.subject else ""
+    return f"{support.skill} ({subject}{support.correct} of {support.judged} right)"
+
+
+def _first_of(records: list[str]) -> str:
     rest = len(records) - _MOST_SKILLS_TOLD
     return _listing([*records[:_MOST_SKILLS_TOLD], f"{rest} more"] if rest > 0 else records)
 

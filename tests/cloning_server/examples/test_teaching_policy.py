@@ -74,6 +74,18 @@ def test_answers_that_need_no_sentence_say_nothing_about_writing() -> None:
     assert policy_of(["Paris"] * 9, reference_answer="").writing.answers == 0
 
 
+def test_sums_are_no_writing() -> None:
+    writing = policy_of(["7", "3 + 4 = 7", "12 - 5 = 7"] * 3, reference_answer="3 + 4 = 7, and 7 - 4 = 3").writing
+    assert (writing.level, writing.answers) == (WritingLevel.UNKNOWN, 0)
+    with_sum, plain = (policy_of([answer] * 6).writing for answer in (f"{USUAL} 3 + 4 + 5 + 6 = 18", USUAL))
+    assert with_sum.words == plain.words
+
+
+def test_answers_without_a_word_are_not_written_in_words() -> None:
+    writing = policy_of(["\U0001f600 \U0001f331"] * 8).writing
+    assert (writing.level, writing.answers) == (WritingLevel.UNKNOWN, 0)
+
+
 def test_five_answers_are_not_enough_for_any_dimension() -> None:
     policy = policy_of([SHORT] * 5, skill="plants")
     assert policy.writing.level is WritingLevel.UNKNOWN
@@ -116,6 +128,10 @@ def test_a_score_is_judged_by_the_best_score() -> None:
         ("It makes food.", MistakeKind.INCOMPLETE),
         ("The plant does not need sunlight.", MistakeKind.REVERSED),
         ("My brother plays soccer.", MistakeKind.OFF_TOPIC),
+        ("I don't know how a plant needs sunlight", MistakeKind.BLANK),
+        ("I don't know the answer", MistakeKind.BLANK),
+        ("Not sure, but it makes food.", MistakeKind.INCOMPLETE),
+        ("Na", MistakeKind.NONE),
     ],
 )
 def test_wrong_answers_have_a_kind_by_their_words(answer: str, kind: MistakeKind) -> None:
@@ -125,7 +141,15 @@ def test_wrong_answers_have_a_kind_by_their_words(answer: str, kind: MistakeKind
 
 @pytest.mark.parametrize(
     ("answer", "reference"),
-    [("It goes up.", "It goes down."), ("The short string has a lower pitch.", "It has a higher pitch."), ("24", "42")],
+    [
+        ("It goes up.", "It goes down."),
+        ("The short string has a lower pitch.", "It has a higher pitch."),
+        ("It becomes hotter.", "It gets colder."),
+        ("North", "South"),
+        ("No", "Yes"),
+        ("I'm not sure, but they repel.", "They attract."),
+        ("24", "42"),
+    ],
 )
 def test_the_opposite_of_a_word_and_digits_backwards_are_reversed(answer: str, reference: str) -> None:
     assert mistakes_of([answer] * 6, reference_answer=reference).kind is MistakeKind.REVERSED
@@ -151,11 +175,67 @@ def test_part_of_the_points_means_incomplete_and_none_beside_it_means_reversed()
     assert compute_policy(baseline_of([scored(0)] * 6)).mistakes.reversed == 0
 
 
+def test_half_of_the_points_is_a_right_answer_that_is_incomplete() -> None:
+    mistakes = policy_of([SHORT] * 8, max_score=2.0, is_correct=None, score=1.0).mistakes
+    assert (mistakes.kind, mistakes.wrong, mistakes.incomplete) == (MistakeKind.INCOMPLETE, 0, 8)
+    nearly_whole = policy_of([SHORT] * 8, is_correct=None, score=95.0).mistakes
+    assert (nearly_whole.kind, nearly_whole.incomplete) == (MistakeKind.NONE, 0)
+
+
+def test_half_of_the_points_for_right_answers_tells_that_no_points_mean_reversed() -> None:
+    def scored(score: float) -> BaselineResponse:
+        return BaselineResponse(
+            question="Why?", student_answer="It eats sunlight.", reference_answer=REFERENCE, score=score
+        )
+
+    mistakes = compute_policy(baseline_of([scored(50)] * 2 + [scored(0)] * 6)).mistakes
+    assert (mistakes.kind, mistakes.wrong, mistakes.reversed) == (MistakeKind.REVERSED, 6, 6)
+
+
+def test_points_out_of_an_untold_best_score_are_no_part_of_a_right_answer() -> None:
+    mistakes = policy_of([SHORT] * 8, is_correct=True, score=1.0).mistakes
+    assert (mistakes.kind, mistakes.incomplete) == (MistakeKind.NONE, 0)
+
+
+def test_a_partial_score_says_nothing_about_answers_without_a_score() -> None:
+    def response(score: float | None) -> BaselineResponse:
+        return BaselineResponse(
+            question="Why does a plant need sunlight?",
+            student_answer=SHORT,
+            reference_answer=REFERENCE,
+            is_correct=False,
+            score=score,
+        )
+
+    mistakes = compute_policy(baseline_of([response(25.0), *[response(None)] * 8])).mistakes
+    assert (mistakes.kind, mistakes.incomplete, mistakes.reversed) == (MistakeKind.INCOMPLETE, 9, 0)
+
+
 def test_a_misspelt_key_word_is_noticed_in_right_and_in_wrong_answers() -> None:
     right = mistakes_of(["The plant needs sunlihgt."] * 6, is_correct=True)
     assert (right.kind, right.wrong, right.misspelt) == (MistakeKind.MISSPELT, 0, 6)
     wrong = mistakes_of(["fotosynthesis", "photosinthesis"] * 3, reference_answer="photosynthesis")
     assert (wrong.kind, wrong.misspelt) == (MistakeKind.MISSPELT, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("Metal does not conduct electricty.", "Metal conducts electricity."),
+        ("It has a lower temprature.", "It has a higher temperature."),
+    ],
+)
+def test_a_misspelt_word_does_not_hide_a_contradiction(answer: str, reference: str) -> None:
+    mistakes = mistakes_of([answer] * 6, reference_answer=reference)
+    assert (mistakes.kind, mistakes.misspelt) == (MistakeKind.REVERSED, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("Its behaviour changes.", "Its behavior changes."), ("They organize food.", "They organise food.")],
+)
+def test_british_and_american_spelling_are_no_misspelling(answer: str, reference: str) -> None:
+    assert mistakes_of([answer] * 6, reference_answer=reference, is_correct=True).misspelt == 0
 
 
 def test_another_form_of_a_word_is_no_misspelling() -> None:
@@ -176,6 +256,43 @@ def test_guidance_counts_the_answers_that_ask(requests: int, level: GuidanceLeve
     asking = ["What do you mean?", "I do not know.", "Can you help me with this one"][:requests]
     guidance = policy_of([*asking, *["The results help me find out."] * (12 - requests)]).guidance
     assert (guidance.level, guidance.answers, guidance.requests) == (level, 12, requests)
+
+
+@pytest.mark.parametrize(
+    ("requests", "answers", "level"),
+    [
+        (0, 6, GuidanceLevel.UNKNOWN),
+        (0, 11, GuidanceLevel.UNKNOWN),
+        (1, 6, GuidanceLevel.USUAL),
+        (2, 14, GuidanceLevel.MUCH),
+        (2, 15, GuidanceLevel.USUAL),
+    ],
+)
+def test_few_answers_without_a_request_say_nothing_of_guidance(
+    requests: int, answers: int, level: GuidanceLevel
+) -> None:
+    assert policy_of([*["idk"] * requests, *[USUAL] * (answers - requests)]).guidance.level is level
+
+
+@pytest.mark.parametrize("answer", ["Na", "-", "?", "What time is it?", "I don't know is what he said."])
+def test_a_right_answer_asks_for_nothing(answer: str) -> None:
+    assert policy_of([answer] * 12, is_correct=True).guidance.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "requests"),
+    [
+        ("Because the boy was not sure which way to go.", 0),
+        ("Scientists do not know why it is warm.", 0),
+        ("I don't get wet because of the coat.", 0),
+        ("They have no idea.", 0),
+        ("I don't get it", 12),
+        ("Don't know why", 12),
+        ("It is warm but I'm not sure why", 12),
+    ],
+)
+def test_only_the_student_asks(answer: str, requests: int) -> None:
+    assert policy_of([answer] * 12).guidance.requests == requests
 
 
 def test_interests_are_those_of_the_baseline() -> None:
