@@ -5,6 +5,7 @@ records: while any version is left, the records still lead to the student. The b
 brain could load again what is still stored.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.running.brain import Brain
 from mesh.adapters.store import AdapterStore, RemovedAdapters
-from mesh.errors import BrainUnavailable, CloneNotFound
+from mesh.errors import AdapterCorrupt, BrainUnavailable, CloneNotFound
 from mesh.log import get_logger
 
 _log = get_logger(__name__)
@@ -91,7 +92,9 @@ class Erasure:
         cancelled_clones = 0
         # The second clone first: it would run as soon as the first has ended.
         for clone_id in reversed(await self._store.read_lane(student_id)):
-            await self._adapters.void(clone_id)
+            # A commit that does not parse can't be completed either, and the versions go next.
+            with suppress(AdapterCorrupt):
+                await self._adapters.void(clone_id)
             try:
                 clone = await self._changes.cancel(clone_id)
             except CloneNotFound:

@@ -20,8 +20,10 @@ from mesh.log import get_logger
 # One document has few writers, because one clone per student runs at a time. More conflicts than this are a fault.
 TRIES = 16
 
-# A manifest has about 1.5 kB, a pointer 200 bytes.
-_LIMIT_BYTES = 64 * 1024
+# A pointer has 200 bytes. A manifest has 1.5 kB and its teaching policy, at most 50 kB: 50 skills with long names.
+DOCUMENT_BYTES = 64 * 1024
+# Larger documents were written before their size was limited, and must be readable to be removed.
+_READ_BYTES = 2 * DOCUMENT_BYTES
 
 # Commits read at the same time; fewer than the store's threads, so that other calls get a thread.
 _PARALLEL_READS = 4
@@ -116,13 +118,18 @@ class Documents:
         # Void commits accumulate. No manifest is as short as they are, so they are recognized without being read.
         keys = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
         for start in range(0, len(keys), _PARALLEL_READS):
-            for blob in await asyncio.gather(*map(self.read, keys[start : start + _PARALLEL_READS])):
-                if blob is None or blob.data == VOID:
-                    continue
-                try:
-                    yield Manifest.from_json(blob.data)
-                except AdapterCorrupt:
-                    _log.warning("adapter_commit_corrupt", tenant=self.keys.tenant)
+            for manifest in await asyncio.gather(*map(self._find_commit, keys[start : start + _PARALLEL_READS])):
+                if manifest is not None:
+                    yield manifest
+
+    async def _find_commit(self, key: str) -> Manifest | None:
+        """Returns the commit at the key; None if it is void, gone or unreadable."""
+        try:
+            blob = await self.read(key)
+            return None if blob is None or blob.data == VOID else Manifest.from_json(blob.data)
+        except AdapterCorrupt:
+            _log.warning("adapter_commit_corrupt", tenant=self.keys.tenant)
+            return None
 
     async def create_once(self, key: str, data: bytes) -> bytes:
         """Writes the document if the key is free; returns the document at the key, the caller's or an earlier one.
@@ -199,7 +206,7 @@ class Documents:
 
     async def read(self, key: str) -> Blob | None:
         """Returns the document at the key, or None if there is none."""
-        return await self.blobs.read(key, limit_bytes=_LIMIT_BYTES)
+        return await self.blobs.read(key, limit_bytes=_READ_BYTES)
 
     def parse_pointer(self, blob: Blob | None, student_id: str) -> Pointer:
         """Parses the student's pointer; None parses as an empty pointer."""

@@ -11,11 +11,11 @@ void, then removes manifest and weights. So whichever order their steps take, on
 import asyncio
 
 from mesh.adapters.blobs import BlobConflict
-from mesh.adapters.documents import TRIES, VOID, Documents, versions_in
+from mesh.adapters.documents import DOCUMENT_BYTES, TRIES, VOID, Documents, versions_in
 from mesh.adapters.inspection import AdapterLimits, inspect
 from mesh.adapters.manifest import Manifest, Recipe
 from mesh.adapters.ref import AdapterRef
-from mesh.errors import PublishConflict
+from mesh.errors import AdapterIncompatible, PublishConflict
 
 
 class CloneVoided(Exception):
@@ -46,32 +46,34 @@ class Publication:
         manifest = Manifest.from_json(commit)
         if manifest.ref.student_id != student_id:
             raise PublishConflict(f"clone {recipe.clone_id} has published a version for another student")
-        if await self._complete(manifest) is None:
+        if await self._complete(commit) is None:
             raise CloneVoided(recipe.clone_id)
         return manifest
 
     async def void(self, clone_id: str) -> Manifest | None:
         """See `AdapterStore.void`."""
         commit = await self._documents.create_once(self._documents.keys.commit(clone_id), VOID)
-        return None if commit == VOID else await self._complete(Manifest.from_json(commit))
+        return None if commit == VOID else await self._complete(commit)
 
     async def finish(self, clone_id: str) -> Manifest | None:
         """Completes the clone's version; returns None if the clone has committed none, or it was withdrawn."""
         commit = await self._documents.read_commit(clone_id)
-        return None if commit is None or commit == VOID else await self._complete(Manifest.from_json(commit))
+        return None if commit is None or commit == VOID else await self._complete(commit)
 
-    async def _complete(self, manifest: Manifest) -> Manifest | None:
+    async def _complete(self, commit: bytes) -> Manifest | None:
         """Writes the manifest of a committed version if it is missing; returns None if the version was withdrawn.
 
-        After a crash between the commit and the manifest, any later call completes the version with the same bytes.
+        After a crash between the commit and the manifest, any later call completes the version. The manifest is the
+        commit, byte by byte, as it may hold fields that only a newer server knows.
         """
+        manifest = Manifest.from_json(commit)
         ref = manifest.ref
-        document = await self._documents.create_once(ref.manifest_key, manifest.to_json())
+        document = await self._documents.create_once(ref.manifest_key, commit)
         is_own = document != VOID and Manifest.from_json(document) == manifest
         if is_own and await self._documents.has_weights_of(manifest):
             return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
-        await self._documents.take_back(ref.manifest_key, manifest.to_json())
+        await self._documents.take_back(ref.manifest_key, commit)
         return None
 
     async def _write_weights(self, student_id: str, weights: bytes) -> AdapterRef:
@@ -89,8 +91,13 @@ class Publication:
 
     async def _commit(self, manifest: Manifest, weights: bytes) -> bytes:
         """Commits the version, and returns the clone's commit: this one or an earlier one."""
+        document = manifest.to_json()
+        if len(document) > DOCUMENT_BYTES:
+            # Nobody could read it again, so nobody could remove it.
+            await self._documents.take_back(manifest.ref.weights_key, weights)
+            raise AdapterIncompatible(f"the manifest has {len(document)} bytes, above the limit of {DOCUMENT_BYTES}")
         key = self._documents.keys.commit(manifest.recipe.clone_id)
-        commit = await self._documents.create_once(key, manifest.to_json())
+        commit = await self._documents.create_once(key, document)
         if commit == VOID or Manifest.from_json(commit).ref != manifest.ref:
             # The clone was cancelled, or another worker was faster. Nothing refers to these weights.
             await self._documents.take_back(manifest.ref.weights_key, weights)

@@ -6,13 +6,14 @@ answering with it, because a brain knows it by its sha256.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mesh.adapters.blobs import RemovedObjects
 from mesh.adapters.documents import TRIES, VOID, Documents, versions_in
 from mesh.adapters.pointer import Pointer
 from mesh.adapters.ref import AdapterRef
-from mesh.errors import ModelVersionNotFound, PublishConflict
+from mesh.errors import AdapterCorrupt, ModelVersionNotFound, PublishConflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,9 @@ class Retention:
             manifest = await self._documents.find_manifest(ref)
             if manifest is None:
                 # Before the commits are read: a clone that commits later finds the key taken and cannot publish.
-                await self._documents.create_once(ref.manifest_key, VOID)
+                with suppress(AdapterCorrupt):
+                    # One that can't be read takes the key as well.
+                    await self._documents.create_once(ref.manifest_key, VOID)
                 manifest = await self._documents.find_manifest(ref)
             if manifest is None:
                 refs_without_manifest.add(ref)

@@ -93,6 +93,7 @@ class AdapterStore:
 
         Raises:
             AdapterCorrupt, AdapterIncompatible: The weights fail inspection; nothing is written.
+            AdapterIncompatible: The manifest is too large; nothing of it stays.
             CloneVoided: The clone must not publish any more; this call removes what it has written.
             PublishConflict: Other publishers kept taking the next number, or the clone belongs to another student.
         """

@@ -15,6 +15,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import Housekeeping
+from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
 from mesh.rpc.channels import open_channel
@@ -250,6 +251,20 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (await stub.StartClone(order(request_id="enrol-0"))).clone_id not in clone_ids, (
         "and the student may come again"
     )
+
+
+async def test_a_student_whose_commits_can_not_be_read_is_deleted_all_the_same(
+    cloning: Cloning, stub: CloningStub, blobs: S3Blobs
+) -> None:
+    clone_id = await clone(stub)
+    tenant = cloning.settings.tenant
+    for key in (f"{tenant}/_commits/{clone_id}.json", f"{tenant}/{STUDENT}/v1/manifest.json"):
+        await blobs.erase(key)
+        await blobs.create(key, b" " * 200_000)
+
+    assert (await delete(stub)).models.versions == 1
+
+    assert await blobs.keys(f"{tenant}/{STUDENT}/") == []
 
 
 async def test_a_request_that_is_repeated_while_its_student_is_deleted_makes_a_new_clone(

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
-from mesh.errors import ModelVersionNotFound, PublishConflict
+from mesh.errors import AdapterIncompatible, ModelVersionNotFound, PublishConflict
+from mesh.tutoring.policy import Scaffold, Scaffolding, SkillSupport
 from testing.adapters import publish
 from testing.leftovers import leftovers
+from testing.policy import POLICY
 from tests.mesh.adapters.conftest import recipe, weights
 from tests.mesh.adapters.faulty_blobs import Crash, CrashingBlobs, PausingBlobs
 
@@ -51,6 +54,37 @@ async def test_voiding_a_clone_that_died_after_its_commit_completes_the_version(
     assert manifest is not None
     assert await store.list_versions(student) == [manifest]
     await store.activate(student, manifest.ref.version)
+
+
+async def test_a_manifest_that_is_too_large_to_be_read_again_is_refused_and_nothing_stays(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    skill = SkillSupport(subject="s" * 64, skill="\x01" * 128, scaffold=Scaffold.STEADY, correct=1, judged=2)
+    policy = replace(POLICY, scaffolding=Scaffolding(judged=200, skills=(skill,) * 100))
+
+    with pytest.raises(AdapterIncompatible, match="manifest"):
+        await store.stage(student, weights(), recipe=replace(recipe(), policy=policy))
+
+    assert await blobs.keys(f"{tenant}/") == []
+
+
+async def test_a_version_that_another_server_completes_keeps_fields_that_this_server_does_not_know(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    with pytest.raises(Crash):
+        await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).stage(student, weights(), recipe=recipe())
+    key = f"{tenant}/_commits/clone_1.json"
+    commit = await blobs.read(key, limit_bytes=10_000)
+    assert commit is not None
+    newer = commit.data.replace(b'"schema": 1', b'"schema": 1, "later": 2')
+    await blobs.replace(key, newer, etag=commit.etag)
+
+    manifest = await store.void("clone_1")
+
+    assert manifest is not None
+    document = await blobs.read(manifest.ref.manifest_key, limit_bytes=10_000)
+    assert document is not None
+    assert document.data == newer != commit.data
 
 
 async def test_a_clone_of_another_student_is_refused(store: AdapterStore, student: str) -> None:

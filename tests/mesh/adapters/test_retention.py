@@ -159,6 +159,35 @@ async def test_nothing_is_left_of_a_deleted_student_and_others_keep_all(
     await _names_nobody(blobs, tenant, student)
 
 
+async def test_a_student_with_a_manifest_that_can_not_be_read_can_be_deleted(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await publish(store, student, weights(), recipe=recipe())
+    for key in (manifest.ref.manifest_key, f"{tenant}/_commits/clone_1.json"):
+        await blobs.erase(key)
+        await blobs.create(key, manifest.to_json() + b" " * 200_000)
+
+    await store.delete_student(student)
+    await store.sweep(older_than_seconds=0)
+
+    assert await blobs.keys(f"{tenant}/{student}/") == []
+
+
+async def test_a_manifest_that_was_written_before_sizes_were_limited_is_read_and_removed(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await publish(store, student, weights(), recipe=recipe())
+    for key in (manifest.ref.manifest_key, f"{tenant}/_commits/clone_1.json"):
+        await blobs.erase(key)
+        await blobs.create(key, manifest.to_json() + b" " * 66_000)
+
+    assert await store.void("clone_1") == manifest
+    await store.delete_student(student)
+
+    assert await store.void("clone_1") is None
+    await _names_nobody(blobs, tenant, student)
+
+
 async def test_a_deleted_students_clones_publish_no_more_and_new_ones_begin_anew(
     store: AdapterStore, student: str
 ) -> None:
