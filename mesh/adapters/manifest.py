@@ -1,7 +1,9 @@
 """The manifest: how one version of an adapter was trained, which base model it fits, and how to serve it.
 
-JSON, parsed strictly: an unknown schema, a missing or extra field, or a wrong type raises `AdapterCorrupt`. A manifest
-never holds a student's name or words; the interests of its policy are as the profile names them.
+JSON, parsed strictly: an unknown schema, a missing field or a wrong type raises `AdapterCorrupt`. Unknown fields are
+ignored, as a newer server may write optional ones. Fields at their defaults are left out, so that older servers read
+what has nothing new. A manifest never holds a student's name or words; the interests of its policy are as the profile
+names them.
 """
 
 from datetime import UTC, datetime
@@ -21,7 +23,7 @@ Loss = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Word = Annotated[str, StringConstraints(max_length=64)]
 
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -190,7 +192,7 @@ class Manifest:
         recipe: How the weights were trained.
     """
 
-    schema: Literal[1] = 1
+    schema: Literal[1]
     ref: AdapterRef
     sha256: Digest
     size_bytes: Annotated[int, Field(ge=1)]
@@ -201,6 +203,7 @@ class Manifest:
     def of(cls, weights: bytes, *, ref: AdapterRef, recipe: Recipe) -> "Manifest":
         """Creates the manifest of these weights."""
         return cls(
+            schema=1,
             ref=ref,
             sha256=sha256(weights).hexdigest(),
             size_bytes=len(weights),
@@ -232,7 +235,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Returns the JSON that `from_json` reads, indented for people who look into a bucket."""
-        return _JSON.dump_json(self, indent=2)
+        return _JSON.dump_json(self, indent=2, exclude_defaults=True)
 
 
 _JSON = TypeAdapter(Manifest)

@@ -24,7 +24,7 @@ _MOST_SKILLS_TOLD = 5
 _Count = Annotated[int, Field(ge=0)]
 _Label = Annotated[str, StringConstraints(max_length=128)]
 # Manifests hold a policy: it is parsed as strictly as they are.
-_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class WritingLevel(StrEnum):
