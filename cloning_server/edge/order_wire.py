@@ -79,10 +79,15 @@ def _response_from(response: pb.BaselineResponse) -> BaselineResponse:
         question=response.question,
         student_answer=response.student_answer,
         item_id=response.item_id,
-        subject=response.subject,
-        skill=response.skill,
+        subject=_label_from(response.subject),
+        skill=_label_from(response.skill),
         reference_answer=response.reference_answer,
         is_correct=response.is_correct if response.HasField("is_correct") else None,
         score=response.score if response.HasField("score") else None,
         teacher_feedback=response.teacher_feedback,
     )
+
+
+def _label_from(text: str) -> str:
+    """A label without blank space around and between its words, so that one skill has one record."""
+    return " ".join(text.split())

@@ -90,6 +90,10 @@ def test_what_was_left_out_is_told_from_what_is_zero() -> None:
         (lambda r: setattr(answer(r), "item_id", "a" * 129), f"{RESPONSE}.item_id", "128"),
         (lambda r: setattr(answer(r), "skill", "a" * 129), f"{RESPONSE}.skill", "128"),
         (lambda r: setattr(answer(r), "subject", "a" * 65), f"{RESPONSE}.subject", "64"),
+        (lambda r: setattr(answer(r), "subject", "\x01" * 64), f"{RESPONSE}.subject", "control characters"),
+        (lambda r: setattr(answer(r), "skill", "\x1b[2J"), f"{RESPONSE}.skill", "control characters"),
+        (lambda r: setattr(answer(r), "skill", "adding\x7f"), f"{RESPONSE}.skill", "control characters"),
+        (lambda r: setattr(answer(r), "skill", "\x9b2J"), f"{RESPONSE}.skill", "control characters"),
         (lambda r: setattr(r.baseline_data, "max_score", 0), "baseline_data.max_score", "greater than 0"),
         (lambda r: setattr(r.baseline_data, "max_score", -20), "baseline_data.max_score", "greater than 0"),
         (lambda r: setattr(r.baseline_data, "max_score", float("inf")), "baseline_data.max_score", "finite"),
@@ -124,6 +128,16 @@ def test_interests_are_kept_with_the_baseline_each_once_and_are_no_part_of_the_p
     baseline = order_wire.order_from(request).baseline
     assert baseline.interests == ("cats", "rock climbing", "Jos\u00e9's jazz-band", "a" * 40)
     assert baseline.profile == order_wire.order_from(order()).baseline.profile
+
+
+def test_a_skill_has_one_name_whatever_its_blank_space() -> None:
+    request = order()
+    for response, skill in zip(request.baseline_data.responses, ("adding  up", "\tadding\nup ", " ", ""), strict=True):
+        response.skill, response.subject = skill, f" {skill}"
+    check(request)
+    responses = order_wire.order_from(request).baseline.responses
+    assert [response.skill for response in responses] == ["adding up", "adding up", "", ""]
+    assert [response.subject for response in responses] == ["adding up", "adding up", "", ""]
 
 
 def interests(request: pb.StartCloneRequest, *words: str) -> None:
@@ -195,6 +209,11 @@ def is_visible(char: str) -> bool:
     return unicodedata.category(char)[0] not in "ZCM" and char not in "\u2800\u3164\u115f\u1160\uffa0"
 
 
+def is_control(char: str) -> bool:
+    """Whether a character is for machines alone; tabs and line breaks are blank space."""
+    return unicodedata.category(char) == "Cc" and char not in "\t\n\f\r"
+
+
 @given(question=text, student_answer=text, skill=text, feedback=text)
 def test_texts_arrive_as_they_were_sent_or_are_refused(
     question: str, student_answer: str, skill: str, feedback: str
@@ -204,17 +223,18 @@ def test_texts_arrive_as_they_were_sent_or_are_refused(
         question=question, student_answer=student_answer, skill=skill, teacher_feedback=feedback
     )
     request.baseline_data.responses.append(response)
-    if all(any(map(is_visible, value)) for value in (question, student_answer)):
+    if all(any(map(is_visible, value)) for value in (question, student_answer)) and not any(map(is_control, skill)):
         check(request)
         parsed = order_wire.order_from(request).baseline.responses[-1]
         assert (parsed.question, parsed.student_answer) == (question, student_answer)
-        assert (parsed.skill, parsed.teacher_feedback) == (skill, feedback)
+        assert (parsed.skill.split(), parsed.teacher_feedback) == (skill.split(), feedback)
     else:
         # The rule's tables of characters are of another version of Unicode: a new one may be let through.
         with contextlib.suppress(InvalidField):
             check(request)
             assert question.strip()
             assert student_answer.strip()
+            assert not any(map(is_control, skill))
 
 
 def test_every_field_but_the_name_makes_another_request() -> None:

@@ -200,9 +200,11 @@ class BaselineResponse(_message.Message):
     item_id: _builtins.str
     """Id of the item in its assessment."""
     subject: _builtins.str
-    """Subject in free text, such as `Science`."""
+    """Subject in free text, such as `Science`. Blank space around and between words does not matter."""
     skill: _builtins.str
-    """Skill that the item measures. The student's record in it sets how much help replies give."""
+    """Skill that the item measures. The student's record in it sets how much help replies give. Blank space around and
+    between words does not matter.
+    """
     question: _builtins.str
     """The question that was asked."""
     reference_answer: _builtins.str
@@ -210,7 +212,7 @@ class BaselineResponse(_message.Message):
     numbers: `1/2` is `0.5`, and `1,000` is `1000`.
     """
     student_answer: _builtins.str
-    """What the student answered."""
+    """What the student answered; `-` if they left it out."""
     is_correct: _builtins.bool
     """Whether the answer is correct. Unset: `score` decides, if it is set; otherwise `reference_answer`, if it is a number."""
     score: _builtins.float

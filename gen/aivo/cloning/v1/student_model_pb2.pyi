@@ -93,7 +93,7 @@ class _MistakeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MistakeKi
     MISTAKE_KIND_NONE: _MistakeKind.ValueType  # 2
     """Few mistakes, or no kind that stands out."""
     MISTAKE_KIND_BLANK: _MistakeKind.ValueType  # 3
-    """Says nothing, or only that the student does not know."""
+    """Says nothing, as `-` does, or only that the student does not know."""
     MISTAKE_KIND_INCOMPLETE: _MistakeKind.ValueType  # 4
     """Holds a part of the right answer."""
     MISTAKE_KIND_REVERSED: _MistakeKind.ValueType  # 5
@@ -113,7 +113,7 @@ MISTAKE_KIND_UNKNOWN: MistakeKind.ValueType  # 1
 MISTAKE_KIND_NONE: MistakeKind.ValueType  # 2
 """Few mistakes, or no kind that stands out."""
 MISTAKE_KIND_BLANK: MistakeKind.ValueType  # 3
-"""Says nothing, or only that the student does not know."""
+"""Says nothing, as `-` does, or only that the student does not know."""
 MISTAKE_KIND_INCOMPLETE: MistakeKind.ValueType  # 4
 """Holds a part of the right answer."""
 MISTAKE_KIND_REVERSED: MistakeKind.ValueType  # 5
@@ -133,13 +133,13 @@ class _GuidanceLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Guidanc
     GUIDANCE_LEVEL_UNSPECIFIED: _GuidanceLevel.ValueType  # 0
     """Never sent."""
     GUIDANCE_LEVEL_UNKNOWN: _GuidanceLevel.ValueType  # 1
-    """Not enough answers."""
+    """Not enough answers: fewer than six, or fewer than twelve if none asks for help."""
     GUIDANCE_LEVEL_LITTLE: _GuidanceLevel.ValueType  # 2
     """Asks for help in hardly any answer."""
     GUIDANCE_LEVEL_USUAL: _GuidanceLevel.ValueType  # 3
     """Asks for help now and then."""
     GUIDANCE_LEVEL_MUCH: _GuidanceLevel.ValueType  # 4
-    """Asks for help in one answer of seven or more."""
+    """Asks for help in at least one answer of seven, and more than once."""
 
 class GuidanceLevel(_GuidanceLevel, metaclass=_GuidanceLevelEnumTypeWrapper):
     """How much guidance a student asks for."""
@@ -147,13 +147,13 @@ class GuidanceLevel(_GuidanceLevel, metaclass=_GuidanceLevelEnumTypeWrapper):
 GUIDANCE_LEVEL_UNSPECIFIED: GuidanceLevel.ValueType  # 0
 """Never sent."""
 GUIDANCE_LEVEL_UNKNOWN: GuidanceLevel.ValueType  # 1
-"""Not enough answers."""
+"""Not enough answers: fewer than six, or fewer than twelve if none asks for help."""
 GUIDANCE_LEVEL_LITTLE: GuidanceLevel.ValueType  # 2
 """Asks for help in hardly any answer."""
 GUIDANCE_LEVEL_USUAL: GuidanceLevel.ValueType  # 3
 """Asks for help now and then."""
 GUIDANCE_LEVEL_MUCH: GuidanceLevel.ValueType  # 4
-"""Asks for help in one answer of seven or more."""
+"""Asks for help in at least one answer of seven, and more than once."""
 Global___GuidanceLevel: _TypeAlias = GuidanceLevel  # noqa: Y015
 
 @_typing.final
@@ -229,8 +229,8 @@ class StudentModel(_message.Message):
 
     @_builtins.property
     def policy(self) -> Global___TeachingPolicy:
-        """How to teach the student, drawn from the answers that it was made from. Unset: it was made before there were
-        policies.
+        """How to teach the student, drawn from the answers that it was made from. Where those are too few for a part, that
+        part is from the student's version that training went on from. Unset: it was made before there were policies.
         """
 
     def __init__(
@@ -336,11 +336,11 @@ class WritingPolicy(_message.Message):
     sentence: _builtins.str
     """The same for teachers, with the evidence."""
     answers: _builtins.int
-    """Answers that were to be written in words."""
+    """Answers that were to be written in words, and were."""
     sentences: _builtins.int
     """Their sentences."""
     words: _builtins.int
-    """Their words."""
+    """Their words with letters."""
     long_words: _builtins.int
     """Words of seven letters or more. They do not decide the level."""
     expected_words: _builtins.int
@@ -464,9 +464,11 @@ class MistakePolicy(_message.Message):
     wrong: _builtins.int
     """Wrong ones among them; some are of no kind."""
     blank: _builtins.int
-    """Wrong answers that say nothing."""
+    """Wrong answers that say nothing, or that the student does not know."""
     incomplete: _builtins.int
-    """Wrong answers that hold a part of the right one."""
+    """Answers with some of the points but less than 90 %, unless `is_correct` is true, and wrong ones that hold a part of
+    the right one.
+    """
     reversed: _builtins.int
     """Wrong answers that say the contrary of the right one."""
     off_topic: _builtins.int
@@ -512,7 +514,7 @@ class GuidancePolicy(_message.Message):
     answers: _builtins.int
     """All answers."""
     requests: _builtins.int
-    """Answers that ask something or for help, say that the student does not know, or are blank."""
+    """Answers that ask something or for help, say that the student does not know, or are blank. Right ones do none of it."""
     def __init__(
         self,
         *,

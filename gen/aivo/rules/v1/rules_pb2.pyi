@@ -16,6 +16,7 @@ GRADE_FIELD_NUMBER: _builtins.int
 LEARNING_STYLE_FIELD_NUMBER: _builtins.int
 DISABILITY_FIELD_NUMBER: _builtins.int
 INTEREST_FIELD_NUMBER: _builtins.int
+NO_CONTROL_CHARACTERS_FIELD_NUMBER: _builtins.int
 id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """An id: it becomes part of keys and paths, so it holds nothing that has a meaning there."""
 not_blank: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
@@ -28,3 +29,5 @@ disability: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules,
 """A disability. Case and blank space around it do not matter."""
 interest: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """Something that a student likes. Blank space around it does not matter."""
+no_control_characters: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""Text without control characters, which a terminal would obey. Tabs, line breaks and form feeds are blank space."""
