@@ -9,6 +9,7 @@ from typing import Protocol
 
 from cloning_server.clone import Baseline, CloneState
 from mesh.adapters.manifest import Recipe, Start
+from mesh.tutoring.policy import TeachingPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class PreviousVersion:
         to_beat: Whether the new version would replace it and must be better; False for a cohort's adapter.
         identity: The version's identity, for the recipe of a version that continues from it; None if not known.
         base_digest: Digest of the Main Brain that it belongs to, lower-case hex; empty if not known.
+        policy: Its teaching policy; None if it has none.
     """
 
     weights: bytes
@@ -30,6 +32,7 @@ class PreviousVersion:
     to_beat: bool = True
     identity: Start | None = None
     base_digest: str = ""
+    policy: TeachingPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,13 @@ class TrainingPlan:
     def start(self) -> Start | None:
         """The version that training continues from, for the recipe; None for a new adapter."""
         return self.previous.identity if self.previous and self.previous.warm else None
+
+    @property
+    def earlier_policy(self) -> TeachingPolicy | None:
+        """The teaching policy of the student's own version that training continues from; None if there is none."""
+        previous = self.previous
+        # A cohort's policy is drawn from other students' answers.
+        return previous.policy if previous and previous.warm and previous.to_beat else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,7 +265,7 @@ def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) 
         ),
         data_digest=_digest(examples),
         start=plan.start,
-        policy=compute_policy(plan.baseline),
+        policy=compute_policy(plan.baseline, earlier=plan.earlier_policy),
     )
 
 

@@ -83,6 +83,7 @@ class Lineage:
             scaling=recipe.scaling,
             identity=Start(student_id=student_id, version=version, sha256=stored.manifest.sha256),
             base_digest=recipe.base_digest,
+            policy=recipe.policy,
         )
 
 

@@ -118,5 +118,5 @@ def recipe_for(plan: TrainingPlan) -> Recipe:
         profile=Profile(grade="5"),
         data_digest="1" * 64,
         start=plan.start,
-        policy=compute_policy(plan.baseline),
+        policy=compute_policy(plan.baseline, earlier=plan.earlier_policy),
     )

@@ -300,6 +300,31 @@ def test_interests_are_those_of_the_baseline() -> None:
     assert compute_policy(baseline).interests == ("cats", "trains")
 
 
+def test_an_earlier_policy_stands_where_new_answers_are_too_few() -> None:
+    many = replace(baseline_of(responses(USUAL, 24)), interests=("cats",))
+    earlier = compute_policy(many)
+    few = baseline_of(responses(SHORT, 4))
+    assert compute_policy(few, earlier=earlier) == earlier
+    assert compute_policy(few, earlier=compute_policy(few)) == compute_policy(few)
+    enough = replace(baseline_of(responses(SHORT, 12)), interests=("trains",))
+    assert compute_policy(enough, earlier=earlier) == compute_policy(enough)
+
+
+def test_each_part_of_an_earlier_policy_stands_by_itself() -> None:
+    earlier = compute_policy(baseline_of(responses(USUAL, 24)))
+    policy = compute_policy(replace(baseline_of(responses(SHORT, 8)), interests=("trains",)), earlier=earlier)
+    assert (policy.writing.level, policy.mistakes.judged, policy.interests) == (WritingLevel.BELOW, 8, ("trains",))
+    assert policy.guidance == earlier.guidance, "eight answers without a request say nothing"
+
+
+def responses(answer: str, count: int) -> list[BaselineResponse]:
+    return [
+        BaselineResponse(
+            question="Why?", student_answer=answer, reference_answer=REFERENCE, skill="plants", is_correct=False
+        )
+    ] * count
+
+
 def test_the_evidence_holds_no_word_of_the_student() -> None:
     policy = policy_of(["zwibbelfish sunlight"] * 9, skill="plants")
     assert "zwibbelfish" not in repr(policy)

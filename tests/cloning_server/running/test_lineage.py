@@ -88,6 +88,30 @@ async def test_a_version_that_is_asked_for_comes_before_the_cohort(cloning: Clon
     assert asked_for.to_beat
 
 
+async def test_a_few_more_answers_keep_what_the_students_own_version_says_of_teaching(
+    cloning: Cloning, stub: CloningStub
+) -> None:
+    many = order(responses=24)
+    many.student_profile.interests.append("cats")
+    await watch_all(stub, (await stub.StartClone(many)).clone_id)
+    await clone(stub, base_version=1)
+    await clone(stub)
+    afresh, continued, first = await models_of(stub, STUDENT)
+    assert continued.policy == first.policy
+    assert "not enough answers" in afresh.policy.guidance.sentence
+
+
+async def test_a_student_who_starts_from_a_cohort_gets_none_of_its_policy(cloning: Cloning, stub: CloningStub) -> None:
+    many = order(COHORT, responses=24)
+    many.student_profile.interests.append("cats")
+    await watch_all(stub, (await stub.StartClone(many)).clone_id)
+    await clone(stub)
+    (model,) = await models_of(stub, STUDENT)
+    assert model.HasField("starting_version")
+    assert list(model.policy.interests.interests) == []
+    assert "not enough answers" in model.policy.guidance.sentence
+
+
 async def test_a_cohort_is_made_anew_unless_its_own_version_is_asked_for(cloning: Cloning, stub: CloningStub) -> None:
     await clone(stub, COHORT)
     # One cohort's adapter, made from answers of students of another's profile.
