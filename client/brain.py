@@ -58,5 +58,7 @@ class BrainClient(Client):
 
 
 def _route(context: StudentContext) -> tuple[tuple[str, str], ...]:
-    # The gateway routes calls with the same id to the replica that has the student's adapter in memory.
-    return (("x-student-id", context.student_id),) if context.student_id else ()
+    # The gateway routes calls with the same id to the replica that has the student's adapter in memory. What no header
+    # can hold is no id; the server says so.
+    student_id = context.student_id
+    return (("x-student-id", student_id),) if student_id and student_id.isascii() and student_id.isprintable() else ()

@@ -5,7 +5,7 @@ Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 n
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, overload
 
 import typer
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
@@ -36,6 +36,9 @@ Student = Annotated[str, typer.Option("--student", help="Id of the student: thei
 Grade = Annotated[str, typer.Option(help="School grade: K, 1 … 12.")]
 Subject = Annotated[str, typer.Option(help="Subject, such as Science.")]
 
+# The contract has seeds, versions and counts of tokens as uint32.
+_MOST = 2**32 - 1
+
 BRAIN_ADDRESS = "127.0.0.1:50051"
 CLONING_ADDRESS = "127.0.0.1:50052"
 
@@ -62,8 +65,8 @@ def generate(
         context=brain_pb.StudentContext(
             student_id=student, grade=grade, subject=subject, learning_style=learning_style, disability=disability
         ),
-        max_tokens=max_tokens,
-        seed=seed,
+        max_tokens=_uint32("--max-tokens", max_tokens),
+        seed=_uint32("--seed", seed),
         stop=stop,
         adapter_policy=brain_pb.ADAPTER_POLICY_BASE_ONLY if base_only else brain_pb.ADAPTER_POLICY_PREFER,
     )
@@ -98,7 +101,7 @@ def assess(
 @clone_app.command("start")
 def start_clone(
     file: Annotated[
-        typer.FileText, typer.Argument(help="The body of POST /v1/clone/start as JSON; - for standard input.")
+        typer.FileBinaryRead, typer.Argument(help="The body of POST /v1/clone/start as JSON; - for standard input.")
     ],
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the clone has ended.")] = False,
@@ -106,9 +109,13 @@ def start_clone(
     cloning: Cloning = CLONING_ADDRESS,
 ) -> None:
     """Start a clone."""
+    body = file.read()
+    if not body.lstrip().startswith(b"{"):
+        # An empty list would be parsed as an empty request.
+        _fail(f"{file.name} is not a clone request: it holds no JSON object", WRONG)
     try:
-        request = Parse(file.read(), cloning_pb.StartCloneRequest())
-    except ParseError as error:
+        request = Parse(body, cloning_pb.StartCloneRequest())
+    except (ParseError, UnicodeDecodeError) as error:
         # Its message may quote the file, and so a student's words.
         _fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
     _run(commands.start_clone(cloning, request, watch=watch, as_json=as_json))
@@ -151,7 +158,7 @@ def models(
         list[str],
         typer.Argument(
             metavar="[list] STUDENT | outdated",
-            help="Id of the student, after `list` if the id is `outdated`; or `outdated`, for who needs a new clone.",
+            help="Id of the student, after `list` if it is `outdated` or `list`; or `outdated`: who needs a new clone.",
         ),
     ],
     *,
@@ -161,9 +168,11 @@ def models(
 ) -> None:
     """List the versions of a student's model, newest first, or all students who need a new clone."""
     match words:
+        case ["outdated"] if page_token:
+            _fail("aivo models outdated lists all students, and takes no --page-token", WRONG)
         case ["outdated"]:
             _run(commands.list_outdated(cloning, as_json=as_json))
-        case ["list", student_id] | [student_id]:
+        case ["list", student_id] | [student_id] if words != ["list"]:
             request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
             _run(commands.list_models(cloning, request, as_json=as_json))
         case _:
@@ -173,19 +182,19 @@ def models(
 @app.command()
 def activate(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Make a version of a student's model the active one: roll back, or forward again."""
-    _run(commands.activate_model(cloning, student_id, version, as_json=as_json))
+    _run(commands.activate_model(cloning, student_id, _uint32("VERSION", version), as_json=as_json))
 
 
 @app.command()
 def pin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Keep a version however many come after it."""
-    _run(commands.pin_model(cloning, student_id, version, pinned=True, as_json=as_json))
+    _run(commands.pin_model(cloning, student_id, _uint32("VERSION", version), pinned=True, as_json=as_json))
 
 
 @app.command()
 def unpin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Let a version go once enough come after it."""
-    _run(commands.pin_model(cloning, student_id, version, pinned=False, as_json=as_json))
+    _run(commands.pin_model(cloning, student_id, _uint32("VERSION", version), pinned=False, as_json=as_json))
 
 
 @app.command()
@@ -218,6 +227,17 @@ def _run(command: Coroutine[None, None, int]) -> NoReturn:
         # By convention 128 and the number of SIGINT.
         status = 130
     raise typer.Exit(status)
+
+
+@overload
+def _uint32(name: str, value: int) -> int: ...
+@overload
+def _uint32(name: str, value: int | None) -> int | None: ...
+def _uint32(name: str, value: int | None) -> int | None:
+    """Returns the value if the contract can hold it; ends the process otherwise."""
+    if value is not None and not 0 <= value <= _MOST:
+        _fail(f"{name} must be 0 to {_MOST}", WRONG)
+    return value
 
 
 def _name_of(error: AivoError) -> str:

@@ -116,7 +116,7 @@ async def list_models(address: str, request: ListStudentModelsRequest, *, as_jso
         print_json(_out, page)
         return DONE
     _out.print(models_table(page))
-    if policy := policy_lines(page):
+    if policy := policy_lines(page, is_first_page=not request.page_token):
         _out.print(policy)
     _print_next_page(page.next_page_token)
     return DONE

@@ -118,12 +118,15 @@ def models_table(models: ListStudentModelsResponse) -> Table:
     return table
 
 
-def policy_lines(models: ListStudentModelsResponse) -> Text:
-    """Returns the teaching policy of the version that answers, or else of the newest, as a line per dimension.
+def policy_lines(models: ListStudentModelsResponse, *, is_first_page: bool) -> Text:
+    """Returns the teaching policy of the version that answers, or of the newest if none does, as a line per dimension.
 
-    Empty if there is no version, or if it has no policy.
+    Empty if that version is not on this page, or if it has no policy.
     """
-    model = next((model for model in models.models if model.active), next(iter(models.models), None))
+    if models.HasField("active_version"):
+        model = next((model for model in models.models if model.version == models.active_version), None)
+    else:
+        model = next(iter(models.models), None) if is_first_page else None
     if model is None or not model.HasField("policy"):
         return Text()
     policy = model.policy

@@ -1,13 +1,16 @@
 """The `aivo` command against real gRPC servers: what it sends, what it prints, how it ends."""
 
 import json
+from pathlib import Path
 
 import grpc
 import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
-from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
+from aivo.cloning.v1.student_model_pb2 import StudentModel, TeachingPolicy
+from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest, ListStudentModelsResponse
 
+from client.display import policy_lines
 from testing.scripted.servers import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 from tests.client.conftest import Aivo
 
@@ -91,6 +94,64 @@ async def test_a_malformed_clone_file_is_refused_without_its_words(aivo: Aivo, c
     assert "secret" not in result.err
 
 
+@pytest.mark.parametrize("body", [b"[]", b"", b'"secret"', b'{"student_id": "secret \xff"}'])
+async def test_a_file_without_an_object_or_of_another_encoding_is_refused_in_one_line(
+    aivo: Aivo, cloning: Script, tmp_path: Path, *, body: bytes
+) -> None:
+    path = tmp_path / "clone.json"
+    path.write_bytes(body)
+
+    result = await aivo("clone", "start", str(path))
+
+    assert (result.status, cloning.calls) == (2, [])
+    assert result.err.count("\n") == 1
+    assert "not a clone request" in result.err
+    assert "secret" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("activate", "student123", "5000000000"), "VERSION"),
+        (("pin", "student123", "5000000000"), "VERSION"),
+        (("generate", "Why?", "--seed", "99999999999"), "--seed"),
+        (("generate", "Why?", "--max-tokens", "99999999999"), "--max-tokens"),
+    ],
+)
+async def test_a_number_that_the_contract_can_not_hold_is_refused_in_one_line(
+    aivo: Aivo, brain: Script, cloning: Script, *, words: tuple[str, ...], name: str
+) -> None:
+    result = await aivo(*words)
+
+    assert (result.status, result.err) == (2, f"{name} must be 0 to 4294967295\n")
+    assert (brain.calls, cloning.calls) == ([], [])
+
+
+async def test_an_id_that_no_header_can_hold_is_the_servers_to_refuse(aivo: Aivo, brain: Script) -> None:
+    brain.failures.append(failure(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"))
+
+    result = await aivo("generate", "Why?", "--student", "\u00e9")
+
+    assert (result.status, result.err) == (2, "INVALID_FIELD: it failed with INVALID_FIELD\n")
+    assert "x-student-id" not in brain.calls[0].metadata
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("models", "list"), "aivo models takes one student"),
+        (("models", "outdated", "--page-token", "second"), "takes no --page-token"),
+    ],
+)
+async def test_a_list_without_a_student_or_with_a_page_of_none_is_refused(
+    aivo: Aivo, cloning: Script, *, words: tuple[str, ...], line: str
+) -> None:
+    result = await aivo(*words)
+
+    assert (result.status, cloning.calls) == (2, [])
+    assert line in result.err
+
+
 async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None:
     status = await aivo("clone", "status", CLONE_ID)
     clones = await aivo("clone", "list", "--student", "student123")
@@ -110,6 +171,28 @@ async def test_models_are_listed_with_how_to_teach_their_student(aivo: Aivo, clo
     (model,) = json.loads(document.out)["models"]
     assert model["policy"]["writing"]["level"] == "WRITING_LEVEL_BELOW"
     assert model["policy"]["interests"]["interests"] == ["cats"]
+
+
+@pytest.mark.parametrize(
+    ("active_version", "token", "versions", "version_told"),
+    [
+        (3, "", [25, 24], None),
+        (3, "page-2", [4, 3], 3),
+        (None, "", [25, 24], 25),
+        (None, "page-2", [4, 3], None),
+    ],
+)
+def test_only_the_version_that_answers_or_else_the_newest_says_how_to_teach(
+    active_version: int | None, token: str, versions: list[int], version_told: int | None
+) -> None:
+    models = [
+        StudentModel(version=version, active=version == active_version, policy=TeachingPolicy()) for version in versions
+    ]
+    page = ListStudentModelsResponse(student_id="student123", active_version=active_version, models=models)
+    lines = policy_lines(page, is_first_page=not token).plain
+    assert lines.startswith("" if version_told is None else "How to teach student123")
+    assert bool(lines) is (version_told is not None)
+    assert version_told is None or f"behind version {version_told}:" in lines
 
 
 async def test_outdated_models_are_listed_to_the_last_page(aivo: Aivo, cloning: Script) -> None:
