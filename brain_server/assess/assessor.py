@@ -2,21 +2,22 @@
 
 The verdict comes from code where numbers decide, else from the grader: the probabilities of its labels, calibrated. A
 Main Brain without a grader weighs the labels zero-shot. The feedback is then written for that verdict by the Main
-Brain. The same answer gets the same verdict and the same feedback.
+Brain. The same answer gets the same verdict, and the same feedback unless time or room runs out.
 
 Knows neither gRPC nor torch.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from brain_server.assess import feedback, grading
 from brain_server.assess.arithmetic import decide_by_arithmetic
 from brain_server.assess.grading import Level, Probabilities
-from brain_server.engine.contract import AdapterPolicy, Engine, Generation, Reply, Sampling, complete
+from brain_server.engine.contract import AdapterPolicy, Engine, FinishReason, Generation, Reply, Sampling, complete
 from brain_server.engine.main_brain import NO_TUTOR, ZERO_SHOT, MainBrainFacts
-from mesh.errors import DeadlineExceeded, ModelNotLoaded, ResourceExhausted
+from mesh.errors import DeadlineExceeded, InvalidField, ModelNotLoaded, ResourceExhausted, Violation
 from mesh.lm.feedback import Feedback
 from mesh.lm.grading import LABELS, grader_prompt, ordered
 from mesh.tutoring.criteria import Criteria
@@ -30,6 +31,10 @@ ARITHMETIC = "arithmetic"
 _MAX_CACHED_CRITERIA = 256
 # How the feedback is sampled: greedily, then with more and more chance while it repeats itself.
 _TEMPERATURES = (0.0, 0.6, 0.9)
+
+
+# The field of a request that is most of a prompt.
+_ANSWER_FIELD = "student_response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +105,13 @@ class Assessor:
         """Returns the verdict with its feedback.
 
         Raises:
+            InvalidField: Answer and criteria are too long for the model; names the answer.
             AivoError: As the methods of `Engine` that decode do.
         """
+        with _naming_the_answer():
+            return await self._assess(assessment, deadline=deadline)
+
+    async def _assess(self, assessment: Assessment, *, deadline: float | None) -> Verdict:
         grade = await self.grade(assessment.answer, assessment.criteria, deadline=deadline)
         level = Level.of(grade.probabilities.correctness)
         reply = await self._write(assessment, level, _TEMPERATURES[0], deadline=deadline)
@@ -173,7 +183,11 @@ class Assessor:
             json_schema=feedback.schema_for(level),
             deadline=deadline,
         )
-        return await complete(self._engine, generation)
+        reply = await complete(self._engine, generation)
+        if reply.finish_reason is FinishReason.LENGTH:
+            # A schema is met in any room that the shortest document fits.
+            raise InvalidField([Violation(_ANSWER_FIELD, "leaves no room for feedback together with its criteria")])
+        return reply
 
     async def _anchors(self, criteria: Criteria, *, deadline: float | None) -> Sequence[Mapping[str, float]]:
         """Returns the model's weights for the answers that show its bias, from the cache if they are in it."""
@@ -188,3 +202,16 @@ class Assessor:
                 self._anchor_weights.popitem(last=False)
         self._anchor_weights.move_to_end(key)
         return anchors
+
+
+@contextmanager
+def _naming_the_answer() -> Iterator[None]:
+    """Has errors on a prompt name the answer: an engine knows of prompts alone, and who calls knows of none."""
+    try:
+        yield
+    except InvalidField as error:
+        violations = [
+            replace(violation, field=_ANSWER_FIELD) if violation.field == "prompt" else violation
+            for violation in error.violations
+        ]
+        raise InvalidField(violations) from None

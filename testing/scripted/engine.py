@@ -50,6 +50,7 @@ class ScriptedEngine:
         error_after: How many pieces `stream` sends before it fails.
         hold: `stream` waits for it before each piece but the first.
         text: The text of a reply under a schema.
+        finish_reason: Why replies end.
         weights: The probabilities that `weigh` returns, by the end of the last turn; equal ones for any other turn.
         generations: The requests of all `stream` calls, in order.
         weighed: The prompts of all `weigh` calls, in order.
@@ -65,6 +66,7 @@ class ScriptedEngine:
         self.hold = asyncio.Event()
         self.hold.set()
         self.text = ""
+        self.finish_reason = FinishReason.STOP
         self.weights: dict[str, tuple[float, ...]] = {}
         self.generations: list[Generation] = []
         self.weighed: list[Prompt] = []
@@ -85,7 +87,7 @@ class ScriptedEngine:
         except (asyncio.CancelledError, GeneratorExit):
             self.closed.set()
             raise
-        yield _reply("".join(pieces), generation)
+        yield replace(_reply("".join(pieces), generation), finish_reason=self.finish_reason)
 
     async def weigh(
         self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from brain_server.assess import feedback, grading
 from brain_server.assess.assessor import Assessment, Assessor
 from brain_server.assess.grading import Level, Probabilities
+from brain_server.engine.contract import FinishReason
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
+from mesh.errors import InvalidField
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.grading import CORRECT, INCORRECT, LABELS, PARTIALLY_CORRECT
 from mesh.main_brain.roles import PACKAGED_ROLES, role_folder
@@ -230,3 +232,18 @@ async def test_a_verdict_is_complete_and_the_same_each_time(assessor: Assessor) 
     assert first.feedback.feedback
     assert first.feedback.next_steps
     assert len(first.feedback.strengths) <= 2
+
+
+async def test_what_is_too_long_for_the_model_names_the_answer(assessor: Assessor) -> None:
+    answer = "Plants make sugar out of light, water and air. " * 160
+    with pytest.raises(InvalidField) as caught:
+        await assessor.assess(Assessment(answer=answer, criteria=PLANTS, profile=StudentProfile()))
+    assert [violation.field for violation in caught.value.violations] == ["student_response"]
+
+
+async def test_criteria_that_leave_no_room_for_feedback_are_refused() -> None:
+    engine = ScriptedEngine()
+    engine.text = json.dumps(FEEDBACK_JSON)[:20]
+    engine.finish_reason = FinishReason.LENGTH
+    with pytest.raises(InvalidField, match="student_response: leaves no room for feedback"):
+        await Assessor(engine).assess(Assessment(answer="Light", criteria=PLANTS, profile=StudentProfile()))
