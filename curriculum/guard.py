@@ -1,16 +1,15 @@
 """What a guard learns from: texts of students and tutors that are harmful, and near misses that are school life."""
 
-from collections import Counter
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from curriculum.lesson import GradeBand, InvalidLesson
+from curriculum.lesson import GradeBand
 from curriculum.library import draw_of
+from curriculum.records import read_records, require_unique
 
 GUARD_TEXTS = Path(__file__).parent / "guard_texts"
 # One text of so many is held out, to choose thresholds with.
@@ -78,26 +77,13 @@ def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
     """Returns the texts of all files of a folder, in the order of their names.
 
     Raises:
-        InvalidLesson: A line is not such a text, or an id occurs twice; names file, line and field.
+        InvalidLine: A line is not such a text, or an id occurs twice; names file, line and field.
     """
-    texts = [text for path in sorted(folder.glob("*.jsonl")) for text in _read(path)]
-    repeated = [name for name, count in Counter(text.id for text in texts).items() if count > 1]
-    if repeated:
-        raise InvalidLesson(f"{folder}: id: {repeated[0]} occurs twice")
+    texts = [text for path in sorted(folder.glob("*.jsonl")) for text in read_records(path, _TEXT)]
+    require_unique((text.id for text in texts), folder)
     return texts
 
 
 def is_for_development(text: GuardText) -> bool:
     """Whether a text chooses thresholds and is never trained on; its id alone decides."""
     return draw_of(text.id) % _DEVELOPMENT == 0
-
-
-def _read(path: Path) -> Iterator[GuardText]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield _TEXT.validate_json(line)
-            except ValidationError as error:
-                fault = error.errors(include_url=False, include_input=False)[0]
-                field = ".".join(map(str, fault["loc"])) or "text"
-                raise InvalidLesson(f"{path}:{number}: {field}: {fault['msg']}") from None

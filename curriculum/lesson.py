@@ -8,9 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from curriculum.records import read_records
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
 
@@ -22,10 +23,6 @@ STANDARD = (
     r"^(?:CCSS\.MATH\.CONTENT\.[\w.-]+|CCSS\.MATH\.PRACTICE\.MP\d|CCSS\.ELA-LITERACY\.[\w.-]+|NGSS\.[\w-]+"
     r"|C3\.D\d\.[\w.-]+|NHES\.\d(?:\.\d+)*|CASEL\.[A-Z-]+|ISTE\.[\w.]+)$"
 )
-
-
-class InvalidLesson(ValueError):
-    """A lesson can't be used; the message names file, line and field."""
 
 
 class Kind(StrEnum):
@@ -144,14 +141,6 @@ def read_lessons(path: Path) -> Iterator[Lesson]:
     """Yields the lessons of a file of JSON lines.
 
     Raises:
-        InvalidLesson: A line is not a lesson; the message names file, line and field.
+        InvalidLine: A line is not a lesson; the message names file, line and field.
     """
-    # As bytes, so that a line that is not UTF-8 is a fault like any other.
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield _LESSON.validate_json(line)
-            except ValidationError as error:
-                fault = error.errors(include_url=False, include_input=False)[0]
-                field = ".".join(map(str, fault["loc"])) or "lesson"
-                raise InvalidLesson(f"{path}:{number}: {field}: {fault['msg']}") from None
+    return read_records(path, _LESSON)

@@ -1,11 +1,11 @@
 """All lessons of the project, and which of them training never sees."""
 
-from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-from curriculum.lesson import InvalidLesson, Lesson, read_lessons
+from curriculum.lesson import Lesson, read_lessons
 from curriculum.mathematics import worked_lessons
+from curriculum.records import require_unique
 
 LESSONS = Path(__file__).parent / "lessons"
 # One lesson of so many is held out.
@@ -16,13 +16,11 @@ def load_lessons(folder: Path = LESSONS) -> list[Lesson]:
     """Returns the lessons of all files below a folder, in the order of their names, then the worked ones.
 
     Raises:
-        InvalidLesson: A line is not a lesson, or an id occurs twice.
+        InvalidLine: A line is not a lesson, or an id occurs twice.
     """
     written = [lesson for path in sorted(folder.rglob("*.jsonl")) for lesson in read_lessons(path)]
     lessons = [*written, *worked_lessons()]
-    repeated = [name for name, count in Counter(lesson.id for lesson in lessons).items() if count > 1]
-    if repeated:
-        raise InvalidLesson(f"{folder}: id: {repeated[0]} occurs twice")
+    require_unique((lesson.id for lesson in lessons), folder)
     return lessons
 
 

@@ -227,6 +227,8 @@ def subtract_decimals(draw: Random) -> Exercise:
 def multiply_decimals(draw: Random) -> Exercise:
     """Multiplies as whole numbers and places the point."""
     first, second = draw.randint(2, 9), draw.randint(11, 49)
+    # "2.0" would be written without its decimal place, which the steps count.
+    second += second % 10 == 0
     product = Fraction(first * second, 100)
     factor, other = decimal(Fraction(first, 10)), decimal(Fraction(second, 10))
     return Exercise(

@@ -13,7 +13,7 @@ def add_times(draw: Random) -> Exercise:
     more_minutes = 5 * draw.randint(6, 11)
     minute_sum = minutes + more_minutes
     rest, hour_sum = minute_sum - 60, hours + more_hours
-    total = f"{hour_sum + 1} h {rest} min" if rest else f"{hour_sum + 1} h"
+    total = f"{hour_sum + 1} h {rest} min"
     return Exercise(
         expression=f"{hours} h {minutes} min + {more_hours} h {more_minutes} min",
         steps=(
@@ -85,12 +85,12 @@ def volume_of_box(draw: Random) -> Exercise:
     """Multiplies the edges of a box."""
     length, width, height = draw.randint(3, 9), draw.randint(2, 6), draw.randint(2, 6)
     layer = length * width
-    unit = draw.choice(("cm", "inches", "feet"))
+    unit, one_unit = draw.choice((("cm", "1 cm"), ("inches", "1 inch"), ("feet", "1 foot")))
     return Exercise(
         questions=(
             f"What is the volume of a box that is {length} {unit} by {width} {unit} by {height} {unit}?",
             f"A box is {length} {unit} long, {width} {unit} wide and {height} {unit} high. How do I find its volume?",
-            f"how many 1 {unit} cubes fit in a box of {length} by {width} by {height}",
+            f"how many {one_unit} cubes fit in a box of {length} by {width} by {height}",
             f"Please explain the volume of a box with edges {length}, {width} and {height} {unit}.",
         ),
         steps=(
@@ -105,9 +105,10 @@ def volume_of_box(draw: Random) -> Exercise:
 
 def convert_to_smaller_units(draw: Random) -> Exercise:
     """Converts a measure to a smaller unit."""
-    large, small, size = draw.choice(
-        (("kilometers", "meters", 1000), ("meters", "centimeters", 100), ("feet", "inches", 12),
-         ("hours", "minutes", 60), ("kilograms", "grams", 1000), ("pounds", "ounces", 16))
+    large, one_large, small, size = draw.choice(
+        (("kilometers", "One kilometer", "meters", 1000), ("meters", "One meter", "centimeters", 100),
+         ("feet", "One foot", "inches", 12), ("hours", "One hour", "minutes", 60),
+         ("kilograms", "One kilogram", "grams", 1000), ("pounds", "One pound", "ounces", 16))
     )  # fmt: skip
     count = draw.randint(2, 9)
     return Exercise(
@@ -115,10 +116,10 @@ def convert_to_smaller_units(draw: Random) -> Exercise:
             f"How many {small} are in {count} {large}?",
             f"How do I change {count} {large} to {small}?",
             f"i need {count} {large} in {small} how do i do it",
-            f"My ruler problem says {count} {large}. What is that in {small}?",
+            f"My problem says {count} {large}. What is that in {small}?",
         ),
         steps=(
-            f"One of the {large} is the same as {size} {small}.",
+            f"{one_large} is the same as {size} {small}.",
             f"You have {count} of them, so multiply: {count} x {size} = {count * size}.",
         ),
         result=f"{count} {large} are {count * size} {small}",

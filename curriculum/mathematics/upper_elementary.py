@@ -7,7 +7,7 @@ from curriculum.mathematics.exercise import Exercise, Template, Topic, near
 
 
 def multiply_facts(draw: Random) -> Exercise:
-    """Multiplies one-digit numbers with the facts of five."""
+    """Multiplies numbers up to 12 with the facts of five."""
     first, second = draw.randint(2, 12), draw.randint(6, 12)
     product, fives, rest = first * second, first * 5, first * (second - 5)
     return Exercise(

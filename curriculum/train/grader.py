@@ -16,7 +16,7 @@ from curriculum.metrics import agreement
 from curriculum.train.grading_sets import GradedAnswer
 from curriculum.train.training import RoleExample, grouped
 from mesh.lm.chat import Example, encode_prompt
-from mesh.lm.grading import LABELS, grader_prompt
+from mesh.lm.grading import CORRECT, LABELS, grader_prompt
 from mesh.main_brain.role_manifest import Calibration
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.overlap import OVERLAP_FEATURES, overlap_of
@@ -26,6 +26,8 @@ _HELD_OUT_QUESTIONS = 4
 _HELD_OUT_ANSWERS = 6
 # Of a hundred examples so many are told without the reference, or without the question.
 _WITHOUT_REFERENCE = 8
+# A few hundred answers choose the calibration: a lower one follows their words more than the grader.
+_SLOPE_PENALTY = 50
 _WITHOUT_QUESTION = 8
 
 
@@ -107,10 +109,14 @@ def weigh(
 
 
 def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> Calibration:
-    """Fits the calibration by maximum likelihood with a small penalty on its parameters."""
+    """Fits the calibration by maximum likelihood, with a penalty on its parameters.
+
+    Right answers and the others weigh the same in all: in a school most answers are right, in the sets most are wrong.
+    """
     logs_NL = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-6).log()
     features_NF = torch.tensor([overlap_of(answer.answer, answer.criteria) for answer in answers], dtype=torch.float64)
     labels_N = torch.tensor([LABELS.index(answer.label) for answer in answers])
+    weights_N = _even_weights(labels_N == LABELS.index(CORRECT))
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     biases_L = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
     slopes_LF = torch.zeros(len(LABELS), len(OVERLAP_FEATURES), dtype=torch.float64, requires_grad=True)
@@ -119,8 +125,9 @@ def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]
     def loss() -> Tensor:
         optimizer.zero_grad()
         scores_NL = scale * logs_NL + biases_L + features_NF @ slopes_LF.T
-        penalty = 5 * slopes_LF.square().sum() + biases_L.square().sum() + (scale - 1).square()
-        value = torch.nn.functional.cross_entropy(scores_NL, labels_N) + penalty / len(answers)
+        penalty = _SLOPE_PENALTY * slopes_LF.square().sum() + biases_L.square().sum() + (scale - 1).square()
+        nats_N = torch.nn.functional.cross_entropy(scores_NL, labels_N, reduction="none")
+        value = (weights_N * nats_N).mean() + penalty / len(answers)
         value.backward()
         return value
 
@@ -142,6 +149,14 @@ def measure(
     ]
     figures = agreement(probabilities, [answer.label for answer in answers])
     return {**{name: round(value, 4) for name, value in figures.items()}, "answers": len(answers)}
+
+
+def _even_weights(is_right_N: Tensor) -> Tensor:
+    """Weights with a mean of 1 that give right answers and the others half of the sum each, if there are both."""
+    share = is_right_N.double().mean()
+    if share in {0, 1}:
+        return torch.ones(len(is_right_N), dtype=torch.float64)
+    return torch.where(is_right_N, 0.5 / share, 0.5 / (1 - share))
 
 
 def _presented(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:

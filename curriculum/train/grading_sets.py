@@ -63,8 +63,15 @@ def explained_answers(path: Path) -> Iterator[GradedAnswer]:
     words = [set(one_line(explained.question).lower().split()) for explained in questions]
     for index, explained in enumerate(questions):
         others = [place for place, other in enumerate(questions) if other.answer != explained.answer]
-        similar = max(others, key=lambda place: len(words[place] & words[index]) / len(words[place] | words[index]))
-        for text, label in ((explained.hypothesis, CORRECT), (questions[similar].hypothesis, INCORRECT)):
+        similar = max(
+            others,
+            key=lambda place: len(words[place] & words[index]) / max(1, len(words[place] | words[index])),
+            default=None,
+        )
+        texts = [(explained.hypothesis, CORRECT)]
+        if similar is not None:
+            texts.append((questions[similar].hypothesis, INCORRECT))
+        for text, label in texts:
             yield GradedAnswer(
                 source="entailmentBank",
                 module="science",
@@ -98,7 +105,7 @@ def made_answers(answers: Sequence[GradedAnswer], *, draws: random.Random) -> li
             texts += [
                 (draws.choice(other.references), INCORRECT) for other in _some(others, _WRONG_PER_QUESTION, draws)
             ]
-            texts.append((draws.choice((*_EMPTY, question_answer.question)), INCORRECT))
+            texts.append((draws.choice(_empty_answers_to(question_answer)), INCORRECT))
             if counts[question_answer.question] < len(texts):
                 texts = [draws.choice(texts)]
             certain_answers += [_with_answer(question_answer, text, label) for text, label in texts]
@@ -108,6 +115,13 @@ def made_answers(answers: Sequence[GradedAnswer], *, draws: random.Random) -> li
 # Wrong answers made per question: right answers to other questions.
 _WRONG_PER_QUESTION = 2
 _EMPTY = ("I don't know", "idk", "no", "yes", "because it is", "?", "I forgot", "N/A", "it just does", "you told us")
+
+
+def _empty_answers_to(answer: GradedAnswer) -> list[str]:
+    """Answers that say nothing, and the question itself; none that a right answer begins with, such as "yes"."""
+    references = [reference.lower() for reference in answer.references]
+    phrases = [*_EMPTY, answer.question]
+    return [text for text in phrases if not any(reference.startswith(text.lower()) for reference in references)]
 
 
 def _some(others: Sequence[GradedAnswer], count: int, draws: random.Random) -> list[GradedAnswer]:

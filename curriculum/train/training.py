@@ -181,7 +181,8 @@ def grouped(batch: Sequence[RoleExample], device: torch.device) -> Iterator[list
             yield group
             group = []
         group.append(member)
-    yield group
+    if group:
+        yield group
 
 
 def _whole(example: Example) -> Example:

@@ -16,7 +16,8 @@ from curriculum.guard import (
     is_for_development,
     load_guard_texts,
 )
-from curriculum.lesson import GradeBand, InvalidLesson
+from curriculum.lesson import GradeBand
+from curriculum.records import InvalidLine
 
 LINE = {
     "id": "guard-danger-001",
@@ -93,13 +94,13 @@ def test_a_part_is_kept_for_development_in_every_category(texts: Sequence[GuardT
 def test_a_fault_names_file_line_and_field(tmp_path: Path, change: dict[str, object], field: str) -> None:
     path = tmp_path / "danger.jsonl"
     path.write_text(f"{json.dumps(LINE)}\n{json.dumps({**LINE, 'id': 'guard-danger-002', **change})}\n")
-    with pytest.raises(InvalidLesson, match=rf"danger\.jsonl:2: .*{field}"):
+    with pytest.raises(InvalidLine, match=rf"danger\.jsonl:2: .*{field}"):
         load_guard_texts(tmp_path)
 
 
 def test_an_id_occurs_once(tmp_path: Path) -> None:
     (tmp_path / "danger.jsonl").write_text(f"{json.dumps(LINE)}\n" * 2)
-    with pytest.raises(InvalidLesson, match="guard-danger-001 occurs twice"):
+    with pytest.raises(InvalidLine, match="guard-danger-001 occurs twice"):
         load_guard_texts(tmp_path)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from curriculum.checks import faults_of, near_duplicates, repeats_of, texts_of
-from curriculum.lesson import GradeBand, InvalidLesson, Kind, Lesson, Subject, read_lessons
+from curriculum.lesson import GradeBand, Kind, Lesson, Subject, read_lessons
 from curriculum.library import is_held_out, load_lessons
 from curriculum.prompts import prompt_of, question_and_answer
+from curriculum.records import InvalidLine
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle
@@ -261,7 +262,7 @@ def test_the_prompt_of_a_lesson_tells_its_verdict_and_keeps_its_turns(lessons: S
 def test_a_faulty_line_names_file_line_and_field(tmp_path: Path, change: dict[str, object], field: str) -> None:
     path = tmp_path / "science.jsonl"
     path.write_text(f"{json.dumps(LINE)}\n{json.dumps(LINE | change)}\n")
-    with pytest.raises(InvalidLesson) as caught:
+    with pytest.raises(InvalidLine) as caught:
         list(read_lessons(path))
     place, _, rest = str(caught.value).partition(": ")
     assert place == f"{path}:2"
@@ -271,18 +272,18 @@ def test_a_faulty_line_names_file_line_and_field(tmp_path: Path, change: dict[st
 def test_a_line_that_is_not_json_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "science.jsonl"
     path.write_text("{\n")
-    with pytest.raises(InvalidLesson, match=r"science\.jsonl:1: "):
+    with pytest.raises(InvalidLine, match=r"science\.jsonl:1: "):
         list(read_lessons(path))
 
 
 def test_a_line_that_is_not_utf_8_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "science.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b"\n\xff\xfe\n")
-    with pytest.raises(InvalidLesson, match=r"science\.jsonl:2: "):
+    with pytest.raises(InvalidLine, match=r"science\.jsonl:2: "):
         list(read_lessons(path))
 
 
 def test_an_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "science.jsonl").write_text(f"{json.dumps(LINE)}\n{json.dumps(LINE)}\n")
-    with pytest.raises(InvalidLesson, match="id: explain-science-3-5-1 occurs twice"):
+    with pytest.raises(InvalidLine, match="id: explain-science-3-5-1 occurs twice"):
         load_lessons(tmp_path)
