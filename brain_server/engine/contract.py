@@ -43,7 +43,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to sample tokens. What is None comes from the adapter's serving profile, else from the engine's defaults.
+    """How to sample tokens. What is None comes from the model's serving profile, else from the defaults.
 
     The reply ends before the first of the `stop` sequences, with `FinishReason.STOP`.
     """

@@ -76,9 +76,10 @@ class TorchReplyDecoder:
         allowance: Allowance,
     ) -> AsyncGenerator[str | DecodingSummary, None]:
         """See `ReplyDecoder.decode`."""
+        profile = choice.adapter.manifest.recipe.serving if choice.adapter else self._model.main_brain.serving
         sequence = self._model.reply(
             prepared.tokens,
-            serving=serving_of(generation.sampling, choice.adapter.manifest.recipe.serving if choice.adapter else None),
+            serving=serving_of(generation.sampling, profile),
             seed=generation.sampling.seed,
             stop=generation.sampling.stop,
             constraint=prepared.constraint,

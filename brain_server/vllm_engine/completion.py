@@ -63,7 +63,7 @@ class Completion:
             generation: The request to the engine.
             prompt: Its prompt's token ids, fewer than the context has.
             model: Name of the adapter or base model that answers.
-            profile: Serving profile of the adapter that answers; None for the base model.
+            profile: Serving profile of the adapter that answers, or of the Main Brain; None if it has none.
             limits: Limits of the base model.
         """
         serving = serving_of(generation.sampling, profile)

@@ -70,7 +70,7 @@ class VllmReplyDecoder:
     ) -> AsyncGenerator[str | DecodingSummary, None]:
         """See `ReplyDecoder.decode`. A reply under a schema is one piece, sent once it is a whole document."""
         adapter = choice.adapter.content if choice.adapter else self._folders.blank
-        profile = choice.adapter.manifest.recipe.serving if choice.adapter else None
+        profile = choice.adapter.manifest.recipe.serving if choice.adapter else self._model.files.serving
         completion = Completion.of(generation, prepared, model=adapter.name, profile=profile, limits=self.limits)
         first_token_at: float | None = None
         document: list[str] = []

@@ -35,6 +35,7 @@ from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.errors import AdapterIncompatible
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
+from mesh.lm.repetition import RunTokens
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.teaching import rules_of
 
@@ -203,7 +204,15 @@ def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tup
         yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * count, message=message)
     factors.scaling = best.scale * scaling
     examples = [*setup.examples.train, *setup.examples.heldout]
-    serving = choose_serving(passes, factors, heldout, examples=examples)
+    main_brain = setup.base.main_brain.serving
+    serving = choose_serving(
+        passes,
+        factors,
+        heldout,
+        examples=examples,
+        run_tokens=RunTokens.of(setup.base.tokenizer),
+        least_run=main_brain.unrepeated_run if main_brain else 0,
+    )
     message = f"Scale {best.scale:g}, temperature {serving.temperature:g}"
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.7, message=message)
     return best, serving

@@ -22,8 +22,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from curriculum.lesson import InvalidLesson, Kind, Lesson
+from curriculum.lesson import Kind, Lesson
 from curriculum.library import load_lessons
+from curriculum.records import InvalidLine
 from curriculum.train.grader import IndistinctLabels
 from curriculum.train.grading_sets import InvalidGradedAnswer
 from curriculum.train.roles import (
@@ -71,7 +72,9 @@ def train_role(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="How often each example is seen; default: the role's.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak rate; default: the role's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-9, max=1, help="Peak rate; default: the role's.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per step; default: the role's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first factors and of the order.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Folder of an earlier version of the role to begin with.")] = None,
@@ -89,7 +92,7 @@ def train_role(
     try:
         weights = (start / WEIGHTS_FILE).read_bytes() if start is not None else None
         report = _train(role, settings, base_model=base_model, sets=sets, output=output, start=weights)
-    except (InvalidLesson, InvalidGradedAnswer, InvalidSettings, IndistinctLabels) as error:
+    except (InvalidLine, InvalidGradedAnswer, InvalidSettings, IndistinctLabels) as error:
         _stop(str(error), _WRONG)
     except (AivoError, OSError) as error:
         _stop(str(error), _FAILED)
@@ -172,9 +175,9 @@ def _settings_of(
     defaults = _SETTINGS[role]
     return replace(
         defaults,
-        epochs=epochs or defaults.epochs,
-        learning_rate=learning_rate or defaults.learning_rate,
-        batch=batch or defaults.batch,
+        epochs=defaults.epochs if epochs is None else epochs,
+        learning_rate=defaults.learning_rate if learning_rate is None else learning_rate,
+        batch=defaults.batch if batch is None else batch,
         seed=seed,
     )
 
@@ -219,6 +222,7 @@ def _write(
         command=f"python -m curriculum {shlex.join(sys.argv[1:])}",
         labels=factors.labels,
         calibration=factors.calibration,
+        serving=factors.serving,
         evaluation=factors.evaluation,
         data_digests=factors.data_digests,
     )
@@ -274,7 +278,7 @@ class _StepBar:
 def _lessons() -> list[Lesson]:
     try:
         return load_lessons()
-    except InvalidLesson as error:
+    except InvalidLine as error:
         _stop(str(error), _WRONG)
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import heldout_loss
@@ -26,9 +27,11 @@ from curriculum.train.grading_sets import (
 )
 from curriculum.train.objectives import LabelObjective, ReplyObjective
 from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
+from mesh.adapters.manifest import DEFAULT_SERVING, Serving
 from mesh.lm.chat import Example
 from mesh.lm.grading import LABELS
 from mesh.lm.lora import from_safetensors
+from mesh.lm.repetition import RunTokens, choose_run_length
 from mesh.main_brain.base import BaseModel
 from mesh.main_brain.role_manifest import Calibration
 
@@ -61,6 +64,7 @@ class TrainedFactors:
         examples: How many examples there were.
         labels: The labels of a grader; empty for a tutor.
         calibration: The calibration of a grader.
+        serving: How the Main Brain decodes with this tutor.
     """
 
     weights: dict[str, torch.Tensor]
@@ -70,6 +74,7 @@ class TrainedFactors:
     examples: int
     labels: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    serving: Serving | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,7 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     """Trains the tutor on all lessons that are not held out.
 
     Raises:
-        InvalidLesson, InvalidGradedAnswer: A line of the data has a fault; names file, line and field.
+        InvalidLine, InvalidGradedAnswer: A line of the data has a fault; names file, line and field.
         TrainingDiverged: A loss or a gradient is not finite.
     """
     base, lessons = training.base, [lesson for lesson in load_lessons() if not is_told_by_code(lesson)]
@@ -106,13 +111,22 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     plain = list(tutor.plain_examples(training.sets / _EXPLANATIONS / _EXPLAINED, tokenizer)) if training.sets else []
     passes = Passes(base.model)
     factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
+    weights = _round(factors)
     held_out = [lesson for lesson in lessons if is_held_out(lesson)]
-    evaluation = _tutor_figures(training, passes, factors, held_out)
+    replies = [
+        tokenizer(lesson.reply, add_special_tokens=False)["input_ids"]
+        for lesson in held_out
+        if lesson.kind is not Kind.ASSESS
+    ]
     return TrainedFactors(
-        weights=_rounded(factors),
+        weights=weights,
         settings=training.settings,
-        evaluation=evaluation,
-        data_digests={"lessons": _digest([lesson.reply for lesson in lessons])},
+        evaluation=_tutor_figures(training, passes, factors, held_out),
+        data_digests={
+            "lessons": _digest_of(examples),
+            **({"EntailmentBank": _digest_of(plain)} if plain else {}),
+        },
+        serving=replace(DEFAULT_SERVING, unrepeated_run=choose_run_length(replies, RunTokens.of(tokenizer))),
         examples=len(examples) + len(plain),
     )
 
@@ -121,11 +135,13 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     """Trains the grader on the sets' answers, the lessons', and answers that are right or wrong for certain.
 
     Raises:
-        InvalidGradedAnswer, InvalidLesson: A line of the data has a fault; names file, line and field.
+        InvalidGradedAnswer, InvalidLine: A line of the data has a fault; names file, line and field.
         TrainingDiverged: A loss or a gradient is not finite.
         IndistinctLabels: The tokenizer can't tell the labels apart.
     """
     base, answers = training.base, graded_answers(training.sets)
+    # Read first: a fault in them would else be noticed after an hour.
+    measured_sets = _measured_sets(training.sets)
     learned, held_out = grader.split_graded(answers)
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(training.settings.seed)  # noqa: S311
@@ -144,17 +160,16 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     tokens = grader.label_tokens(base.tokenizer)
     objective = LabelObjective(passes.layers.head_VH, tokens, smoothing=_SMOOTHING)
     factors = _fit(replace(training, settings=replace(settings, epochs=1)), passes, examples, objective)
-    weights = _rounded(factors)
-    factors.load(weights, scaling=factors.scaling)
+    weights = _round(factors)
     pupils = [answer for answer in held_out if answer.source in _PUPILS] or held_out
     calibrating = [grader.closest(answer) for answer in pupils]
     calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
     return TrainedFactors(
         weights=weights,
         settings=settings,
-        evaluation=_grader_figures(training, passes, factors, calibration),
-        data_digests={"answers": _digest([f"{answer.question} {answer.answer} {answer.label}" for answer in answers])},
-        examples=len(learned),
+        evaluation=_grader_figures(measured_sets, passes, factors, calibration, tokenizer=base.tokenizer),
+        data_digests={"answers": _digest_of(examples)},
+        examples=len(examples) // settings.epochs,
         labels=LABELS,
         calibration=calibration,
     )
@@ -217,26 +232,39 @@ def _tutor_figures(
     return figures
 
 
+def _measured_sets(sets: Path | None) -> dict[str, list[GradedAnswer]]:
+    """The answers that a grader is measured on, by the name of their figures; those of files that are there."""
+    paths = {name: sets / _GRADING / file for name, file in _MEASURED.items()} if sets else {}
+    answers = {name: list(read_graded(path)) for name, path in paths.items() if path.is_file()}
+    return {name: members for name, members in answers.items() if members}
+
+
 def _grader_figures(
-    training: RoleTraining, passes: Passes, factors: LoraFactors, calibration: Calibration
+    sets: Mapping[str, Sequence[GradedAnswer]],
+    passes: Passes,
+    factors: LoraFactors,
+    calibration: Calibration,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, float]:
     figures: dict[str, float] = {}
-    for name, file in _MEASURED.items():
-        path = training.sets / _GRADING / file if training.sets else None
-        if path and path.is_file():
-            answers = [grader.closest(answer) for answer in read_graded(path)]
-            weights = grader.weigh(passes, factors, answers, training.base.tokenizer)
-            measured = grader.measure(answers, weights, calibration) if answers else {}
-            figures |= {f"{name}: {key}": value for key, value in measured.items()}
+    for name, members in sets.items():
+        answers = [grader.closest(answer) for answer in members]
+        measured = grader.measure(answers, grader.weigh(passes, factors, answers, tokenizer), calibration)
+        figures |= {f"{name}: {key}": value for key, value in measured.items()}
     return figures
 
 
-def _rounded(factors: LoraFactors) -> dict[str, torch.Tensor]:
-    return {name: factor.to(torch.bfloat16) for name, factor in factors.state().items()}
+def _round(factors: LoraFactors) -> dict[str, torch.Tensor]:
+    """Rounds factors to bf16, as the file holds them; returns them by PEFT's names."""
+    weights = {name: factor.to(torch.bfloat16) for name, factor in factors.state().items()}
+    factors.load(weights, scaling=factors.scaling)
+    return weights
 
 
-def _digest(texts: Sequence[str]) -> str:
+def _digest_of(examples: Sequence[RoleExample]) -> str:
+    """sha256 of the tokenised examples, in their order."""
     digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{text}\n".encode())
+    for example in examples:
+        digest.update(repr((example.example.tokens, example.example.reply_start, example.label)).encode())
     return digest.hexdigest()

@@ -49,11 +49,27 @@ class Lora:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Serving:
-    """The decoding parameters that optimisation picked; values in a request override them."""
+    """The decoding parameters that optimisation picked; a request's temperature, top_p and length override them.
+
+    Attributes:
+        temperature: Randomness; 0 picks the likeliest token.
+        top_p: Nucleus of the distribution that is sampled.
+        max_tokens: Most tokens of a reply.
+        unrepeated_run: A run of so many tokens without a digit occurs once in a reply; 0 lets all runs repeat.
+    """
 
     temperature: Annotated[float, Field(ge=0, le=2)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_tokens: Annotated[int, Field(ge=1)]
+    unrepeated_run: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.unrepeated_run == 1:
+            raise ValueError("unrepeated_run must be 0 or at least 2")
+
+
+# For what neither a request nor a serving profile says.
+DEFAULT_SERVING = Serving(temperature=0.7, top_p=0.9, max_tokens=256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

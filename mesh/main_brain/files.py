@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from mesh.adapters.manifest import Serving
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, BaseModelUnavailable
 from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.digests import digest_folder, weight_files, write_atomically
@@ -58,6 +59,11 @@ class MainBrainFiles:
     grader: TrainedRole | None = None
     guard: TrainedRole | None = None
     problems: tuple[str, ...] = ()
+
+    @property
+    def serving(self) -> Serving | None:
+        """How its replies are decoded, as its tutor's manifest says; None as the engines do by default."""
+        return self.tutor.manifest.serving if self.tutor else None
 
     @property
     def side_roles(self) -> tuple[TrainedRole, ...]:

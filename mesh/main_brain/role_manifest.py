@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from mesh.adapters.manifest import Digest, Lora
+from mesh.adapters.manifest import Digest, Lora, Serving
 from mesh.errors import AdapterCorrupt
 
 RoleName = Literal["tutor", "grader", "guard"]
@@ -80,6 +80,7 @@ class RoleManifest:
         command: The command that trained it; the model card says what else is needed to do so again.
         labels: What a grader or guard begins its reply with, in order; empty for the tutor.
         calibration: How the probabilities of the labels are calibrated; None takes them as they are.
+        serving: How the Main Brain's replies are decoded with this tutor; None as the engines do by default.
         evaluation: Figures measured on held-out data, by name.
         data_digests: sha256 of each data set that it learned from, by name.
     """
@@ -96,12 +97,15 @@ class RoleManifest:
     command: str
     labels: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    serving: Serving | None = None
     evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
     data_digests: dict[str, Digest] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.role == "tutor") != (self.labels == ()):
             raise ValueError("labels must be set for grader and guard, and only for them")
+        if self.serving is not None and self.role != "tutor":
+            raise ValueError("serving is the tutor's alone")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ")
         calibration = self.calibration

@@ -25,6 +25,7 @@ from mesh.adapters.manifest import Serving
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, Violation
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec, from_safetensors
+from mesh.lm.repetition import RunHistory, RunTokens
 from mesh.log import get_logger
 from mesh.main_brain.base import BaseModel, load_base
 from mesh.main_brain.roles import RoleName, TrainedRole, roles_folders
@@ -56,6 +57,7 @@ class TorchModel:
         self.load_seconds = 0.0
         config = base.model.config
         self._stop_tokens = _stop_tokens(base)
+        self._run_tokens = RunTokens.of(base.tokenizer)
         self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
         self.context_tokens = capacity.context_tokens(base)
         self._decoder = Decoder(base.model, rows=capacity.rows, context_tokens=self.context_tokens)
@@ -146,7 +148,11 @@ class TorchModel:
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
     ) -> ReplySequence:
-        """Returns a sequence that decodes a reply after the prompt."""
+        """Returns a sequence that decodes a reply after the prompt.
+
+        A constraint decides alone what may follow: with runs blocked as well, no token might be left.
+        """
+        is_free = constraint is None and serving.unrepeated_run > 0
         return ReplySequence(
             prompt,
             sampler=Sampler(temperature=serving.temperature, top_p=serving.top_p, seed=seed),
@@ -155,6 +161,7 @@ class TorchModel:
             text=TextStream(self.base.tokenizer),
             stop=stop,
             constraint=constraint,
+            runs=RunHistory(serving.unrepeated_run, self._run_tokens) if is_free else None,
         )
 
     def labels(self, prompt: Sequence[int], labels: Sequence[str], *, by_first_token: bool = False) -> LabelSequence:

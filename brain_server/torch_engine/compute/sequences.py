@@ -15,6 +15,7 @@ from brain_server.engine.contract import FinishReason
 from brain_server.torch_engine.compute.grammar import Constraint
 from brain_server.torch_engine.compute.sampler import Sampler, TextStream
 from brain_server.torch_engine.compute.stop_texts import StopFilter
+from mesh.lm.repetition import RunHistory
 
 
 class TokenSequence(ABC):
@@ -74,6 +75,7 @@ class ReplySequence(TokenSequence):
         text: TextStream,
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
+        runs: RunHistory | None = None,
     ) -> None:
         """Starts before the prompt.
 
@@ -85,6 +87,7 @@ class ReplySequence(TokenSequence):
             text: Turns the reply's tokens into text.
             stop: Texts that end the reply; they are not part of it.
             constraint: What the reply must satisfy, if anything.
+            runs: Keeps the reply from repeating itself; None lets it.
         """
         super().__init__(prompt)
         self.sampler = sampler
@@ -97,6 +100,7 @@ class ReplySequence(TokenSequence):
         self._text = text
         self._stop_filter = StopFilter(stop)
         self._constraint = constraint
+        self._runs = runs
         # How every reply under the constraint begins: read with the prompt, and written once the prompt is read.
         self._opening = self._forced_tokens()
         self.next_tokens = (*prompt, *self._opening)
@@ -106,10 +110,13 @@ class ReplySequence(TokenSequence):
         """See `TokenSequence.is_decoding`."""
         return self.first_token_at is not None
 
+    @torch.inference_mode()
     def mask(self, logits_V: Tensor) -> None:
-        """Sets the logits of tokens that the constraint excludes to minus infinity, in place."""
+        """Sets the logits of tokens that the constraint or the reply's own runs exclude to minus infinity, in place."""
         if self._constraint is not None:
             self._constraint.mask(logits_V)
+        if self._runs is not None and (blocked_tokens := self._runs.blocked):
+            logits_V[list(blocked_tokens)] = -torch.inf
 
     def accept(self, token: int) -> None:
         """Appends the picked token and the text that must follow it, or ends the reply."""
@@ -146,6 +153,8 @@ class ReplySequence(TokenSequence):
     def _write(self, token: int) -> None:
         self.token_count += 1
         self._room -= 1
+        if self._runs is not None:
+            self._runs.push(token)
         if piece := self._stop_filter.push(self._text.push(token)):
             self.pieces.append(piece)
 

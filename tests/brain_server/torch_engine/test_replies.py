@@ -33,6 +33,7 @@ from mesh.errors import (
     InvalidField,
 )
 from mesh.lm.chat import encode_prompt
+from mesh.lm.repetition import RunTokens
 from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.peft_config import to_peft_config
@@ -193,3 +194,42 @@ async def test_a_prompt_longer_than_the_context_window_is_refused_with_the_limit
     (violation,) = error.value.violations
     assert violation.field == "prompt"
     assert re.search(r"at most \d+ fit", violation.description)
+
+
+async def test_a_run_that_must_not_repeat_occurs_once_in_a_reply(
+    torch_engine: TorchEngine, adapter_store: AdapterStore, reference: BaseModel, student_id: str
+) -> None:
+    prompt, texts = prompt_of("Tell me a long story about the sea and a ship."), []
+    for version, run in enumerate((0, 2), start=1):
+        serving = Serving(temperature=0.7, top_p=0.9, max_tokens=150, unrepeated_run=run)
+        new_recipe = recipe(base_digest=reference.digest, serving=serving)
+        await publish(adapter_store, student_id, random_weights(5), recipe=new_recipe)
+        replies = [
+            await complete(
+                torch_engine,
+                Generation(prompt=prompt, student_id=student_id, version=version, sampling=Sampling(seed=seed)),
+            )
+            for seed in range(4)
+        ]
+        texts.append([reply.text for reply in replies])
+    free, held = texts
+    assert any(repeated_runs(reference, text, 2) for text in free)
+    assert not any(repeated_runs(reference, text, 2) for text in held)
+
+
+async def test_a_schema_decides_alone_what_may_follow(
+    torch_engine: TorchEngine, adapter_store: AdapterStore, reference: BaseModel, student_id: str
+) -> None:
+    serving = Serving(temperature=0.0, top_p=1.0, max_tokens=120, unrepeated_run=2)
+    new_recipe = recipe(base_digest=reference.digest, serving=serving)
+    await publish(adapter_store, student_id, random_weights(5), recipe=new_recipe)
+    reply = await complete(torch_engine, Generation(prompt=prompt_of(), student_id=student_id, json_schema=SCHEMA))
+    assert set(json.loads(reply.text)) == {"feedback", "next_step"}
+
+
+def repeated_runs(reference: BaseModel, text: str, length: int) -> set[tuple[int, ...]]:
+    """The runs of tokens without a digit, ending where a word begins, that a text has more than once."""
+    tokens = reference.tokenizer(text, add_special_tokens=False)["input_ids"]
+    kinds = RunTokens.of(reference.tokenizer)
+    runs = [tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1)]
+    return {run for run in runs if runs.count(run) > 1 and not kinds.digits & set(run) and run[-1] in kinds.word_starts}

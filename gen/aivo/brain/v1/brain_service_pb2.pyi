@@ -382,11 +382,11 @@ class GenerateRequest(_message.Message):
     prompt: _builtins.str
     """What the student asks."""
     temperature: _builtins.float
-    """Randomness; 0 is greedy. Unset: the adapter's serving profile, or 0.7 for the base model."""
+    """Randomness; 0 is greedy. Unset: the model's serving profile, or 0.7."""
     top_p: _builtins.float
-    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the adapter's serving profile, or 0.9."""
+    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the model's serving profile, or 0.9."""
     max_tokens: _builtins.int
-    """Most tokens to decode. Unset: the adapter's serving profile, or 256."""
+    """Most tokens to decode. Unset: the model's serving profile, or 256."""
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType
@@ -557,11 +557,11 @@ class GenerateStreamRequest(_message.Message):
     prompt: _builtins.str
     """What the student asks."""
     temperature: _builtins.float
-    """Randomness; 0 is greedy. Unset: the adapter's serving profile, or 0.7 for the base model."""
+    """Randomness; 0 is greedy. Unset: the model's serving profile, or 0.7."""
     top_p: _builtins.float
-    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the adapter's serving profile, or 0.9."""
+    """Nucleus of the distribution that is sampled; 1 is all of it. Unset: the model's serving profile, or 0.9."""
     max_tokens: _builtins.int
-    """Most tokens to decode. Unset: the adapter's serving profile, or 256."""
+    """Most tokens to decode. Unset: the model's serving profile, or 256."""
     seed: _builtins.int
     """Seed of the sampling: the same request with the same seed gets the same reply from the same model. Unset: random."""
     adapter_policy: Global___AdapterPolicy.ValueType

@@ -1,0 +1,108 @@
+"""Keeps a reply from going round in circles: a run of tokens that it said is not said again.
+
+A small model falls into loops, above all where the likeliest token is picked. Blocking repeated n-grams (Paulus, Xiong
+and Socher, "A Deep Reinforced Model for Abstractive Summarization", 2018) ends them. Runs that hold a digit are left
+alone: a number must stay what it is, however often it is needed. Only a token that begins a word is blocked: otherwise
+a long word or a character of several tokens would end as another one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+# Lengths to choose from, in tokens.
+RUN_LENGTHS = (4, 5, 6, 8)
+# Of the tokens of good replies, at most this share may be blocked.
+MOST_BLOCKED = 0.001
+# How tokenizers write the blank before a word: byte-level ones, and SentencePiece.
+_WORD_MARKS = ("\u0120", "\u2581")
+
+
+class Vocabulary(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """The tokens' ids, by how the vocabulary writes them."""
+
+    def decode(self, token_ids: int) -> str | list[str]:
+        """The text of a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTokens:
+    """What the rule on runs needs to know of a vocabulary.
+
+    Attributes:
+        digits: Tokens with a digit in their text; no blocked run holds one.
+        word_starts: Tokens that begin a word; only these are blocked.
+    """
+
+    digits: frozenset[int]
+    word_starts: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Vocabulary) -> Self:
+        """Returns those of a tokenizer; takes a fraction of a second."""
+        vocabulary = tokenizer.get_vocab()
+        return cls(
+            digits=frozenset(
+                token for token in vocabulary.values() if any(map(str.isdigit, str(tokenizer.decode(token))))
+            ),
+            word_starts=frozenset(token for text, token in vocabulary.items() if text.startswith(_WORD_MARKS)),
+        )
+
+
+class RunHistory:
+    """The runs of one reply so far, and what may not follow.
+
+    Args:
+        length: Tokens of a run, at least 2.
+        tokens: What the vocabulary's tokens are.
+    """
+
+    def __init__(self, length: int, tokens: RunTokens) -> None:
+        self._tokens = tokens
+        self._begun = length - 1
+        self._tail: tuple[int, ...] = ()
+        self._followers: dict[tuple[int, ...], set[int]] = {}
+
+    @property
+    def blocked(self) -> frozenset[int]:
+        """The tokens that would complete a run that the reply has said."""
+        return frozenset(self._followers.get(self._tail, ())) & self._tokens.word_starts
+
+    def push(self, token: int) -> None:
+        """Adds a token of the reply."""
+        if token in self._tokens.digits:
+            self._tail = ()
+            return
+        if len(self._tail) == self._begun:
+            self._followers.setdefault(self._tail, set()).add(token)
+        self._tail = (*self._tail, token)[-self._begun :]
+
+
+def choose_run_length(replies: Iterable[Sequence[int]], tokens: RunTokens, *, least: int = 0) -> int:
+    """Returns the shortest of `RUN_LENGTHS` that good replies hardly ever repeat; 0, for none, if they repeat all.
+
+    A block costs likelihood where a good reply repeats itself, and nothing elsewhere: the shorter the run, the more
+    circles it ends.
+
+    Args:
+        replies: Token ids of replies as they should be.
+        tokens: What the vocabulary's tokens are.
+        least: No shorter run is chosen: a few replies are little evidence.
+    """
+    texts = list(replies)
+    total = sum(map(len, texts))
+    for length in RUN_LENGTHS:
+        if length >= least and sum(_count_blocked(text, length, tokens) for text in texts) <= MOST_BLOCKED * total:
+            return length
+    return 0
+
+
+def _count_blocked(reply: Sequence[int], length: int, tokens: RunTokens) -> int:
+    history, count = RunHistory(length, tokens), 0
+    for token in reply:
+        count += token in history.blocked
+        history.push(token)
+    return count
