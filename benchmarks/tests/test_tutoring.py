@@ -77,7 +77,11 @@ def test_feedback_in_the_form_of_assess_is_asked_with_the_schema_of_its_verdict(
     }
     for situation in situations:
         fields = json.loads(situation.schema)["properties"]
-        is_wrong = situation.prompt.assessment and situation.prompt.assessment.verdict is AnswerVerdict.INCORRECT
+        is_wrong = situation.prompt.assessment and situation.prompt.assessment.verdict in {
+            AnswerVerdict.INCORRECT,
+            AnswerVerdict.BLANK,
+            AnswerVerdict.OFF_TOPIC,
+        }
         assert (fields["strengths"]["maxItems"] == 0) is bool(is_wrong)
 
 

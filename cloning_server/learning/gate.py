@@ -2,7 +2,8 @@
 
 Four things are measured on the held-out examples, which the adapter was not trained on: their loss, compared with that
 of the base model and of the active version; whether greedy replies to their prompts are empty or repetitive; how long
-the replies are; and how often they have the form that the student's profile asks for, compared with the base model's.
+the replies are; and, with enough of them, how often they have the form that the student's profile asks for, compared
+with the base model's.
 
 Knows nothing of training.
 """
@@ -18,7 +19,9 @@ from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules
 
 # Replies that are decoded; each takes a second on a slow machine.
-MAX_REPLIES = 6
+MAX_REPLIES = 8
+# The form is judged on at least so many: on one or two, chance decides.
+_MIN_FORM_REPLIES = 8
 # Longer than nearly all replies in the examples.
 MAX_REPLY_TOKENS = 96
 # A reply is repetitive if it holds the same phrase of so many tokens more often than this.
@@ -78,7 +81,7 @@ def gate_faults(figures: GateFigures) -> list[str]:
         # Greedy decoding makes any small model repeat itself now and then; a collapsed one repeats itself mostly.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
         "short_replies": replies.mean_tokens < _MIN_LENGTH_SHARE * min(figures.example_tokens, base.mean_tokens),
-        "form_below_base": replies.well_formed < base.well_formed,
+        "form_below_base": replies.count >= _MIN_FORM_REPLIES and replies.well_formed < base.well_formed,
     }
     return [name for name, fails in tests.items() if fails]
 

@@ -89,12 +89,10 @@ class RoleProblem:
     Attributes:
         role: The role.
         reason: A sentence for operators: which folder, and what is wrong.
-        is_of_other_weights: Whether it is sound, but was trained on other weights.
     """
 
     role: RoleName
     reason: str
-    is_of_other_weights: bool = False
 
 
 def roles_folders(configured: Path | None) -> tuple[Path, ...]:
@@ -112,9 +110,8 @@ def find_role(
 ) -> TrainedRole | RoleProblem | None:
     """Returns the role that was trained on these weights, why it can't be used, or None if there is none.
 
-    The first of the folders that has the role for this digest decides, and so does one that is damaged. One of other
-    weights is passed over, as after an update that brings a newer role in a later folder, and is the problem if no
-    folder has a role that fits. Never raises. Logs a problem.
+    The first of the folders that has the role for this digest or, failing that, for a base model of this name decides.
+    Never raises. Logs a problem.
 
     Args:
         roles_dirs: See `roles_folders`.
@@ -122,18 +119,13 @@ def find_role(
         role: The role.
         base_digest: Digest of what the role must have been trained on; see `RoleManifest.base_digest`.
     """
-    problem: RoleProblem | None = None
     for roles_dir in roles_dirs:
         found_role = _find_in(roles_dir, base_model=base_model, role=role, base_digest=base_digest)
-        if isinstance(found_role, TrainedRole):
+        if isinstance(found_role, RoleProblem):
+            _log.warning("role_unusable", role=role, base_model=base_model, reason=found_role.reason)
+        if found_role is not None:
             return found_role
-        if found_role is not None and (problem is None or not found_role.is_of_other_weights):
-            problem = found_role
-        if problem is not None and not problem.is_of_other_weights:
-            break
-    if problem is not None:
-        _log.warning("role_unusable", role=role, base_model=base_model, reason=problem.reason)
-    return problem
+    return None
 
 
 def write_role(roles_dir: Path, weights: bytes, manifest: RoleManifest, *, notes: str = "") -> TrainedRole:
@@ -194,21 +186,18 @@ def _find_in(roles_dir: Path, *, base_model: str, role: RoleName, base_digest: s
     named_folder = role_folder(roles_dir, base_model, role)
     problem = None
     for folder in _folders_of(roles_dir, role, first=named_folder):
-        is_sound = False
         try:
             manifest = _read_manifest(folder, role)
             if manifest.base_digest == base_digest:
                 _read_weights(folder, manifest)
                 return TrainedRole(folder=folder, manifest=manifest)
-            is_sound = True
             fault = f"it was trained on other weights ({manifest.base_digest[:12]}, not {base_digest[:12]})"
         except (AdapterCorrupt, AdapterIncompatible) as error:
             fault = str(error)
-        if folder == named_folder or (not is_sound and _claims_digest(folder, base_digest)):
-            reason = f"the {role} in {folder} can't be used: {fault}"
-            problem = RoleProblem(role=role, reason=reason, is_of_other_weights=is_sound)
-            if not is_sound and _claims_digest(folder, base_digest):
-                return problem
+            if _claims_digest(folder, base_digest):
+                return RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
+        if folder == named_folder:
+            problem = RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
     return problem
 
 

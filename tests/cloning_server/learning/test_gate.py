@@ -22,8 +22,8 @@ from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules
 from testing.lessons import ITEMS, PROFILE
 
-GOOD = ReplyStatistics(count=6, empty=0, looping=0, well_formed=4, mean_tokens=40.0)
-BASE = ReplyStatistics(count=6, empty=0, looping=1, well_formed=1, mean_tokens=90.0)
+GOOD = ReplyStatistics(count=8, empty=0, looping=0, well_formed=5, mean_tokens=40.0)
+BASE = ReplyStatistics(count=8, empty=0, looping=1, well_formed=1, mean_tokens=90.0)
 PASSING = GateFigures(
     loss=1.5, base_loss=2.5, previous_loss=1.6, replies=GOOD, base_replies=BASE, example_tokens=40.0
 )  # fmt: skip
@@ -35,13 +35,18 @@ def test_a_better_adapter_passes_with_and_without_a_previous_version() -> None:
     require_passed(replace(PASSING, replies=replace(GOOD, well_formed=1)))
 
 
+def test_the_form_is_not_judged_on_a_few_replies() -> None:
+    few = replace(GOOD, count=7, well_formed=0)
+    assert gate_faults(replace(PASSING, replies=few, base_replies=replace(BASE, count=7, well_formed=7))) == []
+
+
 @pytest.mark.parametrize(
     ("figures", "fault"),
     [
         (replace(PASSING, loss=2.5, previous_loss=None), "loss_above_base"),
         (replace(PASSING, loss=1.6), "loss_above_previous"),
         (replace(PASSING, replies=replace(GOOD, empty=1)), "empty_replies"),
-        (replace(PASSING, replies=replace(GOOD, looping=5)), "looping_replies"),
+        (replace(PASSING, replies=replace(GOOD, looping=6)), "looping_replies"),
         (replace(PASSING, replies=replace(GOOD, mean_tokens=5.0)), "short_replies"),
         (replace(PASSING, replies=replace(GOOD, well_formed=0)), "form_below_base"),
         (replace(PASSING, loss=float("nan")), "loss_above_base"),

@@ -102,25 +102,6 @@ def test_a_role_of_other_weights_is_a_problem_for_the_model_of_its_name(roles_di
     assert "trained on other weights (aaaaaaaaaaaa, not bbbbbbbbbbbb)" in problem.reason
 
 
-def test_a_role_of_other_weights_gives_way_to_one_that_fits_in_a_later_folder(
-    roles_dir: Path, tutor: TrainedRole, base_folder: Path, tmp_path: Path
-) -> None:
-    own = tmp_path / "own"
-    write_random_role(own, base_folder, role="tutor", base_digest="b" * 64, base_model="org/small")
-    assert found(own, roles_dir) == tutor
-    assert isinstance(found(own, roles_dir, base_digest="c" * 64), RoleProblem)
-
-
-def test_a_damaged_role_is_not_passed_over(
-    roles_dir: Path, tutor: TrainedRole, base_folder: Path, tmp_path: Path
-) -> None:
-    own = tmp_path / "own"
-    _truncate(write_random_role(own, base_folder, role="tutor", base_digest=DIGEST, base_model="org/small"))
-    problem = found(own, roles_dir)
-    assert isinstance(problem, RoleProblem)
-    assert str(own) in problem.reason
-
-
 def _truncate(role: TrainedRole) -> None:
     path = role.folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
