@@ -64,8 +64,8 @@ async def _measure(args: argparse.Namespace) -> None:
         }
     # The engine's model is gone by now, so that two models never take memory at once.
     _add_losses(results, settings, lessons, args)
-    for name, told in conversations.items():
-        _print_conversations(name, told)
+    for name, items in conversations.items():
+        _print_conversations(name, items)
 
 
 def _add_losses(results: Results, settings: BrainSettings, lessons: Sequence[Lesson], args: argparse.Namespace) -> None:
@@ -92,14 +92,14 @@ def _situations(lessons: Sequence[Lesson], args: argparse.Namespace) -> list[Sit
 async def _sampled_figures(
     engine: Engine, situations: Sequence[Situation], name: str, args: argparse.Namespace
 ) -> list[Figure]:
-    told = await _ask(engine, situations, name, title="lessons and answers")
+    items = await _ask(engine, situations, name, title="lessons and answers")
     steps = situations_of.ladder(situations_of.LADDER_QUESTIONS[: args.limit])
-    climbed = await _ask(engine, [situation for _, situation in steps], name, title="grades")
+    at_grades = await _ask(engine, [situation for _, situation in steps], name, title="grades")
     sums = await _ask(engine, situations_of.sums(), name, title="sums")
     if args.replies:
-        _write_replies(args.replies, name, [*told, *climbed, *sums])
-    ladder = [(grade, item) for (grade, _), item in zip(steps, climbed, strict=True)]
-    figures = [*figures_of(told), ladder_figure(ladder), sums_figure(sums)]
+        _write_replies(args.replies, name, [*items, *at_grades, *sums])
+    ladder = [(grade, item) for (grade, _), item in zip(steps, at_grades, strict=True)]
+    figures = [*figures_of(items), ladder_figure(ladder), sums_figure(sums)]
     return [
         replace(figure, figure=f"{figure.figure}_{name}", facts={**figure.facts, "sampling": name})
         for figure in figures
@@ -128,18 +128,18 @@ def _read(situation: Situation, reply: Reply) -> str:
     return "\n".join((feedback.feedback, *lists, feedback.next_steps))
 
 
-def _print_conversations(sampling: str, told: Sequence[SituationReply]) -> None:
+def _print_conversations(sampling: str, items: Sequence[SituationReply]) -> None:
     print(f"\nFive conversations, {sampling}:")
-    for item in told:
+    for item in items:
         print("\n>", " ".join(item.situation.id.split()))
         print(item.reply, flush=True)
 
 
-def _write_replies(path: Path, sampling: str, told: Sequence[SituationReply]) -> None:
+def _write_replies(path: Path, sampling: str, items: Sequence[SituationReply]) -> None:
     """Adds the replies to a file of JSON lines, for people to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        for item in told:
+        for item in items:
             prompt = item.situation.prompt
             line = {
                 "situation": item.situation.name,

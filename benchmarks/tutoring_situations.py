@@ -15,7 +15,6 @@ from brain_server.assess.feedback import schema_for
 from brain_server.assess.grading import Level
 from brain_server.edge.wire import generation_from
 from curriculum.answers import GradedAnswer, read_graded
-from curriculum.checks import texts_of
 from curriculum.lesson import Kind, Lesson
 from curriculum.prompts import prompt_of
 from mesh.lm.chat import Prompt, Role, Turn
@@ -208,7 +207,7 @@ def _of_lesson(lesson: Lesson) -> Situation:
         id=lesson.id,
         prompt=_known(prompt),
         withheld=tuple(filter(None, (*lesson.withheld, *references))),
-        lesson_reply="\n".join(texts_of(lesson)),
+        lesson_reply="\n".join(lesson.texts),
     )
 
 

@@ -3,6 +3,7 @@
 Lessons are JSON lines, parsed strictly: a fault names its file, line and field.
 """
 
+import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -122,6 +123,15 @@ class Lesson:
         if self.kind is Kind.EXPLAIN and self.assessment is not None:
             raise ValueError("assessment: nothing is answered in an explain lesson")
         return self
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the reply: one, or those of feedback as JSON."""
+        if self.kind is not Kind.ASSESS:
+            return [self.reply]
+        fields = json.loads(self.reply)
+        lists = (*fields["strengths"], *fields["areas_for_improvement"])
+        return [fields["feedback"], *lists, fields["next_steps"]]
 
     @property
     def student(self) -> StudentProfile:

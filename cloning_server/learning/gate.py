@@ -18,10 +18,9 @@ from mesh.lm.chat import Example, end_of_turn
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules
 
-# Replies that are decoded; each takes a second on a slow machine.
+# Replies that are decoded; each takes a second on a slow machine. The form is judged on so many: on fewer, chance
+# decides.
 MAX_REPLIES = 8
-# The form is judged on at least so many: on one or two, chance decides.
-_MIN_FORM_REPLIES = 8
 # Longer than nearly all replies in the examples.
 MAX_REPLY_TOKENS = 96
 # A reply is repetitive if it holds the same phrase of so many tokens more often than this.
@@ -81,7 +80,7 @@ def gate_faults(figures: GateFigures) -> list[str]:
         # Greedy decoding makes any small model repeat itself now and then; a collapsed one repeats itself mostly.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
         "short_replies": replies.mean_tokens < _MIN_LENGTH_SHARE * min(figures.example_tokens, base.mean_tokens),
-        "form_below_base": replies.count >= _MIN_FORM_REPLIES and replies.well_formed < base.well_formed,
+        "form_below_base": replies.count >= MAX_REPLIES and replies.well_formed < base.well_formed,
     }
     return [name for name, fails in tests.items() if fails]
 

@@ -35,7 +35,7 @@ from mesh.adapters.manifest import Lora, Metrics, Profile, Recipe, Serving
 from mesh.errors import AdapterIncompatible
 from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
-from mesh.lm.repetition import RunTokens
+from mesh.lm.repetition import run_tokens_of
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.teaching import rules_of
 
@@ -210,7 +210,7 @@ def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tup
         factors,
         heldout,
         examples=examples,
-        run_tokens=RunTokens.of(setup.base.tokenizer),
+        run_tokens=run_tokens_of(setup.base.tokenizer),
         least_run=main_brain.unrepeated_run if main_brain else 0,
     )
     message = f"Scale {best.scale:g}, temperature {serving.temperature:g}"

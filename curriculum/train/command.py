@@ -238,8 +238,8 @@ def _notes(role: TrainableRole, base: BaseModel, factors: TrainedFactors, *, sta
     settings = factors.settings
     device = torch.cuda.get_device_name() if base.device.type == "cuda" else "CPU"
     how = (
-        f"Trained on {factors.examples} examples, {settings.epochs} epochs, batches of {settings.batch}, peak learning "
-        f"rate {settings.learning_rate:g}, in {base.dtype} on {device}."
+        f"Trained on {factors.examples} examples, {settings.epochs} epoch{'s' if settings.epochs > 1 else ''}, batches "
+        f"of {settings.batch}, peak learning rate {settings.learning_rate:g}, in {base.dtype} on {device}."
     )
     if start is not None:
         how += f" It began with the factors whose SHA-256 is `{sha256(start).hexdigest()}`."

@@ -31,7 +31,7 @@ from mesh.adapters.manifest import DEFAULT_SERVING, Serving
 from mesh.lm.chat import Example
 from mesh.lm.grading import LABELS
 from mesh.lm.lora import from_safetensors
-from mesh.lm.repetition import RunTokens, choose_run_length
+from mesh.lm.repetition import choose_run_length, run_tokens_of
 from mesh.main_brain.base import BaseModel
 from mesh.main_brain.role_manifest import Calibration
 
@@ -126,7 +126,7 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
             "lessons": _digest_of(examples),
             **({"EntailmentBank": _digest_of(plain)} if plain else {}),
         },
-        serving=replace(DEFAULT_SERVING, unrepeated_run=choose_run_length(replies, RunTokens.of(tokenizer))),
+        serving=replace(DEFAULT_SERVING, unrepeated_run=choose_run_length(replies, run_tokens_of(tokenizer))),
         examples=len(examples) + len(plain),
     )
 

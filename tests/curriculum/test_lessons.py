@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.checks import faults_of, near_duplicates, repeats_of, texts_of
 from curriculum.lesson import GradeBand, Kind, Lesson, Subject, read_lessons
 from curriculum.library import is_held_out, load_lessons
 from curriculum.prompts import prompt_of, question_and_answer
@@ -19,6 +18,7 @@ from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle
 from mesh.tutoring.reading_level import reading_grade
+from tests.curriculum.lesson_checks import faults_of, near_duplicates, repeats_of
 
 QUOTAS = {Kind.EXPLAIN: 900, Kind.FEEDBACK: 700, Kind.HINT: 400, Kind.FEELINGS: 250, Kind.BOUNDARIES: 250}
 WORKED = 500
@@ -168,7 +168,7 @@ def test_no_feedback_on_a_wrong_answer_says_the_right_one(lessons: Sequence[Less
         if lesson.kind in {Kind.FEEDBACK, Kind.ASSESS}
         and lesson.assessment
         and lesson.assessment.verdict is AnswerVerdict.INCORRECT
-        and contains_answer(" ".join(texts_of(lesson)), lesson.assessment.reference_answer)
+        and contains_answer(" ".join(lesson.texts), lesson.assessment.reference_answer)
     ]
     assert not leaks
 

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import pytest
 
-from curriculum.checks import faults_of, near_duplicates
 from curriculum.lesson import GradeBand, Kind, Lesson
 from curriculum.library import load_lessons
 from curriculum.mathematics import phrases, student_phrases, worked_lessons
@@ -20,6 +19,7 @@ from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
 from mesh.tutoring.profile import Disability, LearningStyle
+from tests.curriculum.lesson_checks import faults_of, near_duplicates
 
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 STEP_NUMBER = re.compile(r"^\d+\. ", re.MULTILINE)

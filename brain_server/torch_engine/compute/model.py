@@ -25,7 +25,7 @@ from mesh.adapters.manifest import Serving
 from mesh.errors import AdapterCorrupt, AdapterIncompatible, InvalidField, Violation
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
 from mesh.lm.lora import LoraSpec, from_safetensors
-from mesh.lm.repetition import RunHistory, RunTokens
+from mesh.lm.repetition import RunHistory, run_tokens_of
 from mesh.log import get_logger
 from mesh.main_brain.base import BaseModel, load_base
 from mesh.main_brain.roles import RoleName, TrainedRole, roles_folders
@@ -57,7 +57,7 @@ class TorchModel:
         self.load_seconds = 0.0
         config = base.model.config
         self._stop_tokens = _stop_tokens(base)
-        self._run_tokens = RunTokens.of(base.tokenizer)
+        self._run_tokens = run_tokens_of(base.tokenizer)
         self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
         self.context_tokens = capacity.context_tokens(base)
         self._decoder = Decoder(base.model, rows=capacity.rows, context_tokens=self.context_tokens)
@@ -75,11 +75,6 @@ class TorchModel:
     def slot_bytes(self) -> int:
         """Bytes allocated for all slots, whether in use or not."""
         return self._tables.nbytes
-
-    @property
-    def role_bytes(self) -> int:
-        """Bytes that the pinned roles take."""
-        return self._roles.nbytes
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Returns the prompt's token ids.

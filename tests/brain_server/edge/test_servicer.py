@@ -3,39 +3,20 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import grpc
 import pytest
-from aivo.brain.v1 import adapter_service_pb2 as adapter_pb
 from aivo.brain.v1 import brain_service_pb2 as pb
-from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceStub, add_AdapterServiceServicer_to_server
-from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServiceServicer_to_server
 
-from brain_server.assess.assessor import Assessor
-from brain_server.edge.health import BrainHealthCheck
-from brain_server.edge.servicer import AdapterServicer, BrainServicer
 from brain_server.engine.main_brain import MainBrainFacts
-from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore
 from mesh.dependencies import CHECK_SECONDS
 from mesh.errors import AdapterCorrupt, InvalidField, ModelNotLoaded, QueueFull, StudentModelNotFound
-from mesh.paging import token_after
-from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import RemoteError, error_from, error_of
-from mesh.rpc.server import Server
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
-from testing.parts.stores import S3Endpoint
-from testing.scripted.engine import FACTS, PIECES, SHA256, ScriptedEngine
-
-if TYPE_CHECKING:
-    # The generated code has these for type checkers alone.
-    from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceAsyncStub
-    from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
+from testing.scripted.engine import FACTS, PIECES, SHA256
+from tests.brain_server.edge.conftest import Served, serve
 
 PROMPT = "How do plants eat?"
 ADA = pb.StudentContext(student_id="ada")
@@ -45,48 +26,6 @@ FEEDBACK = {
     "areas_for_improvement": ["Name light."],
     "next_steps": "Read on.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A brain that runs, and what stands behind it."""
-
-    engine: ScriptedEngine
-    server: Server
-    brain: "BrainServiceAsyncStub"
-    adapters: "AdapterServiceAsyncStub"
-
-
-async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Served:
-    """A brain on a free port, its adapters in this S3."""
-    blobs = S3Blobs(bucket=bucket, endpoint_url=s3_url, create_bucket=True)
-    store = AdapterStore(await stack.enter_async_context(blobs))
-    engine = ScriptedEngine()
-    server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
-    health = BrainHealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
-    await stack.enter_async_context(health)
-    server.add(
-        add_BrainServiceServicer_to_server,
-        BrainServicer(engine, assessor=Assessor(engine), health=health, observe=lambda _reply: None),
-        service="aivo.brain.v1.BrainService",
-        ready=lambda: engine.facts.ready,
-    )
-    server.add(
-        add_AdapterServiceServicer_to_server,
-        AdapterServicer(engine),
-        service="aivo.brain.v1.AdapterService",
-        ready=lambda: engine.facts.ready,
-    )
-    stack.push_async_callback(server.stop)
-    await server.start()
-    channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
-    return Served(engine, server, BrainServiceStub(channel), AdapterServiceStub(channel))
-
-
-@pytest.fixture
-async def served(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
-    async with AsyncExitStack() as stack:
-        yield await serve(stack, s3_url=s3_endpoint.url, bucket=bucket)
 
 
 async def read_stream(
@@ -319,68 +258,8 @@ async def test_health_without_the_adapter_store_is_degraded_and_quick(unused_tcp
         assert not health.dependencies[0].available
 
 
-async def test_warming_names_the_adapter_and_what_it_took(served: Served) -> None:
-    request = adapter_pb.WarmAdapterRequest(student_id="ada", version=3)
-    warmed = await served.adapters.WarmAdapter(request, timeout=30)
-    assert (warmed.adapter.student_id, warmed.adapter.version, warmed.adapter.sha256) == ("ada", 3, SHA256)
-    assert (warmed.bytes, warmed.load_ms, warmed.probe_tokens) == (1_800_000, 5.0, 4)
-
-
-async def test_the_adapters_in_memory_are_listed(served: Served) -> None:
-    listed = await served.adapters.ListAdapters(adapter_pb.ListAdaptersRequest(), timeout=30)
-    (residency,) = listed.adapters
-    assert residency.adapter.student_id == "student123"
-    assert (residency.tier, residency.leases) == (adapter_pb.ADAPTER_TIER_SLOT, 1)
-    assert residency.last_use_time.ToJsonString() == "2025-01-15T10:30:00Z"
-
-
-async def test_the_adapters_in_memory_are_listed_page_by_page(served: Served) -> None:
-    hour = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
-    served.engine.residents = [
-        ("ada", 1, hour),
-        ("bo", 2, hour + timedelta(hours=2)),
-        ("cy", 3, hour + timedelta(hours=1)),
-    ]
-    first = await served.adapters.ListAdapters(adapter_pb.ListAdaptersRequest(page_size=2), timeout=30)
-    assert [residency.adapter.student_id for residency in first.adapters] == ["bo", "cy"]
-    request = adapter_pb.ListAdaptersRequest(page_token=first.next_page_token)
-    rest = await served.adapters.ListAdapters(request, timeout=30)
-    assert [residency.adapter.student_id for residency in rest.adapters] == ["ada"]
-    assert rest.next_page_token == ""
-
-
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (adapter_pb.ListAdaptersRequest(page_size=-1), "page_size"),
-        (adapter_pb.ListAdaptersRequest(page_token="junk"), "page_token"),
-        (adapter_pb.ListAdaptersRequest(page_token=token_after("7/ada/2", "adapters")), "page_token"),
-    ],
-)
-async def test_a_page_of_adapters_that_cannot_be_is_refused(
-    served: Served, request_: adapter_pb.ListAdaptersRequest, field: str
-) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.adapters.ListAdapters(request_, timeout=30)
-    refused = error_of(caught.value)
-    assert isinstance(refused, InvalidField)
-    assert [violation.field for violation in refused.violations] == [field]
-
-
 async def test_timings_are_rounded_to_hundredths_of_a_millisecond(served: Served) -> None:
     reply = await served.brain.Generate(pb.GenerateRequest(prompt="Why?"), timeout=30)
     timing = reply.timing
     for figure in (timing.queue_ms, timing.adapter_load_ms, timing.first_token_ms, timing.total_ms):
         assert figure == round(figure, 2)
-
-
-async def test_evicting_names_what_left(served: Served) -> None:
-    evicted = await served.adapters.EvictAdapter(adapter_pb.EvictAdapterRequest(student_id="ada"), timeout=30)
-    assert [adapter.student_id for adapter in evicted.adapters] == ["ada"]
-
-
-@pytest.mark.parametrize("student_id", ["../x", "", "a/b"])
-async def test_an_adapter_of_a_malformed_id_is_refused(served: Served, student_id: str) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.adapters.WarmAdapter(adapter_pb.WarmAdapterRequest(student_id=student_id), timeout=30)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -33,7 +33,7 @@ from mesh.errors import (
     InvalidField,
 )
 from mesh.lm.chat import encode_prompt
-from mesh.lm.repetition import RunTokens
+from mesh.lm.repetition import run_tokens_of
 from mesh.main_brain.base import BaseModel
 from testing.adapters import publish
 from testing.models.peft_config import to_peft_config
@@ -230,6 +230,6 @@ async def test_a_schema_decides_alone_what_may_follow(
 def repeated_runs(reference: BaseModel, text: str, length: int) -> set[tuple[int, ...]]:
     """The runs of tokens without a digit, ending where a word begins, that a text has more than once."""
     tokens = reference.tokenizer(text, add_special_tokens=False)["input_ids"]
-    kinds = RunTokens.of(reference.tokenizer)
+    kinds = run_tokens_of(reference.tokenizer)
     runs = [tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1)]
     return {run for run in runs if runs.count(run) > 1 and not kinds.digits & set(run) and run[-1] in kinds.word_starts}

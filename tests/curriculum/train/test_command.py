@@ -18,6 +18,8 @@ from mesh.main_brain.files import fetch_main_brain
 GRADED = {"qid": "1", "question": "Why?", "reference_answers": ["So."], "answer": "So.", "label2": "correct"}
 EXPLAINED = {"question": "Why?", "answer": "So.", "hypothesis": "It is so", "facts": ["It is so"]}
 
+MEASURING_FILE = "beetle.test-unseen-answers.jsonl"
+
 
 @pytest.fixture
 def output(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -67,6 +69,8 @@ def test_tutor_and_grader_become_one_main_brain_with_manifests_and_cards(small_f
     assert brain.grader.manifest.base_digest == brain.digest
     assert brain.grader.manifest.calibration is not None
     assert brain.tutor.manifest.evaluation
+    assert brain.serving is not None
+    assert brain.grader.manifest.serving is None
     for role in (brain.tutor, brain.grader):
         assert role.manifest.sha256 in (role.folder / "README.md").read_text()
         assert role.manifest.data_digests
@@ -100,6 +104,7 @@ def test_a_training_may_begin_with_an_earlier_version_and_its_card_says_so(outpu
         ("tutor", "explanations/entailmentbank.train.jsonl", "hypothesis"),
         ("grader", "grading/beetle.train.jsonl", "answer"),
         ("grader", "explanations/entailmentbank.train.jsonl", "hypothesis"),
+        ("grader", f"grading/{MEASURING_FILE}", "answer"),
     ],
 )
 def test_a_faulty_line_of_a_set_ends_the_command_with_file_line_and_field(
@@ -107,7 +112,7 @@ def test_a_faulty_line_of_a_set_ends_the_command_with_file_line_and_field(
 ) -> None:
     sets = tmp_path / "sets"
     for folder, names, line in (
-        ("grading", TRAINING_FILES, GRADED),
+        ("grading", (*TRAINING_FILES, MEASURING_FILE), GRADED),
         ("explanations", ("entailmentbank.train.jsonl",), EXPLAINED),
     ):
         (sets / folder).mkdir(parents=True)
@@ -134,6 +139,7 @@ def test_sets_that_lack_a_file_are_no_reason_to_train_without_it(output: Path, t
         (["--sets", "nowhere"], 2, "--sets: there is no folder nowhere"),
         (["--start", "nowhere"], 2, "--start: there is no adapter_model.safetensors in nowhere"),
         (["--epochs", "0"], 2, "--epochs"),
+        (["--learning-rate", "0"], 2, "--learning-rate"),
         (["--base-model", "/nowhere/base"], 1, "/nowhere/base"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.lm.repetition import RUN_LENGTHS, RunHistory, RunTokens, choose_run_length
+from mesh.lm.repetition import RUN_LENGTHS, RunHistory, RunTokens, choose_run_length, run_tokens_of
 
 SEVEN, PIECE = 7, 9000
 TOKENS = RunTokens(digits=frozenset({SEVEN}), word_starts=frozenset(range(9000)))
@@ -76,4 +76,4 @@ def test_digits_and_word_starts_are_known_by_the_text_of_a_token() -> None:
         def decode(self, token_ids: int) -> str:
             return (" a", "7", " 42", "-", "\u00f3", "ing")[token_ids]
 
-    assert RunTokens.of(ByteLevel()) == RunTokens(digits=frozenset({1, 2}), word_starts=frozenset({0, 2}))
+    assert run_tokens_of(ByteLevel()) == RunTokens(digits=frozenset({1, 2}), word_starts=frozenset({0, 2}))

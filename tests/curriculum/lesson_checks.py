@@ -1,6 +1,5 @@
 """What a lesson must be: in form, fair, without the answer where it is withheld, and unlike every other lesson."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,7 +48,7 @@ def repeats_of(lessons: Iterable[Lesson]) -> Iterator[str]:
     for lesson in lessons:
         if lesson.kind is Kind.WORKED:
             continue
-        text = "\n".join(texts_of(lesson))
+        text = "\n".join(lesson.texts)
         sentence_words = [_words(sentence) for sentence in split_sentences(text)]
         sentences.update({" ".join(words) for words in sentence_words if len(words) >= _SENTENCE_WORDS})
         skeletons[skeleton_of(text)] += 1
@@ -82,7 +81,7 @@ def skeleton_of(reply: str) -> str:
 
 def _assess_faults(lesson: Lesson) -> list[str]:
     """Faults of feedback in four texts, to which no rule on steps or questions applies."""
-    texts = texts_of(lesson)
+    texts = lesson.texts
     longest = max(count_words(sentence) for text in texts for sentence in split_sentences(text))
     limit = rules_of(lesson.student).max_sentence_words or longest
     sentences = [" ".join(_words(sentence)) for text in texts for sentence in split_sentences(text)]
@@ -93,15 +92,6 @@ def _assess_faults(lesson: Lesson) -> list[str]:
         *_verdict_faults(replace(lesson, reply=texts[0])),
         *_leaks(whole),
     ]
-
-
-def texts_of(lesson: Lesson) -> list[str]:
-    """Returns the texts of a reply: one, or those of feedback as JSON."""
-    if lesson.kind is not Kind.ASSESS:
-        return [lesson.reply]
-    fields = json.loads(lesson.reply)
-    lists = (*fields["strengths"], *fields["areas_for_improvement"])
-    return [fields["feedback"], *lists, fields["next_steps"]]
 
 
 def _verdict_faults(lesson: Lesson) -> list[str]:
@@ -123,5 +113,5 @@ def _words(text: str) -> list[str]:
 
 
 def _runs(lesson: Lesson) -> set[tuple[str, ...]]:
-    words = _words(" ".join([lesson.turns[-1], *texts_of(lesson)]))
+    words = _words(" ".join([lesson.turns[-1], *lesson.texts]))
     return {tuple(words[start : start + _RUN_WORDS]) for start in range(max(1, len(words) - _RUN_WORDS + 1))}

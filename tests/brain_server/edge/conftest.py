@@ -1,0 +1,67 @@
+"""A brain that serves over gRPC, around an engine that follows a script."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceStub, add_AdapterServiceServicer_to_server
+from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServiceServicer_to_server
+
+from brain_server.assess.assessor import Assessor
+from brain_server.edge.health import BrainHealthCheck
+from brain_server.edge.servicer import AdapterServicer, BrainServicer
+from mesh.adapters.s3 import S3Blobs
+from mesh.adapters.store import AdapterStore
+from mesh.rpc.channels import open_channel
+from mesh.rpc.server import Server
+from testing.parts.stores import S3Endpoint
+from testing.scripted.engine import ScriptedEngine
+
+if TYPE_CHECKING:
+    # The generated code has these for type checkers alone.
+    from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceAsyncStub
+    from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A brain that runs, and what stands behind it."""
+
+    engine: ScriptedEngine
+    server: Server
+    brain: "BrainServiceAsyncStub"
+    adapters: "AdapterServiceAsyncStub"
+
+
+async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Served:
+    """A brain on a free port, its adapters in this S3."""
+    blobs = S3Blobs(bucket=bucket, endpoint_url=s3_url, create_bucket=True)
+    store = AdapterStore(await stack.enter_async_context(blobs))
+    engine = ScriptedEngine()
+    server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
+    health = BrainHealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
+    await stack.enter_async_context(health)
+    server.add(
+        add_BrainServiceServicer_to_server,
+        BrainServicer(engine, assessor=Assessor(engine), health=health, observe=lambda _reply: None),
+        service="aivo.brain.v1.BrainService",
+        ready=lambda: engine.facts.ready,
+    )
+    server.add(
+        add_AdapterServiceServicer_to_server,
+        AdapterServicer(engine),
+        service="aivo.brain.v1.AdapterService",
+        ready=lambda: engine.facts.ready,
+    )
+    stack.push_async_callback(server.stop)
+    await server.start()
+    channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
+    return Served(engine, server, BrainServiceStub(channel), AdapterServiceStub(channel))
+
+
+@pytest.fixture
+async def served(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
+    async with AsyncExitStack() as stack:
+        yield await serve(stack, s3_url=s3_endpoint.url, bucket=bucket)
