@@ -107,7 +107,8 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     """
     base, lessons = training.base, [lesson for lesson in load_lessons() if not is_told_by_code(lesson)]
     tokenizer = base.tokenizer
-    examples = tutor.lesson_examples([lesson for lesson in lessons if not is_held_out(lesson)], tokenizer)
+    learned = tutor.repeated([lesson for lesson in lessons if not is_held_out(lesson)])
+    examples = tutor.lesson_examples(learned, tokenizer)
     plain = list(tutor.plain_examples(training.sets / _EXPLANATIONS / _EXPLAINED, tokenizer)) if training.sets else []
     passes = Passes(base.model)
     factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))

@@ -12,7 +12,7 @@ from curriculum.library import draw_of
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
 from mesh.lm.chat import Example, encode_example, end_of_turn
-from mesh.tutoring.profile import StudentProfile
+from mesh.tutoring.profile import Disability, StudentProfile
 
 # Subjects as schools write them: a request's subject is free text.
 _SPELLINGS = {
@@ -26,6 +26,8 @@ _SPELLINGS = {
 _NO_GRADE, _NO_GRADE_TALK = 8, 3
 _ANY_GRADE_BANDS = (GradeBand.G3_5, GradeBand.G6_8)
 _TALK = (Kind.FEELINGS, Kind.BOUNDARIES)
+# A small model learns these slowest: to say the verdict given, to keep an answer back, to say early that there is time.
+_TOLD_TWICE = frozenset({Kind.FEEDBACK, Kind.HINT})
 
 
 def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
@@ -36,6 +38,16 @@ def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBas
         )
         for lesson in lessons
     ]
+
+
+def repeated(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Returns the lessons of an epoch: each once, and those that are learned slowest again."""
+    slow = [
+        lesson
+        for lesson in lessons
+        if lesson.kind in _TOLD_TWICE or lesson.student.disability is Disability.ANXIETY
+    ]
+    return [*lessons, *slow]
 
 
 def exact_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[Example]:

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from mesh.tutoring.assessment import AnswerAssessment, describe_assessment, describe_facts
 from mesh.tutoring.profile import StudentProfile
-from mesh.tutoring.teaching import instruct
+from mesh.tutoring.teaching import instruct, instruct_with_verdict
 
 # The turn borders of chat templates: <|user|>, <s>, </s>, <<SYS>>, [INST], [/INST].
 _MARKER = re.compile(r"<{1,2}/?\|?[A-Za-z_][\w ]*\|?>{1,2}|\[/?[A-Z_]{2,}\]")
@@ -154,7 +154,7 @@ def end_of_turn(tokenizer: Tokenizer) -> int:
 def _system_text(prompt: Prompt) -> str:
     parts = [prompt.instruction or instruct(prompt.profile), describe_facts(prompt.facts)]
     if prompt.assessment:
-        parts.append(describe_assessment(prompt.assessment))
+        parts += [describe_assessment(prompt.assessment), instruct_with_verdict(prompt.profile)]
     return " ".join(filter(None, parts))
 
 

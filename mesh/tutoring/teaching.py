@@ -23,11 +23,13 @@ class Accommodation:
     Attributes:
         name: Name in reports.
         instructions: Sentences for the system prompt, in their order.
+        with_verdict: Said again after a verdict, which would else be the last that a small model reads.
         rules: The form that a reply must have to meet the accommodation.
     """
 
     name: str
     instructions: tuple[str, ...]
+    with_verdict: str = ""
     rules: FormRules = field(default_factory=FormRules)
 
 
@@ -147,6 +149,7 @@ DISABILITIES: Mapping[Disability, Accommodation] = MappingProxyType(
         Disability.ANXIETY: Accommodation(
             name="anxiety",
             instructions=("Be calm and kind, and say there is no rush.", "Give one small first step."),
+            with_verdict="Say early that there is no rush.",
             rules=FormRules(max_sentence_words=18, max_sentences=7, avoids=PRESSURES, required_phrases=REASSURANCES),
         ),
     }
@@ -194,3 +197,8 @@ def instruct(profile: StudentProfile) -> str:
             *(sentence for row in rows for sentence in row.instructions),
         )
     )
+
+
+def instruct_with_verdict(profile: StudentProfile) -> str:
+    """Returns what the system prompt says again after a verdict; empty for most students."""
+    return " ".join(row.with_verdict for row in accommodations_of(profile) if row.with_verdict)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from mesh.lm.chat import Prompt, Role, Turn, encode_example, encode_prompt, end_of_turn, render
+from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
 from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
 
 # The shapes of other base models' templates, written for these tests: tokens' place is taken by words in brackets.
@@ -65,6 +66,16 @@ def test_a_prompt_is_a_system_turn_the_turns_and_the_opening_of_a_reply(tokenize
     text = decoded(tokenizer, prompt_of("What is light?"))
     assert text.startswith("<|im_start|>system\nYou are a tutor for a grade 5 student in Science.")
     assert text.endswith("<|im_end|>\n<|im_start|>user\nWhat is light?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_an_anxious_student_is_told_of_time_again_behind_the_verdict(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = prompt_of("What is light?").turns
+    assessment = AnswerAssessment(verdict=AnswerVerdict.INCORRECT, reference_answer="energy")
+    anxious = StudentProfile(disability=Disability.ANXIETY)
+    told = decoded(tokenizer, Prompt(profile=anxious, turns=turns, assessment=assessment))
+    assert "Right answer: energy. Say early that there is no rush.<|im_end|>" in told
+    assert "Say early" not in decoded(tokenizer, Prompt(profile=anxious, turns=turns))
+    assert "Say early" not in decoded(tokenizer, Prompt(profile=PLAIN, turns=turns, assessment=assessment))
 
 
 @settings(max_examples=200, deadline=None)
