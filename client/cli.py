@@ -77,6 +77,7 @@ def generate(
 def assess(
     answer: Annotated[str, typer.Argument(help="What the student answered.")],
     *,
+    student: Annotated[str, typer.Option("--student", help="Id of the student: their model writes the feedback.")] = "",
     question: Annotated[str, typer.Option(help="The question that was asked.")] = "",
     reference: Annotated[str, typer.Option(help="A correct answer.")] = "",
     objective: Annotated[str, typer.Option(help="What the student should have understood.")] = "",
@@ -95,7 +96,9 @@ def assess(
         reference_answer=reference,
         rubric=rubric,
     )
-    _run(commands.assess(brain, brain_pb.AssessRequest(student_response=answer, criteria=criteria), as_json=as_json))
+    context = brain_pb.StudentContext(student_id=student, grade=grade, subject=subject)
+    request = brain_pb.AssessRequest(student_response=answer, criteria=criteria, context=context)
+    _run(commands.assess(brain, request, as_json=as_json))
 
 
 @clone_app.command("start")

@@ -65,6 +65,7 @@ async def assess(address: str, request: AssessRequest, *, as_json: bool) -> int:
     ):
         for line in lines:
             _out.print(f"{title}: {line}")
+    _out.print(f"— {author_of(verdict)}; graded by {verdict.grader[:17]}", style="dim")
     return DONE
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
-from aivo.brain.v1.brain_service_pb2 import FallbackReason, Finished, GenerateResponse
+from aivo.brain.v1.brain_service_pb2 import AssessResponse, FallbackReason, Finished, GenerateResponse
 from aivo.brain.v1.brain_service_pb2 import GetHealthResponse as BrainHealth
 from aivo.cloning.v1.cloning_service_pb2 import GetHealthResponse as CloningHealth
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
@@ -64,8 +64,8 @@ def health_line(health: Health) -> str:
     return f"{health.status}{health.reason and ': '}{health.reason}"
 
 
-def author_of(reply: GenerateResponse | Finished) -> str:
-    """Returns who answered: the student's model and its version, or the base model and why."""
+def author_of(reply: GenerateResponse | Finished | AssessResponse) -> str:
+    """Returns who answered, or wrote the feedback: the student's model and its version, or the base model and why."""
     if reply.HasField("adapter"):
         adapter = reply.adapter
         return f"{adapter.student_id}'s model, version {adapter.version} ({adapter.sha256[:12]}), on {reply.model}"

@@ -1,8 +1,9 @@
 """Assesses an answer: how correct it is, and feedback to the student.
 
 The verdict comes from code where numbers decide, else from the grader: the probabilities of its labels, calibrated. A
-Main Brain without a grader weighs the labels zero-shot. The feedback is then written for that verdict by the Main
-Brain. The same answer gets the same verdict, and the same feedback unless time or room runs out.
+Main Brain without a grader weighs the labels zero-shot. The student's own adapter then writes the feedback for that
+verdict, else the Main Brain does. The same answer gets the same verdict whoever gave it; and the same feedback from the
+same adapter, unless time or room runs out.
 
 Knows neither gRPC nor torch.
 """
@@ -15,9 +16,11 @@ from dataclasses import dataclass, replace
 from brain_server.assess import feedback, grading
 from brain_server.assess.arithmetic import decide_by_arithmetic
 from brain_server.assess.grading import Level, Probabilities
-from brain_server.engine.contract import AdapterPolicy, Engine, FinishReason, Generation, Reply, Sampling, complete
+from brain_server.assess.writer import ANSWER_FIELD, FeedbackWriter
+from brain_server.engine.contract import Engine, Reply
 from brain_server.engine.main_brain import NO_TUTOR, ZERO_SHOT, MainBrainFacts
-from mesh.errors import DeadlineExceeded, InvalidField, ModelNotLoaded, ResourceExhausted, Violation
+from mesh.errors import InvalidField, ModelNotLoaded
+from mesh.lm.chat import Prompt
 from mesh.lm.feedback import Feedback
 from mesh.lm.grading import LABELS, grader_prompt, ordered
 from mesh.tutoring.criteria import Criteria
@@ -29,12 +32,6 @@ ARITHMETIC = "arithmetic"
 
 # Criteria whose anchors are cached, some kB each: a class answers the same questions at about the same time.
 _MAX_CACHED_CRITERIA = 256
-# How the feedback is sampled: greedily, then with more and more chance while it repeats itself.
-_TEMPERATURES = (0.0, 0.6, 0.9)
-
-
-# The field of a request that is most of a prompt.
-_ANSWER_FIELD = "student_response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +42,13 @@ class Assessment:
         answer: The text that the student wrote.
         criteria: What to judge it by.
         profile: The student's profile; shapes the words of the feedback, never the verdict.
+        student_id: The student whose adapter writes the feedback; None for the Main Brain.
     """
 
     answer: str
     criteria: Criteria
     profile: StudentProfile
+    student_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +71,12 @@ class Verdict:
     Attributes:
         grade: How correct the answer is.
         feedback: Feedback to the student.
-        model: Name of the base model.
-        main_brain: Digest of the Main Brain that wrote the feedback.
-        tokens: Tokens of the feedback, prompt included.
+        reply: How the feedback came to be: which adapter wrote it, or why the Main Brain did.
     """
 
     grade: Grade
     feedback: Feedback
-    model: str
-    main_brain: str
-    tokens: int
+    reply: Reply
 
     @property
     def correctness(self) -> float:
@@ -93,12 +88,21 @@ class Verdict:
         """The level that follows from the score."""
         return Level.of(self.correctness)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the feedback, prompt included."""
+        return self.reply.prompt_tokens + self.reply.completion_tokens
+
 
 class Assessor:
-    """Assesses answers with the Main Brain, never with a student's adapter, so that all students are judged alike."""
+    """Grades answers with the Main Brain, and has the student's own adapter write the feedback for that verdict.
+
+    No student's adapter takes part in a verdict, so that all students are judged alike.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._writer = FeedbackWriter(engine)
         self._anchor_weights: OrderedDict[tuple[str, Criteria], Sequence[Mapping[str, float]]] = OrderedDict()
 
     async def assess(self, assessment: Assessment, *, deadline: float | None = None) -> Verdict:
@@ -114,24 +118,9 @@ class Assessor:
     async def _assess(self, assessment: Assessment, *, deadline: float | None) -> Verdict:
         grade = await self.grade(assessment.answer, assessment.criteria, deadline=deadline)
         level = Level.of(grade.probabilities.correctness)
-        reply = await self._write(assessment, level, _TEMPERATURES[0], deadline=deadline)
-        comments = feedback.parse(reply.text)
-        for temperature in _TEMPERATURES[1:]:
-            if not feedback.repeats_itself(comments):
-                break
-            try:
-                reply = await self._write(assessment, level, temperature, deadline=deadline)
-            except (DeadlineExceeded, ResourceExhausted):
-                # What repeats itself is better than nothing, and its repeats are left out.
-                break
-            comments = feedback.parse(reply.text)
-        return Verdict(
-            grade=grade,
-            feedback=feedback.without_repeats(comments),
-            model=reply.model,
-            main_brain=reply.main_brain,
-            tokens=reply.prompt_tokens + reply.completion_tokens,
-        )
+        prompt = self._feedback_prompt(assessment, level)
+        draft = await self._writer.write(prompt, level, student_id=assessment.student_id, deadline=deadline)
+        return Verdict(grade=grade, feedback=feedback.without_repeats(draft.feedback), reply=draft.reply)
 
     async def grade(self, answer: str, criteria: Criteria, *, deadline: float | None = None) -> Grade:
         """Returns how correct an answer is. Raises as `assess` does."""
@@ -164,30 +153,15 @@ class Assessor:
         weights = await self._engine.weigh(grading.prompt_for(answer, criteria), LABELS, deadline=deadline)
         return Probabilities.calibrated(weights, anchors=anchors)
 
-    async def _write(
-        self, assessment: Assessment, level: Level, temperature: float, *, deadline: float | None
-    ) -> Reply:
+    def _feedback_prompt(self, assessment: Assessment, level: Level) -> Prompt:
         main_brain = self._engine.facts.main_brain
-        prompt = feedback.prompt_for(
+        return feedback.prompt_for(
             assessment.answer,
             assessment.criteria,
             level=level,
             profile=assessment.profile,
             with_example=main_brain is None or main_brain.tutor == NO_TUTOR,
         )
-        generation = Generation(
-            prompt=prompt,
-            policy=AdapterPolicy.BASE_ONLY,
-            # The seed makes the same answer get the same feedback, at any temperature.
-            sampling=Sampling(temperature=temperature, seed=0, max_tokens=feedback.MAX_TOKENS),
-            json_schema=feedback.schema_for(level),
-            deadline=deadline,
-        )
-        reply = await complete(self._engine, generation)
-        if reply.finish_reason is FinishReason.LENGTH:
-            # A schema is met in any room that the shortest document fits.
-            raise InvalidField([Violation(_ANSWER_FIELD, "leaves no room for feedback together with its criteria")])
-        return reply
 
     async def _anchors(self, criteria: Criteria, *, deadline: float | None) -> Sequence[Mapping[str, float]]:
         """Returns the model's weights for the answers that show its bias, from the cache if they are in it."""
@@ -211,7 +185,7 @@ def _naming_the_answer() -> Iterator[None]:
         yield
     except InvalidField as error:
         violations = [
-            replace(violation, field=_ANSWER_FIELD) if violation.field == "prompt" else violation
+            replace(violation, field=ANSWER_FIELD) if violation.field == "prompt" else violation
             for violation in error.violations
         ]
         raise InvalidField(violations) from None

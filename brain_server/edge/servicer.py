@@ -22,7 +22,7 @@ class BrainServicer(BrainServiceServicer):
     def __init__(
         self, engine: Engine, *, assessor: Assessor, health: BrainHealthCheck, observe: Callable[[Reply], None]
     ) -> None:
-        """Takes the parts that answer, and a function that is called with every complete reply."""
+        """Takes the parts that answer, and a function that is called with every reply that is sent."""
         self._engine = engine
         self._assessor = assessor
         self._health = health
@@ -60,6 +60,7 @@ class BrainServicer(BrainServiceServicer):
     async def Assess(self, request: pb.AssessRequest, context: Context) -> pb.AssessResponse:
         """Assesses an answer."""
         verdict = await self._assessor.assess(wire.assessment_from(request), deadline=deadline_of(context))
+        self._observe(verdict.reply)
         return wire.verdict_from(verdict)
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:

@@ -42,6 +42,8 @@ _FALLBACKS: Mapping[Fallback, pb.FallbackReason.ValueType] = {
     Fallback.NO_STUDENT_MODEL: pb.FALLBACK_REASON_NO_STUDENT_MODEL,
     Fallback.ADAPTER_STORE_UNAVAILABLE: pb.FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE,
     Fallback.OUTDATED: pb.FALLBACK_REASON_OUTDATED,
+    Fallback.ADAPTER_BROKEN: pb.FALLBACK_REASON_ADAPTER_BROKEN,
+    Fallback.FEEDBACK_REJECTED: pb.FALLBACK_REASON_FEEDBACK_REJECTED,
 }
 _FINISHES: Mapping[FinishReason, pb.FinishReason.ValueType] = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -95,6 +97,7 @@ def assessment_from(request: pb.AssessRequest) -> Assessment:
             **{name: getattr(criteria, name).strip() for name in Criteria.TEXTS},
         ),
         profile=student,
+        student_id=request.context.student_id or None,
     )
 
 
@@ -126,7 +129,7 @@ def adapter_from(adapter: LoadedAdapter) -> adapter_pb2.Adapter:
 
 def verdict_from(verdict: Verdict) -> pb.AssessResponse:
     """Converts a verdict."""
-    likely = verdict.grade.probabilities
+    likely, reply = verdict.grade.probabilities, verdict.reply
     return pb.AssessResponse(
         correctness=verdict.correctness,
         understanding_level=verdict.level.value,
@@ -134,14 +137,16 @@ def verdict_from(verdict: Verdict) -> pb.AssessResponse:
         strengths=verdict.feedback.strengths,
         areas_for_improvement=verdict.feedback.areas_for_improvement,
         next_steps=verdict.feedback.next_steps,
-        model=verdict.model,
+        model=reply.model,
         tokens_used=verdict.tokens,
         timestamp=_now(),
         probabilities=pb.VerdictProbabilities(
             correct=likely.correct, partially_correct=likely.partially_correct, incorrect=likely.incorrect
         ),
-        main_brain=verdict.main_brain,
+        main_brain=reply.main_brain,
         grader=verdict.grade.grader,
+        adapter=None if reply.adapter is None else adapter_from(reply.adapter),
+        fallback=None if reply.fallback is None else _FALLBACKS[reply.fallback],
     )
 
 

@@ -25,13 +25,15 @@ class AdapterPolicy(Enum):
 
 
 class Fallback(Enum):
-    """Why the base model answered."""
+    """Why the base model answered. The last two are for feedback alone; no engine gives them."""
 
     NO_STUDENT = auto()
     BASE_ONLY = auto()
     NO_STUDENT_MODEL = auto()
     ADAPTER_STORE_UNAVAILABLE = auto()
     OUTDATED = auto()
+    ADAPTER_BROKEN = auto()
+    FEEDBACK_REJECTED = auto()
 
 
 class FinishReason(Enum):

@@ -1,7 +1,7 @@
 """Reads from a reply whether it judges an answer, and how.
 
-A checker for measurements, gates and lessons. It reads the words of a reply alone and is used on none while it is
-decoded: a model learns when to judge, and is not filtered.
+A checker for measurements, gates, lessons and whole feedback. It reads the words of a reply alone and is used on none
+while it is decoded: a model learns when to judge, and is not filtered.
 """
 
 import re
@@ -137,10 +137,26 @@ _STATEMENTS: Mapping[AnswerVerdict, frozenset[Judgement]] = MappingProxyType(
     }
 )
 
+# What is the opposite of a verdict. A part that is right and a part that is wrong may both be named of an answer that
+# is right in part.
+_OPPOSITES: Mapping[AnswerVerdict, Judgement] = MappingProxyType(
+    {
+        AnswerVerdict.CORRECT: Judgement.WRONG,
+        AnswerVerdict.INCORRECT: Judgement.RIGHT,
+        AnswerVerdict.BLANK: Judgement.RIGHT,
+        AnswerVerdict.OFF_TOPIC: Judgement.RIGHT,
+    }
+)
+
 
 def agrees(reply: str, verdict: AnswerVerdict) -> bool:
     """Whether a reply states the verdict that it was told."""
     return judgement_in(reply) in _STATEMENTS[verdict]
+
+
+def contradicts(reply: str, verdict: AnswerVerdict) -> bool:
+    """Whether a reply states the opposite of the verdict that it was told. One that states none contradicts nothing."""
+    return judgement_in(reply) is _OPPOSITES.get(verdict)
 
 
 def judgement_in(reply: str) -> Judgement:

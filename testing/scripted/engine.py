@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from brain_server.engine.contract import (
+    AdapterPolicy,
     Delta,
     EngineFacts,
     Fallback,
@@ -42,7 +43,7 @@ TIMING = Timing(queue_ms=1.0, adapter_load_ms=2.0, first_token_ms=3.0, total_ms=
 
 
 class ScriptedEngine:
-    """Replies that plants make food, with the student's adapter if a student is named.
+    """Replies that plants make food, with the student's adapter if a student is named who has one.
 
     Attributes:
         facts: What health reads.
@@ -50,6 +51,9 @@ class ScriptedEngine:
         error_after: How many pieces `stream` sends before it fails.
         hold: `stream` waits for it before each piece but the first.
         text: The text of a reply under a schema.
+        own_texts: What the adapters of these students reply under a schema instead.
+        without_adapter: Why these students have no adapter that can answer.
+        adapter_error: The adapters of students fail with it; None for no failure.
         finish_reason: Why replies end.
         weights: The probabilities that `weigh` returns, by the end of the last turn; equal ones for any other turn.
         generations: The requests of all `stream` calls, in order.
@@ -66,6 +70,9 @@ class ScriptedEngine:
         self.hold = asyncio.Event()
         self.hold.set()
         self.text = ""
+        self.own_texts: dict[str, str] = {}
+        self.without_adapter: dict[str, Fallback] = {}
+        self.adapter_error: Exception | None = None
         self.finish_reason = FinishReason.STOP
         self.weights: dict[str, tuple[float, ...]] = {}
         self.generations: list[Generation] = []
@@ -76,8 +83,11 @@ class ScriptedEngine:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
         self.generations.append(generation)
-        pieces = (self.text,) if generation.json_schema else PIECES
+        fallback = self._fallback_for(generation)
+        pieces = self._pieces_of(generation, fallback)
         try:
+            if self.adapter_error is not None and fallback is None:
+                raise self.adapter_error
             for index, piece in enumerate(pieces):
                 if self.error is not None and index == self.error_after:
                     raise self.error
@@ -87,7 +97,7 @@ class ScriptedEngine:
         except (asyncio.CancelledError, GeneratorExit):
             self.closed.set()
             raise
-        yield replace(_reply("".join(pieces), generation), finish_reason=self.finish_reason)
+        yield replace(_reply("".join(pieces), generation, fallback), finish_reason=self.finish_reason)
 
     async def weigh(
         self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
@@ -122,19 +132,32 @@ class ScriptedEngine:
         """Has no model from now on."""
         self.facts = replace(FACTS, ready=False, loading=loading, reason=reason, dtype="", main_brain=None)
 
+    def _fallback_for(self, generation: Generation) -> Fallback | None:
+        if generation.policy is AdapterPolicy.BASE_ONLY:
+            return Fallback.BASE_ONLY
+        if generation.student_id is None:
+            return Fallback.NO_STUDENT
+        return self.without_adapter.get(generation.student_id)
+
+    def _pieces_of(self, generation: Generation, fallback: Fallback | None) -> tuple[str, ...]:
+        if not generation.json_schema:
+            return PIECES
+        student_id = generation.student_id
+        return (self.own_texts.get(student_id, self.text) if student_id and fallback is None else self.text,)
+
 
 def _adapter(student_id: str, version: int) -> LoadedAdapter:
     return LoadedAdapter(ref=AdapterRef(student_id=student_id, version=version), sha256=SHA256)
 
 
-def _reply(text: str, generation: Generation) -> Reply:
-    student_id = generation.student_id
+def _reply(text: str, generation: Generation, fallback: Fallback | None) -> Reply:
+    student_id = generation.student_id if fallback is None else None
     return Reply(
         text=text,
         model="scripted",
         main_brain=MAIN_BRAIN,
         adapter=_adapter(student_id, generation.version or 1) if student_id else None,
-        fallback=None if student_id else Fallback.NO_STUDENT,
+        fallback=fallback,
         finish_reason=FinishReason.STOP,
         prompt_tokens=40,
         completion_tokens=3,

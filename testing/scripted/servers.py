@@ -139,7 +139,13 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
     async def Assess(self, request: brain_pb.AssessRequest, context: Context) -> brain_pb.AssessResponse:
         await self.script.enter("Assess", request, context)
         return brain_pb.AssessResponse(
-            correctness=85, understanding_level="good", feedback="Well done.", strengths=["Names the Sun."]
+            correctness=85,
+            understanding_level="good",
+            feedback="Well done.",
+            strengths=["Names the Sun."],
+            model=BASE_MODEL,
+            grader="arithmetic",
+            adapter=_adapter(request.context.student_id),
         )
 
     async def GetHealth(self, request: brain_pb.GetHealthRequest, context: Context) -> brain_pb.GetHealthResponse:

@@ -208,6 +208,22 @@ async def test_the_seeds_assessment_gets_a_whole_verdict(brain: Brain) -> None:
     assert response.model == "SmolLM2-135M-Instruct"
 
 
+async def test_the_students_adapter_writes_the_feedback_and_leaves_the_verdict_as_it_is(
+    brain: Brain, s3_endpoint: S3Endpoint, files: MainBrainFiles
+) -> None:
+    async with S3Blobs(bucket=BUCKET, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs:
+        await publish(AdapterStore(blobs), "linus", random_weights(1), recipe=recipe(base_digest=files.digest))
+    own, general = [
+        await brain.stub.Assess(ParseDict({**SEED_ASSESSMENT, "context": context}, pb.AssessRequest()))
+        for context in ({"student_id": "linus"}, {})
+    ]
+    assert (own.adapter.student_id, own.adapter.version) == ("linus", 1)
+    assert not own.HasField("fallback")
+    assert general.fallback == pb.FALLBACK_REASON_NO_STUDENT
+    assert own.probabilities == general.probabilities
+    assert own.grader == general.grader
+
+
 async def test_the_metrics_show_the_engine_and_the_calls(brain: Brain) -> None:
     await brain.stub.Generate(pb.GenerateRequest(prompt="Hi", max_tokens=2))
     url = f"http://127.0.0.1:{brain.addresses['metrics_port']}/metrics"

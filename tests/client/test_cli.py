@@ -57,10 +57,17 @@ async def test_generate_gives_a_json_line_a_message(aivo: Aivo, brain: Script) -
 
 
 async def test_assess_prints_the_verdict(aivo: Aivo, brain: Script) -> None:
-    result = await aivo("assess", "Plants eat light", "--question", "What do plants eat?")
+    result = await aivo(
+        "assess", "Plants eat light", "--question", "What do plants eat?", "--student", "student123", "--grade", "5"
+    )
 
     assert result.status == 0
-    assert result.out.splitlines() == ["85 of 100, good", "Well done.", "Strengths: Names the Sun."]
+    *verdict, author = result.out.splitlines()
+    assert verdict == ["85 of 100, good", "Well done.", "Strengths: Names the Sun."]
+    assert author == f"— student123's model, version 1 ({'ab' * 6}), on {BASE_MODEL}; graded by arithmetic"
+    request = brain.calls[0].request
+    assert isinstance(request, brain_pb.AssessRequest)
+    assert (request.context.student_id, request.context.grade, request.criteria.grade) == ("student123", "5", "5")
 
 
 async def test_a_clone_is_started_from_a_file_and_watched_to_its_end(aivo: Aivo, cloning: Script) -> None:

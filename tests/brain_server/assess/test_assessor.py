@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from brain_server.assess import feedback, grading
 from brain_server.assess.assessor import Assessment, Assessor
 from brain_server.assess.grading import Level, Probabilities
-from brain_server.engine.contract import FinishReason
+from brain_server.engine.contract import AdapterPolicy, Delta, FinishReason, Generation, Reply
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
-from mesh.errors import InvalidField
+from mesh.errors import DeadlineExceeded, InvalidField
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.grading import CORRECT, INCORRECT, LABELS, PARTIALLY_CORRECT
 from mesh.main_brain.roles import PACKAGED_ROLES, role_folder
@@ -227,7 +227,7 @@ async def test_a_verdict_is_complete_and_the_same_each_time(assessor: Assessor) 
         first = await assessor.assess(assessment)
         second = await assessor.assess(assessment)
 
-    assert first == second
+    assert (first.grade, first.feedback) == (second.grade, second.feedback)
     assert first.level is Level.of(first.correctness)
     assert first.feedback.feedback
     assert first.feedback.next_steps
@@ -247,3 +247,32 @@ async def test_criteria_that_leave_no_room_for_feedback_are_refused() -> None:
     engine.finish_reason = FinishReason.LENGTH
     with pytest.raises(InvalidField, match="student_response: leaves no room for feedback"):
         await Assessor(engine).assess(Assessment(answer="Light", criteria=PLANTS, profile=StudentProfile()))
+
+
+class ImpatientEngine(ScriptedEngine):
+    """Has no time left for the Main Brain once Ada's adapter has written."""
+
+    async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+        if generation.policy is AdapterPolicy.BASE_ONLY:
+            raise DeadlineExceeded
+        async for event in super().stream(generation):
+            yield event
+
+
+async def test_without_time_for_the_main_brain_feedback_of_an_adapter_that_repeats_itself_is_sent() -> None:
+    engine = ImpatientEngine()
+    engine.own_texts["ada"] = json.dumps({**FEEDBACK_JSON, "next_steps": FEEDBACK_JSON["feedback"]})
+    assessment = Assessment(answer="light", criteria=PLANTS, profile=StudentProfile(), student_id="ada")
+    verdict = await Assessor(engine).assess(assessment)
+
+    assert verdict.reply.adapter
+    assert not feedback.repeats_itself(verdict.feedback)
+
+
+async def test_without_time_for_the_main_brain_feedback_that_contradicts_is_not_sent() -> None:
+    engine = ImpatientEngine()
+    engine.weights = {"light": (0.01, 0.01, 0.98)}
+    engine.own_texts["ada"] = json.dumps(FEEDBACK_JSON)
+    assessment = Assessment(answer="light", criteria=PLANTS, profile=StudentProfile(), student_id="ada")
+    with pytest.raises(DeadlineExceeded):
+        await Assessor(engine).assess(assessment)

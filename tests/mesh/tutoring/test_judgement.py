@@ -5,7 +5,8 @@ The sentences here are written for these tests; the lessons are checked by `test
 
 import pytest
 
-from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.judgement import Judgement, contains_answer, contradicts, judgement_in, judges
 
 STATED = {
     Judgement.RIGHT: (
@@ -115,3 +116,14 @@ def test_an_answer_is_found_whatever_its_case_and_marks_and_not_inside_a_longer_
     assert contains_answer("It is 7/8.", "7/8")
     assert not contains_answer("It is 17.", "7")
     assert not contains_answer("Anything at all.", " ")
+
+
+@pytest.mark.parametrize("verdict", AnswerVerdict)
+def test_only_the_opposite_contradicts_a_verdict(verdict: AnswerVerdict) -> None:
+    contradictions = {
+        judgement
+        for judgement, replies in {**STATED, Judgement.NONE: ("Plants use light.",)}.items()
+        if contradicts(replies[0], verdict)
+    }
+    opposite = {AnswerVerdict.CORRECT: {Judgement.WRONG}, AnswerVerdict.PARTIALLY_CORRECT: set()}
+    assert contradictions == opposite.get(verdict, {Judgement.RIGHT})

@@ -94,6 +94,12 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     """The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
     `ListOutdatedStudents` lists who needs one.
     """
+    FALLBACK_REASON_ADAPTER_BROKEN: _FallbackReason.ValueType  # 6
+    """The student's adapter is corrupt or doesn't fit. `Assess` alone falls back then, as the verdict stands without the
+    adapter; `Generate` fails.
+    """
+    FALLBACK_REASON_FEEDBACK_REJECTED: _FallbackReason.ValueType  # 7
+    """The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
     """Why the base model answered."""
@@ -112,6 +118,12 @@ FALLBACK_REASON_OUTDATED: FallbackReason.ValueType  # 5
 """The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
 `ListOutdatedStudents` lists who needs one.
 """
+FALLBACK_REASON_ADAPTER_BROKEN: FallbackReason.ValueType  # 6
+"""The student's adapter is corrupt or doesn't fit. `Assess` alone falls back then, as the verdict stands without the
+adapter; `Generate` fails.
+"""
+FALLBACK_REASON_FEEDBACK_REJECTED: FallbackReason.ValueType  # 7
+"""The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
 class _AnswerVerdict:
@@ -780,8 +792,8 @@ class AssessRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> Global___StudentContext:
-        """Who answered: shapes the words of the feedback, never the verdict. Its `grade` and `subject` stand in for those of
-        `criteria` if these are empty.
+        """Who answered: shapes the words of the feedback, never the verdict. The adapter of its `student_id` writes them. Its
+        `grade` and `subject` stand in for those of `criteria` if these are empty.
         """
 
     def __init__(
@@ -859,6 +871,8 @@ class AssessResponse(_message.Message):
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     MAIN_BRAIN_FIELD_NUMBER: _builtins.int
     GRADER_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     correctness: _builtins.float
     """How correct the answer is, 0 to 100: the expected score under the model's probabilities of the verdict's labels."""
     understanding_level: _builtins.str
@@ -870,13 +884,15 @@ class AssessResponse(_message.Message):
     model: _builtins.str
     """Name of the base model."""
     tokens_used: _builtins.int
-    """Tokens of the feedback's prompt and of the feedback, together."""
+    """Tokens of the prompt and of the feedback that was sent, together."""
     main_brain: _builtins.str
-    """Digest of the Main Brain that wrote the feedback; see `MainBrain.digest`."""
+    """Digest of the Main Brain that wrote the feedback, or that the adapter belongs to; see `MainBrain.digest`."""
     grader: _builtins.str
     """What the verdict comes from: `lora:` and the SHA-256 of the grader's weights, `zero-shot` if the Main Brain graded
     without one, or `arithmetic` if code compared numbers.
     """
+    fallback: Global___FallbackReason.ValueType
+    """Why the base model wrote the feedback. Unset: it didn't, the student's adapter did."""
     @_builtins.property
     def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the answer got right; may be empty."""
@@ -893,6 +909,10 @@ class AssessResponse(_message.Message):
     def probabilities(self) -> Global___VerdictProbabilities:
         """The probabilities of the verdict's labels; they add up to 1."""
 
+    @_builtins.property
+    def adapter(self) -> _adapter_pb2.Adapter:
+        """The student's adapter that wrote the feedback. Unset: the base model did, see `fallback`."""
+
     def __init__(
         self,
         *,
@@ -908,12 +928,16 @@ class AssessResponse(_message.Message):
         probabilities: Global___VerdictProbabilities | None = ...,
         main_brain: _builtins.str = ...,
         grader: _builtins.str = ...,
+        adapter: _adapter_pb2.Adapter | None = ...,
+        fallback: Global___FallbackReason.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["probabilities", b"probabilities", "timestamp", b"timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "probabilities", b"probabilities", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "feedback", b"feedback", "grader", b"grader", "main_brain", b"main_brain", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "fallback", b"fallback", "feedback", b"feedback", "grader", b"grader", "main_brain", b"main_brain", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
+    _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fallback) -> _WhichOneofReturnType__fallback | None: ...
 
 Global___AssessResponse: _TypeAlias = AssessResponse  # noqa: Y015
 

@@ -97,7 +97,9 @@ class BrainServiceServicer:
 
         Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
         `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-        feedback is written for that verdict, under a grammar, so it is always complete.
+        feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
+        there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
+        also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,9 @@ class BrainServiceStub:
 
     Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
     `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-    feedback is written for that verdict, under a grammar, so it is always complete.
+    feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
+    there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
+    also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
     """
     GetHealth: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]
     """Reports whether the server can answer and, if not, why.
@@ -96,7 +98,9 @@ class BrainServiceAsyncStub(BrainServiceStub):
 
     Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
     `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-    feedback is written for that verdict, under a grammar, so it is always complete.
+    feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
+    there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
+    also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
     """
     GetHealth: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can answer and, if not, why.
@@ -149,7 +153,9 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
         `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-        feedback is written for that verdict, under a grammar, so it is always complete.
+        feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
+        there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
+        also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
         """
 
     @_abc_1.abstractmethod
