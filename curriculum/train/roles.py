@@ -39,7 +39,7 @@ TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
 GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
 _SMOOTHING = 0.05
 # The sources whose answers are pupils', as those that Assess gets: they calibrate the grader.
-_PUPILS = frozenset({"sciEntsBank", "lessons"})
+_PUPILS = frozenset({"sciEntsBank", "beetle", "lessons"})
 # Longer examples are left out: essays of a few would take a third of the time, and no pupil writes them.
 _MAX_TOKENS = 256
 _GRADING, _EXPLANATIONS = "grading", "explanations"
