@@ -1,7 +1,6 @@
 """What the grader learns, how it is calibrated, and how it is measured."""
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,12 +37,11 @@ class IndistinctLabels(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedAnswer:
-    """A graded answer as the grader reads it, and the name of the set that it is from."""
+    """A graded answer as the grader reads it."""
 
     answer: str
     criteria: Criteria
     label: str
-    source: str = ""
 
 
 def split_graded(answers: Iterable[GradedAnswer]) -> tuple[list[GradedAnswer], list[GradedAnswer]]:
@@ -66,12 +64,7 @@ def judged(answers: Sequence[GradedAnswer], *, seed: int) -> list[JudgedAnswer]:
 
 def closest(answer: GradedAnswer) -> JudgedAnswer:
     """Returns an answer with the reference that shares most of its words, for measuring."""
-    return JudgedAnswer(
-        answer=answer.answer,
-        criteria=answer.criteria(answer.closest_reference),
-        label=answer.label,
-        source=answer.source,
-    )
+    return JudgedAnswer(answer=answer.answer, criteria=answer.criteria(answer.closest_reference), label=answer.label)
 
 
 def grader_examples(answers: Sequence[JudgedAnswer], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
@@ -118,13 +111,12 @@ def weigh(
 def calibrate(answers: Sequence[JudgedAnswer], weights: Sequence[Sequence[float]]) -> Calibration:
     """Fits the calibration by maximum likelihood, with a penalty on its parameters.
 
-    Each set weighs the same in all, and so do its right answers and the others: sets differ in how strict they are, and
-    in a school most answers are right, in the sets most are wrong.
+    Right answers and the others weigh the same in all: in a school most answers are right, in the sets most are wrong.
     """
     logs_NL = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-6).log()
     features_NF = torch.tensor([overlap_of(answer.answer, answer.criteria) for answer in answers], dtype=torch.float64)
     labels_N = torch.tensor([LABELS.index(answer.label) for answer in answers])
-    weights_N = _even_weights([(answer.source, answer.label == CORRECT) for answer in answers])
+    weights_N = _even_weights(labels_N == LABELS.index(CORRECT))
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     biases_L = torch.zeros(len(LABELS), dtype=torch.float64, requires_grad=True)
     slopes_LF = torch.zeros(len(LABELS), len(OVERLAP_FEATURES), dtype=torch.float64, requires_grad=True)
@@ -159,10 +151,12 @@ def measure(
     return {**{name: round(value, 4) for name, value in figures.items()}, "answers": len(answers)}
 
 
-def _even_weights(groups: Sequence[tuple[str, bool]]) -> Tensor:
-    """Weights with a mean of 1 that give each group the same sum."""
-    counts = Counter(groups)
-    return torch.tensor([len(groups) / len(counts) / counts[group] for group in groups], dtype=torch.float64)
+def _even_weights(is_right_N: Tensor) -> Tensor:
+    """Weights with a mean of 1 that give right answers and the others half of the sum each, if there are both."""
+    share = is_right_N.double().mean()
+    if share in {0, 1}:
+        return torch.ones(len(is_right_N), dtype=torch.float64)
+    return torch.where(is_right_N, 0.5 / share, 0.5 / (1 - share))
 
 
 def _presented(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
@@ -180,7 +174,7 @@ def _presented(answer: GradedAnswer, draws: random.Random) -> JudgedAnswer:
         criteria = Criteria(grade=criteria.grade, subject=criteria.subject, reference_answer=criteria.reference_answer)
     if chances[2] < 0.4:
         criteria = Criteria(question=criteria.question, reference_answer=criteria.reference_answer)
-    return JudgedAnswer(answer=answer.answer, criteria=criteria, label=answer.label, source=answer.source)
+    return JudgedAnswer(answer=answer.answer, criteria=criteria, label=answer.label)
 
 
 def _example(answer: JudgedAnswer, label_token: int, tokenizer: PreTrainedTokenizerBase) -> Example:

@@ -38,8 +38,6 @@ from mesh.main_brain.role_manifest import Calibration
 TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
 GRADER_SETTINGS = RoleSettings(epochs=3, learning_rate=7e-4, batch=64)
 _SMOOTHING = 0.05
-# The sources whose answers are pupils', as those that Assess gets: they calibrate the grader.
-_PUPILS = frozenset({"sciEntsBank", "beetle", "lessons"})
 # Longer examples are left out: essays of a few would take a third of the time, and no pupil writes them.
 _MAX_TOKENS = 256
 _GRADING, _EXPLANATIONS = "grading", "explanations"
@@ -162,8 +160,7 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     objective = LabelObjective(passes.layers.head_VH, tokens, smoothing=_SMOOTHING)
     factors = _fit(replace(training, settings=replace(settings, epochs=1)), passes, examples, objective)
     weights = _round(factors)
-    pupils = [answer for answer in held_out if answer.source in _PUPILS] or held_out
-    calibrating = [grader.closest(answer) for answer in pupils]
+    calibrating = [grader.closest(answer) for answer in held_out]
     calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
     return TrainedFactors(
         weights=weights,
