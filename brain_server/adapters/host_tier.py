@@ -172,6 +172,8 @@ class HostTier(Generic[C]):
             await asyncio.shield(pending.task)
         except BaseException:
             pending.waiters -= 1
+            if pending.task.done():
+                self._forget(key, pending)
             if pending.resident is not None:
                 self._release(pending.resident)
             raise
@@ -182,10 +184,13 @@ class HostTier(Generic[C]):
         """Fetches an adapter, and adds it in the same step of the event loop in which the fetch ends."""
         try:
             adapter = await self._fetch(*key)
-        finally:
-            stays = self._fetches.get(key) is pending
-            if stays:
-                del self._fetches[key]
+        except BaseException:
+            # A waiting caller forgets the fetch when it learns of the error: who comes in between learns of it too, and
+            # reads nothing again.
+            if not pending.waiters:
+                self._forget(key, pending)
+            raise
+        stays = self._forget(key, pending)
         resident = self._residents.get(adapter.identity)
         if resident is not None:
             # A version that a request names and the active one may be the same, fetched side by side.
@@ -200,6 +205,13 @@ class HostTier(Generic[C]):
         if not stays:
             self._drop(adapter.identity)
         self._shrink()
+
+    def _forget(self, key: _Key, pending: _PendingFetch[C]) -> bool:
+        """Ends the sharing of a fetch; returns False if that has been done."""
+        stays = self._fetches.get(key) is pending
+        if stays:
+            del self._fetches[key]
+        return stays
 
     def _release(self, resident: _ResidentAdapter[C]) -> None:
         resident.leases -= 1
