@@ -2,8 +2,8 @@
 
 The verdict comes from code where numbers decide, else from the grader: the probabilities of its labels, calibrated. A
 Main Brain without a grader weighs the labels zero-shot. The student's own adapter then writes the feedback for that
-verdict, else the Main Brain does. The same answer gets the same verdict whoever gave it; and the same feedback from the
-same adapter, unless time or room runs out.
+verdict, else the Main Brain does. The same answer gets the same verdict from every student. The same adapter writes the
+same feedback on it, unless time or room runs out.
 
 Knows neither gRPC nor torch.
 """

@@ -73,7 +73,7 @@ class FeedbackWriter:
         """Returns feedback that does not contradict the verdict if an adapter wrote it.
 
         Args:
-            prompt: Asks for the feedback and tells the verdict.
+            prompt: The request for feedback; it contains the verdict.
             level: The level that the verdict is part of.
             student_id: The student whose adapter writes; None for the Main Brain.
             deadline: When the work must end, in `time.monotonic()` seconds; None for never.

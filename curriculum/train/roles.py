@@ -105,7 +105,7 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     """
     base, lessons = training.base, [lesson for lesson in load_lessons() if not is_told_by_code(lesson)]
     tokenizer = base.tokenizer
-    learned = tutor.repeated([lesson for lesson in lessons if not is_held_out(lesson)])
+    learned = tutor.lessons_of_epoch([lesson for lesson in lessons if not is_held_out(lesson)])
     examples = tutor.lesson_examples(learned, tokenizer)
     plain = list(tutor.plain_examples(training.sets / _EXPLANATIONS / _EXPLAINED, tokenizer)) if training.sets else []
     passes = Passes(base.model)

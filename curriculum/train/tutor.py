@@ -40,7 +40,7 @@ def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBas
     ]
 
 
-def repeated(lessons: Sequence[Lesson]) -> list[Lesson]:
+def lessons_of_epoch(lessons: Sequence[Lesson]) -> list[Lesson]:
     """Returns the lessons of an epoch: each once, and those that are learned slowest again."""
     slow = [
         lesson for lesson in lessons if lesson.kind in _TOLD_TWICE or lesson.student.disability is Disability.ANXIETY

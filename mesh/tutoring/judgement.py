@@ -1,7 +1,7 @@
 """Reads from a reply whether it judges an answer, and how.
 
-A checker for measurements, gates, lessons and whole feedback. It reads the words of a reply alone and is used on none
-while it is decoded: a model learns when to judge, and is not filtered.
+A checker for measurements, gates, lessons and the finished feedback of `Assess`. It reads the words of a reply alone,
+and never while the reply is decoded: a model learns when to judge, and is not filtered.
 """
 
 import re
@@ -155,7 +155,7 @@ def agrees(reply: str, verdict: AnswerVerdict) -> bool:
 
 
 def contradicts(reply: str, verdict: AnswerVerdict) -> bool:
-    """Whether a reply states the opposite of the verdict that it was told. One that states none contradicts nothing."""
+    """Whether a reply states the opposite of a verdict. A reply that states no verdict contradicts none."""
     return judgement_in(reply) is _OPPOSITES.get(verdict)
 
 

@@ -1,6 +1,7 @@
 """When an adapter leaves the host tier and is discarded, for engines that hold more than memory for it."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -21,6 +22,8 @@ class ControlledStore:
     def __init__(self) -> None:
         self.released = asyncio.Event()
         self.fails = False
+        self.fetches = 0
+        self.before_failing: Callable[[], object] = lambda: None
         self.fetched_adapters: list[HostAdapter[int]] = []
         self.discarded: list[HostAdapter[int]] = []
 
@@ -28,8 +31,10 @@ class ControlledStore:
         return HostTier(self._fetch, limit_bytes=limit_bytes, discard=self.discarded.append)
 
     async def _fetch(self, ref: AdapterRef, _sha256: str | None) -> HostAdapter[int]:
+        self.fetches += 1
         await self.released.wait()
         if self.fails:
+            self.before_failing()
             raise AdapterStoreUnavailable("down")
         manifest = Manifest.of(b"0123456789", ref=ref, recipe=recipe(base_digest="d" * 64))
         self.fetched_adapters.append(HostAdapter(manifest=manifest, content=len(self.fetched_adapters)))
@@ -120,3 +125,24 @@ async def test_a_failed_fetch_fails_for_all_waiting_callers_and_the_next_caller_
     controlled_store.fails = False
     async with tier.lease(REF) as adapter:
         assert adapter is controlled_store.fetched_adapters[0]
+
+
+async def test_a_caller_between_a_failed_fetch_and_its_waiting_caller_fetches_nothing(
+    controlled_store: ControlledStore,
+) -> None:
+    tier = controlled_store.tier()
+    controlled_store.fails = True
+    controlled_store.released.set()
+    late: list[asyncio.Task[HostAdapter[int]]] = []
+
+    async def lease() -> HostAdapter[int]:
+        async with tier.lease(REF) as adapter:
+            return adapter
+
+    # The task starts after the fetch has failed, and before the caller that waits for it goes on.
+    controlled_store.before_failing = lambda: late.append(asyncio.create_task(lease()))
+    with pytest.raises(AdapterStoreUnavailable):
+        await lease()
+    with pytest.raises(AdapterStoreUnavailable):
+        await late[0]
+    assert len(late) == controlled_store.fetches == 1

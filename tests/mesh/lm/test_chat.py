@@ -68,12 +68,12 @@ def test_a_prompt_is_a_system_turn_the_turns_and_the_opening_of_a_reply(tokenize
     assert text.endswith("<|im_end|>\n<|im_start|>user\nWhat is light?<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_an_anxious_student_is_told_of_time_again_behind_the_verdict(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_after_a_verdict_the_prompt_asks_again_to_calm_an_anxious_student(tokenizer: PreTrainedTokenizerBase) -> None:
     turns = prompt_of("What is light?").turns
     assessment = AnswerAssessment(verdict=AnswerVerdict.INCORRECT, reference_answer="energy")
     anxious = StudentProfile(disability=Disability.ANXIETY)
-    told = decoded(tokenizer, Prompt(profile=anxious, turns=turns, assessment=assessment))
-    assert "Right answer: energy. Say early that there is no rush.<|im_end|>" in told
+    text = decoded(tokenizer, Prompt(profile=anxious, turns=turns, assessment=assessment))
+    assert "Right answer: energy. Say early that there is no rush.<|im_end|>" in text
     assert "Say early" not in decoded(tokenizer, Prompt(profile=anxious, turns=turns))
     assert "Say early" not in decoded(tokenizer, Prompt(profile=PLAIN, turns=turns, assessment=assessment))
 
