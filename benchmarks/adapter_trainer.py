@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.replies import FileReplyCache, replies_to
-from cloning_server.clone import Baseline, BaselineResponse
+from cloning_server.clone import Baseline
 from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import fine_tune
@@ -20,6 +21,7 @@ from cloning_server.training import TrainingPlan
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.main_brain.base import BaseModel
+from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
 
 # Number of examples in one forward pass.
@@ -77,7 +79,7 @@ class AdapterTrainer:
 
     def _name(self, baseline: Baseline) -> str:
         """Returns a name made of everything that the adapter depends on."""
-        replies = [target.reply for target in lesson_targets(draft_examples(baseline), self)]
+        replies = [target.reply for target in lesson_targets(draft_examples(baseline, compute_policy(baseline)), self)]
         inputs = [
             request_digest("", baseline),
             replies,
@@ -90,7 +92,7 @@ class AdapterTrainer:
 
     def _train(self, baseline: Baseline) -> bytes:
         plan = TrainingPlan(clone_id="benchmark", baseline=baseline, epochs=self._epochs, seed=self._seed)
-        drafts = draft_examples(baseline)
+        drafts = draft_examples(baseline, compute_policy(baseline))
         all_examples, counts = complete_examples(
             drafts, replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0), self.base.tokenizer
         )
@@ -98,12 +100,12 @@ class AdapterTrainer:
         return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 
-def targets_of(heldout: Baseline, *, record: Sequence[BaselineResponse], trainer: AdapterTrainer) -> list[Target]:
+def targets_of(heldout: Baseline, *, policy: TeachingPolicy, trainer: AdapterTrainer) -> list[Target]:
     """Returns a tutor's reply to each held-out answer, distilled as a clone would; leaves out failed distillations.
 
-    The record, not the held-out answers, decides how the student does in a skill. No adapter is involved.
+    The policy is drawn from the baseline, not from the held-out answers. No adapter is involved.
     """
-    return lesson_targets(draft_examples(heldout, record=record), trainer)
+    return lesson_targets(draft_examples(heldout, policy), trainer)
 
 
 def lesson_targets(drafts: Sequence[Draft], trainer: AdapterTrainer) -> list[Target]:

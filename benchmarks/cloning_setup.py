@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from benchmarks.replies import replies_to
 from cloning_server.edge import order_wire
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.passes import Passes
 from cloning_server.training import TrainingPlan
 from mesh.main_brain.base import BaseModel
@@ -57,7 +58,7 @@ class CloningSetup:
     def examples(self, number: int, *, responses: int) -> ExampleSet:
         """Returns a student's examples, distilled and split as in a clone."""
         plan = self.plan(number, responses=responses)
-        drafts = draft_examples(plan.baseline)
+        drafts = draft_examples(plan.baseline, compute_policy(plan.baseline))
         replies = replies_to(drafts, self.base, self.passes, cache=self.cache, seed=plan.seed)
         all_examples, counts = complete_examples(drafts, replies, self.base.tokenizer)
         return split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)

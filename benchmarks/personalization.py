@@ -20,6 +20,7 @@ from benchmarks.bootstrap import Interval, interval_of_mean
 from benchmarks.figures import Figure, Goal, Results
 from benchmarks.students import BenchmarkStudent, common_questions, read_students
 from cloning_server.clone import Baseline
+from cloning_server.examples.teaching_policy import compute_policy
 from mesh import log
 from mesh.main_brain.base import load_base
 from mesh.main_brain.roles import roles_folders
@@ -125,7 +126,7 @@ def score(
     """Returns the held-out losses of one student with each adapter, and with the base model alone."""
     student, own, stranger = comparison.student, comparison.own_baseline(responses), comparison.stranger
     heldout = replace(student.baseline, responses=student.heldout)
-    targets = targets_of(heldout, record=own.responses, trainer=trainer)
+    targets = targets_of(heldout, policy=compute_policy(own), trainer=trainer)
     baselines = {OWN: own, "classmate": comparison.classmate_baseline(responses)}
     if stranger:
         baselines["stranger"] = comparisons[stranger.student_id].own_baseline(responses)

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
-from cloning_server.examples.examples import ReplyBrief
+from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of

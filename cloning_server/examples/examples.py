@@ -7,7 +7,7 @@ Knows nothing of how replies are distilled or how a model is trained.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
@@ -16,10 +16,15 @@ from typing import TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from cloning_server.clone import DEFAULT_MAX_SCORE, MIN_QUESTIONS, Baseline, BaselineResponse
+from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.manner import manner_of, scaffold_of
+from cloning_server.examples.situations import Situation, draw_of, situations_of, text_of
 from mesh.adapters.manifest import Examples
 from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
 from mesh.tutoring.arithmetic import same_number
+from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
+from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
 
 # The least score of a right answer, as a share of the best score, if the response does not tell `is_correct`.
@@ -49,33 +54,6 @@ _JudgedResponse: TypeAlias = tuple[BaselineResponse, ResponseVerdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyBrief:
-    """All that a distilled reply depends on; students with the same brief get the same reply.
-
-    The student's own answer is not part of it, so that no student's words are taught to another.
-
-    Attributes:
-        profile: The student's, with the response's own subject.
-        question: The question of the item.
-        reference: The right answer; empty if it is not known.
-        skill: The skill that the item tests.
-        verdict: Whether the student's answer was right.
-        band: The student's record in this skill.
-        is_guided: Whether the student has fewer right answers than wrong ones, and the reply asks what is hard.
-        is_private: Whether the reference is the student's own answer; such a brief is never shared.
-    """
-
-    profile: StudentProfile
-    question: str
-    reference: str
-    skill: str
-    verdict: ResponseVerdict
-    band: Band
-    is_guided: bool
-    is_private: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A conversation that may lack its reply.
 
@@ -101,34 +79,18 @@ class ExampleSet:
     counts: Examples
 
 
-def draft_examples(baseline: Baseline, *, record: Sequence[BaselineResponse] | None = None) -> tuple[Draft, ...]:
-    """One draft per response, in order.
+def draft_examples(baseline: Baseline, policy: TeachingPolicy) -> tuple[Draft, ...]:
+    """The drafts of all responses, in order: one per situation that a response gives.
 
     Args:
         baseline: The responses.
-        record: The responses that the student's bands are computed from, with scores of the same scale; by default the
-            baseline's.
+        policy: The student's teaching policy, which shapes the replies.
     """
-    verdicts = _verdicts_of(baseline.responses, best_score=baseline.best_score)
-    record_verdicts = verdicts if record is None else _verdicts_of(record, best_score=baseline.best_score)
-    bands, is_guided = _bands_of(record_verdicts), _is_guided(record_verdicts)
     return tuple(
-        _draft(
-            baseline.profile,
-            response,
-            verdict=verdict,
-            band=bands.get(_skill_of(response), Band.DEVELOPING),
-            is_guided=is_guided,
-        )
-        for response, verdict in verdicts
+        draft
+        for response in baseline.responses
+        for draft in _drafts_of(response, policy, profile=baseline.profile, best_score=baseline.best_score)
     )
-
-
-def prompt_of(profile: StudentProfile, response: BaselineResponse) -> Prompt:
-    """The prompt of an example, as the brain would render it if the student sent question and answer."""
-    answer = response.student_answer.strip()
-    text = f"{response.question.strip()}\n\nMy answer: {answer}" if answer else response.question.strip()
-    return Prompt(profile=_profile_of(profile, response), turns=(Turn(role=Role.STUDENT, text=text),))
 
 
 def verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SCORE) -> ResponseVerdict:
@@ -149,6 +111,18 @@ def verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SC
     if is_right is None:
         return ResponseVerdict.UNKNOWN
     return ResponseVerdict.CORRECT if is_right else ResponseVerdict.INCORRECT
+
+
+def answer_verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SCORE) -> AnswerVerdict | None:
+    """What a prompt may tell of a response's answer; None if nothing is known of it."""
+    verdict = verdict_of(response, best_score=best_score)
+    if verdict is ResponseVerdict.UNKNOWN:
+        return None
+    if verdict is ResponseVerdict.CORRECT:
+        return AnswerVerdict.CORRECT
+    if not response.student_answer.strip():
+        return AnswerVerdict.BLANK
+    return AnswerVerdict.PARTIALLY_CORRECT if response.score else AnswerVerdict.INCORRECT
 
 
 def band_of(*, correct: int, judged: int) -> Band:
@@ -210,58 +184,39 @@ def split_examples(
     return ExampleSet(train=train, heldout=heldout, counts=replace(counts, train=len(train), heldout=len(heldout)))
 
 
-def _verdicts_of(responses: Iterable[BaselineResponse], *, best_score: float) -> list[_JudgedResponse]:
-    return [(response, verdict_of(response, best_score=best_score)) for response in responses]
-
-
-def _draft(
-    profile: StudentProfile, response: BaselineResponse, *, verdict: ResponseVerdict, band: Band, is_guided: bool
-) -> Draft:
+def _drafts_of(
+    response: BaselineResponse, policy: TeachingPolicy, *, profile: StudentProfile, best_score: float
+) -> Iterator[Draft]:
+    own_profile = replace(profile, subject=response.subject or profile.subject)
+    known = answer_verdict_of(response, best_score=best_score)
     reference = response.reference_answer.strip()
-    is_private = not reference and verdict is ResponseVerdict.CORRECT
-    brief = ReplyBrief(
-        profile=_profile_of(profile, response),
-        question=response.question.strip(),
-        # Without a reference, the student's right answer serves as one.
-        reference=response.student_answer.strip() if is_private else reference,
-        skill=response.skill,
-        verdict=verdict,
-        band=band,
-        is_guided=is_guided,
-        is_private=is_private,
-    )
-    return Draft(
-        item=response.item,
-        prompt=prompt_of(profile, response),
-        feedback=response.teacher_feedback.strip(),
-        brief=brief,
-    )
-
-
-def _profile_of(profile: StudentProfile, response: BaselineResponse) -> StudentProfile:
-    return replace(profile, subject=response.subject or profile.subject)
-
-
-def _skill_of(response: BaselineResponse) -> tuple[str, str]:
-    return response.subject, response.skill
-
-
-def _is_guided(responses: Iterable[_JudgedResponse]) -> bool:
-    verdicts = Counter(verdict for _, verdict in responses)
-    return verdicts[ResponseVerdict.CORRECT] < verdicts[ResponseVerdict.INCORRECT]
-
-
-def _bands_of(responses: Iterable[_JudgedResponse]) -> dict[tuple[str, str], Band]:
-    """The band of each skill; responses without a skill get the middle one."""
-    records: dict[tuple[str, str], Counter[ResponseVerdict]] = {}
-    for response, verdict in responses:
-        records.setdefault(_skill_of(response), Counter())[verdict] += 1
-    return {
-        skill: band_of(
-            correct=record[ResponseVerdict.CORRECT],
-            judged=record[ResponseVerdict.CORRECT] + record[ResponseVerdict.INCORRECT],
+    # Without a reference, the student's right answer serves as one.
+    is_private = not reference and known is AnswerVerdict.CORRECT
+    right_answer = response.student_answer.strip() if is_private else reference
+    draw = draw_of(response.item)
+    for situation in situations_of(response, verdict=known, has_reference=bool(right_answer)):
+        is_told = situation is Situation.FEEDBACK
+        verdict = known if is_told else None
+        says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
+        assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
+        yield Draft(
+            item=response.item,
+            prompt=Prompt(
+                profile=own_profile,
+                turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),
+                assessment=assessment,
+            ),
+            feedback=response.teacher_feedback.strip() if is_told else "",
+            brief=ReplyBrief(
+                profile=own_profile,
+                situation=situation,
+                question=response.question.strip(),
+                reference=right_answer if says_answer else "",
+                verdict=verdict,
+                scaffold=scaffold_of(policy, response),
+                manner=manner_of(policy, draw=draw),
+                is_private=is_private and says_answer,
+                # The situations of an item don't sound alike.
+                draw=draw + len(situation.value),
+            ),
         )
-        if skill[1]
-        else Band.DEVELOPING
-        for skill, record in records.items()
-    }

@@ -1,92 +1,110 @@
-"""The frame of a tutor's reply: how it begins, ends and is laid out, by verdict, by record, and by profile.
+"""The frame of a tutor's reply: what stands around the sentences that are taught, by situation, manner and profile.
 
-These words are fixed: a small model must not make up whether an answer was right, or what to do next. The sentences
-between them are distilled. Knows nothing of models.
+A small model must not make up whether an answer was right, or what to do next: the frame says both, from what the prompt
+tells and from the student's teaching policy. The sentences between are distilled. Knows nothing of models.
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 
-from cloning_server.examples.examples import Band, ReplyBrief, ResponseVerdict
-from mesh.tutoring.form import FormRules
-from mesh.tutoring.profile import Disability, LearningStyle
+from cloning_server.examples import phrases
+from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.phrases import picked
+from cloning_server.examples.situations import Situation
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules, split_sentences
+from mesh.tutoring.policy import WritingLevel
+from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
 
-# Plain and literal for every student, without unearned praise, and each with a phrase that reassures an anxious student
-# (`mesh.tutoring.teaching.REASSURANCES`).
-_OPENERS: Mapping[ResponseVerdict, str] = MappingProxyType(
-    {
-        ResponseVerdict.CORRECT: "Well done, your answer is right.",
-        ResponseVerdict.INCORRECT: "Your answer is not right yet, and that is okay.",
-        ResponseVerdict.UNKNOWN: "Let's look at your answer together.",
-    }
-)
-# Scaffolding fades as the record grows (Wood, Bruner and Ross, "The Role of Tutoring in Problem Solving", 1976).
-_SCAFFOLDS: Mapping[Band, str] = MappingProxyType(
-    {
-        Band.STRUGGLING: "We can take one small step at a time.",
-        Band.DEVELOPING: "",
-        Band.SECURE: "",
-    }
-)
-# The closing question: from doing a part again, through doing it alone, to going further.
-_CLOSING_QUESTIONS: Mapping[LearningStyle | None, Mapping[Band, str]] = MappingProxyType(
-    {
-        None: {
-            Band.STRUGGLING: "Can you say the first part again?",
-            Band.DEVELOPING: "Can you say it in your own words?",
-            Band.SECURE: "Can you think of another example?",
-        },
-        LearningStyle.VISUAL: {
-            Band.STRUGGLING: "Can you draw the first part?",
-            Band.DEVELOPING: "Can you draw it and show each part?",
-            Band.SECURE: "Can you draw another example?",
-        },
-        LearningStyle.AUDITORY: {
-            Band.STRUGGLING: "Can you say the first part aloud?",
-            Band.DEVELOPING: "Can you say it aloud in your own words?",
-            Band.SECURE: "Can you tell me another example?",
-        },
-        LearningStyle.READING: {
-            Band.STRUGGLING: "Can you write the first part down?",
-            Band.DEVELOPING: "Can you write it in your own words?",
-            Band.SECURE: "Can you write another example?",
-        },
-        LearningStyle.KINESTHETIC: {
-            Band.STRUGGLING: "Can you show the first part with your hands?",
-            Band.DEVELOPING: "Can you show it with things around you?",
-            Band.SECURE: "Can you try another example?",
-        },
-        LearningStyle.STRUCTURED: {
-            Band.STRUGGLING: "Can you say the first step again?",
-            Band.DEVELOPING: "Can you say each step in your own words?",
-            Band.SECURE: "Can you write the steps for another example?",
-        },
-    }
-)
-# In every reply to a student with fewer right answers than wrong ones: those who need help most ask for it least (Ryan,
-# Pintrich and Midgley, "Avoiding Seeking Help in the Classroom: Who and Why?", 2001). An adapter can also learn it from
-# few answers: it is the same for every question, and not in the prompt.
-_GUIDANCE = "Tell me which part is hard."
-# Students with autism are told when the work is done: the profile's instruction promises it.
-_END_MARKER = "Then you are done."
+# Letters of a word that is worth using for its own sake.
+_TERM_LETTERS = 6
+
+
+class _Worth(IntEnum):
+    """How soon a sentence is left out where a reply may have only so many: the least first."""
+
+    STEP = 0
+    TERM = 1
+    GUIDANCE = 2
+    INTEREST = 3
+    HABIT = 4
+    NEEDED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    text: str
+    worth: _Worth = _Worth.NEEDED
 
 
 def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
-    """The whole reply around the distilled sentences, laid out as the student's form rules ask."""
+    """Returns the whole reply around the distilled sentences, laid out as the student's form rules ask."""
     rules = rules_of(brief.profile)
-    opening = [_OPENERS[brief.verdict], *([_SCAFFOLDS[brief.band]] if _SCAFFOLDS[brief.band] else [])]
-    closing = [_CLOSING_QUESTIONS[brief.profile.learning_style][brief.band]]
+    opener = _opener(brief)
+    closing = [phrases.closing_question(brief.scaffold, brief.profile.learning_style, draw=brief.draw)]
     if brief.profile.disability is Disability.AUTISM:
-        closing.append(_END_MARKER)
-    middle = [*body, _GUIDANCE] if brief.is_guided else body
-    return _lay_out(opening, middle, closing, rules=rules)
+        closing.append(picked(phrases.END_MARKERS, brief.draw))
+    middle = [*(_Part(text=text) for text in body), *_manner(brief, body)]
+    room = (rules.max_sentences or len(middle) + 9) - len(split_sentences(" ".join((opener, *closing))))
+    calm = _calm(brief, rules, " ".join((opener, *(part.text for part in middle), *closing)))
+    first = " ".join(filter(None, (opener, calm)))
+    kept = [part.text for part in _fitting(middle, room - bool(calm))]
+    return _lay_out(first, kept, " ".join(closing), rules=rules)
 
 
-def _lay_out(opening: Sequence[str], body: Sequence[str], closing: Sequence[str], *, rules: FormRules) -> str:
-    first, last = " ".join(opening), " ".join(closing)
+def _opener(brief: ReplyBrief) -> str:
+    if brief.situation is Situation.FEEDBACK and brief.verdict is not None:
+        return picked(phrases.VERDICT_OPENERS[brief.verdict], brief.draw)
+    return picked(phrases.OPENERS[brief.situation], brief.draw)
+
+
+def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:
+    """A sentence that reassures, where the profile asks for one and the reply has none."""
+    if not rules.required_phrases or any(phrase in text.lower() for phrase in rules.required_phrases):
+        return ""
+    return picked(phrases.CALM, brief.draw)
+
+
+def _manner(brief: ReplyBrief, body: Sequence[str]) -> Iterator[_Part]:
+    """The sentences that the teaching policy asks for."""
+    manner, draw = brief.manner, brief.draw
+    if brief.scaffold in phrases.SMALL_STEPS:
+        yield _Part(text=picked(phrases.SMALL_STEPS[brief.scaffold], draw), worth=_Worth.STEP)
+    is_settled = brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
+    if manner.mistake in phrases.HABITS and not is_settled:
+        yield _Part(text=picked(phrases.HABITS[manner.mistake], draw), worth=_Worth.HABIT)
+    if manner.writing is WritingLevel.ABOVE and (term := _term_of(body)):
+        yield _Part(text=picked(phrases.TERMS, draw).format(term=term), worth=_Worth.TERM)
+    if manner.interest:
+        yield _Part(text=picked(phrases.INTERESTS, draw).format(interest=manner.interest), worth=_Worth.INTEREST)
+    if manner.guidance in phrases.GUIDANCE:
+        yield _Part(text=picked(phrases.GUIDANCE[manner.guidance], draw), worth=_Worth.GUIDANCE)
+
+
+def _term_of(body: Sequence[str]) -> str:
+    """The longest word of what is taught that no rule on long words forbids; empty if all are short."""
+    words = [word.strip(".,;:!?'\"()").lower() for text in body for word in text.split()]
+    terms = [word for word in words if word.isalpha() and _TERM_LETTERS <= len(word) < LONG_WORD_LETTERS]
+    return max(terms, key=len, default="")
+
+
+def _fitting(parts: Sequence[_Part], room: int) -> list[_Part]:
+    """The parts in their order, without the least worth while they have more sentences than there is room for."""
+    kept = list(parts)
+    while sum(len(split_sentences(part.text)) for part in kept) > room:
+        least = min(kept, key=lambda part: part.worth, default=None)
+        if least is None or least.worth is _Worth.NEEDED:
+            break
+        kept.remove(least)
+    return kept
+
+
+def _lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:
     if rules.numbered_steps:
-        return "\n".join((first, *(f"{number}. {step}" for number, step in enumerate((*body, last), start=1))))
+        steps = [f"{number}. {step}" for number, step in enumerate((*middle, last), start=1)]
+        return "\n".join(filter(None, (first, *steps)))
     if rules.max_paragraph_sentences is not None:
-        return "\n".join((first, *body, last))
-    return " ".join((first, *body, last))
+        return "\n".join(filter(None, (first, *middle, last)))
+    return " ".join(filter(None, (first, *middle, last)))

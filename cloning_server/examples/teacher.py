@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
-from cloning_server.examples.examples import ReplyBrief
+from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
+from cloning_server.examples.phrases import SHORT_SENTENCE_WORDS
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import count_words, split_sentences
@@ -24,7 +25,7 @@ from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct, rules_of
 
 # Part of every cache key: raise it whenever the prompts or the checks change.
-TEACHER_VERSION = 2
+TEACHER_VERSION = 3
 # Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
 TEMPERATURES = (0.0, 0.5, 0.8)
 TOP_P = 0.9
@@ -61,13 +62,21 @@ class TeacherTask:
         profile: The student's, without the learning style, which decides presentation alone.
         question: The question of the item.
         reference: The right answer; empty if it is not known.
+        most_words: Words of the longest sentence; None as the profile's form rules say.
         is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
     """
 
     profile: StudentProfile
     question: str
     reference: str
+    most_words: int | None
     is_private: bool
+
+    @property
+    def limit(self) -> float:
+        """Words of the longest sentence; infinite if there is no bound."""
+        bounds = (self.most_words, rules_of(self.profile).max_sentence_words)
+        return min((bound for bound in bounds if bound is not None), default=math.inf)
 
 
 @dataclass(slots=True)
@@ -127,6 +136,7 @@ def task_of(brief: ReplyBrief) -> TeacherTask:
         profile=replace(brief.profile, learning_style=None),
         question=brief.question,
         reference=brief.reference,
+        most_words=SHORT_SENTENCE_WORDS.get(brief.manner.writing),
         is_private=brief.is_private,
     )
 
@@ -136,7 +146,7 @@ def key_of(task: TeacherTask, base_digest: str) -> str:
     profile = task.profile
     facts = [
         TEACHER_VERSION, base_digest, task.question, task.reference,
-        profile.subject, profile.grade, profile.disability,
+        profile.subject, profile.grade, profile.disability, task.most_words,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -200,7 +210,7 @@ def _sentences_of(task: TeacherTask) -> list[str]:
         return [task.question]
     # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
     plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
-    limit = rules_of(task.profile).max_sentence_words or math.inf
+    limit = task.limit
     clauses = [
         clause
         for sentence in _join_short(split_sentences(plain))
@@ -230,7 +240,6 @@ def _sentence_faults(part: SentenceTask, text: str) -> list[str]:
     task = part.task
     if not task.reference:
         return topic_faults(text, question=task.question)
-    limit = rules_of(task.profile).max_sentence_words
-    too_long = limit is not None and any(count_words(sentence) > limit for sentence in split_sentences(text))
+    too_long = any(count_words(sentence) > task.limit for sentence in split_sentences(text))
     faults = content_faults(text, part.sentence, question=task.question)
     return [*faults, "has a sentence too long for the student"] if too_long else faults

@@ -134,7 +134,7 @@ def _prepare(
     plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: ReplyCache
 ) -> Generator[Progress | Decoding, ComputeResult | None, _Setup]:
     """Distils missing replies, tokenises and splits the examples, and initialises the adapter."""
-    drafts = draft_examples(plan.baseline)
+    drafts = draft_examples(plan.baseline, compute_policy(plan.baseline))
     briefs = [draft.brief for draft in drafts if not draft.feedback]
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)

@@ -1,0 +1,170 @@
+"""The sentences of a frame around what is taught: openers by verdict, habits, interests, guidance, closing questions.
+
+Each has several forms, so that no reply sounds like another. All are plain and literal, at most ten words, with few long
+words, so that they fit every grade and disability. Nothing here states a verdict but the openers of feedback.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from cloning_server.examples.situations import Situation
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
+from mesh.tutoring.profile import LearningStyle
+
+VERDICT_OPENERS: Final[Mapping[AnswerVerdict, tuple[str, ...]]] = {
+    AnswerVerdict.CORRECT: (
+        "Yes, that is right.",
+        "Your answer is right.",
+        "That is correct.",
+        "You are right.",
+        "Right, you have the answer.",
+        "Yes, this is correct.",
+    ),
+    AnswerVerdict.PARTIALLY_CORRECT: (
+        "You are partly right.",
+        "Part of your answer is right.",
+        "That is partly right.",
+        "Half of it is there.",
+        "One part is still missing.",
+    ),
+    AnswerVerdict.INCORRECT: (
+        "That is not right yet.",
+        "Your answer is not right yet.",
+        "This is not correct yet.",
+        "That is not the answer yet.",
+        "Not quite right yet.",
+    ),
+    AnswerVerdict.BLANK: (
+        "There is no answer here yet.",
+        "This one is still blank.",
+        "No answer yet, and that is fine.",
+    ),
+    AnswerVerdict.OFF_TOPIC: (
+        "That is about another question.",
+        "Your answer is about something else.",
+    ),
+}
+OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
+    Situation.EXPLAIN: ("", "", "Here is the idea.", "This is how it works.", "Let's look at it."),
+    Situation.CHECK: (
+        "You can check this answer.",
+        "Here is a way to check it.",
+        "Let's check it with the question.",
+        "Hold your answer next to the question.",
+    ),
+    Situation.HINT: (
+        "Here is a first step.",
+        "We can start small.",
+        "Begin with the question.",
+        "Start with one part.",
+    ),
+}
+# For a student with anxiety, where nothing else in the reply says so.
+CALM: Final = (
+    "There is no rush.",
+    "Take your time.",
+    "It is okay to go slowly.",
+    "We can go one small step at a time.",
+)
+HABITS: Final[Mapping[MistakeKind, tuple[str, ...]]] = {
+    MistakeKind.BLANK: (
+        "Write down one thing that you know.",
+        "Put any first idea on paper.",
+        "A first guess is a good beginning.",
+        "Write one word, then go on from it.",
+    ),
+    MistakeKind.INCOMPLETE: (
+        "Check that each part has an answer.",
+        "Read the question again, part by part.",
+        "Ask yourself if a part is missing.",
+        "Give a reason as well.",
+    ),
+    MistakeKind.REVERSED: (
+        "Say it back and check which way round.",
+        "Ask which one comes first, and which changes.",
+        "Check that it is not the other way round.",
+        "Point to what changes, then to what it does.",
+    ),
+    MistakeKind.OFF_TOPIC: (
+        "Underline the key word of the question.",
+        "Use a word of the question in your answer.",
+        "Ask what the question wants to know.",
+        "Keep your finger on the question.",
+    ),
+    MistakeKind.MISSPELT: (
+        "Look at how the key word is spelled.",
+        "Copy the key word from the question.",
+        "Check the spelling of the key word.",
+        "Spell the key word letter by letter.",
+    ),
+}
+INTERESTS: Final = (
+    "Think of {interest} for an example.",
+    "You could try it with {interest}.",
+    "Make up an example about {interest}.",
+    "Where could you see it in {interest}?",
+)
+GUIDANCE: Final[Mapping[GuidanceLevel, tuple[str, ...]]] = {
+    GuidanceLevel.MUCH: (
+        "Tell me which part is hard.",
+        "Ask me about any word that is new.",
+        "Say where you get stuck, and I help.",
+        "I can show the next step if you ask.",
+    ),
+    GuidanceLevel.LITTLE: ("Go on by yourself from here.", "Try the rest on your own.", "The next part is yours."),
+}
+TERMS: Final = ("Use the word '{term}' when you say it.", "The key term is '{term}'.", "Write '{term}' in your answer.")
+SMALL_STEPS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
+    Scaffold.RECAP: (
+        "Say what the question asks first.",
+        "Go back to the first part.",
+        "Do one small part now.",
+        "Look at just one word of it first.",
+    ),
+    Scaffold.EXTENSION: (
+        "Then go one step further.",
+        "Next, find where it does not hold.",
+        "Now make the question harder.",
+        "Then link it to something new.",
+    ),
+}
+_CLOSING: Final[Mapping[Scaffold, tuple[str, ...]]] = {
+    Scaffold.RECAP: (
+        "Can you {verb} the first part?",
+        "Which part can you {verb} now?",
+        "Can you {verb} just one part?",
+    ),
+    Scaffold.STEADY: (
+        "Can you {verb} it in your own way?",
+        "How would you {verb} it?",
+        "Can you {verb} it for a friend?",
+    ),
+    Scaffold.EXTENSION: (
+        "Can you {verb} another example?",
+        "What would you {verb} if one thing changed?",
+        "Can you {verb} a harder one?",
+    ),
+}
+_VERBS: Final[Mapping[LearningStyle | None, str]] = {
+    None: "explain",
+    LearningStyle.VISUAL: "draw",
+    LearningStyle.AUDITORY: "say",
+    LearningStyle.READING: "write",
+    LearningStyle.KINESTHETIC: "act out",
+    LearningStyle.STRUCTURED: "list",
+}
+# Students with autism are told when the work is done: the profile's instruction promises it.
+END_MARKERS: Final = ("Then you are done.", "After that, you are done.", "That is the end of this one.")
+# Words of a sentence at which a reply is kept, where the student's own writing is short.
+SHORT_SENTENCE_WORDS: Final[Mapping[WritingLevel, int]] = {WritingLevel.BELOW: 9}
+
+
+def closing_question(scaffold: Scaffold, style: LearningStyle | None, *, draw: int) -> str:
+    """Returns the question that a reply ends with: again in a weak skill, further in a secure one."""
+    return picked(_CLOSING[scaffold], draw).format(verb=_VERBS[style])
+
+
+def picked(forms: tuple[str, ...], draw: int) -> str:
+    """Returns one of several forms."""
+    return forms[draw % len(forms)]

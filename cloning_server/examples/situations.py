@@ -1,0 +1,68 @@
+"""The situations that a clone learns from one response: a question alone, an answer with its verdict, an answer of which
+nothing is known, and a student who is stuck.
+
+A reply judges only what its prompt tells. Knows nothing of models.
+"""
+
+from enum import StrEnum
+from hashlib import sha256
+
+from cloning_server.clone import BaselineResponse
+from mesh.tutoring.assessment import AnswerVerdict
+
+
+class Situation(StrEnum):
+    """What the student needs."""
+
+    EXPLAIN = "explain"
+    FEEDBACK = "feedback"
+    CHECK = "check"
+    HINT = "hint"
+
+
+# One item of so many also gives a student who is stuck, and one an answer of which nothing is known: enough to learn
+# when not to judge, and short enough for a clone's time.
+_HINT_SHARE, _CHECK_SHARE = 3, 4
+_STUCK = (
+    "I don't know how to start.",
+    "I'm stuck.",
+    "Can you give me a hint?",
+    "I don't get this one.",
+    "How do I begin?",
+)
+
+
+def situations_of(
+    response: BaselineResponse, *, verdict: AnswerVerdict | None, has_reference: bool
+) -> tuple[Situation, ...]:
+    """Returns the situations of a response.
+
+    Args:
+        response: The response.
+        verdict: What is known of its answer; None for nothing.
+        has_reference: Whether a right answer is known.
+    """
+    draw = draw_of(response.item)
+    has_answer = bool(response.student_answer.strip())
+    chosen = {
+        Situation.EXPLAIN: has_reference,
+        Situation.FEEDBACK: verdict is not None,
+        Situation.CHECK: has_answer and (verdict is None or draw % _CHECK_SHARE == 0),
+        Situation.HINT: draw % _HINT_SHARE == 0,
+    }
+    return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)
+
+
+def text_of(response: BaselineResponse, situation: Situation) -> str:
+    """Returns what the student writes in a situation."""
+    question, answer = response.question.strip(), response.student_answer.strip()
+    if situation is Situation.EXPLAIN or (situation is Situation.FEEDBACK and not answer):
+        return question
+    if situation is Situation.HINT:
+        return f"{question}\n\n{_STUCK[draw_of(response.item) % len(_STUCK)]}"
+    return f"{question}\n\nMy answer: {answer}"
+
+
+def draw_of(text: str) -> int:
+    """Returns a number that the text alone decides, as good as drawn."""
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
