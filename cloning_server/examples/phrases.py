@@ -1,7 +1,7 @@
 """The sentences of a frame around what is taught: openers by verdict, habits, interests, guidance, closing questions.
 
-Each has several forms, so that no reply sounds like another. All are plain and literal, at most ten words, with few long
-words, so that they fit every grade and disability. Nothing here states a verdict but the openers of feedback.
+Each has several forms, so that no reply sounds like another. All are plain and literal, at most ten words, with few
+long words, so that they fit every grade and disability. Nothing here states a verdict but the openers of feedback.
 """
 
 from collections.abc import Mapping
