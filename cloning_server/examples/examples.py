@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
-from typing import TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -47,10 +46,6 @@ class Band(StrEnum):
     STRUGGLING = "struggling"
     DEVELOPING = "developing"
     SECURE = "secure"
-
-
-# A response and the verdict on it.
-_JudgedResponse: TypeAlias = tuple[BaselineResponse, ResponseVerdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

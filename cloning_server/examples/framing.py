@@ -1,7 +1,7 @@
 """The frame of a tutor's reply: what stands around the sentences that are taught, by situation, manner and profile.
 
-A small model must not make up whether an answer was right, or what to do next: the frame says both, from what the prompt
-tells and from the student's teaching policy. The sentences between are distilled. Knows nothing of models.
+A small model must not make up whether an answer was right, or what to do next: the frame says both, from what the
+prompt tells and from the student's teaching policy. The sentences between are distilled. Knows nothing of models.
 """
 
 from collections.abc import Iterator, Sequence

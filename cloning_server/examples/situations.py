@@ -1,7 +1,7 @@
 """The situations that a clone learns from one response.
 
-A question alone, an answer with its verdict, an answer of which nothing is known, a student who is stuck. A reply judges
-only what its prompt tells. Knows nothing of models.
+A question alone, an answer with its verdict, an answer of which nothing is known, a student who is stuck. A reply
+judges only what its prompt tells. Knows nothing of models.
 """
 
 from enum import StrEnum
