@@ -30,6 +30,8 @@ from mesh.tutoring.profile import StudentProfile
 PASS_SHARE = 0.5
 # Longer conversations are dropped: the longest one decides how much memory a batch needs.
 MAX_EXAMPLE_TOKENS = 1024
+# Epochs after which all situations of an item have been shown.
+_ROUNDS = 3
 
 
 class ResponseVerdict(StrEnum):
@@ -54,12 +56,14 @@ class Draft:
 
     Attributes:
         item: Key that the split keeps together: the question, without differences of case and spacing.
+        response: Index of the response in the baseline.
         prompt: The prompt of the student's model.
         feedback: The teacher's own reply; empty if there is none.
         brief: The brief to distil a reply from if there is no feedback.
     """
 
     item: str
+    response: int
     prompt: Prompt
     feedback: str
     brief: ReplyBrief
@@ -67,9 +71,18 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleSet:
-    """The examples, split: no item is on both sides."""
+    """The examples, split: no item is on both sides.
+
+    Attributes:
+        train: All examples to train on.
+        rounds: What an epoch shows: the first of the first, and so on, then from the start again. Each tells an item in
+            some of its situations, so that many situations take a clone no more time than one.
+        heldout: The examples to measure with.
+        counts: How many there are.
+    """
 
     train: tuple[Example, ...]
+    rounds: tuple[tuple[Example, ...], ...]
     heldout: tuple[Example, ...]
     counts: Examples
 
@@ -83,8 +96,8 @@ def draft_examples(baseline: Baseline, policy: TeachingPolicy) -> tuple[Draft, .
     """
     return tuple(
         draft
-        for response in baseline.responses
-        for draft in _drafts_of(response, policy, profile=baseline.profile, best_score=baseline.best_score)
+        for index, response in enumerate(baseline.responses)
+        for draft in _drafts_of(response, policy, index=index, profile=baseline.profile, best_score=baseline.best_score)
     )
 
 
@@ -133,26 +146,28 @@ def complete_examples(
 ) -> tuple[list[tuple[str, Example]], Examples]:
     """Adds the replies to drafts; a teacher's feedback takes precedence over a distilled reply.
 
-    A draft without a reply, or one that is too long, is dropped and counted.
+    A draft without a reply, or one that is too long, is dropped; a response all of whose drafts are dropped is counted.
 
     Returns:
         The examples with their items, and the counts; those of the split are 0.
     """
     completed: list[tuple[str, Example]] = []
     origins: Counter[str] = Counter()
+    used: set[int] = set()
     for draft in drafts:
         reply = draft.feedback or replies.get(draft.brief, "")
         example = encode_example(tokenizer, draft.prompt, reply) if reply else None
         if example is None or len(example.tokens) > MAX_EXAMPLE_TOKENS:
-            origins["dropped"] += 1
             continue
+        used.add(draft.response)
         origins["feedback" if draft.feedback else "distilled"] += 1
         completed.append((draft.item, example))
+    given = {draft.response for draft in drafts}
     counts = Examples(
-        given=len(drafts),
+        given=len(given),
         feedback=origins["feedback"],
         distilled=origins["distilled"],
-        dropped=origins["dropped"],
+        dropped=len(given - used),
         train=0,
         heldout=0,
     )
@@ -174,13 +189,34 @@ def split_examples(
     if len(items) < MIN_QUESTIONS:
         raise NoTrainableExamples(responses=counts.given, usable=len(items))
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
-    train = tuple(example for item, example in completed if item not in heldout_items)
+    learned = [(item, example) for item, example in completed if item not in heldout_items]
     heldout = tuple(example for item, example in completed if item in heldout_items)
-    return ExampleSet(train=train, heldout=heldout, counts=replace(counts, train=len(train), heldout=len(heldout)))
+    return ExampleSet(
+        train=tuple(example for _, example in learned),
+        rounds=_rounds_of(learned),
+        heldout=heldout,
+        counts=replace(counts, train=len(learned), heldout=len(heldout)),
+    )
+
+
+def _rounds_of(learned: Sequence[tuple[str, Example]]) -> tuple[tuple[Example, ...], ...]:
+    by_item: dict[str, list[Example]] = {}
+    for item, example in learned:
+        by_item.setdefault(item, []).append(example)
+    return tuple(
+        tuple(
+            example
+            for item, examples in by_item.items()
+            for place, example in enumerate(examples, start=draw_of(item))
+            # An item with fewer situations than rounds is told in the same ones again.
+            if place % min(len(examples), _ROUNDS) == turn % min(len(examples), _ROUNDS)
+        )
+        for turn in range(_ROUNDS)
+    )
 
 
 def _drafts_of(
-    response: BaselineResponse, policy: TeachingPolicy, *, profile: StudentProfile, best_score: float
+    response: BaselineResponse, policy: TeachingPolicy, *, index: int, profile: StudentProfile, best_score: float
 ) -> Iterator[Draft]:
     own_profile = replace(profile, subject=response.subject or profile.subject)
     known = answer_verdict_of(response, best_score=best_score)
@@ -196,6 +232,7 @@ def _drafts_of(
         assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
         yield Draft(
             item=response.item,
+            response=index,
             prompt=Prompt(
                 profile=own_profile,
                 turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),

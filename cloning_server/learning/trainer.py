@@ -159,8 +159,10 @@ def _set_up(plan: TrainingPlan, base: BaseModel, passes: Passes, examples: Examp
 def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResult | None, FineTuned]:
     """Trains all epochs, or fewer: it stops when the held-out loss rises, as more would overfit."""
     plan, passes, factors = setup.plan, setup.passes, setup.factors
-    packs, heldout = _packs(setup, setup.examples.train), _packs(setup, setup.examples.heldout)
-    steps, seconds = plan.epochs * len(packs), 0.0
+    rounds = [_packs(setup, examples) for examples in setup.examples.rounds]
+    heldout = _packs(setup, setup.examples.heldout)
+    epochs = [rounds[epoch % len(rounds)] for epoch in range(plan.epochs)]
+    steps, seconds = sum(map(len, epochs)), 0.0
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(plan.seed)  # noqa: S311
@@ -169,7 +171,7 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
         factors.load(setup.previous, scaling=plan.previous.scaling)
         lowest, best = heldout_loss(passes, heldout, factors), factors.state()
     yield Progress(state=CloneState.FINE_TUNING, fraction=0.0, message=f"Starting {steps} steps")
-    for epoch in range(1, plan.epochs + 1):
+    for epoch, packs in enumerate(epochs, start=1):
         for pack in order_of(packs, draws=draws):
             started_at = time.monotonic()
             loss = yield TrainingStep(passes=passes, pack=pack, factors=factors)

@@ -80,7 +80,7 @@ class Examples:
         given: Baseline responses received.
         feedback: Examples whose reply is the teacher's feedback.
         distilled: Examples whose reply was distilled from the base model.
-        dropped: Responses that gave no example.
+        dropped: Responses that gave no example. A response gives one example per situation, so there are more examples.
         train: Examples trained on.
         heldout: Examples held out for measuring.
     """
