@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.distillation import distil
-from cloning_server.examples.examples import Draft, ReplyBrief
+from cloning_server.examples.examples import Draft
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.training_run import run_alone

@@ -10,10 +10,11 @@ from enum import IntEnum
 
 from cloning_server.examples import phrases
 from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.fidelity import content_words
 from cloning_server.examples.phrases import picked
 from cloning_server.examples.situations import Situation
 from mesh.tutoring.assessment import AnswerVerdict
-from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules, split_sentences
+from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules
 from mesh.tutoring.policy import WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
@@ -23,35 +24,45 @@ _TERM_LETTERS = 6
 
 
 class _Worth(IntEnum):
-    """How soon a sentence is left out where a reply may have only so many: the least first."""
+    """Which sentence goes in first where a reply may have only so many: the one that is worth most."""
 
     STEP = 0
     TERM = 1
     GUIDANCE = 2
     INTEREST = 3
     HABIT = 4
-    NEEDED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
     text: str
-    worth: _Worth = _Worth.NEEDED
+    worth: _Worth
 
 
 def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
-    """Returns the whole reply around the distilled sentences, laid out as the student's form rules ask."""
+    """Returns the whole reply around the distilled sentences, laid out as the student's form rules ask.
+
+    A sentence of the teaching policy stays out where the reply would break a rule with it: a small child's reply is
+    short, and an interest of many words fits no short sentence.
+    """
     rules = rules_of(brief.profile)
+    offered = tuple(_manner(brief, body))
+    kept: list[_Part] = []
+    for part in sorted(offered, key=lambda part: part.worth, reverse=True):
+        longer = [*kept, part]
+        if not rules.violations(_compose(brief, body, [each.text for each in offered if each in longer], rules)):
+            kept = longer
+    return _compose(brief, body, [part.text for part in offered if part in kept], rules)
+
+
+def _compose(brief: ReplyBrief, body: Sequence[str], manner: Sequence[str], rules: FormRules) -> str:
+    """Puts what is taught and the sentences of the teaching policy between opener and closing question."""
     opener = _opener(brief)
     closing = [phrases.closing_question(brief.scaffold, brief.profile.learning_style, draw=brief.draw)]
     if brief.profile.disability is Disability.AUTISM:
         closing.append(picked(phrases.END_MARKERS, brief.draw))
-    middle = [*(_Part(text=text) for text in body), *_manner(brief, body)]
-    room = (rules.max_sentences or len(middle) + 9) - len(split_sentences(" ".join((opener, *closing))))
-    calm = _calm(brief, rules, " ".join((opener, *(part.text for part in middle), *closing)))
-    first = " ".join(filter(None, (opener, calm)))
-    kept = [part.text for part in _fitting(middle, room - bool(calm))]
-    return _lay_out(first, kept, " ".join(closing), rules=rules)
+    calm = _calm(brief, rules, " ".join((opener, *body, *manner, *closing)))
+    return _lay_out(" ".join(filter(None, (opener, calm))), (*body, *manner), " ".join(closing), rules=rules)
 
 
 def _opener(brief: ReplyBrief) -> str:
@@ -62,7 +73,7 @@ def _opener(brief: ReplyBrief) -> str:
 
 def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:
     """A sentence that reassures, where the profile asks for one and the reply has none."""
-    if not rules.required_phrases or any(phrase in text.lower() for phrase in rules.required_phrases):
+    if not FormRules(required_phrases=rules.required_phrases).violations(text):
         return ""
     return picked(phrases.CALM, brief.draw)
 
@@ -84,21 +95,10 @@ def _manner(brief: ReplyBrief, body: Sequence[str]) -> Iterator[_Part]:
 
 
 def _term_of(body: Sequence[str]) -> str:
-    """The longest word of what is taught that no rule on long words forbids; empty if all are short."""
-    words = [word.strip(".,;:!?'\"()").lower() for text in body for word in text.split()]
+    """The longest content word of what is taught that no rule on long words forbids; empty if all are short."""
+    words = (word for text in body for word in content_words(text))
     terms = [word for word in words if word.isalpha() and _TERM_LETTERS <= len(word) < LONG_WORD_LETTERS]
     return max(terms, key=len, default="")
-
-
-def _fitting(parts: Sequence[_Part], room: int) -> list[_Part]:
-    """The parts in their order, without the least worth while they have more sentences than there is room for."""
-    kept = list(parts)
-    while sum(len(split_sentences(part.text)) for part in kept) > room:
-        least = min(kept, key=lambda part: part.worth, default=None)
-        if least is None or least.worth is _Worth.NEEDED:
-            break
-        kept.remove(least)
-    return kept
 
 
 def _lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:

@@ -5,12 +5,14 @@ long words, so that they fit every grade and disability. Nothing here states a v
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from cloning_server.examples.situations import Situation
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
 from mesh.tutoring.profile import LearningStyle
+
+_Form = TypeVar("_Form")
 
 VERDICT_OPENERS: Final[Mapping[AnswerVerdict, tuple[str, ...]]] = {
     AnswerVerdict.CORRECT: (
@@ -55,7 +57,7 @@ OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
     ),
     Situation.HINT: (
         "Here is a first step.",
-        "We can start small.",
+        "We can start with one small step.",
         "Begin with the question.",
         "Start with one part.",
     ),
@@ -81,7 +83,7 @@ HABITS: Final[Mapping[MistakeKind, tuple[str, ...]]] = {
         "Give a reason as well.",
     ),
     MistakeKind.REVERSED: (
-        "Say it back and check which way round.",
+        "Say it back and check which way round it goes.",
         "Ask which one comes first, and which changes.",
         "Check that it is not the other way round.",
         "Point to what changes, then to what it does.",
@@ -89,7 +91,7 @@ HABITS: Final[Mapping[MistakeKind, tuple[str, ...]]] = {
     MistakeKind.OFF_TOPIC: (
         "Underline the key word of the question.",
         "Use a word of the question in your answer.",
-        "Ask what the question wants to know.",
+        "Ask yourself what the question asks.",
         "Keep your finger on the question.",
     ),
     MistakeKind.MISSPELT: (
@@ -103,16 +105,20 @@ INTERESTS: Final = (
     "Think of {interest} for an example.",
     "You could try it with {interest}.",
     "Make up an example about {interest}.",
-    "Where could you see it in {interest}?",
+    "What could {interest} have to do with it?",
 )
 GUIDANCE: Final[Mapping[GuidanceLevel, tuple[str, ...]]] = {
     GuidanceLevel.MUCH: (
         "Tell me which part is hard.",
         "Ask me about any word that is new.",
-        "Say where you get stuck, and I help.",
+        "Say where you get stuck, and I will help.",
         "I can show the next step if you ask.",
     ),
-    GuidanceLevel.LITTLE: ("Go on by yourself from here.", "Try the rest on your own.", "The next part is yours."),
+    GuidanceLevel.LITTLE: (
+        "Go on by yourself from here.",
+        "Try the rest on your own.",
+        "Do the next part by yourself.",
+    ),
 }
 TERMS: Final = ("Use the word '{term}' when you say it.", "The key term is '{term}'.", "Write '{term}' in your answer.")
 SMALL_STEPS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
@@ -129,30 +135,31 @@ SMALL_STEPS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
         "Then link it to something new.",
     ),
 }
-_CLOSING: Final[Mapping[Scaffold, tuple[str, ...]]] = {
+# What stands in for `{}` is an action of the student, on the thing behind it.
+_CLOSING: Final[Mapping[Scaffold, tuple[tuple[str, str], ...]]] = {
     Scaffold.RECAP: (
-        "Can you {verb} the first part?",
-        "Which part can you {verb} now?",
-        "Can you {verb} just one part?",
+        ("Can you {}?", "the first part"),
+        ("Could you {} now?", "a small part"),
+        ("Can you {}?", "just one part"),
     ),
     Scaffold.STEADY: (
-        "Can you {verb} it in your own way?",
-        "How would you {verb} it?",
-        "Can you {verb} it for a friend?",
+        ("Can you {} in your own way?", "it"),
+        ("How would you {}?", "it"),
+        ("Can you {} for a friend?", "it"),
     ),
     Scaffold.EXTENSION: (
-        "Can you {verb} another example?",
-        "What would you {verb} if one thing changed?",
-        "Can you {verb} a harder one?",
+        ("Can you {}?", "another example"),
+        ("How would you {}?", "a harder one"),
+        ("Could you {} now?", "one more example"),
     ),
 }
-_VERBS: Final[Mapping[LearningStyle | None, str]] = {
-    None: "explain",
-    LearningStyle.VISUAL: "draw",
-    LearningStyle.AUDITORY: "say",
-    LearningStyle.READING: "write",
-    LearningStyle.KINESTHETIC: "act out",
-    LearningStyle.STRUCTURED: "list",
+_ACTIONS: Final[Mapping[LearningStyle | None, str]] = {
+    None: "explain {}",
+    LearningStyle.VISUAL: "draw {}",
+    LearningStyle.AUDITORY: "say {} aloud",
+    LearningStyle.READING: "write {} down",
+    LearningStyle.KINESTHETIC: "act {} out",
+    LearningStyle.STRUCTURED: "put {} in steps",
 }
 # Students with autism are told when the work is done: the profile's instruction promises it.
 END_MARKERS: Final = ("Then you are done.", "After that, you are done.", "That is the end of this one.")
@@ -162,9 +169,10 @@ SHORT_SENTENCE_WORDS: Final[Mapping[WritingLevel, int]] = {WritingLevel.BELOW: 9
 
 def closing_question(scaffold: Scaffold, style: LearningStyle | None, *, draw: int) -> str:
     """Returns the question that a reply ends with: again in a weak skill, further in a secure one."""
-    return picked(_CLOSING[scaffold], draw).format(verb=_VERBS[style])
+    question, thing = picked(_CLOSING[scaffold], draw)
+    return question.format(_ACTIONS[style].format(thing))
 
 
-def picked(forms: tuple[str, ...], draw: int) -> str:
+def picked(forms: tuple[_Form, ...], draw: int) -> _Form:
     """Returns one of several forms."""
     return forms[draw % len(forms)]
