@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
+from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
 from mesh.tutoring.arithmetic import same_number
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
+from mesh.tutoring.judgement import Judgement, agrees, judgement_in
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
 
@@ -30,6 +32,14 @@ from mesh.tutoring.profile import StudentProfile
 PASS_SHARE = 0.5
 # Longer conversations are dropped: the longest one decides how much memory a batch needs.
 MAX_EXAMPLE_TOKENS = 1024
+# The verdicts that a teacher can state.
+_STATED: Mapping[Judgement, AnswerVerdict] = MappingProxyType(
+    {
+        Judgement.RIGHT: AnswerVerdict.CORRECT,
+        Judgement.PARTLY_RIGHT: AnswerVerdict.PARTIALLY_CORRECT,
+        Judgement.WRONG: AnswerVerdict.INCORRECT,
+    }
+)
 # Epochs after which all situations of an item have been shown.
 _ROUNDS = 3
 
@@ -220,14 +230,17 @@ def _drafts_of(
 ) -> Iterator[Draft]:
     own_profile = replace(profile, subject=response.subject or profile.subject)
     known = answer_verdict_of(response, best_score=best_score)
+    feedback = response.teacher_feedback.strip()
+    stated = _stated_verdict(feedback, known)
+    is_open = bool(feedback) and stated is None
     reference = response.reference_answer.strip()
     # Without a reference, the student's right answer serves as one.
     is_private = not reference and known is AnswerVerdict.CORRECT
     right_answer = response.student_answer.strip() if is_private else reference
     draw = draw_of(response.item)
-    for situation in situations_of(response, verdict=known, has_reference=bool(right_answer)):
-        is_told = situation is Situation.FEEDBACK
-        verdict = known if is_told else None
+    situations = situations_of(response, verdict=stated or known, has_reference=bool(right_answer), is_open=is_open)
+    for situation in situations:
+        verdict = (stated or known) if situation is Situation.FEEDBACK else None
         says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
         assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
         yield Draft(
@@ -238,7 +251,7 @@ def _drafts_of(
                 turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),
                 assessment=assessment,
             ),
-            feedback=response.teacher_feedback.strip() if is_told else "",
+            feedback=feedback if situation is (Situation.CHECK if is_open else Situation.FEEDBACK) else "",
             brief=ReplyBrief(
                 profile=own_profile,
                 situation=situation,
@@ -252,3 +265,10 @@ def _drafts_of(
                 draw=draw + len(situation.value),
             ),
         )
+
+
+def _stated_verdict(feedback: str, known: AnswerVerdict | None) -> AnswerVerdict | None:
+    """What a teacher's feedback says of the answer, so that its prompt tells the same; None if it says nothing."""
+    if not feedback or (known is not None and agrees(feedback, known)):
+        return known if feedback else None
+    return _STATED.get(judgement_in(feedback))

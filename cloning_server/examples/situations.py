@@ -33,7 +33,7 @@ _STUCK = (
 
 
 def situations_of(
-    response: BaselineResponse, *, verdict: AnswerVerdict | None, has_reference: bool
+    response: BaselineResponse, *, verdict: AnswerVerdict | None, has_reference: bool, is_open: bool = False
 ) -> tuple[Situation, ...]:
     """Returns the situations of a response.
 
@@ -41,13 +41,15 @@ def situations_of(
         response: The response.
         verdict: What is known of its answer; None for nothing.
         has_reference: Whether a right answer is known.
+        is_open: Whether there is a teacher's feedback that states no verdict: a reply to an answer of which the prompt
+            tells nothing.
     """
     draw = draw_of(response.item)
     has_answer = bool(response.student_answer.strip())
     chosen = {
         Situation.EXPLAIN: has_reference,
         Situation.FEEDBACK: verdict is not None,
-        Situation.CHECK: has_answer and (verdict is None or draw % _CHECK_SHARE == 0),
+        Situation.CHECK: has_answer and (verdict is None or is_open or draw % _CHECK_SHARE == 0),
         Situation.HINT: draw % _HINT_SHARE == 0,
     }
     return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)
