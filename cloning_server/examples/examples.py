@@ -172,12 +172,12 @@ def complete_examples(
         used.add(draft.response)
         origins["feedback" if draft.feedback else "distilled"] += 1
         completed.append((draft.item, example))
-    given = {draft.response for draft in drafts}
+    responses = {draft.response for draft in drafts}
     counts = Examples(
-        given=len(given),
+        given=len(responses),
         feedback=origins["feedback"],
         distilled=origins["distilled"],
-        dropped=len(given - used),
+        dropped=len(responses - used),
         train=0,
         heldout=0,
     )
@@ -229,18 +229,18 @@ def _drafts_of(
     response: BaselineResponse, policy: TeachingPolicy, *, index: int, profile: StudentProfile, best_score: float
 ) -> Iterator[Draft]:
     own_profile = replace(profile, subject=response.subject or profile.subject)
-    known = answer_verdict_of(response, best_score=best_score)
+    assessed = answer_verdict_of(response, best_score=best_score)
     feedback = response.teacher_feedback.strip()
-    stated = _stated_verdict(feedback, known)
+    stated = _stated_verdict(feedback, assessed)
     is_open = bool(feedback) and stated is None
     reference = response.reference_answer.strip()
     # Without a reference, the student's right answer serves as one.
-    is_private = not reference and known is AnswerVerdict.CORRECT
+    is_private = not reference and assessed is AnswerVerdict.CORRECT
     right_answer = response.student_answer.strip() if is_private else reference
     draw = draw_of(response.item)
-    situations = situations_of(response, verdict=stated or known, has_reference=bool(right_answer), is_open=is_open)
+    situations = situations_of(response, verdict=stated or assessed, has_reference=bool(right_answer), is_open=is_open)
     for situation in situations:
-        verdict = (stated or known) if situation is Situation.FEEDBACK else None
+        verdict = (stated or assessed) if situation is Situation.FEEDBACK else None
         says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
         assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
         yield Draft(
@@ -267,8 +267,8 @@ def _drafts_of(
         )
 
 
-def _stated_verdict(feedback: str, known: AnswerVerdict | None) -> AnswerVerdict | None:
+def _stated_verdict(feedback: str, assessed: AnswerVerdict | None) -> AnswerVerdict | None:
     """What a teacher's feedback says of the answer, so that its prompt tells the same; None if it says nothing."""
-    if not feedback or (known is not None and agrees(feedback, known)):
-        return known if feedback else None
+    if not feedback or (assessed is not None and agrees(feedback, assessed)):
+        return assessed if feedback else None
     return _STATED.get(judgement_in(feedback))

@@ -47,12 +47,12 @@ def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
     """
     rules = rules_of(brief.profile)
     offered = tuple(_manner(brief, body))
-    kept: list[_Part] = []
+    chosen: list[_Part] = []
     for part in sorted(offered, key=lambda part: part.worth, reverse=True):
-        longer = [*kept, part]
+        longer = [*chosen, part]
         if not rules.violations(_compose(brief, body, [each.text for each in offered if each in longer], rules)):
-            kept = longer
-    return _compose(brief, body, [part.text for part in offered if part in kept], rules)
+            chosen = longer
+    return _compose(brief, body, [part.text for part in offered if part in chosen], rules)
 
 
 def _compose(brief: ReplyBrief, body: Sequence[str], manner: Sequence[str], rules: FormRules) -> str:

@@ -1,33 +1,39 @@
 """Distillation with the real base model as teacher: which replies pass, and which are shared."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from cloning_server.compute.batch_decoding import Continuation, Decoding, decode_all
-from cloning_server.examples.distillation import distil, form_faults
-from cloning_server.examples.examples import Band, ReplyBrief, ResponseVerdict, draft_examples
-from cloning_server.examples.fidelity import content_faults
-from cloning_server.examples.framing import frame_reply
+from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.distillation import distil
+from cloning_server.examples.examples import draft_examples
+from cloning_server.examples.fidelity import content_faults, topic_faults
+from cloning_server.examples.manner import Manner
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
+from cloning_server.examples.situations import Situation
 from cloning_server.examples.teacher import key_of, task_of, teacher_prompt
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning import training_run
 from cloning_server.learning.passes import Passes
 from cloning_server.training import Progress, TrainedAdapter
 from mesh.main_brain.base import BaseModel
-from mesh.tutoring.form import split_sentences
-from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.judgement import agrees, contains_answer, judges
+from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
+from mesh.tutoring.profile import Disability, LearningStyle
 from mesh.tutoring.teaching import rules_of
 from testing.lessons import PROFILE, DictReplyCache, baseline_of, graded
 from testing.parts.stores import RedisEndpoint
 
-DRAFTS = draft_examples(baseline_of([graded(index) for index in range(4)]))
-BRIEFS = tuple(replace(draft.brief, is_guided=False) for draft in DRAFTS)
-TASK = task_of(BRIEFS[0])
+BASELINE = baseline_of([graded(index) for index in range(4)])
+BRIEFS = tuple(draft.brief for draft in draft_examples(BASELINE, compute_policy(BASELINE)))
+EXPLAINED = next(brief for brief in BRIEFS if brief.situation is Situation.EXPLAIN)
+TOLD_WRONG = next(brief for brief in BRIEFS if brief.verdict is AnswerVerdict.INCORRECT)
+TASK = task_of(EXPLAINED)
 # One sentence, too long for the student and without a place to cut it.
-HOPELESS = replace(BRIEFS[0], reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
+HOPELESS = replace(EXPLAINED, reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
 Distil = Callable[[Sequence[ReplyBrief], ReplyCache], dict[ReplyBrief, str]]
@@ -72,10 +78,26 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Decoding]:
 
 
 def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dict[ReplyBrief, str]) -> None:
-    assert len(replies) >= 3
+    explained = {brief: reply for brief, reply in replies.items() if brief.reference}
+    assert len(explained) >= 3
+    for brief, reply in explained.items():
+        sentences = [line.split(". ", 1)[1] for line in reply.splitlines() if line[:1].isdigit()]
+        assert any(content_faults(sentence, brief.reference, question=brief.question) == [] for sentence in sentences)
+
+
+def test_a_reply_to_a_wrong_answer_names_the_question_and_not_its_answer(replies: dict[ReplyBrief, str]) -> None:
+    reference_of = {response.question: response.reference_answer for response in BASELINE.responses}
+    others = {brief: reply for brief, reply in replies.items() if not brief.reference}
+    assert any(brief.situation is Situation.FEEDBACK for brief in others)
+    for brief, reply in others.items():
+        sentences = [line.split(". ", 1)[1] for line in reply.splitlines() if line[:1].isdigit()]
+        assert any(topic_faults(sentence, question=brief.question) == [] for sentence in sentences)
+        assert not contains_answer(reply, reference_of[brief.question])
+
+
+def test_a_reply_judges_only_what_its_prompt_tells(replies: dict[ReplyBrief, str]) -> None:
     for brief, reply in replies.items():
-        body = "\n".join(reply.splitlines()[1:-1])
-        assert content_faults(body, brief.reference, question=brief.question) == []
+        assert agrees(reply, brief.verdict) if brief.verdict else not judges(reply)
 
 
 def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[ReplyBrief, str]) -> None:
@@ -103,7 +125,7 @@ def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(
 
 def test_a_lesson_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
     cache = DictReplyCache()
-    private = replace(BRIEFS[0], is_private=True)
+    private = replace(EXPLAINED, is_private=True)
     assert private in distil_alone([private], cache)
     assert cache == {}
 
@@ -127,11 +149,12 @@ def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Dis
 @pytest.mark.parametrize(
     "different",
     [
-        replace(BRIEFS[0], question="Other?"),
-        replace(BRIEFS[0], reference="Other."),
-        replace(BRIEFS[0], profile=replace(PROFILE, subject="Other")),
-        replace(BRIEFS[0], profile=replace(PROFILE, grade="6")),
-        replace(BRIEFS[0], profile=replace(PROFILE, disability=Disability.AUTISM)),
+        replace(EXPLAINED, question="Other?"),
+        replace(EXPLAINED, reference="Other."),
+        replace(EXPLAINED, profile=replace(PROFILE, subject="Other")),
+        replace(EXPLAINED, profile=replace(PROFILE, grade="6")),
+        replace(EXPLAINED, manner=Manner(writing=WritingLevel.BELOW)),
+        replace(EXPLAINED, profile=replace(PROFILE, disability=Disability.AUTISM)),
     ],
 )
 def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(different: ReplyBrief) -> None:
@@ -142,10 +165,13 @@ def test_everything_that_the_teachers_sentences_depend_on_is_in_their_key(differ
 @pytest.mark.parametrize(
     "different",
     [
-        replace(BRIEFS[0], verdict=ResponseVerdict.CORRECT),
-        replace(BRIEFS[0], band=Band.SECURE),
-        replace(BRIEFS[0], is_guided=True),
-        replace(BRIEFS[0], profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
+        replace(EXPLAINED, situation=Situation.FEEDBACK, verdict=AnswerVerdict.CORRECT),
+        replace(EXPLAINED, scaffold=Scaffold.EXTENSION),
+        replace(EXPLAINED, manner=Manner(guidance=GuidanceLevel.MUCH)),
+        replace(EXPLAINED, manner=Manner(mistake=MistakeKind.INCOMPLETE)),
+        replace(EXPLAINED, manner=Manner(interest="soccer")),
+        replace(EXPLAINED, draw=EXPLAINED.draw + 1),
+        replace(EXPLAINED, profile=replace(PROFILE, learning_style=LearningStyle.AUDITORY)),
     ],
 )
 def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
@@ -157,54 +183,30 @@ def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
 ) -> None:
     reply_by_brief = distil_alone([different], cache)
     assert decodings == []
-    assert reply_by_brief[different] != replies[BRIEFS[0]]
+    assert reply_by_brief[different] != replies[EXPLAINED]
     assert reply_by_brief == distil_alone([different], DictReplyCache())
 
 
 def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
-    brief = replace(BRIEFS[0], verdict=ResponseVerdict.INCORRECT, band=Band.STRUGGLING)
-    prompt = teacher_prompt(task_of(brief), "The heart pumps blood.")
-    assert prompt == teacher_prompt(
-        task_of(replace(brief, verdict=ResponseVerdict.CORRECT, band=Band.SECURE)), "The heart pumps blood."
-    )
+    told = replace(EXPLAINED, situation=Situation.FEEDBACK, verdict=AnswerVerdict.CORRECT, scaffold=Scaffold.RECAP)
+    prompt = teacher_prompt(task_of(told), "The heart pumps blood.")
+    other = replace(EXPLAINED, scaffold=Scaffold.EXTENSION, manner=Manner(interest="soccer"))
+    assert prompt == teacher_prompt(task_of(other), "The heart pumps blood.")
+    assert prompt.assessment is None
     assert prompt.instruction is not None
     for part in ("grade 5", "Science", "short numbered steps"):
         assert part in prompt.instruction
     assert prompt.turns[-1].text == "The heart pumps blood."
 
 
-def test_a_student_with_few_right_answers_is_asked_what_is_hard_before_the_closing_question() -> None:
-    guided, alone = (
-        frame_reply(replace(BRIEFS[0], is_guided=is_guided), ["The heart pumps blood."]) for is_guided in (True, False)
-    )
-    assert guided.splitlines()[2] == "2. Tell me which part is hard."
-    assert split_sentences(guided)[-1] == split_sentences(alone)[-1]
-    assert "hard" not in alone
-
-
-def test_a_lower_record_gets_more_scaffolding_and_each_verdict_its_own_opening() -> None:
-    def frame(verdict: ResponseVerdict, band: Band) -> str:
-        return frame_reply(replace(BRIEFS[0], verdict=verdict, band=band), ["The heart pumps blood."])
-
-    weak, strong = frame(ResponseVerdict.INCORRECT, Band.STRUGGLING), frame(ResponseVerdict.INCORRECT, Band.SECURE)
-    assert len(split_sentences(weak)) > len(split_sentences(strong))
-    assert "one small step" in weak
-    assert "another example" in strong
-    assert len({frame(verdict, Band.SECURE) for verdict in ResponseVerdict}) == len(ResponseVerdict)
-
-
-@pytest.mark.parametrize("grade", ["K", "5", "9", None])
-@pytest.mark.parametrize("style", [None, *LearningStyle])
-@pytest.mark.parametrize("need", [None, *Disability])
-def test_every_frame_has_the_form_that_its_profile_asks_for(
-    grade: str | None, style: LearningStyle | None, need: Disability | None
-) -> None:
-    profile = StudentProfile(grade=grade, learning_style=style, disability=need)
-    for verdict, band, is_guided in itertools.product(ResponseVerdict, Band, (False, True)):
-        brief = replace(BRIEFS[0], profile=profile, verdict=verdict, band=band, is_guided=is_guided)
-        assert form_faults(brief, frame_reply(brief, ["The heart pumps blood."])) == []
+def test_the_teacher_of_a_wrong_answer_does_not_know_the_right_one() -> None:
+    reference = BASELINE.responses[0].reference_answer
+    assert TOLD_WRONG.question == BASELINE.responses[0].question
+    assert reference in repr(teacher_prompt(TASK, reference))
+    assert reference not in repr(TOLD_WRONG)
+    assert reference not in repr(teacher_prompt(task_of(TOLD_WRONG), TOLD_WRONG.question))
 
 
 def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(distil_alone: Distil) -> None:
-    wordless = replace(BRIEFS[0], reference="???")
+    wordless = replace(EXPLAINED, reference="???")
     assert set(distil_alone([wordless, BRIEFS[1]], DictReplyCache())) <= {BRIEFS[1]}

@@ -17,6 +17,7 @@ from torch import Tensor
 from cloning_server.clone import CloneState
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
+from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.optimizer import heldout_loss
 from cloning_server.learning.packing import packs_of
 from cloning_server.learning.passes import Passes
@@ -59,8 +60,10 @@ def previous_of(training: Training, *, warm: bool = False) -> PreviousVersion:
 
 
 def split_of(plan: TrainingPlan, base: BaseModel) -> tuple[list[tuple[str, Example]], ExampleSet]:
-    """The examples of a plan, all of whose responses have feedback, and their split."""
-    completed, counts = complete_examples(draft_examples(plan.baseline), {}, base.tokenizer)
+    """The examples of a plan that are a teacher's feedback, and their split."""
+    completed, counts = complete_examples(
+        draft_examples(plan.baseline, compute_policy(plan.baseline)), {}, base.tokenizer
+    )
     return completed, split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
 
 
@@ -93,8 +96,11 @@ def test_no_message_holds_a_word_of_the_student_or_teacher(training: Training) -
 def test_the_recipe_tells_how_the_version_was_trained(real_training: Training, base: BaseModel) -> None:
     recipe = real_training.adapter.recipe
     counts = recipe.examples
-    assert (counts.given, counts.feedback, counts.distilled, counts.dropped) == (5, 5, 0, 0)
-    assert (counts.train, counts.heldout) == (4, 1)
+    assert (counts.given, counts.feedback, counts.dropped) == (5, 5, 0)
+    # Beside the feedback, an explanation and a verdict of each question, and a hint.
+    assert 5 <= counts.distilled <= 11
+    assert counts.train + counts.heldout == counts.feedback + counts.distilled
+    assert 1 <= counts.heldout <= 4
     assert (recipe.clone_id, recipe.base_model, recipe.base_digest) == ("clone1", base.name, base.digest)
     assert (recipe.profile.grade, recipe.profile.disability) == (PROFILE.grade, "adhd")
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.target_modules) == (16, 32.0, ("q_proj", "v_proj"))
@@ -201,8 +207,9 @@ def test_a_training_that_is_closed_ends_and_does_not_change_the_base_model(
     small_base: BaseModel, small_passes: Passes
 ) -> None:
     before = small_base.model(TOKENS).logits
-    run = run_training(plan_of(commented(3)), small_base, small_passes, cache=DictReplyCache())
-    # All responses have feedback, so that it requests nothing before.
+    # All replies are the teacher's feedback, so that it requests nothing before.
+    responses = [graded(index, reference_answer="", teacher_feedback="Not right yet.") for index in (1, 2, 3)]
+    run = run_training(plan_of(baseline_of(responses)), small_base, small_passes, cache=DictReplyCache())
     next(item for item in run if isinstance(item, Progress) and item.state is CloneState.FINE_TUNING)
     run.close()
     assert_unchanged(small_base, before)
@@ -224,8 +231,9 @@ def test_responses_without_feedback_are_distilled(base: BaseModel, passes: Passe
     plan = plan_of(baseline_of([graded(0), graded(1), graded(3)]))
     counts = train_alone(plan, base, passes).adapter.recipe.examples
     assert counts.feedback == 0
-    assert counts.distilled >= 2
-    assert counts.distilled + counts.dropped == counts.given == 3
+    assert (counts.given, counts.dropped) == (3, 0)
+    # Two for each, and a hint.
+    assert 4 <= counts.distilled == counts.train + counts.heldout <= 7
 
 
 def test_it_trains_in_the_precision_that_is_not_this_machines_default_too(base: BaseModel, small_folder: Path) -> None:

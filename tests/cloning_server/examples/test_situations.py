@@ -1,0 +1,113 @@
+"""Situations: what a clone learns from one response, by what is known of its answer."""
+
+from dataclasses import replace
+
+import pytest
+
+from cloning_server.clone import BaselineResponse
+from cloning_server.examples.examples import answer_verdict_of
+from cloning_server.examples.situations import Situation, draw_of, situations_of, text_of
+from mesh.tutoring.assessment import AnswerVerdict
+from testing.lessons import ITEMS, graded
+
+# The draw of a question decides whether it also gives a hint (one of three) and an unjudged answer (one of four).
+QUESTIONS = [f"What is part {number}?" for number in range(300)]
+PLAIN = next(question for question in QUESTIONS if draw_of(question.casefold()) % 12 == 1)
+HINTED = next(question for question in QUESTIONS if draw_of(question.casefold()) % 12 == 3)
+CHECKED = next(question for question in QUESTIONS if draw_of(question.casefold()) % 12 == 4)
+
+
+def response_to(question: str, answer: str = "It beats.") -> BaselineResponse:
+    return BaselineResponse(question=question, student_answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "verdict", "reference", "situations"),
+    [
+        (PLAIN, "It beats.", AnswerVerdict.INCORRECT, "It pumps blood.", (Situation.EXPLAIN, Situation.FEEDBACK)),
+        (PLAIN, "It beats.", AnswerVerdict.INCORRECT, "", (Situation.FEEDBACK,)),
+        (PLAIN, " ", AnswerVerdict.BLANK, "It pumps blood.", (Situation.EXPLAIN, Situation.FEEDBACK)),
+        (PLAIN, "It beats.", None, "It pumps blood.", (Situation.EXPLAIN, Situation.CHECK)),
+        (PLAIN, "It beats.", None, "", (Situation.CHECK,)),
+        (PLAIN, " ", None, "It pumps blood.", (Situation.EXPLAIN,)),
+        (PLAIN, " ", None, "", ()),
+        (
+            HINTED,
+            "It beats.",
+            AnswerVerdict.CORRECT,
+            "It pumps blood.",
+            (Situation.EXPLAIN, Situation.FEEDBACK, Situation.HINT),
+        ),
+        (HINTED, " ", None, "", (Situation.HINT,)),
+        (
+            CHECKED,
+            "It beats.",
+            AnswerVerdict.CORRECT,
+            "It pumps blood.",
+            (Situation.EXPLAIN, Situation.FEEDBACK, Situation.CHECK),
+        ),
+        (CHECKED, " ", AnswerVerdict.BLANK, "It pumps blood.", (Situation.EXPLAIN, Situation.FEEDBACK)),
+    ],
+)
+def test_a_response_gives_the_situations_that_what_is_known_of_it_allows(
+    question: str, answer: str, verdict: AnswerVerdict | None, reference: str, situations: tuple[Situation, ...]
+) -> None:
+    response = response_to(question, answer)
+    assert situations_of(response, verdict=verdict, has_reference=bool(reference)) == situations
+
+
+def test_a_third_of_the_items_gives_a_hint_and_a_quarter_an_unjudged_answer() -> None:
+    given = [
+        situations_of(response_to(question), verdict=AnswerVerdict.INCORRECT, has_reference=True)
+        for question in QUESTIONS
+    ]
+    hints, checks = (
+        sum(situation in situations for situations in given) for situation in (Situation.HINT, Situation.CHECK)
+    )
+    assert 70 <= hints <= 130
+    assert 50 <= checks <= 100
+
+
+def test_a_question_that_is_spelled_in_another_case_gives_the_same_situations() -> None:
+    for question in QUESTIONS[:20]:
+        lower, upper = response_to(question), response_to(f"  {question.upper()} ")
+        assert situations_of(lower, verdict=None, has_reference=True) == situations_of(
+            upper, verdict=None, has_reference=True
+        )
+
+
+def test_a_student_writes_a_question_alone_an_answer_behind_it_or_that_they_are_stuck() -> None:
+    response = graded(0)
+    question, _, answer = ITEMS[0]
+    assert text_of(response, Situation.EXPLAIN) == question
+    assert text_of(response, Situation.FEEDBACK) == f"{question}\n\nMy answer: {answer}"
+    assert text_of(response, Situation.CHECK) == f"{question}\n\nMy answer: {answer}"
+    stuck = text_of(response, Situation.HINT)
+    assert stuck.startswith(f"{question}\n\n")
+    assert "My answer" not in stuck
+    assert answer not in stuck
+
+
+def test_a_blank_answer_is_the_question_alone() -> None:
+    assert text_of(replace(graded(0), student_answer="  "), Situation.FEEDBACK) == ITEMS[0][0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "answer", "verdict"),
+    [
+        ({"is_correct": True}, "It beats.", AnswerVerdict.CORRECT),
+        ({"is_correct": False}, "It beats.", AnswerVerdict.INCORRECT),
+        ({"is_correct": False, "score": 20.0}, "It beats.", AnswerVerdict.PARTIALLY_CORRECT),
+        ({"score": 20.0}, "It beats.", AnswerVerdict.PARTIALLY_CORRECT),
+        ({"score": 0.0}, "It beats.", AnswerVerdict.INCORRECT),
+        ({"is_correct": False}, " ", AnswerVerdict.BLANK),
+        ({"score": 0.0}, "", AnswerVerdict.BLANK),
+        ({}, "It beats.", None),
+        ({}, "", None),
+    ],
+)
+def test_a_prompt_may_tell_what_the_response_says_of_its_answer(
+    facts: dict[str, object], answer: str, verdict: AnswerVerdict | None
+) -> None:
+    response = BaselineResponse(question="q", student_answer=answer, **facts)  # type: ignore[arg-type] # any field
+    assert answer_verdict_of(response) is verdict
