@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline
 from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.examples.examples import Draft, complete_examples, draft_examples, split_examples
+from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
 from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
@@ -21,8 +21,6 @@ from cloning_server.training import TrainingPlan
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.main_brain.base import BaseModel
-from mesh.tutoring.policy import TeachingPolicy
-from mesh.tutoring.profile import StudentProfile
 
 # Number of examples in one forward pass.
 _ROWS = 6
@@ -70,16 +68,18 @@ class AdapterTrainer:
 
     def adapter(self, baseline: Baseline) -> LoraFactors:
         """Returns the adapter that a clone would train on this baseline."""
-        weights = self._folder / f"{self._name(baseline)}.safetensors"
+        weights = self._folder / f"{self.name_of(baseline)}.safetensors"
         if not weights.exists():
             part_path = weights.with_suffix(".part")
             part_path.write_bytes(self._train(baseline))
             part_path.replace(weights)
         return LoraFactors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)
 
-    def _name(self, baseline: Baseline) -> str:
+    def name_of(self, baseline: Baseline) -> str:
         """Returns a name made of everything that the adapter depends on."""
-        replies = [target.reply for target in lesson_targets(draft_examples(baseline, compute_policy(baseline)), self)]
+        drafts = draft_examples(baseline, compute_policy(baseline))
+        distilled = replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0)
+        replies = [draft.feedback or distilled.get(draft.brief, "") for draft in drafts]
         inputs = [
             request_digest("", baseline),
             replies,
@@ -100,36 +100,16 @@ class AdapterTrainer:
         return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 
-def targets_of(heldout: Baseline, *, policy: TeachingPolicy, trainer: AdapterTrainer) -> list[Target]:
-    """Returns a tutor's reply to each held-out answer, distilled as a clone would; leaves out failed distillations.
-
-    The policy is drawn from the baseline, not from the held-out answers. No adapter is involved.
-    """
-    return lesson_targets(draft_examples(heldout, policy), trainer)
-
-
-def lesson_targets(drafts: Sequence[Draft], trainer: AdapterTrainer) -> list[Target]:
-    """Returns the prompts and replies of drafts."""
-    replies = replies_to(drafts, trainer.base, trainer.passes, cache=trainer.replies, seed=0)
-    briefs = [(draft.prompt, draft.feedback or replies.get(draft.brief, "")) for draft in drafts]
-    return [Target(prompt=prompt, reply=reply) for prompt, reply in briefs if reply]
-
-
-def without_profile(targets: Sequence[Target]) -> list[Target]:
-    """Returns the targets without the student's profile in the prompt."""
-    return [replace(target, prompt=replace(target.prompt, profile=StudentProfile())) for target in targets]
-
-
-def losses(trainer: AdapterTrainer, targets: Sequence[Target], adapter: LoraFactors | None) -> Scores:
+def losses(base: BaseModel, passes: Passes, targets: Sequence[Target], adapter: LoraFactors | None = None) -> Scores:
     """Returns the loss of each reply with an adapter, or with none."""
-    examples = [encode_example(trainer.base.tokenizer, target.prompt, target.reply) for target in targets]
+    examples = [encode_example(base.tokenizer, target.prompt, target.reply) for target in targets]
     nats: dict[int, float] = {}
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
     with torch.inference_mode():
         for start in range(0, len(order), _ROWS):
             batch = order[start : start + _ROWS]
             rows = [examples[index] for index in batch]
-            (nats_M,) = trainer.passes.nats([pack(rows, device=trainer.base.device)], [adapter])
+            (nats_M,) = passes.nats([pack(rows, device=base.device)], [adapter])
             for index, row in zip(batch, nats_M.split([_reply_tokens(row) for row in rows]), strict=True):
                 nats[index] = float(row.sum())
     return Scores(nats=tuple(nats[index] for index in range(len(examples))), tokens=tuple(map(_reply_tokens, examples)))

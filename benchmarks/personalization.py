@@ -1,39 +1,57 @@
-"""How much an adapter knows of its student: held-out loss with it, with other students' adapters, and without any.
+"""What an adapter knows of its student: held-out loss, and how often replies show the student's teaching policy.
 
-    python -m benchmarks.personalization FOLDER [--students N] [--responses N] [--epochs N] [--work DIR] [--out DIR]
+    python -m benchmarks.personalization FOLDER [--pairs N] [--limit N] [--work DIR] [--out DIR] [--name NAME]
 
 The folder holds StartClone requests as `NAME.json`, each with a `NAME.heldout.json`. The product's own code fine-tunes
 the adapters, and distils the replies to the held-out answers on which they are measured. No gate is applied, so all
-adapters count. Prints one JSON line per figure. `--work` stores replies and adapters, with which an interrupted run
-resumes.
+adapters count. Each arm replies greedily to the held-out questions, and `policy_checks` reads the replies. Prints one
+JSON line per figure. `--work` stores replies and adapters, with which an interrupted run resumes.
 """
 
 import argparse
+import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import personalization_report
-from benchmarks.adapter_trainer import AdapterTrainer, Scores, losses, targets_of, without_profile
-from benchmarks.bootstrap import Interval, interval_of_mean
-from benchmarks.figures import Figure, Goal, Results
+from benchmarks.adapter_trainer import AdapterTrainer, Scores, losses
+from benchmarks.figures import Results
+from benchmarks.heldout_questions import (
+    HeldoutQuestion,
+    ReplyArm,
+    ReplyDecoder,
+    norm_of,
+    prompt_of,
+    questions_of,
+    targets_of,
+)
+from benchmarks.personalization_figures import (
+    CLASSMATE,
+    MAIN_BRAIN,
+    OWN,
+    PROMPT,
+    StudentOutcome,
+    overall_figures,
+    student_figure,
+    tally_differing,
+    tally_known,
+)
+from benchmarks.policy_checks import guidance_in, habits_in, scaffold_in
 from benchmarks.students import BenchmarkStudent, common_questions, read_students
 from cloning_server.clone import Baseline
 from cloning_server.examples.teaching_policy import compute_policy
+from cloning_server.learning.passes import Passes
+from curriculum.lesson import Lesson
+from curriculum.library import load_lessons
 from mesh import log
-from mesh.main_brain.base import load_base
+from mesh.lm.chat import encode_prompt
+from mesh.main_brain.base import BaseModel, load_base
 from mesh.main_brain.roles import roles_folders
 from mesh.settings import BaseModelSettings, load_settings
-
-OWN = "own"
-# What the student's own adapter is compared with.
-RIVALS = {
-    "classmate": "an adapter trained on another student's answers to the same questions, with this student's profile",
-    "stranger": "the adapter of a student with another profile",
-    "base_profile": "the base model with the same prompt",
-    "base_bare": "the base model without a profile in its prompt",
-}
+from mesh.tutoring.policy import TeachingPolicy
 
 
 def main() -> None:
@@ -42,30 +60,27 @@ def main() -> None:
     # Logs go to standard error; standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
     settings = load_settings(BaseModelSettings)
-    base = load_base(
-        settings.base_model,
-        cache_dir=settings.model_cache_dir,
-        roles_dirs=roles_folders(settings.roles_dir),
-        device=args.device,
-        dtype=args.dtype,
-    )
-    trainer = AdapterTrainer(base, folder=args.work, epochs=args.epochs, seed=args.seed)
-    students = read_students(args.folder)
-    if args.alike:
-        # Sorted by profile, so that the first few students include the classmates of each other.
-        with_classmate = [student for student in students if _has_classmate(student, students)]
-        students = sorted(with_classmate, key=lambda student: (repr(student.baseline.profile), student.student_id))
-    students = students[: args.students]
+    brain = _load(settings, roles_folders(settings.roles_dir), args)
+    plain = _load(settings, (), args)
+    students = chosen_students(read_students(args.folder), pairs=args.pairs, alike=args.alike)[: args.students]
     comparisons = compare_all(students, seed=args.seed)
-    conditions = {"base_model": base.name, "students": len(students), "responses": args.responses}
-    conditions |= {"epochs": args.epochs, "seed": args.seed, "dtype": str(base.dtype).removeprefix("torch.")}
-    path = args.out / "personalization.jsonl"
-    results = Results(path, conditions=conditions)
-    comparisons_with_scores = (
-        (comparison, score(comparison, comparisons, trainer, responses=args.responses))
-        for comparison in comparisons.values()
+    bench = PersonalizationBench(
+        trainer=AdapterTrainer(brain, folder=args.work, epochs=args.epochs, seed=args.seed),
+        plain=brain if plain.digest == brain.digest else plain,
+        comparisons=comparisons,
+        lessons=load_lessons(),
+        args=args,
     )
-    for figure in figures_of(comparisons_with_scores, seed=args.seed):
+    path = args.out / f"{args.name}.jsonl"
+    results = Results(path, conditions=_conditions(brain, has_tutor=plain.digest != brain.digest, args=args))
+    outcomes = []
+    for number, comparison in enumerate(comparisons.values()):
+        outcome = bench.measure(comparison)
+        results.add(student_figure(outcome, seed=args.seed + number))
+        if args.replies:
+            _write_replies(args.replies, outcome)
+        outcomes.append(outcome)
+    for figure in overall_figures(outcomes, seed=args.seed):
         results.add(figure)
     personalization_report.write(path)
 
@@ -85,151 +100,231 @@ class Comparison:
     classmate: BenchmarkStudent
     stranger: BenchmarkStudent | None
 
-    def own_baseline(self, responses: int) -> Baseline:
-        """Returns the student's answers to the first `responses` common questions."""
+    def own_baseline(self, responses: int | None) -> Baseline:
+        """Returns the student's answers to the first `responses` common questions, or to all of them."""
         return self._baseline(self.student, responses)
 
-    def classmate_baseline(self, responses: int) -> Baseline:
+    def classmate_baseline(self, responses: int | None) -> Baseline:
         """Returns the classmate's answers to the same questions, with the student's profile."""
         return self._baseline(self.classmate, responses)
 
-    def _baseline(self, author: BenchmarkStudent, responses: int) -> Baseline:
+    def _baseline(self, author: BenchmarkStudent, responses: int | None) -> Baseline:
         questions = common_questions(self.student, self.classmate)[:responses]
         return replace(
             self.student.baseline,
             responses=author.answers_to(questions),
+            interests=author.baseline.interests,
             assessment_id="",
             overall_score=None,
             max_score=author.baseline.max_score,
         )
 
 
+def chosen_students(students: Sequence[BenchmarkStudent], *, pairs: int | None, alike: bool) -> list[BenchmarkStudent]:
+    """Returns the students to measure.
+
+    Args:
+        students: All students of the folder.
+        pairs: Most pairs of classmates; None for all students.
+        alike: Whether to leave out students without a classmate of the same profile.
+    """
+    if pairs is not None:
+        return [student for pair in list(_pairs_of(students))[:pairs] for student in pair]
+    if not alike:
+        return list(students)
+    # Sorted by profile, so that the first few students include the classmates of each other.
+    with_classmate = [student for student in students if _alike(student, students)]
+    return sorted(with_classmate, key=lambda student: (repr(student.baseline.profile), student.student_id))
+
+
 def compare_all(students: Sequence[BenchmarkStudent], *, seed: int) -> dict[str, Comparison]:
-    """Returns a comparison per student, with random rivals; the classmate has the same profile if any student has."""
+    """Returns a comparison per student.
+
+    The classmate is the one whom the files name. Otherwise both rivals are drawn, and the classmate has the same
+    profile if any student has.
+    """
     comparisons = {}
     for student in students:
         draws = random.Random(f"{seed} {student.student_id}")
         others = [candidate for candidate in students if candidate is not student]
-        same_profile = [candidate for candidate in others if candidate.baseline.profile == student.baseline.profile]
+        same_profile = _alike(student, students)
         other_profile = [candidate for candidate in others if candidate not in same_profile]
+        named = [candidate for candidate in others if candidate.student_id == student.classmate_id]
         comparisons[student.student_id] = Comparison(
             student=student,
-            classmate=draws.choice(same_profile or others),
+            classmate=draws.choice(named or same_profile or others),
             stranger=draws.choice(other_profile) if other_profile else None,
         )
     return comparisons
 
 
-def score(
-    comparison: Comparison, comparisons: Mapping[str, Comparison], trainer: AdapterTrainer, *, responses: int
-) -> dict[str, Scores]:
-    """Returns the held-out losses of one student with each adapter, and with the base model alone."""
-    student, own, stranger = comparison.student, comparison.own_baseline(responses), comparison.stranger
-    heldout = replace(student.baseline, responses=student.heldout)
-    targets = targets_of(heldout, policy=compute_policy(own), trainer=trainer)
-    baselines = {OWN: own, "classmate": comparison.classmate_baseline(responses)}
-    if stranger:
-        baselines["stranger"] = comparisons[stranger.student_id].own_baseline(responses)
+class PersonalizationBench:
+    """Measures students one after another.
+
+    Args:
+        trainer: Trains adapters on the Main Brain.
+        plain: The base weights without a tutor.
+        comparisons: All students to measure, by id.
+        lessons: Their replies show how hard replies at a grade are.
+        args: Options of the command line.
+    """
+
+    def __init__(
+        self,
+        *,
+        trainer: AdapterTrainer,
+        plain: BaseModel,
+        comparisons: Mapping[str, Comparison],
+        lessons: Sequence[Lesson],
+        args: argparse.Namespace,
+    ) -> None:
+        self._trainer = trainer
+        self._plain = plain
+        self._plain_passes = trainer.passes if plain is trainer.base else Passes(plain.model)
+        self._comparisons = comparisons
+        self._lessons = lessons
+        self._responses: int | None = args.responses
+        self._limit: int | None = args.limit
+        self._decoder = ReplyDecoder(trainer, path=args.work / "decoded.json", max_tokens=args.reply_tokens)
+
+    def measure(self, comparison: Comparison) -> StudentOutcome:
+        """Trains what is missing, and returns the losses and replies of all arms for one student."""
+        student, own, classmate = comparison.student, *self._baselines(comparison)
+        policy, other_policy = compute_policy(own), compute_policy(classmate)
+        heldout = replace(student.baseline, responses=student.heldout[: self._limit])
+        questions = questions_of(heldout, policy=policy, trainer=self._trainer)
+        arms = list(self._arms(comparison))
+        replies = self._decoder.replies(questions, arms, policy)
+        norm = norm_of(student.baseline.profile, self._lessons)
+        return StudentOutcome(
+            student_id=student.student_id,
+            classmate_id=comparison.classmate.student_id,
+            is_same_profile=comparison.classmate.baseline.profile == student.baseline.profile,
+            scores=self._scores(questions, arms, policy),
+            questions=questions,
+            replies=replies,
+            policy_tokens=self._policy_tokens(questions, policy),
+            aims={name: tally_known(questions, texts, policy, norm) for name, texts in replies.items()},
+            differing={
+                name: tally_differing(questions, texts, (policy, other_policy), norm) for name, texts in replies.items()
+            },
+            places={name: statistics.mean(map(norm.place_of, texts)) for name, texts in replies.items()},
+        )
+
+    def _baselines(self, comparison: Comparison) -> tuple[Baseline, Baseline]:
+        return comparison.own_baseline(self._responses), comparison.classmate_baseline(self._responses)
+
+    def _arms(self, comparison: Comparison) -> Iterator[ReplyArm]:
+        own, classmate = self._baselines(comparison)
+        yield ReplyArm(name=MAIN_BRAIN)
+        yield ReplyArm(name=PROMPT, has_policy=True)
+        if comparison.stranger:
+            rival = self._comparisons[comparison.stranger.student_id]
+            yield self._adapter_arm("stranger", rival.own_baseline(self._responses))
+        yield self._adapter_arm(CLASSMATE, classmate)
+        yield self._adapter_arm(OWN, own)
+
+    def _adapter_arm(self, name: str, baseline: Baseline) -> ReplyArm:
+        return ReplyArm(
+            name=name, factors=self._trainer.adapter(baseline), adapter_name=self._trainer.name_of(baseline)
+        )
+
+    def _scores(
+        self, questions: Sequence[HeldoutQuestion], arms: Sequence[ReplyArm], policy: TeachingPolicy
+    ) -> dict[str, Scores]:
+        trainer, targets = self._trainer, targets_of(questions)
+        told = targets_of(questions, told_policy=policy)
+        by_arm = {
+            arm.name: losses(trainer.base, trainer.passes, told if arm.has_policy else targets, arm.factors)
+            for arm in arms
+        }
+        return by_arm | {"base": losses(self._plain, self._plain_passes, targets)}
+
+    def _policy_tokens(self, questions: Sequence[HeldoutQuestion], policy: TeachingPolicy) -> list[int]:
+        tokenizer = self._trainer.base.tokenizer
+        return [
+            len(encode_prompt(tokenizer, prompt_of(question, policy))) - len(encode_prompt(tokenizer, question.prompt))
+            for question in questions
+        ]
+
+
+def _load(settings: BaseModelSettings, roles_dirs: Sequence[Path], args: argparse.Namespace) -> BaseModel:
+    return load_base(
+        settings.base_model,
+        cache_dir=settings.model_cache_dir,
+        roles_dirs=roles_dirs,
+        device=args.device,
+        dtype=args.dtype,
+    )
+
+
+def _conditions(brain: BaseModel, *, has_tutor: bool, args: argparse.Namespace) -> dict[str, object]:
+    options = ("pairs", "students", "responses", "limit", "epochs", "seed", "reply_tokens")
     return {
-        "base_bare": losses(trainer, without_profile(targets), None),
-        "base_profile": losses(trainer, targets, None),
-        **{name: losses(trainer, targets, trainer.adapter(baseline)) for name, baseline in baselines.items()},
+        "base_model": brain.name,
+        "main_brain": brain.digest,
+        "has_tutor": has_tutor,
+        "folder": args.folder.name,
+        **{name: getattr(args, name) for name in options},
+        "dtype": str(brain.dtype).removeprefix("torch."),
     }
 
 
-def figures_of(
-    comparisons_with_scores: Iterable[tuple[Comparison, Mapping[str, Scores]]], *, seed: int
-) -> Iterator[Figure]:
-    """Yields a figure per student, then how much better own adapters are than each rival, and for how many."""
-    pairs: dict[str, list[tuple[Scores, Scores]]] = {}
-    for number, (comparison, scores) in enumerate(comparisons_with_scores):
-        yield _of_student(comparison, scores, seed=seed + number)
-        for rival in RIVALS:
-            if rival in scores:
-                pairs.setdefault(rival, []).append((scores[OWN], scores[rival]))
-    for rival, score_pairs in pairs.items():
-        yield from _of_all(rival, score_pairs, seed=seed)
+def _write_replies(path: Path, outcome: StudentOutcome) -> None:
+    """Adds the replies, and what the checks read from them, to a file of JSON lines, for people to read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for arm, replies in outcome.replies.items():
+            for question, reply in zip(outcome.questions, replies, strict=True):
+                line = {
+                    "student": outcome.student_id,
+                    "arm": arm,
+                    "situation": question.situation,
+                    "asked": question.prompt.turns[-1].text,
+                    "reply": reply,
+                    "scaffold": scaffold_in(reply),
+                    "habits": sorted(habits_in(reply)),
+                    "guidance": guidance_in(reply),
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _of_student(comparison: Comparison, scores: Mapping[str, Scores], *, seed: int) -> Figure:
-    student, items = comparison.student, len(scores[OWN].nats)
-    facts: dict[str, object] = {
-        "student": student.student_id,
-        "classmate_is": comparison.classmate.student_id,
-        "classmate_has_the_profile": comparison.classmate.baseline.profile == student.baseline.profile,
-        "items": items,
-        # Held-out answers for which distillation gave no valid reply.
-        "items_without_reply": len(student.heldout) - items,
-    }
-    for rival in RIVALS:
-        if rival in scores:
-            interval = advantage(scores[OWN], scores[rival], seed=seed)
-            facts |= {rival: scores[rival].mean, f"{rival}_ahead": interval.value}
-            facts |= {f"{rival}_low": interval.low, f"{rival}_high": interval.high}
-    return Figure(
-        figure="heldout_loss_own",
-        value=scores[OWN].mean,
-        unit="nats/token",
-        baseline=scores["classmate"].mean,
-        baseline_of="a classmate's adapter",
-        facts=facts,
-    )
+def _pairs_of(students: Sequence[BenchmarkStudent]) -> Iterator[tuple[BenchmarkStudent, BenchmarkStudent]]:
+    """Yields the pairs of classmates whom the files name."""
+    by_id = {student.student_id: student for student in students}
+    for student in students:
+        classmate = by_id.get(student.classmate_id)
+        if classmate and student.student_id < classmate.student_id:
+            yield student, classmate
 
 
-def _of_all(rival: str, pairs: Sequence[tuple[Scores, Scores]], *, seed: int) -> Iterator[Figure]:
-    intervals = [advantage(own, other, seed=seed + number) for number, (own, other) in enumerate(pairs)]
-    overall = interval_of_mean([interval.value for interval in intervals], seed=seed)
-    yield Figure(
-        figure=f"own_ahead_of_{rival}",
-        value=overall.value,
-        unit="nats/token",
-        baseline_of=RIVALS[rival],
-        facts={"low": overall.low, "high": overall.high, "students": len(pairs)},
-    )
-    yield Figure(
-        figure=f"students_whose_own_beats_{rival}",
-        value=sum(interval.value > 0 for interval in intervals),
-        unit="students",
-        baseline=len(pairs),
-        baseline_of="all students",
-        # More than half of them.
-        goal=Goal(of="ratio", at_least=0.5 + 1e-9),
-        facts={
-            "clearly": sum(interval.low > 0 for interval in intervals),
-            "clearly_not": sum(interval.high < 0 for interval in intervals),
-        },
-    )
-
-
-def advantage(own: Scores, other: Scores, *, seed: int) -> Interval:
-    """Returns by how many nats per token the own adapter's loss is lower, paired by item."""
-    items = zip(own.nats, other.nats, own.tokens, strict=True)
-    differences = [(other_nats - own_nats) / tokens for own_nats, other_nats, tokens in items]
-    return interval_of_mean(differences, weights=own.tokens, seed=seed)
-
-
-def _has_classmate(student: BenchmarkStudent, students: Sequence[BenchmarkStudent]) -> bool:
-    return any(
-        candidate is not student and candidate.baseline.profile == student.baseline.profile for candidate in students
-    )
+def _alike(student: BenchmarkStudent, students: Sequence[BenchmarkStudent]) -> list[BenchmarkStudent]:
+    """The other students with the student's profile."""
+    profile = student.baseline.profile
+    return [other for other in students if other is not student and other.baseline.profile == profile]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.personalization", description="Measures how much an adapter knows of its student."
+        prog="python -m benchmarks.personalization", description="Measures what an adapter knows of its student."
     )
     parser.add_argument("folder", type=Path, help="students, with two files each: NAME.json and NAME.heldout.json")
+    parser.add_argument("--pairs", type=int, help="maximum number of pairs of classmates; all students by default")
     parser.add_argument("--students", type=int, help="maximum number of students; all by default")
     parser.add_argument("--alike", action="store_true", help="only students who share their profile with another one")
-    parser.add_argument("--responses", type=int, default=70, help="maximum number of responses per adapter")
+    parser.add_argument("--limit", type=int, help="maximum number of held-out questions per student; all by default")
+    parser.add_argument("--responses", type=int, help="maximum number of responses per adapter; all by default")
     parser.add_argument("--epochs", type=int, default=3, help="maximum number of epochs")
+    parser.add_argument("--reply-tokens", type=int, default=160, help="length limit of replies")
     parser.add_argument("--seed", type=int, default=0, help="seed of training, of the rivals, and of the intervals")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--replies", type=Path, metavar="FILE", help="adds all replies to this file, to read them")
     parser.add_argument(
         "--work", type=Path, default=Path("build/personalization"), help="folder for replies and adapters"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument("--name", default="personalization", help="name of the results' files")
     return parser
 
 

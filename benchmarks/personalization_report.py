@@ -9,8 +9,8 @@ from benchmarks import figures
 from benchmarks.figures import Head
 
 # The rivals shown in the picture.
-_PLOTTED = ("classmate", "stranger", "base_profile")
-_COLUMNS = ("base_bare", "base_profile", "stranger", "classmate")
+_PLOTTED = ("classmate", "stranger", "policy_prompt")
+_COLUMNS = ("base", "main_brain", "policy_prompt", "stranger", "classmate")
 
 
 def write(results: Path) -> None:
@@ -24,11 +24,15 @@ def write(results: Path) -> None:
         "",
         _describe_run(head),
         "",
-        "| student | base, bare prompt | base, profile | stranger's | classmate's | own | own ahead of classmate's |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| student | base | Main Brain | policy in prompt | stranger's | classmate's | own | own ahead of classmate's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_row, students),
         "",
-        *(_sentence(line) for line in facts if line["figure"].startswith(("own_ahead", "students_whose"))),
+        *(_sentence(line) for line in facts if line["figure"].startswith(("own_ahead", "students_whose_own_beats"))),
+        "",
+        "Policy shown on held-out questions, and replies that are no use:",
+        "",
+        *(_share(line) for line in facts if line["figure"].startswith(("policy_shown", "own_replies"))),
         *(["", f"![{picture.stem}]({picture.name})"] if picture else []),
     ]
     results.with_suffix(".md").write_text("\n".join(text) + "\n")
@@ -38,9 +42,19 @@ def _describe_run(head: Head) -> str:
     conditions = head["conditions"]
     return (
         f"{head['machine']['cpu']}, {conditions['dtype']}, {conditions['base_model']}; "
-        f"{conditions['students']} students, up to {conditions['responses']} answers each, "
+        f"students of {conditions['folder']}, {_up_to(conditions['responses'])} answers each, "
         f"at most {conditions['epochs']} epochs. Nats per token on held-out replies."
     )
+
+
+def _up_to(number: object) -> str:
+    return "all" if number is None else f"up to {number}"
+
+
+def _share(line: Mapping[str, Any]) -> str:
+    name, target = str(line["figure"]).replace("_", " "), f" (target {line['target']})" if line["target"] else ""
+    tokens = line.get("tokens_in_the_prompt")
+    return f"- {name}: {line['value']:.1%}{target}" + (f", for {tokens:g} tokens in each prompt" if tokens else "")
 
 
 def _row(line: Mapping[str, Any]) -> str:

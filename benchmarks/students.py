@@ -1,11 +1,12 @@
 """Students in files: a StartClone request, and held-out answers of the same student to other questions.
 
 `NAME.json` is the request in JSON. `NAME.heldout.json` in the same folder has `responses` of the same shape, with the
-same best score.
+same best score. It may name the `classmate` who answered the same questions, and the student's `interests`.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from google.protobuf import json_format
 
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.edge.order_wire import order_from
+from mesh.tutoring.profile import parse_interests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +26,13 @@ class BenchmarkStudent:
         student_id: The student's id in the request.
         baseline: The answers from which an adapter is trained.
         heldout: Answers from which no adapter is trained.
+        classmate_id: The classmate whom the files name; empty for none.
     """
 
     student_id: str
     baseline: Baseline
     heldout: tuple[BaselineResponse, ...]
+    classmate_id: str = ""
 
     def answers_to(self, questions: Sequence[str]) -> tuple[BaselineResponse, ...]:
         """Returns the baseline's answers to some questions, in the order of the questions."""
@@ -49,12 +53,18 @@ def read_students(folder: Path) -> list[BenchmarkStudent]:
 
 def _read_student(path: Path) -> BenchmarkStudent:
     request = json_format.Parse(path.read_text(), pb.StartCloneRequest())
+    text = _heldout_path(path).read_text()
+    about = json.loads(text)
     # The held-out answers become a request too, so that the same code parses both.
     heldout = pb.StartCloneRequest(student_id=request.student_id, student_profile=request.student_profile)
-    json_format.Parse(_heldout_path(path).read_text(), heldout.baseline_data, ignore_unknown_fields=True)
+    json_format.Parse(text, heldout.baseline_data, ignore_unknown_fields=True)
     order = order_from(request)
+    interests = order.baseline.interests or parse_interests(about.get("interests", ()))
     return BenchmarkStudent(
-        student_id=order.student_id, baseline=order.baseline, heldout=order_from(heldout).baseline.responses
+        student_id=order.student_id,
+        baseline=replace(order.baseline, interests=interests),
+        heldout=order_from(heldout).baseline.responses,
+        classmate_id=about.get("classmate", ""),
     )
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from benchmarks.adapter_trainer import Scores
 from benchmarks.bootstrap import interval_of_mean
-from benchmarks.personalization import advantage, compare_all
+from benchmarks.personalization import chosen_students, compare_all
+from benchmarks.personalization_figures import advantage
 from benchmarks.students import BenchmarkStudent, read_students
 
 QUESTIONS = [f"What is {n} + {n}?" for n in range(9)]
 
 
-def write_student(folder: Path, name: str, *, grade: str, questions: Sequence[str]) -> None:
+def write_student(folder: Path, name: str, *, grade: str, questions: Sequence[str], classmate: str = "") -> None:
     """Writes the files of a student who answers some questions; the others are held out."""
     answers = {
         question: {"question": question, "student_answer": f"{name} on {question}", "is_correct": True}
@@ -28,6 +29,8 @@ def write_student(folder: Path, name: str, *, grade: str, questions: Sequence[st
     heldout = {
         "student_id": name,
         "mastered_skills": ["adding"],
+        "classmate": classmate,
+        "interests": [f"{name}'s hobby"],
         "responses": [answer for question, answer in answers.items() if question not in questions],
     }
     (folder / f"{name}.json").write_text(json.dumps(body))
@@ -89,3 +92,23 @@ def test_an_interval_holds_the_mean_and_narrows_with_more_pairs() -> None:
 def test_an_advantage_counts_tokens_not_items() -> None:
     own, other = Scores(nats=(1.0, 10.0), tokens=(1, 9)), Scores(nats=(2.0, 10.0), tokens=(1, 9))
     assert advantage(own, other, seed=0).value == pytest.approx(0.1)
+
+
+def test_a_named_classmate_comes_first_and_pairs_stay_together(tmp_path: Path) -> None:
+    for name, classmate in (("ada", "dev"), ("bo", "cleo"), ("cleo", "bo"), ("dev", "ada")):
+        write_student(tmp_path, name, grade="5", questions=QUESTIONS[:6], classmate=classmate)
+    everybody = read_students(tmp_path)
+    comparisons = compare_all(everybody, seed=0)
+    assert {name: comparison.classmate.student_id for name, comparison in comparisons.items()} == {
+        "ada": "dev", "bo": "cleo", "cleo": "bo", "dev": "ada",
+    }  # fmt: skip
+    assert [student.student_id for student in chosen_students(everybody, pairs=1, alike=False)] == ["ada", "dev"]
+
+
+def test_interests_belong_to_whoever_answered(tmp_path: Path) -> None:
+    for name, classmate in (("ada", "bo"), ("bo", "ada")):
+        write_student(tmp_path, name, grade="5", questions=QUESTIONS[:6], classmate=classmate)
+    comparison = compare_all(read_students(tmp_path), seed=0)["ada"]
+    assert comparison.own_baseline(None).interests == ("ada's hobby",)
+    assert comparison.classmate_baseline(None).interests == ("bo's hobby",)
+    assert len(comparison.own_baseline(None).responses) == 6
