@@ -33,6 +33,7 @@ from benchmarks.personalization_figures import (
     MAIN_BRAIN,
     OWN,
     PROMPT,
+    TAUGHT,
     StudentOutcome,
     overall_figures,
     student_figure,
@@ -195,6 +196,9 @@ class PersonalizationBench:
         questions = questions_of(heldout, policy=policy, trainer=self._trainer)
         arms = list(self._arms(comparison))
         replies = self._decoder.replies(questions, arms, policy)
+        taught = [question for question in questions if question.target]
+        texts_of = {name: (questions, texts) for name, texts in replies.items()}
+        texts_of[TAUGHT] = (taught, [question.target for question in taught])
         norm = norm_of(student.baseline.profile, self._lessons)
         return StudentOutcome(
             student_id=student.student_id,
@@ -204,11 +208,12 @@ class PersonalizationBench:
             questions=questions,
             replies=replies,
             policy_tokens=self._policy_tokens(questions, policy),
-            aims={name: tally_known(questions, texts, policy, norm) for name, texts in replies.items()},
+            aims={name: tally_known(items, texts, policy, norm) for name, (items, texts) in texts_of.items()},
             differing={
-                name: tally_differing(questions, texts, (policy, other_policy), norm) for name, texts in replies.items()
+                name: tally_differing(items, texts, (policy, other_policy), norm)
+                for name, (items, texts) in texts_of.items()
             },
-            places={name: statistics.mean(map(norm.place_of, texts)) for name, texts in replies.items()},
+            places={name: statistics.mean(map(norm.place_of, texts)) for name, (_, texts) in texts_of.items()},
         )
 
     def _baselines(self, comparison: Comparison) -> tuple[Baseline, Baseline]:

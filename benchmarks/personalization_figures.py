@@ -15,6 +15,8 @@ from mesh.tutoring.judgement import judges
 from mesh.tutoring.policy import TeachingPolicy
 
 OWN, CLASSMATE, MAIN_BRAIN, PROMPT = "own", "classmate", "main_brain", "policy_prompt"
+# Not an arm: the replies that a clone would learn, which no adapter is expected to exceed.
+TAUGHT = "taught_replies"
 # What the student's own adapter is compared with.
 RIVALS = {
     CLASSMATE: "an adapter trained on another student's answers to the same questions, with this student's profile",
@@ -42,7 +44,8 @@ class StudentOutcome:
         questions: The held-out questions.
         replies: Replies to them by arm.
         policy_tokens: Tokens that the policy takes in each prompt that tells it.
-        aims: By arm, how often the student's policy was shown in the dimensions that are known.
+        aims: By arm, and of the replies that a clone learns, how often the student's policy was shown in the dimensions
+            that are known.
         differing: The same, where the classmate's policy decides otherwise.
         places: Mean place of the replies among lessons at the grade, by arm.
     """

@@ -24,7 +24,7 @@ def write(results: Path) -> None:
         "",
         _describe_run(head),
         "",
-        "| student | base | Main Brain | policy in prompt | stranger's | classmate's | own | own ahead of classmate's |",
+        "| student | base | Main Brain | policy in prompt | stranger's | classmate's | own | own ahead |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(_row, students),
         "",
