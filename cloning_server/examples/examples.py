@@ -80,6 +80,21 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedExample(Example):
+    """An example, with what a gate must know to judge another reply to its prompt.
+
+    Attributes:
+        item: The item that it is about.
+        situation: What the student needs.
+        verdict: What the prompt tells of the student's answer; None for nothing.
+    """
+
+    item: str
+    situation: Situation
+    verdict: AnswerVerdict | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleSet:
     """The examples, split: no item is on both sides.
 
@@ -93,7 +108,7 @@ class ExampleSet:
 
     train: tuple[Example, ...]
     rounds: tuple[tuple[Example, ...], ...]
-    heldout: tuple[Example, ...]
+    heldout: tuple[LearnedExample, ...]
     counts: Examples
 
 
@@ -153,7 +168,7 @@ def band_of(*, correct: int, judged: int) -> Band:
 
 def complete_examples(
     drafts: Sequence[Draft], replies: Mapping[ReplyBrief, str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[tuple[str, Example]], Examples]:
+) -> tuple[list[tuple[str, LearnedExample]], Examples]:
     """Adds the replies to drafts; a teacher's feedback takes precedence over a distilled reply.
 
     A draft without a reply, or one that is too long, is dropped; a response all of whose drafts are dropped is counted.
@@ -161,7 +176,7 @@ def complete_examples(
     Returns:
         The examples with their items, and the counts; those of the split are 0.
     """
-    completed: list[tuple[str, Example]] = []
+    completed: list[tuple[str, LearnedExample]] = []
     origins: Counter[str] = Counter()
     used: set[int] = set()
     for draft in drafts:
@@ -171,7 +186,14 @@ def complete_examples(
             continue
         used.add(draft.response)
         origins["feedback" if draft.feedback else "distilled"] += 1
-        completed.append((draft.item, example))
+        learned = LearnedExample(
+            tokens=example.tokens,
+            reply_start=example.reply_start,
+            item=draft.item,
+            situation=draft.brief.situation,
+            verdict=draft.brief.verdict,
+        )
+        completed.append((draft.item, learned))
     responses = {draft.response for draft in drafts}
     counts = Examples(
         given=len(responses),
@@ -185,7 +207,7 @@ def complete_examples(
 
 
 def split_examples(
-    completed: Sequence[tuple[str, Example]], counts: Examples, *, heldout_share: float, seed: int
+    completed: Sequence[tuple[str, LearnedExample]], counts: Examples, *, heldout_share: float, seed: int
 ) -> ExampleSet:
     """Holds out a share of the items, at least one; all examples of an item are on one side.
 

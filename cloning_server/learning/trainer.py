@@ -24,7 +24,14 @@ from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teaching_policy import compute_policy
-from cloning_server.learning.gate import GateFigures, measure_replies, openings_of, require_passed
+from cloning_server.learning.gate import (
+    GateFigures,
+    measure_replies,
+    openings_of,
+    prompts_to_reply,
+    replies_in,
+    require_passed,
+)
 from cloning_server.learning.optimizer import AdapterOptimizer, TrainingStep, heldout_loss, order_of, require_finite
 from cloning_server.learning.packing import Pack, packs_of
 from cloning_server.learning.passes import Passes
@@ -122,6 +129,9 @@ def run_training(plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: 
         gate_replies=figures.replies.count,
         gate_well_formed=figures.replies.well_formed,
         gate_well_formed_base=figures.base_replies.well_formed,
+        gate_policy_signs=figures.replies.signs,
+        gate_policy_signs_shown=figures.replies.signs_shown,
+        gate_policy_signs_shown_base=figures.base_replies.signs_shown,
         train_steps=fine_tuned.steps,
         seconds_per_step=fine_tuned.seconds / max(fine_tuned.steps, 1),
         seconds=time.monotonic() - started_at,
@@ -223,15 +233,16 @@ def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tup
 def _pass_gate(setup: _Setup, best: Trial) -> Generator[Progress | Decoding, ComputeResult | None, GateFigures]:
     """Measures the adapter, and raises if it does not pass the gate."""
     plan, base, passes = setup.plan, setup.base, setup.passes
-    heldout, packs = setup.examples.heldout, _packs(setup, setup.examples.heldout)
-    rules = rules_of(plan.baseline.profile)
+    packs, examples = _packs(setup, setup.examples.heldout), prompts_to_reply(setup.examples.heldout)
+    rules, policy = rules_of(plan.baseline.profile), compute_policy(plan.baseline)
     # With and without the adapter in one batch: a decoding step with few rows takes as long as one with twice as many.
-    openings = [*openings_of(base, setup.factors, heldout), *openings_of(base, None, heldout)]
+    openings = [*openings_of(base, setup.factors, examples), *openings_of(base, None, examples)]
     continuations = yield Decoding(layers=passes.layers, openings=openings)
     assert isinstance(continuations, Sequence)
-    middle = len(continuations) // 2
-    replies, base_replies = (
-        measure_replies(base, half, rules=rules) for half in (continuations[:middle], continuations[middle:])
+    middle = len(examples)
+    replies, base_replies, example_replies = (
+        measure_replies(base, part, examples=examples, rules=rules, policy=policy)
+        for part in (continuations[:middle], continuations[middle:], replies_in(examples))
     )
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.8, message=f"{replies.count} replies measured")
     previous_loss = None
@@ -244,7 +255,7 @@ def _pass_gate(setup: _Setup, best: Trial) -> Generator[Progress | Decoding, Com
         previous_loss=previous_loss,
         replies=replies,
         base_replies=base_replies,
-        example_tokens=sum(len(example.tokens) - example.reply_start for example in heldout) / len(heldout),
+        example_replies=example_replies,
     )
     require_passed(figures)
     message = f"Held-out loss {figures.loss:.3f}, base model {figures.base_loss:.3f}"

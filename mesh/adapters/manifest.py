@@ -107,6 +107,9 @@ class Metrics:
         gate_replies: Number of greedy replies to held-out prompts that the gate judged.
         gate_well_formed: How many of them keep the form rules of the student's profile.
         gate_well_formed_base: How many of the base model's replies to the same prompts do.
+        gate_policy_signs: Signs of the student's teaching policy that these replies could show.
+        gate_policy_signs_shown: How many of them they show.
+        gate_policy_signs_shown_base: How many the base model's replies show.
     """
 
     heldout_loss_base: Loss
@@ -118,6 +121,9 @@ class Metrics:
     gate_replies: Count = 0
     gate_well_formed: Count = 0
     gate_well_formed_base: Count = 0
+    gate_policy_signs: Count = 0
+    gate_policy_signs_shown: Count = 0
+    gate_policy_signs_shown_base: Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

@@ -9,6 +9,7 @@ from cloning_server.examples.examples import (
     MAX_EXAMPLE_TOKENS,
     Band,
     Draft,
+    LearnedExample,
     ResponseVerdict,
     band_of,
     complete_examples,
@@ -321,15 +322,18 @@ def test_a_lesson_that_is_shared_holds_no_word_of_the_student(reference: str, is
         assert "violin" not in repr(task_of(draft.brief))
 
 
-def conversations(*items: str) -> list[tuple[str, Example]]:
-    return [(item, Example(tokens=(index, 0), reply_start=1)) for index, item in enumerate(items)]
+def conversations(*items: str) -> list[tuple[str, LearnedExample]]:
+    def learned(item: str, token: int) -> LearnedExample:
+        return LearnedExample(tokens=(token, 0), reply_start=1, item=item, situation=Situation.EXPLAIN, verdict=None)
+
+    return [(item, learned(item, index)) for index, item in enumerate(items)]
 
 
 def test_no_question_is_both_trained_on_and_held_out(base: BaseModel) -> None:
     completed = conversations(*[f"item{index % 7}" for index in range(40)])
     _, counts = complete_examples([], {}, base.tokenizer)
     split = split_examples(completed, counts, heldout_share=0.3, seed=3)
-    item_of = {example: item for item, example in completed}
+    item_of: dict[Example, str] = {example: item for item, example in completed}
     assert {item_of[example] for example in split.train}.isdisjoint(item_of[example] for example in split.heldout)
     assert (split.counts.train, split.counts.heldout) == (len(split.train), len(split.heldout))
     assert len(split.train) + len(split.heldout) == len(completed)

@@ -4,7 +4,7 @@ On the real base model where the test is about what is learned; on a small rando
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -59,7 +59,7 @@ def previous_of(training: Training, *, warm: bool = False) -> PreviousVersion:
     return PreviousVersion(weights=adapter.weights, scaling=adapter.recipe.scaling, warm=warm)
 
 
-def split_of(plan: TrainingPlan, base: BaseModel) -> tuple[list[tuple[str, Example]], ExampleSet]:
+def split_of(plan: TrainingPlan, base: BaseModel) -> tuple[Sequence[tuple[str, Example]], ExampleSet]:
     """The examples of a plan that are a teacher's feedback, and their split."""
     completed, counts = complete_examples(
         draft_examples(plan.baseline, compute_policy(plan.baseline)), {}, base.tokenizer

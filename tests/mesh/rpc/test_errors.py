@@ -57,6 +57,10 @@ CODES = {
     "DEADLINE_EXCEEDED": "DEADLINE_EXCEEDED",
 }
 # Every reason as it is raised, with all the facts that it may have.
+REPLIES = {
+    "count": 8, "empty": 0, "looping": 0, "well_formed": 7, "mean_tokens": 41.5, "verdicts": 4, "agreeing": 4,
+    "unjudged": 4, "judging": 0, "alike": 0, "alike_starts": 2, "signs": 24, "signs_shown": 17,
+}  # fmt: skip
 RAISED: list[Exception] = [
     InvalidField([Violation("context.grade", "must be one of K, 1, 2")]),
     errors.MalformedRequest("the body is not JSON"),
@@ -79,8 +83,8 @@ RAISED: list[Exception] = [
         heldout_loss=1.71,
         heldout_loss_base=2.5,
         heldout_loss_previous=1.64,
-        replies={"count": 8, "empty": 0, "looping": 0, "well_formed": 7, "mean_tokens": 41.5},
-        base_replies={"count": 8, "empty": 0, "looping": 0, "well_formed": 5, "mean_tokens": 63.2},
+        replies=REPLIES,
+        base_replies={**REPLIES, "well_formed": 5, "mean_tokens": 63.2, "agreeing": 3, "judging": 1, "signs_shown": 6},
     ),
     errors.AdapterCorrupt("its sha256 is another", student_id="student123", version=2),
     QueueFull(limit=64, retry_seconds=1.5),

@@ -682,6 +682,9 @@ class TrainingMetrics(_message.Message):
     GATE_REPLIES_FIELD_NUMBER: _builtins.int
     GATE_WELL_FORMED_FIELD_NUMBER: _builtins.int
     GATE_WELL_FORMED_BASE_FIELD_NUMBER: _builtins.int
+    GATE_POLICY_SIGNS_FIELD_NUMBER: _builtins.int
+    GATE_POLICY_SIGNS_SHOWN_FIELD_NUMBER: _builtins.int
+    GATE_POLICY_SIGNS_SHOWN_BASE_FIELD_NUMBER: _builtins.int
     heldout_loss_base: _builtins.float
     """Mean loss of the base model on the held-out replies, nats per token."""
     heldout_loss_adapter: _builtins.float
@@ -700,6 +703,12 @@ class TrainingMetrics(_message.Message):
     """How many of them keep the form rules of the student's profile."""
     gate_well_formed_base: _builtins.int
     """The same of the base model's replies to the same prompts."""
+    gate_policy_signs: _builtins.int
+    """Signs of the student's teaching policy that the replies could show."""
+    gate_policy_signs_shown: _builtins.int
+    """How many of them they show."""
+    gate_policy_signs_shown_base: _builtins.int
+    """How many the base model's replies to the same prompts show."""
     def __init__(
         self,
         *,
@@ -712,10 +721,13 @@ class TrainingMetrics(_message.Message):
         gate_replies: _builtins.int = ...,
         gate_well_formed: _builtins.int = ...,
         gate_well_formed_base: _builtins.int = ...,
+        gate_policy_signs: _builtins.int = ...,
+        gate_policy_signs_shown: _builtins.int = ...,
+        gate_policy_signs_shown_base: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "heldout_loss_previous", b"heldout_loss_previous"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "gate_replies", b"gate_replies", "gate_well_formed", b"gate_well_formed", "gate_well_formed_base", b"gate_well_formed_base", "heldout_loss_adapter", b"heldout_loss_adapter", "heldout_loss_base", b"heldout_loss_base", "heldout_loss_previous", b"heldout_loss_previous", "seconds", b"seconds", "seconds_per_step", b"seconds_per_step", "train_steps", b"train_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous", "gate_policy_signs", b"gate_policy_signs", "gate_policy_signs_shown", b"gate_policy_signs_shown", "gate_policy_signs_shown_base", b"gate_policy_signs_shown_base", "gate_replies", b"gate_replies", "gate_well_formed", b"gate_well_formed", "gate_well_formed_base", b"gate_well_formed_base", "heldout_loss_adapter", b"heldout_loss_adapter", "heldout_loss_base", b"heldout_loss_base", "heldout_loss_previous", b"heldout_loss_previous", "seconds", b"seconds", "seconds_per_step", b"seconds_per_step", "train_steps", b"train_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__heldout_loss_previous: _TypeAlias = _typing.Literal["heldout_loss_previous"]  # noqa: Y015
     _WhichOneofArgType__heldout_loss_previous: _TypeAlias = _typing.Literal["_heldout_loss_previous", b"_heldout_loss_previous"]  # noqa: Y015

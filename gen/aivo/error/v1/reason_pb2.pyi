@@ -163,9 +163,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
          "metadata": {"faults": "loss_above_previous",
                       "heldout_loss": "1.71", "heldout_loss_base": "2.5", "heldout_loss_previous": "1.64",
                       "replies_count": "8", "replies_empty": "0", "replies_looping": "0", "replies_well_formed": "7",
-                      "replies_mean_tokens": "41.5",
+                      "replies_mean_tokens": "41.5", "replies_verdicts": "4", "replies_agreeing": "4",
+                      "replies_unjudged": "4", "replies_judging": "0", "replies_alike": "0", "replies_alike_starts": "2",
+                      "replies_signs": "24", "replies_signs_shown": "17",
                       "base_replies_count": "8", "base_replies_empty": "0", "base_replies_looping": "0",
-                      "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2"}}
+                      "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2",
+                      "base_replies_verdicts": "4", "base_replies_agreeing": "3", "base_replies_unjudged": "4",
+                      "base_replies_judging": "1", "base_replies_alike": "0", "base_replies_alike_starts": "2",
+                      "base_replies_signs": "24", "base_replies_signs_shown": "6"}}
     """
     REASON_CLONE_FINAL: _Reason.ValueType  # 26
     """The clone can no longer be cancelled (`FAILED_PRECONDITION`, 400): it has completed or failed, or has committed its
@@ -329,9 +334,14 @@ Without an active version there is no `heldout_loss_previous`.
      "metadata": {"faults": "loss_above_previous",
                   "heldout_loss": "1.71", "heldout_loss_base": "2.5", "heldout_loss_previous": "1.64",
                   "replies_count": "8", "replies_empty": "0", "replies_looping": "0", "replies_well_formed": "7",
-                  "replies_mean_tokens": "41.5",
+                  "replies_mean_tokens": "41.5", "replies_verdicts": "4", "replies_agreeing": "4",
+                  "replies_unjudged": "4", "replies_judging": "0", "replies_alike": "0", "replies_alike_starts": "2",
+                  "replies_signs": "24", "replies_signs_shown": "17",
                   "base_replies_count": "8", "base_replies_empty": "0", "base_replies_looping": "0",
-                  "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2"}}
+                  "base_replies_well_formed": "5", "base_replies_mean_tokens": "63.2",
+                  "base_replies_verdicts": "4", "base_replies_agreeing": "3", "base_replies_unjudged": "4",
+                  "base_replies_judging": "1", "base_replies_alike": "0", "base_replies_alike_starts": "2",
+                  "base_replies_signs": "24", "base_replies_signs_shown": "6"}}
 """
 REASON_CLONE_FINAL: Reason.ValueType  # 26
 """The clone can no longer be cancelled (`FAILED_PRECONDITION`, 400): it has completed or failed, or has committed its
