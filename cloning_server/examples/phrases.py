@@ -7,7 +7,7 @@ long words, so that they fit every grade and disability. Nothing here states a v
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from cloning_server.examples.situations import Situation
+from cloning_server.examples.situations import Situation, draw_of
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
 from mesh.tutoring.profile import LearningStyle
@@ -123,16 +123,16 @@ GUIDANCE: Final[Mapping[GuidanceLevel, tuple[str, ...]]] = {
 TERMS: Final = ("Use the word '{term}' when you say it.", "The key term is '{term}'.", "Write '{term}' in your answer.")
 SMALL_STEPS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
     Scaffold.RECAP: (
-        "Say what the question asks first.",
-        "Go back to the first part.",
-        "Do one small part now.",
-        "Look at just one word of it first.",
+        "First, say what the question asks.",
+        "Let's go back to the first part.",
+        "Do just one small part now.",
+        "Start with one word that you know.",
     ),
     Scaffold.EXTENSION: (
-        "Then go one step further.",
-        "Next, find where it does not hold.",
-        "Now make the question harder.",
-        "Then link it to something new.",
+        "Now think of a new case where this is true.",
+        "Next, think of a case where it is not true.",
+        "Then change one thing in the question.",
+        "Now make a harder question of your own.",
     ),
 }
 # What stands in for `{}` is an action of the student, on the thing behind it.
@@ -145,12 +145,12 @@ _CLOSING: Final[Mapping[Scaffold, tuple[tuple[str, str], ...]]] = {
     Scaffold.STEADY: (
         ("Can you {} in your own way?", "it"),
         ("How would you {}?", "it"),
-        ("Can you {} for a friend?", "it"),
+        ("Can you {} so that a friend sees why?", "it"),
     ),
     Scaffold.EXTENSION: (
         ("Can you {}?", "another example"),
-        ("How would you {}?", "a harder one"),
-        ("Could you {} now?", "one more example"),
+        ("How would you {}?", "a harder case"),
+        ("Could you {} next?", "one more example"),
     ),
 }
 _ACTIONS: Final[Mapping[LearningStyle | None, str]] = {
@@ -174,5 +174,5 @@ def closing_question(scaffold: Scaffold, style: LearningStyle | None, *, draw: i
 
 
 def picked(forms: tuple[_Form, ...], draw: int) -> _Form:
-    """Returns one of several forms."""
-    return forms[draw % len(forms)]
+    """Returns one of several forms; which one says nothing of what the same draw picks among others."""
+    return forms[draw_of(f"{draw} {forms[0]}") % len(forms)]

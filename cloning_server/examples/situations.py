@@ -35,7 +35,7 @@ _STUCK = (
 def situations_of(
     response: BaselineResponse, *, verdict: AnswerVerdict | None, has_reference: bool, is_open: bool = False
 ) -> tuple[Situation, ...]:
-    """Returns the situations of a response.
+    """Returns the situations of a response, at least one.
 
     Args:
         response: The response.
@@ -49,19 +49,19 @@ def situations_of(
     chosen = {
         Situation.EXPLAIN: has_reference,
         Situation.FEEDBACK: verdict is not None,
-        Situation.CHECK: has_answer and (verdict is None or is_open or draw % _CHECK_SHARE == 0),
-        Situation.HINT: draw % _HINT_SHARE == 0,
+        Situation.CHECK: is_open or (has_answer and (verdict is None or draw % _CHECK_SHARE == 0)),
     }
+    chosen[Situation.HINT] = draw % _HINT_SHARE == 0 or not any(chosen.values())
     return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)
 
 
 def text_of(response: BaselineResponse, situation: Situation) -> str:
     """Returns what the student writes in a situation."""
     question, answer = response.question.strip(), response.student_answer.strip()
-    if situation is Situation.EXPLAIN or (situation is Situation.FEEDBACK and not answer):
-        return question
     if situation is Situation.HINT:
         return f"{question}\n\n{_STUCK[draw_of(response.item) % len(_STUCK)]}"
+    if situation is Situation.EXPLAIN or not answer:
+        return question
     return f"{question}\n\nMy answer: {answer}"
 
 

@@ -44,6 +44,7 @@ from mesh.lm.chat import Example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
 from mesh.lm.repetition import run_tokens_of
 from mesh.main_brain.base import BaseModel
+from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.teaching import rules_of
 
 
@@ -144,12 +145,17 @@ def _prepare(
     plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: ReplyCache
 ) -> Generator[Progress | Decoding, ComputeResult | None, _Setup]:
     """Distils missing replies, tokenises and splits the examples, and initialises the adapter."""
-    drafts = draft_examples(plan.baseline, compute_policy(plan.baseline))
+    drafts = draft_examples(plan.baseline, _policy_of(plan))
     briefs = [draft.brief for draft in drafts if not draft.feedback]
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
     return _set_up(plan, base, passes, examples)
+
+
+def _policy_of(plan: TrainingPlan) -> TeachingPolicy:
+    """The policy that shapes the examples, that the gate looks for, and that the manifest tells."""
+    return compute_policy(plan.baseline, earlier=plan.earlier_policy)
 
 
 def _set_up(plan: TrainingPlan, base: BaseModel, passes: Passes, examples: ExampleSet) -> _Setup:
@@ -234,7 +240,7 @@ def _pass_gate(setup: _Setup, best: Trial) -> Generator[Progress | Decoding, Com
     """Measures the adapter, and raises if it does not pass the gate."""
     plan, base, passes = setup.plan, setup.base, setup.passes
     packs, examples = _packs(setup, setup.examples.heldout), prompts_to_reply(setup.examples.heldout)
-    rules, policy = rules_of(plan.baseline.profile), compute_policy(plan.baseline)
+    rules, policy = rules_of(plan.baseline.profile), _policy_of(plan)
     # With and without the adapter in one batch: a decoding step with few rows takes as long as one with twice as many.
     openings = [*openings_of(base, setup.factors, examples), *openings_of(base, None, examples)]
     continuations = yield Decoding(layers=passes.layers, openings=openings)
@@ -287,7 +293,7 @@ def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) 
         ),
         data_digest=_digest(examples),
         start=plan.start,
-        policy=compute_policy(plan.baseline, earlier=plan.earlier_policy),
+        policy=_policy_of(plan),
     )
 
 
