@@ -176,7 +176,7 @@ def _policy_figures(outcomes: Sequence[StudentOutcome], *, seed: int) -> Iterato
             facts=_dimensions(known) | ({"tokens_in_the_prompt": sum(tokens) / len(tokens)} if tokens else {}),
         )
     for name in arms:
-        if name != OWN:
+        if name not in {OWN, TAUGHT}:
             yield from _difference(outcomes, name, seed=seed)
 
 
