@@ -1,8 +1,9 @@
 """Distillation: the base model, as teacher, writes replies for the responses without a teacher's feedback.
 
 A small model is trusted with one task: to restate a sentence of the right answer in words that fit the student's grade
-and disability. A reply with a sentence that never passes the checks is dropped. After "Sequence-Level Knowledge
-Distillation" (https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
+and disability. A reply that must not say the answer has none to restate, and points at the question. A reply with a
+sentence that never passes the checks is dropped. After "Sequence-Level Knowledge Distillation"
+(https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
 
 The teacher's prompt holds nothing that it could get wrong: the verdict on the student's answer, the student's record in
 the skill and their learning style shape the frame around its sentences. Classmates who differ in these alone therefore
@@ -18,7 +19,8 @@ from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
 from cloning_server.examples.brief import ReplyBrief
-from cloning_server.examples.framing import frame_reply
+from cloning_server.examples.framing import asked, frame_reply
+from cloning_server.examples.phrases import AGAIN
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
 from cloning_server.training import Progress
@@ -49,6 +51,7 @@ def distil(
         The replies that passed all checks.
     """
     tally = _Tally(briefs)
+    yield tally.settle_plain()
     keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
     entries = cache.get_many(list(keys.values()))
     yield tally.settle({task: entries[key].splitlines() for task, key in keys.items() if key in entries})
@@ -77,11 +80,27 @@ class _Tally:
 
     def __init__(self, briefs: Iterable[ReplyBrief]) -> None:
         self.tasks: dict[TeacherTask, list[ReplyBrief]] = {}
+        self._plain: list[ReplyBrief] = []
         for brief in dict.fromkeys(briefs):
-            self.tasks.setdefault(task_of(brief), []).append(brief)
+            if brief.reference:
+                self.tasks.setdefault(task_of(brief), []).append(brief)
+            else:
+                self._plain.append(brief)
         self.replies: dict[ReplyBrief, str] = {}
-        self._total = sum(map(len, self.tasks.values()))
+        self._total = len(self._plain) + sum(map(len, self.tasks.values()))
         self._settled = 0
+
+    def settle_plain(self) -> Progress:
+        """Frames the replies that say no right answer: they point at the question, and need no teacher."""
+        for brief in self._plain:
+            # A question that is too long for the student's form stays out; the reply is then its frame alone.
+            question = asked(brief.question)
+            bodies: tuple[list[str], ...] = ([f"{AGAIN} {question}"], [question], [])
+            replies = (frame_reply(brief, body) for body in bodies)
+            if reply := next((reply for reply in replies if not form_faults(brief, reply)), ""):
+                self.replies[brief] = reply
+        self._settled += len(self._plain)
+        return self._progress()
 
     def settle(self, sentences: Mapping[TeacherTask, Sequence[str]]) -> Progress:
         """Frames the replies of tasks that are complete, or that failed and have no sentences; returns the progress."""
@@ -90,6 +109,9 @@ class _Tally:
             if body:
                 replies = {brief: frame_reply(brief, body) for brief in self.tasks[task]}
                 self.replies |= {brief: reply for brief, reply in replies.items() if not form_faults(brief, reply)}
+        return self._progress()
+
+    def _progress(self) -> Progress:
         return Progress(
             state=CloneState.CREATING_ADAPTER,
             fraction=_PROGRESS_SHARE * self._settled / max(self._total, 1),

@@ -17,8 +17,6 @@ MIN_CONTENT_SHARE = 0.8
 MAX_NEW_SHARE = 0.2
 # A reply may have the reference's words times the ratio, and the extra words: room to split a sentence, not to go on.
 MAX_LENGTH_RATIO, MAX_EXTRA_WORDS = 1.2, 2
-# Share of the question's content words that a reply must have to be on topic.
-MIN_TOPIC_SHARE = 0.3
 
 # A number with its sign, a word, or an operator; the hyphen of "D-cell" and the dash of "10-15" are neither.
 _WORD = re.compile(
@@ -81,18 +79,6 @@ def content_faults(reply: str, reference: str, *, question: str) -> list[str]:
         faults.append("contradicts the reference's yes or no")
     if _new_share(words, reference_words + question_words) > MAX_NEW_SHARE:
         faults.append("is about something else")
-    return faults
-
-
-def topic_faults(reply: str, *, question: str) -> list[str]:
-    """Why a reply is not about a question whose answer is not known; empty if it is."""
-    words, question_words = _words(reply), _words(question)
-    faults = _shape_faults(reply, words, like=question_words)
-    content = set(_content(question_words))
-    if len(content & set(_content(words))) < MIN_TOPIC_SHARE * min(len(content), 10):
-        faults.append("does not name what the question is about")
-    if not {word for word in words if word[-1].isdigit()} <= set(question_words):
-        faults.append("has numbers of its own")
     return faults
 
 

@@ -14,7 +14,7 @@ from cloning_server.examples.fidelity import content_words
 from cloning_server.examples.phrases import picked
 from cloning_server.examples.situations import Situation
 from mesh.tutoring.assessment import AnswerVerdict
-from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules
+from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules, split_sentences
 from mesh.tutoring.policy import WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
@@ -53,6 +53,13 @@ def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
         if not rules.violations(_compose(brief, body, [each.text for each in offered if each in longer], rules)):
             chosen = longer
     return _compose(brief, body, [part.text for part in offered if part in chosen], rules)
+
+
+def asked(question: str) -> str:
+    """Returns what a question asks: its last sentence with a question mark, or its last one; its story stays out."""
+    sentences = split_sentences(question)
+    asking = [sentence for sentence in sentences if sentence.rstrip("\"')").endswith("?")] or sentences
+    return asking[-1] if asking else question
 
 
 def _compose(brief: ReplyBrief, body: Sequence[str], manner: Sequence[str], rules: FormRules) -> str:

@@ -62,6 +62,8 @@ OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
         "Start with one part.",
     ),
 }
+# Before a question that is said again to a student who has no right answer to it yet.
+AGAIN: Final = "Read it again:"
 # For a student with anxiety, where nothing else in the reply says so.
 CALM: Final = (
     "There is no rush.",

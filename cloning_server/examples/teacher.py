@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
 from cloning_server.examples.brief import ReplyBrief
-from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults, topic_faults
+from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults
 from cloning_server.examples.phrases import SHORT_SENTENCE_WORDS
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
 from mesh.main_brain.base import BaseModel
@@ -25,7 +25,7 @@ from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct, rules_of
 
 # Part of every cache key: raise it whenever the prompts or the checks change.
-TEACHER_VERSION = 3
+TEACHER_VERSION = 4
 # Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
 TEMPERATURES = (0.0, 0.5, 0.8)
 TOP_P = 0.9
@@ -35,7 +35,6 @@ FAVOUR_NATS = 2.0
 MAX_EXTRA_TOKENS = 8
 
 _RESTATE = "Say the sentence to the student in short, simple sentences. Keep every fact and add none."
-_POINT = "The answer is not known. Say what the question asks in one short sentence. Do not answer it."
 _ASIDE = re.compile(r"\s*\(((?:[^\s()]+\s+){4,}[^\s()]+)\)\s*(?:\.|$)")
 # Where a sentence that is too long for the student is split.
 _CLAUSE_END = re.compile(
@@ -48,10 +47,6 @@ _RESTATE_SHOTS = (
     ("The plant in the sun will grow more, because it can make more food.",
      "The plant in the sun will grow more. It can make more food."),
 )  # fmt: skip
-_POINT_SHOTS = (
-    ("Look at the picture. Why does ice float on water?", "The question asks why ice floats on water."),
-    ("What does a thermometer measure?", "The question asks what a thermometer measures."),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +56,7 @@ class TeacherTask:
     Attributes:
         profile: The student's, without the learning style, which decides presentation alone.
         question: The question of the item.
-        reference: The right answer; empty if it is not known.
+        reference: The right answer.
         most_words: Words of the longest sentence; None as the profile's form rules say.
         is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
     """
@@ -152,17 +147,16 @@ def key_of(task: TeacherTask, base_digest: str) -> str:
 
 
 def teacher_prompt(task: TeacherTask, sentence: str) -> Prompt:
-    """The teacher's prompt for one sentence; without a reference, the sentence is the question."""
-    instruction, shots = (_RESTATE, _RESTATE_SHOTS) if task.reference else (_POINT, _POINT_SHOTS)
+    """The teacher's prompt for one sentence."""
     turns = [
         Turn(role=role, text=text)
-        for shot in shots
+        for shot in _RESTATE_SHOTS
         for role, text in zip((Role.STUDENT, Role.TUTOR), shot, strict=True)
     ]
     return Prompt(
         profile=task.profile,
         turns=(*turns, Turn(role=Role.STUDENT, text=sentence)),
-        instruction=f"{instruct(task.profile)} {instruction}",
+        instruction=f"{instruct(task.profile)} {_RESTATE}",
     )
 
 
@@ -205,9 +199,7 @@ def _shortest_sound(part: SentenceTask, text: str) -> list[str]:
 
 
 def _sentences_of(task: TeacherTask) -> list[str]:
-    """The sentences to restate: those of the reference, a lone "Yes." with the next one; otherwise the question."""
-    if not task.reference:
-        return [task.question]
+    """The sentences to restate: those of the reference, a lone "Yes." with the next one."""
     # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
     plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
     limit = task.limit
@@ -238,8 +230,6 @@ def _as_sentence(clause: str) -> str:
 
 def _sentence_faults(part: SentenceTask, text: str) -> list[str]:
     task = part.task
-    if not task.reference:
-        return topic_faults(text, question=task.question)
     too_long = any(count_words(sentence) > task.limit for sentence in split_sentences(text))
     faults = content_faults(text, part.sentence, question=task.question)
     return [*faults, "has a sentence too long for the student"] if too_long else faults

@@ -9,7 +9,7 @@ from cloning_server.compute.batch_decoding import Continuation, Decoding, decode
 from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import draft_examples
-from cloning_server.examples.fidelity import content_faults, topic_faults
+from cloning_server.examples.fidelity import content_faults
 from cloning_server.examples.manner import Manner
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
 from cloning_server.examples.situations import Situation
@@ -90,8 +90,7 @@ def test_a_reply_to_a_wrong_answer_names_the_question_and_not_its_answer(replies
     others = {brief: reply for brief, reply in replies.items() if not brief.reference}
     assert any(brief.situation is Situation.FEEDBACK for brief in others)
     for brief, reply in others.items():
-        sentences = [line.split(". ", 1)[1] for line in reply.splitlines() if line[:1].isdigit()]
-        assert any(topic_faults(sentence, question=brief.question) == [] for sentence in sentences)
+        assert brief.question in reply
         assert not contains_answer(reply, reference_of[brief.question])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloning_server.examples.fidelity import content_faults, topic_faults
+from cloning_server.examples.fidelity import content_faults
 
 ICE = "Ice is less dense than water, so it floats."
 SAND = "The salt is small enough to pass the filter, but the sand is too large."
@@ -52,10 +52,3 @@ def test_each_way_of_failing_is_reported(reference: str, reply: str, fault: str)
 def test_numbers_of_the_question_may_be_said() -> None:
     reply, reference = "28 degrees is warm in Celsius.", "Degrees of Celsius, as 28 is warm."
     assert "has numbers or opposites of its own" not in content_faults(reply, reference, question="Is it 28 degrees?")
-
-
-def test_without_a_reference_a_reply_must_stay_on_the_topic() -> None:
-    question = "Why does ice float on water?"
-    assert topic_faults("The question asks why ice floats on water.", question=question) == []
-    assert topic_faults("Trains run on time.", question=question) != []
-    assert topic_faults("It asks why 9 ice cubes float on water.", question=question) != []
