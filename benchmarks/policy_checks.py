@@ -190,11 +190,14 @@ _RECAP: Final = re.compile(
 )
 _EXTENSION: Final = re.compile(
     r"\bfurther\b|\bbeyond\b|\bchalleng\w+|\b(?:harder|trickier|tougher) (?:one|question|problem|case|example)\b"
-    r"|\b(?<!about )another (?:example|case|question|problem|way|place|situation)\b|\bnext level\b|\bextend\b|\bextra\b"
+    r"|\b(?<!about )(?:another|one more) (?:example|case|question|problem|way|place|situation)\b"
+    r"|\bnext level\b|\bextend\b|\bextra\b"
     r"|\ba new (?:example|case|question|problem|idea)\b|\b(?:something|anything) (?:new|harder)\b|\bwhat if\b"
     r"|\bwhat (?:would|might) (?:\w+ ){1,4}if\b|\bif (?:one|some) ?thing (?:changed|changes|were different)\b"
     r"|\bhappen if\b|\bexceptions?\b|\b(?:question|it|task|problem) harder\b|\bstretch\b|\bpredict\b"
-    r"|\b(?:does not|doesn't|would not|stops?) (?:hold|be true)\w*\b|\bmake up (?:a|your own) (?:question|problem)\b"
+    r"|\b(?:does not|doesn't|would not|stops?) (?:hold|be true)\w*\b"
+    r"|\b(?:case|example|time) where (?:it|this|that) is not\b"
+    r"|\bchange (?:one|some) ?thing (?:in|about|of)\b|\bmake up (?:a|your own) (?:question|problem)\b"
     r"|\b(?:link|connect|compare|apply) (?:it|this|that)\b"
 )
 _HABITS: Final[Mapping[MistakeKind, re.Pattern[str]]] = {
@@ -215,6 +218,7 @@ _HABITS: Final[Mapping[MistakeKind, re.Pattern[str]]] = {
         r"\bwhich way\b|\bway (?:a)?round\b|\bother way\b|\bopposite\b|\bback to front\b|\bbackwards?\b|\bswap\w*\b"
         r"|\bswitch(?:ed)?\b|\breversed?\b|\bturned around\b|\b(?:say|read) (?:it|the answer|your answer) back\b"
         r"|\bwhich (?:one )?(?:\w+ )?(?:changes|causes|comes first|goes up|is more)\b|\bcause and (?:the )?effect\b"
+        r"|\bwhat (?:changes|causes|makes)\b"
         r"|\bpoint to what\b|\b(?:more|up) or (?:less|down)\b"
     ),
     MistakeKind.OFF_TOPIC: re.compile(
@@ -224,7 +228,7 @@ _HABITS: Final[Mapping[MistakeKind, re.Pattern[str]]] = {
         r"|\bwhat (?:does )?the question (?:really )?(?:asks?|wants?|is about)\b(?! first)"
     ),
     MistakeKind.MISSPELT: re.compile(
-        r"\bspel(?:l|t)\w*\b|\bletter by letter\b|\bsound (?:it|the word) out\b|\bletters\b"
+        r"\bspel(?:l|t)\w*\b|\bletter by letter\b|\bsound (?:it|the word) out\b|\bletters\b|\b(?:each|every) letter\b"
     ),
 }
 _HARD: Final = r"(?:hard|stuck|unclear|confus\w+)"

@@ -12,15 +12,19 @@ from cloning_server.examples import phrases
 from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.fidelity import content_words
 from cloning_server.examples.phrases import picked
-from cloning_server.examples.situations import Situation
+from cloning_server.examples.situations import Situation, draw_of
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules, split_sentences
-from mesh.tutoring.policy import WritingLevel
+from mesh.tutoring.policy import Scaffold, WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
 
 # Letters of a word that is worth using for its own sake.
 _TERM_LETTERS = 6
+# More sentences of a teaching policy in a row read as a pile of orders.
+_MOST_ADVICE = 2
+# Of so many replies that could give more advice, one does: each kind then stays in two of three replies.
+_FULL_SHARE = 3
 
 
 class _Worth(IntEnum):
@@ -43,10 +47,10 @@ def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
     """Returns the whole reply around the distilled sentences, laid out as the student's form rules ask.
 
     A sentence of the teaching policy stays out where the reply would break a rule with it: a small child's reply is
-    short, and an interest of many words fits no short sentence.
+    short, and an interest of many words fits no short sentence. It also stays out where there is enough advice.
     """
     rules = rules_of(brief.profile)
-    offered = tuple(_manner(brief, body))
+    offered = _select(tuple(_manner(brief, body)), brief.draw)
     chosen: list[_Part] = []
     for part in sorted(offered, key=lambda part: part.worth, reverse=True):
         longer = [*chosen, part]
@@ -62,10 +66,24 @@ def asked(question: str) -> str:
     return asking[-1] if asking else question
 
 
+def _select(offered: tuple[_Part, ...], draw: int) -> tuple[_Part, ...]:
+    """Leaves out advice beyond two sentences: first the step, then the interest and the guidance in turn.
+
+    The habit stays. The term belongs to what is taught and is no advice.
+    """
+    advice = {part.worth for part in offered} - {_Worth.TERM}
+    if len(advice) > _MOST_ADVICE:
+        advice.discard(_Worth.STEP)
+    if len(advice) > _MOST_ADVICE:
+        turn = draw_of(f"{draw} advice") % _FULL_SHARE
+        advice -= ({_Worth.GUIDANCE}, {_Worth.INTEREST}, set[_Worth]())[turn]
+    return tuple(part for part in offered if part.worth in advice | {_Worth.TERM})
+
+
 def _compose(brief: ReplyBrief, body: Sequence[str], manner: Sequence[str], rules: FormRules) -> str:
     """Puts what is taught and the sentences of the teaching policy between opener and closing question."""
     opener = _opener(brief)
-    closing = [phrases.closing_question(brief.scaffold, brief.profile.learning_style, draw=brief.draw)]
+    closing = [phrases.closing_question(_support(brief), brief.profile.learning_style, draw=brief.draw)]
     if brief.profile.disability is Disability.AUTISM:
         closing.append(picked(phrases.END_MARKERS, brief.draw))
     calm = _calm(brief, rules, " ".join((opener, *body, *manner, *closing)))
@@ -86,19 +104,41 @@ def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:
 
 
 def _manner(brief: ReplyBrief, body: Sequence[str]) -> Iterator[_Part]:
-    """The sentences that the teaching policy asks for."""
-    manner, draw = brief.manner, brief.draw
-    if brief.scaffold in phrases.SMALL_STEPS:
-        yield _Part(text=picked(phrases.SMALL_STEPS[brief.scaffold], draw), worth=_Worth.STEP)
-    is_settled = brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
-    if manner.mistake in phrases.HABITS and not is_settled:
-        yield _Part(text=picked(phrases.HABITS[manner.mistake], draw), worth=_Worth.HABIT)
+    """The sentences that the teaching policy asks for, in the order in which a student can follow them.
+
+    The term stands next to what is taught, a step back before the habit, a step further behind the example.
+    """
+    manner, draw, support = brief.manner, brief.draw, _support(brief)
     if manner.writing is WritingLevel.ABOVE and (term := _term_of(body)):
         yield _Part(text=picked(phrases.TERMS, draw).format(term=term), worth=_Worth.TERM)
+    # The opener of a hint is a first step, and behind a right answer the closing question is enough of one.
+    if support is Scaffold.RECAP and brief.situation is not Situation.HINT and not _is_settled(brief):
+        yield _Part(text=picked(phrases.SMALL_STEPS[support], draw), worth=_Worth.STEP)
+    if manner.mistake in phrases.HABITS and not _is_settled(brief):
+        yield _Part(text=picked(phrases.HABITS[manner.mistake], draw), worth=_Worth.HABIT)
     if manner.interest:
         yield _Part(text=picked(phrases.INTERESTS, draw).format(interest=manner.interest), worth=_Worth.INTEREST)
+    if support is Scaffold.EXTENSION:
+        yield _Part(text=picked(phrases.SMALL_STEPS[support], draw), worth=_Worth.STEP)
     if manner.guidance in phrases.GUIDANCE:
         yield _Part(text=picked(phrases.GUIDANCE[manner.guidance], draw), worth=_Worth.GUIDANCE)
+
+
+def _support(brief: ReplyBrief) -> Scaffold:
+    """The support of a reply: who is stuck gets a first step, and nobody goes further from an answer that is not right.
+
+    Whoever is secure in a skill and got one answer wrong is asked for that answer, without a step back.
+    """
+    if brief.situation is Situation.HINT:
+        return Scaffold.RECAP
+    is_feedback = brief.situation is Situation.FEEDBACK
+    if is_feedback and not _is_settled(brief) and brief.scaffold is Scaffold.EXTENSION:
+        return Scaffold.STEADY
+    return brief.scaffold
+
+
+def _is_settled(brief: ReplyBrief) -> bool:
+    return brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
 
 
 def _term_of(body: Sequence[str]) -> str:

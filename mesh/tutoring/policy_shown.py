@@ -45,18 +45,21 @@ _HABITS: Final[Mapping[MistakeKind, re.Pattern[str]]] = {
         MistakeKind.INCOMPLETE: (
             r"\b(?:each|every|all|both) (?:of the )?(?:part|half|piece|halve)s?\b|\bpart by part\b"
             r"|\b(?:if|whether|anything|something|what)\b[^.!?]{0,20}\b(?:missing|left out)\b"
-            r"|\bgive (?:a|the|your) reasons?\b|\bread\b[^.!?]{0,20}\bagain\b"
+            r"|\b(?:answer(?:ed)?|finish(?:ed)?) (?:each|every|all|both)\b"
+            r"|\b(?:give|add|say|write|tell)\b[^.!?]{0,6}\b(?:a|the|your|one) (?:\w+ )?reasons?\b"
+            r"|\bread\b[^.!?:]{0,12}\bquestion again\b"
         ),
         MistakeKind.REVERSED: (
             r"\b(?:which|other|right|wrong) way (?:a?round|it goes)\b|\b(?:opposite|reversed?|swap(?:ped)?|backwards)\b"
             r"|\bwhich (?:\w+ )?(?:comes|goes|is|happens) (?:first|before)\b|\bwhat changes\b|\bcause and\b"
+            r"|\b(?:which|what) (?:\w+ ){0,2}(?:causes|makes)\b"
         ),
         MistakeKind.OFF_TOPIC: (
-            r"\bunderlin|\bkey ?words? of the question\b|\buse\b[^.!?]{0,15}\bwords?\b[^.!?]{0,6}\bthe question\b"
+            r"\bunderlin|\bkey ?words? of the question\b|\bwords? (?:of|from|in) the question\b"
             r"|\bthe question (?:asks|wants|is about)\b"
             r"|\b(?:finger|eyes?|mind|focus|stay|keep)\b[^.!?]{0,6} on the question\b"
         ),
-        MistakeKind.MISSPELT: r"\bspel(?:l|t)|\bletter by letter\b|\bcopy the\b",
+        MistakeKind.MISSPELT: r"\bspel(?:l|t)|\bletter by letter\b|\b(?:each|every) letter\b|\bcopy the\b",
     }.items()
 }
 _GUIDANCE: Final[Mapping[GuidanceLevel, re.Pattern[str]]] = {
@@ -68,7 +71,8 @@ _GUIDANCE: Final[Mapping[GuidanceLevel, re.Pattern[str]]] = {
         re.IGNORECASE,
     ),
     GuidanceLevel.LITTLE: re.compile(
-        r"\b(?:by yourself|on your own|without (?:my )?help|independently)\b|\b(?:is|are) yours\b"
+        r"\b(?:by yourself|on your own|without (?:my )?help|independently)\b"
+        r"|\b(?:do|try|finish|solve|find)(?: \w+){0,3} yourself\b|\b(?:is|are) yours\b"
         r"|\byou can (?:do|finish|take) (?:it|this|the rest)\b|\bover to you\b|\byour turn\b",
         re.IGNORECASE,
     ),

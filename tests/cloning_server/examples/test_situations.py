@@ -30,7 +30,7 @@ def response_to(question: str, answer: str = "It beats.") -> BaselineResponse:
         (PLAIN, "It beats.", None, "It pumps blood.", (Situation.EXPLAIN, Situation.CHECK)),
         (PLAIN, "It beats.", None, "", (Situation.CHECK,)),
         (PLAIN, " ", None, "It pumps blood.", (Situation.EXPLAIN,)),
-        (PLAIN, " ", None, "", ()),
+        (PLAIN, " ", None, "", (Situation.HINT,)),
         (
             HINTED,
             "It beats.",
