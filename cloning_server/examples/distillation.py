@@ -19,7 +19,7 @@ from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
 from cloning_server.examples.brief import ReplyBrief
-from cloning_server.examples.framing import asked, frame_reply
+from cloning_server.examples.framing import asking_sentence, frame_reply
 from cloning_server.examples.phrases import AGAIN
 from cloning_server.examples.reply_cache import ReplyCache
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
@@ -94,7 +94,7 @@ class _Tally:
         """Frames the replies that say no right answer: they point at the question, and need no teacher."""
         for brief in self._plain:
             # A question that is too long for the student's form stays out; the reply is then its frame alone.
-            question = asked(brief.question)
+            question = asking_sentence(brief.question)
             bodies: tuple[list[str], ...] = ([f"{AGAIN} {question}"], [question], [])
             replies = (frame_reply(brief, body) for body in bodies)
             if reply := next((reply for reply in replies if not form_faults(brief, reply)), ""):

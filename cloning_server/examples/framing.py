@@ -59,7 +59,7 @@ def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
     return _compose(brief, body, [part.text for part in offered if part in chosen], rules)
 
 
-def asked(question: str) -> str:
+def asking_sentence(question: str) -> str:
     """Returns what a question asks: its last sentence with a question mark, or its last one; its story stays out."""
     sentences = split_sentences(question)
     asking = [sentence for sentence in sentences if sentence.rstrip("\"')").endswith("?")] or sentences
