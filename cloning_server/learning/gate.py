@@ -117,7 +117,9 @@ def gate_faults(figures: GateFigures) -> list[str]:
         # Greedy decoding makes any small model repeat itself now and then; a collapsed one repeats itself mostly.
         "looping_replies": replies.looping - base.looping > max(1, replies.count // 2),
         "short_replies": replies.mean_tokens < _MIN_LENGTH_SHARE * min(examples.mean_tokens, base.mean_tokens),
-        "form_below_base": replies.count >= MAX_REPLIES and replies.well_formed < base.well_formed,
+        # A teacher's own feedback may have another form, and who learned it follows the teacher.
+        "form_below_base": replies.count >= MAX_REPLIES
+        and replies.well_formed < min(base.well_formed, examples.well_formed) - _CHANCE,
         # One fewer than the base model's may be chance. So may two of eight, which the share lets pass, but not two of
         # four: a version that misleads a student is worse than one that is refused by mistake.
         "verdicts_contradicted": replies.agreeing < base.agreeing - _CHANCE
