@@ -121,6 +121,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
 def _policy(settings: CloningSettings) -> RunPolicy:
     return RunPolicy(
         epochs=settings.clone_epochs,
+        least_steps=settings.clone_least_steps,
         require_consent=settings.require_consent,
         save_seconds=settings.save_timeout_seconds,
         deploy_seconds=settings.deploy_timeout_seconds,

@@ -47,6 +47,7 @@ class TrainingPlan:
         baseline: The responses to learn from, and the student's profile.
         seed: Of the split, the data order, the initial factors and the sampling of replies.
         epochs: Passes over the training examples.
+        least_steps: A small baseline gets more passes, until it has so many optimiser steps.
         rank: Rank of the LoRA factors.
         alpha: Numerator of LoRA's scaling, `alpha / rank`.
         target_modules: Projections that get factors, sorted.
@@ -60,6 +61,7 @@ class TrainingPlan:
     baseline: Baseline
     seed: int = 0
     epochs: int = 3
+    least_steps: int = 0
     rank: int = 16
     alpha: int = 32
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")

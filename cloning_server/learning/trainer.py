@@ -177,7 +177,7 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
     plan, passes, factors = setup.plan, setup.passes, setup.factors
     rounds = [_packs(setup, examples) for examples in setup.examples.rounds]
     heldout = _packs(setup, setup.examples.heldout)
-    epochs = [rounds[epoch % len(rounds)] for epoch in range(plan.epochs)]
+    epochs = _epochs_of(rounds, least_epochs=plan.epochs, least_steps=plan.least_steps)
     steps, seconds = sum(map(len, epochs)), 0.0
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable on purpose; it need not be hard to guess.
@@ -195,17 +195,25 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
             optimizer.step(loss)
             seconds += time.monotonic() - started_at
             steps_done = optimizer.steps_done
-            message = f"Epoch {epoch} of {plan.epochs}, step {steps_done} of {steps}, loss {loss:.3f}"
+            message = f"Epoch {epoch} of {len(epochs)}, step {steps_done} of {steps}, loss {loss:.3f}"
             yield Progress(state=CloneState.FINE_TUNING, fraction=steps_done / steps, message=message)
         epoch_loss = heldout_loss(passes, heldout, factors)
         require_finite(epoch_loss, float(factors.vector.detach().norm()), step=optimizer.steps_done)
         if epoch_loss >= lowest:
-            if epoch < plan.epochs:
+            if epoch < len(epochs):
                 message = f"Stopped after epoch {epoch}: the held-out loss rose to {epoch_loss:.3f}"
                 yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
             break
         lowest, best = epoch_loss, factors.state()
     return FineTuned(state=best, heldout_loss=lowest, steps=optimizer.steps_done, seconds=seconds)
+
+
+def _epochs_of(rounds: Sequence[list[Pack]], *, least_epochs: int, least_steps: int) -> list[list[Pack]]:
+    """The packs of each epoch; each round has the same items, so it has a pack at least."""
+    epochs: list[list[Pack]] = []
+    while len(epochs) < least_epochs or sum(map(len, epochs)) < least_steps:
+        epochs.append(rounds[len(epochs) % len(rounds)])
+    return epochs
 
 
 def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:

@@ -50,6 +50,7 @@ class RunPolicy:
 
     Attributes:
         epochs: Passes over the training examples.
+        least_steps: See `TrainingPlan`.
         require_consent: Whether a clone needs a consent.
         save_seconds: How long the adapter store may be down.
         deploy_seconds: How long the brain may be down.
@@ -61,6 +62,7 @@ class RunPolicy:
     """
 
     epochs: int = 3
+    least_steps: int = 0
     require_consent: bool = False
     save_seconds: float = 600.0
     deploy_seconds: float = 600.0
@@ -174,6 +176,7 @@ class CloneRunner:
             clone_id=clone.clone_id,
             baseline=baseline,
             epochs=self._policy.epochs,
+            least_steps=self._policy.least_steps,
             previous=await self._retry_saving.call(lambda: self._lineage.find(clone, baseline.profile)),
         )
         try:
