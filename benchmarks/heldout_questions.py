@@ -17,6 +17,7 @@ from cloning_server.examples.examples import draft_examples
 from cloning_server.examples.situations import Situation
 from curriculum.lesson import Kind, Lesson
 from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
+from mesh.lm.repetition import run_tokens_of
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
@@ -147,11 +148,21 @@ class ReplyDecoder:
             end_token=end_of_turn(tokenizer),
             draw=Draw(),
             factors=arm.factors,
+            # A clone is never served with a looser rule against circling than the Main Brain's.
+            unrepeated_run=self._trainer.base.unrepeated_run,
+            run_tokens=run_tokens_of(tokenizer),
         )
 
     def _key(self, opening: Opening, arm: ReplyArm) -> str:
         base = self._trainer.base
-        inputs = [base.digest, str(base.dtype), arm.adapter_name, opening.tokens, opening.max_tokens]
+        inputs = [
+            base.digest,
+            str(base.dtype),
+            arm.adapter_name,
+            opening.tokens,
+            opening.max_tokens,
+            base.unrepeated_run,
+        ]
         return sha256(json.dumps(inputs).encode()).hexdigest()
 
 

@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alike", action="store_true", help="only students who share their profile with another one")
     parser.add_argument("--limit", type=int, help="maximum number of held-out questions per student; all by default")
     parser.add_argument("--responses", type=int, help="maximum number of responses per adapter; all by default")
-    parser.add_argument("--epochs", type=int, default=3, help="maximum number of epochs")
+    parser.add_argument("--epochs", type=int, default=2, help="number of epochs")
     parser.add_argument("--reply-tokens", type=int, default=160, help="length limit of replies")
     parser.add_argument("--seed", type=int, default=0, help="seed of training, of the rivals, and of the intervals")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))

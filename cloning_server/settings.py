@@ -25,7 +25,7 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     clone_queue_limit: int = Field(default=64, ge=1)
     # None: see `clones_at_once`.
     parallel_clones: int | None = Field(default=None, ge=1, le=1024)
-    clone_epochs: int = Field(default=3, ge=1, le=100)
+    clone_epochs: int = Field(default=2, ge=1, le=100)
     clone_least_steps: int = Field(default=45, ge=0, le=1000)
     class_size: int = Field(default=8, ge=1, le=64)
     # A lease that is shorter than a brief outage of the store or the network makes clones start again needlessly.

@@ -6,6 +6,7 @@ own sampling settings and its own random numbers, so that a reply does not depen
 Knows nothing of students or replies: tokens go in, tokens come out.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from cloning_server.compute.adapted_map import Adapter
 from cloning_server.compute.layers import AdapterSpan, Attention, Layers, PassInput
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.compute.prefix_cache import PrefixAttention, RowCache, SharedPrefix
+from mesh.lm.repetition import RunHistory, RunTokens
 
 # Rows of one batch: enough to amortise reading the weights, few enough for the keys and values of long prompts (46 kB
 # per token at 135M in fp32) to stay small beside them.
@@ -56,6 +58,8 @@ class Opening:
         favoured: Tokens that are favoured: a copy bias, as a pointer network learns it
             (https://arxiv.org/abs/1704.04368).
         factors: The adapter, in its state when decoding begins; None for the base model.
+        unrepeated_run: Tokens of a run that is not said twice, as in serving; 0 for no such rule.
+        run_tokens: What that rule needs to know of the vocabulary.
         is_enough: Whether the tokens so far suffice and decoding stops; called after every token.
     """
 
@@ -65,6 +69,8 @@ class Opening:
     draw: Draw
     favoured: frozenset[int] = frozenset()
     factors: LoraFactors | None = None
+    unrepeated_run: int = 0
+    run_tokens: RunTokens | None = None
     # Decides when to stop, not what is decoded: openings that differ in it alone are decoded once.
     is_enough: Callable[[Sequence[int]], bool] = field(default=lambda _: False, compare=False)
 
@@ -155,6 +161,12 @@ class _BatchDecoder:
             factors: None if factors is None else Adapter.of(factors, layers.dtype)
             for factors in dict.fromkeys(opening.factors for opening in openings)
         }
+        self._histories = [
+            RunHistory(opening.unrepeated_run, opening.run_tokens)
+            if opening.unrepeated_run and opening.run_tokens
+            else None
+            for opening in openings
+        ]
         self._rows = list(range(len(openings)))
         self._bias_RV = _bias_of(openings, layers)
 
@@ -241,10 +253,15 @@ class _BatchDecoder:
             self._is_complete[row] = True
             return False
         tokens.append(token)
+        if history := self._histories[row]:
+            history.push(token)
         return len(tokens) < opening.max_tokens and not opening.is_enough(tokens)
 
     def _sample(self, logits_RV: Tensor) -> list[int]:
         """A token for each row: the likeliest, or one of the nucleus where the row's draw has a temperature."""
+        for place, row in enumerate(self._rows):
+            if (history := self._histories[row]) and history.blocked:
+                logits_RV[place, sorted(history.blocked)] = -math.inf
         tokens: list[int] = logits_RV.argmax(dim=-1).tolist()
         hot = [place for place, row in enumerate(self._rows) if self._openings[row].draw.temperature > 0]
         if not hot:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cloning_server.examples.manner import Manner
 from cloning_server.examples.situations import Situation
+from mesh.lm.chat import Prompt
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import Scaffold
 from mesh.tutoring.profile import StudentProfile
@@ -13,7 +14,7 @@ from mesh.tutoring.profile import StudentProfile
 class ReplyBrief:
     """All that a distilled reply depends on; students with the same brief get the same reply.
 
-    The student's own answer is not part of it, so that no student's words are taught to another.
+    The student's own answer is part of a prompt alone, so that no student's words are taught to another.
 
     Attributes:
         profile: The student's, with the response's own subject.
@@ -25,6 +26,7 @@ class ReplyBrief:
         manner: What all replies to the student have in common.
         is_private: Whether the reference is the student's own answer; such a brief is never shared.
         draw: Picks among phrases that say the same; the item alone decides it.
+        prompt: What the Main Brain replies to, where there is no right answer to say, or no way to say it in form.
     """
 
     profile: StudentProfile
@@ -36,3 +38,4 @@ class ReplyBrief:
     manner: Manner
     is_private: bool
     draw: int
+    prompt: Prompt

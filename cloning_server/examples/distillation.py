@@ -1,13 +1,14 @@
 """Distillation: the base model, as teacher, writes replies for the responses without a teacher's feedback.
 
-A small model is trusted with one task: to restate a sentence of the right answer in words that fit the student's grade
-and disability. A reply that must not say the answer has none to restate, and points at the question. A reply with a
-sentence that never passes the checks is dropped. After "Sequence-Level Knowledge Distillation"
+Where a reply says the right answer, a small model is trusted with one task: to restate a sentence of it in words that
+fit the student's grade and disability. A sentence that fits already stays as it is. Where a reply must not say the
+answer, or cannot say it in the student's form, the Main Brain tutors as it has learned to, and what fails a check gives
+way to the frame alone. After "Sequence-Level Knowledge Distillation"
 (https://arxiv.org/abs/1606.07947), with the sequences filtered by a check instead of by their likelihood.
 
 The teacher's prompt holds nothing that it could get wrong: the verdict on the student's answer, the student's record in
 the skill and their learning style shape the frame around its sentences. Classmates who differ in these alone therefore
-share the sentences.
+share the sentences. What the Main Brain replies to a student's own answer is never shared.
 
 Knows nothing of how adapters are trained.
 """
@@ -19,10 +20,11 @@ from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.layers import Layers
 from cloning_server.examples.brief import ReplyBrief
-from cloning_server.examples.framing import asking_sentence, frame_reply
-from cloning_server.examples.phrases import AGAIN
+from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.examples.situations import Situation
 from cloning_server.examples.teacher import Teacher, TeacherTask, key_of, task_of
+from cloning_server.examples.tutor import tutor_batches, tutor_sentences
 from cloning_server.training import Progress
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.teaching import rules_of
@@ -51,17 +53,23 @@ def distil(
         The replies that passed all checks.
     """
     tally = _Tally(briefs)
-    yield tally.settle_plain()
+    # Whoever offers an answer of which nothing is known is helped to check it: a body would say too much.
+    yield tally.settle_tutored({brief: () for brief in tally.unsettled if brief.situation is Situation.CHECK})
     keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
     entries = cache.get_many(list(keys.values()))
     yield tally.settle({task: entries[key].splitlines() for task, key in keys.items() if key in entries})
     teacher = Teacher([task for task in tally.tasks if keys.get(task) not in entries], base, seed=seed)
+    yield _settle_and_cache(teacher.settled(), tally, keys, cache)
     for batch in teacher.batches():
         continuations = yield Decoding(layers=layers, openings=[opening for _, opening in batch])
         assert isinstance(continuations, Sequence)
         yield _settle_and_cache(teacher.accept(batch, continuations), tally, keys, cache)
-    if teacher.failed_tasks:
-        yield _settle_and_cache({task: [] for task in teacher.failed_tasks}, tally, keys, cache)
+    yield _settle_and_cache({task: [] for task in teacher.failed_tasks}, tally, keys, cache)
+    for openings in tutor_batches(tally.unsettled, base):
+        continuations = yield Decoding(layers=layers, openings=[opening for _, opening in openings])
+        assert isinstance(continuations, Sequence)
+        told = zip(openings, continuations, strict=True)
+        yield tally.settle_tutored({brief: tutor_sentences(brief, reply, base) for (brief, _), reply in told})
     return tally.replies
 
 
@@ -74,48 +82,45 @@ class _Tally:
     """The briefs of one distillation and their replies.
 
     Attributes:
-        tasks: The briefs by teacher task.
+        tasks: The briefs whose replies say a right answer, by teacher task.
         replies: The replies so far.
     """
 
     def __init__(self, briefs: Iterable[ReplyBrief]) -> None:
         self.tasks: dict[TeacherTask, list[ReplyBrief]] = {}
-        self._plain: list[ReplyBrief] = []
-        for brief in dict.fromkeys(briefs):
+        self._briefs = list(dict.fromkeys(briefs))
+        for brief in self._briefs:
             if brief.reference:
                 self.tasks.setdefault(task_of(brief), []).append(brief)
-            else:
-                self._plain.append(brief)
         self.replies: dict[ReplyBrief, str] = {}
-        self._total = len(self._plain) + sum(map(len, self.tasks.values()))
-        self._settled = 0
 
-    def settle_plain(self) -> Progress:
-        """Frames the replies that say no right answer: they point at the question, and need no teacher."""
-        for brief in self._plain:
-            # A question that is too long for the student's form stays out; the reply is then its frame alone.
-            question = asking_sentence(brief.question)
-            bodies: tuple[list[str], ...] = ([f"{AGAIN} {question}"], [question], [])
-            replies = (frame_reply(brief, body) for body in bodies)
-            if reply := next((reply for reply in replies if not form_faults(brief, reply)), ""):
-                self.replies[brief] = reply
-        self._settled += len(self._plain)
-        return self._progress()
+    @property
+    def unsettled(self) -> list[ReplyBrief]:
+        """The briefs without a reply, in order."""
+        return [brief for brief in self._briefs if brief not in self.replies]
 
     def settle(self, sentences: Mapping[TeacherTask, Sequence[str]]) -> Progress:
-        """Frames the replies of tasks that are complete, or that failed and have no sentences; returns the progress."""
+        """Frames the sentences of tasks that are complete; those of a task that failed are empty."""
         for task, body in sentences.items():
-            self._settled += len(self.tasks[task])
             if body:
                 replies = {brief: frame_reply(brief, body) for brief in self.tasks[task]}
                 self.replies |= {brief: reply for brief, reply in replies.items() if not form_faults(brief, reply)}
         return self._progress()
 
+    def settle_tutored(self, sentences: Mapping[ReplyBrief, Sequence[str]]) -> Progress:
+        """Frames what the Main Brain replied: as many sentences as fit, down to the frame alone."""
+        for brief, body in sentences.items():
+            bodies = (body[:count] for count in range(len(body), -1, -1))
+            replies = (frame_reply(brief, some, has_opener=True) for some in bodies)
+            if reply := next((reply for reply in replies if not form_faults(brief, reply)), ""):
+                self.replies[brief] = reply
+        return self._progress()
+
     def _progress(self) -> Progress:
         return Progress(
             state=CloneState.CREATING_ADAPTER,
-            fraction=_PROGRESS_SHARE * self._settled / max(self._total, 1),
-            message=f"{len(self.replies)} of {self._total} replies distilled",
+            fraction=_PROGRESS_SHARE * len(self.replies) / max(len(self._briefs), 1),
+            message=f"{len(self.replies)} of {len(self._briefs)} replies distilled",
         )
 
 

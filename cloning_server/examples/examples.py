@@ -42,6 +42,8 @@ _STATED: Mapping[Judgement, AnswerVerdict] = MappingProxyType(
 )
 # Epochs after which all situations of an item have been shown.
 _ROUNDS = 3
+# So many held-out examples are all measured: each costs a clone as much time as a third of a step.
+_FEW_TESTS = 24
 
 
 class ResponseVerdict(StrEnum):
@@ -102,13 +104,15 @@ class ExampleSet:
         train: All examples to train on.
         rounds: What an epoch shows: the first of the first, and so on, then from the start again. Each tells an item in
             some of its situations, so that many situations take a clone no more time than one.
-        heldout: The examples to measure with.
+        heldout: The examples to measure with: replies to some of them are decoded.
+        measured: Those whose loss is measured: all, or where there are many, each item in one situation.
         counts: How many there are.
     """
 
     train: tuple[Example, ...]
     rounds: tuple[tuple[Example, ...], ...]
     heldout: tuple[LearnedExample, ...]
+    measured: tuple[Example, ...]
     counts: Examples
 
 
@@ -222,11 +226,13 @@ def split_examples(
         raise NoTrainableExamples(responses=counts.given, usable=len(items))
     heldout_items = set(items[: min(max(1, round(heldout_share * len(items))), len(items) - 1)])
     learned = [(item, example) for item, example in completed if item not in heldout_items]
-    heldout = tuple(example for item, example in completed if item in heldout_items)
+    tests = [(item, example) for item, example in completed if item in heldout_items]
+    heldout = tuple(example for _, example in tests)
     return ExampleSet(
         train=tuple(example for _, example in learned),
         rounds=_rounds_of(learned),
         heldout=heldout,
+        measured=heldout if len(heldout) <= _FEW_TESTS else _rounds_of(tests)[0],
         counts=replace(counts, train=len(learned), heldout=len(heldout)),
     )
 
@@ -265,14 +271,15 @@ def _drafts_of(
         verdict = (stated or assessed) if situation is Situation.FEEDBACK else None
         says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
         assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
+        prompt = Prompt(
+            profile=own_profile,
+            turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),
+            assessment=assessment,
+        )
         yield Draft(
             item=response.item,
             response=index,
-            prompt=Prompt(
-                profile=own_profile,
-                turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),
-                assessment=assessment,
-            ),
+            prompt=prompt,
             feedback=feedback if situation is (Situation.CHECK if is_open else Situation.FEEDBACK) else "",
             brief=ReplyBrief(
                 profile=own_profile,
@@ -285,6 +292,7 @@ def _drafts_of(
                 is_private=is_private and says_answer,
                 # The situations of an item don't sound alike.
                 draw=draw + len(situation.value),
+                prompt=prompt,
             ),
         )
 

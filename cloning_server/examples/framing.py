@@ -5,89 +5,33 @@ prompt tells and from the student's teaching policy. The sentences between are d
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 from cloning_server.examples import phrases
 from cloning_server.examples.brief import ReplyBrief
-from cloning_server.examples.fidelity import content_words
 from cloning_server.examples.phrases import picked
-from cloning_server.examples.situations import Situation, draw_of
+from cloning_server.examples.situations import Situation
 from mesh.tutoring.assessment import AnswerVerdict
-from mesh.tutoring.form import LONG_WORD_LETTERS, FormRules, split_sentences
-from mesh.tutoring.policy import Scaffold, WritingLevel
+from mesh.tutoring.form import FormRules
+from mesh.tutoring.policy import GuidanceLevel, Scaffold, WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
 
-# Letters of a word that is worth using for its own sake.
-_TERM_LETTERS = 6
-# More sentences of a teaching policy in a row read as a pile of orders.
-_MOST_ADVICE = 2
-# Of so many replies that could give more advice, one does: each kind then stays in two of three replies.
-_FULL_SHARE = 3
 
+def frame_reply(brief: ReplyBrief, body: Sequence[str], *, has_opener: bool = False) -> str:
+    """Returns the whole reply around the sentences of its body, laid out as the student's form rules ask.
 
-class _Worth(IntEnum):
-    """Which sentence goes in first where a reply may have only so many: the one that is worth most."""
+    Where a reply with all that the teaching policy asks for would break a rule, it says less: a small child's reply is
+    short, and an interest of many words fits no short sentence.
 
-    STEP = 0
-    TERM = 1
-    GUIDANCE = 2
-    INTEREST = 3
-    HABIT = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    text: str
-    worth: _Worth
-
-
-def frame_reply(brief: ReplyBrief, body: Sequence[str]) -> str:
-    """Returns the whole reply around the distilled sentences, laid out as the student's form rules ask.
-
-    A sentence of the teaching policy stays out where the reply would break a rule with it: a small child's reply is
-    short, and an interest of many words fits no short sentence. It also stays out where there is enough advice.
+    Args:
+        brief: What the reply depends on.
+        body: What is taught.
+        has_opener: Whether the first sentence of the body opens the reply.
     """
     rules = rules_of(brief.profile)
-    offered = _select(tuple(_manner(brief, body)), brief.draw)
-    chosen: list[_Part] = []
-    for part in sorted(offered, key=lambda part: part.worth, reverse=True):
-        longer = [*chosen, part]
-        if not rules.violations(_compose(brief, body, [each.text for each in offered if each in longer], rules)):
-            chosen = longer
-    return _compose(brief, body, [part.text for part in offered if part in chosen], rules)
-
-
-def asking_sentence(question: str) -> str:
-    """Returns what a question asks: its last sentence with a question mark, or its last one; its story stays out."""
-    sentences = split_sentences(question)
-    asking = [sentence for sentence in sentences if sentence.rstrip("\"')").endswith("?")] or sentences
-    return asking[-1] if asking else question
-
-
-def _select(offered: tuple[_Part, ...], draw: int) -> tuple[_Part, ...]:
-    """Leaves out advice beyond two sentences: first the step, then the interest and the guidance in turn.
-
-    The habit stays. The term belongs to what is taught and is no advice.
-    """
-    advice = {part.worth for part in offered} - {_Worth.TERM}
-    if len(advice) > _MOST_ADVICE:
-        advice.discard(_Worth.STEP)
-    if len(advice) > _MOST_ADVICE:
-        turn = draw_of(f"{draw} advice") % _FULL_SHARE
-        advice -= ({_Worth.GUIDANCE}, {_Worth.INTEREST}, set[_Worth]())[turn]
-    return tuple(part for part in offered if part.worth in advice | {_Worth.TERM})
-
-
-def _compose(brief: ReplyBrief, body: Sequence[str], manner: Sequence[str], rules: FormRules) -> str:
-    """Puts what is taught and the sentences of the teaching policy between opener and closing question."""
-    opener = _opener(brief)
-    closing = [phrases.closing_question(_support(brief), brief.profile.learning_style, draw=brief.draw)]
-    if brief.profile.disability is Disability.AUTISM:
-        closing.append(picked(phrases.END_MARKERS, brief.draw))
-    calm = _calm(brief, rules, " ".join((opener, *body, *manner, *closing)))
-    return _lay_out(" ".join(filter(None, (opener, calm))), (*body, *manner), " ".join(closing), rules=rules)
+    opener, middle = (body[0], body[1:]) if has_opener and body else (_opener(brief), body)
+    replies = [_compose(brief, opener, middle, policy) for policy in _policies(brief)]
+    return next((reply for reply in replies if not rules.violations(reply)), replies[-1])
 
 
 def _opener(brief: ReplyBrief) -> str:
@@ -96,32 +40,39 @@ def _opener(brief: ReplyBrief) -> str:
     return picked(phrases.OPENERS[brief.situation], brief.draw)
 
 
+def _policies(brief: ReplyBrief) -> Iterator[tuple[str, ...]]:
+    """The sentences that the teaching policy asks for, all of them first, then fewer and fewer."""
+    manner, draw = brief.manner, brief.draw
+    habit = () if _is_settled(brief) else (phrases.habit_against(manner, draw=draw),)
+    offer = (picked(phrases.HELP, draw),) if manner.guidance is GuidanceLevel.MUCH else ()
+    is_short = manner.writing is WritingLevel.BELOW and manner.interest
+    named = (picked(phrases.SHORT_INTERESTS, draw).format(interest=manner.interest),) if is_short else ()
+    support, style = _support(brief), brief.profile.learning_style
+    asks, asks_plainly = (
+        phrases.closing_question(support, style, manner, draw=draw, names_interest=names_interest)
+        for names_interest in (True, False)
+    )
+    yield (*habit, *named, *offer, asks)
+    yield (*habit, *offer, asks_plainly)
+    yield (*habit, asks_plainly)
+    yield (asks_plainly,)
+
+
+def _compose(brief: ReplyBrief, opener: str, body: Sequence[str], policy: Sequence[str]) -> str:
+    """Puts the body between opener and what the policy asks for, whose last sentence is the question."""
+    rules = rules_of(brief.profile)
+    *advice, question = policy
+    ends = (picked(phrases.END_MARKERS, brief.draw),) if brief.profile.disability is Disability.AUTISM else ()
+    last = " ".join((question, *ends))
+    calm = _calm(brief, rules, " ".join((opener, *body, *advice, last)))
+    return _lay_out(" ".join(filter(None, (opener, calm))), [*body, *filter(None, advice)], last, rules=rules)
+
+
 def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:
     """A sentence that reassures, where the profile asks for one and the reply has none."""
     if not FormRules(required_phrases=rules.required_phrases).violations(text):
         return ""
     return picked(phrases.CALM, brief.draw)
-
-
-def _manner(brief: ReplyBrief, body: Sequence[str]) -> Iterator[_Part]:
-    """The sentences that the teaching policy asks for, in the order in which a student can follow them.
-
-    The term stands next to what is taught, a step back before the habit, a step further behind the example.
-    """
-    manner, draw, support = brief.manner, brief.draw, _support(brief)
-    if manner.writing is WritingLevel.ABOVE and (term := _term_of(body)):
-        yield _Part(text=picked(phrases.TERMS, draw).format(term=term), worth=_Worth.TERM)
-    # The opener of a hint is a first step, and behind a right answer the closing question is enough of one.
-    if support is Scaffold.RECAP and brief.situation is not Situation.HINT and not _is_settled(brief):
-        yield _Part(text=picked(phrases.SMALL_STEPS[support], draw), worth=_Worth.STEP)
-    if manner.mistake in phrases.HABITS and not _is_settled(brief):
-        yield _Part(text=picked(phrases.HABITS[manner.mistake], draw), worth=_Worth.HABIT)
-    if manner.interest:
-        yield _Part(text=picked(phrases.INTERESTS, draw).format(interest=manner.interest), worth=_Worth.INTEREST)
-    if support is Scaffold.EXTENSION:
-        yield _Part(text=picked(phrases.SMALL_STEPS[support], draw), worth=_Worth.STEP)
-    if manner.guidance in phrases.GUIDANCE:
-        yield _Part(text=picked(phrases.GUIDANCE[manner.guidance], draw), worth=_Worth.GUIDANCE)
 
 
 def _support(brief: ReplyBrief) -> Scaffold:
@@ -139,13 +90,6 @@ def _support(brief: ReplyBrief) -> Scaffold:
 
 def _is_settled(brief: ReplyBrief) -> bool:
     return brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
-
-
-def _term_of(body: Sequence[str]) -> str:
-    """The longest content word of what is taught that no rule on long words forbids; empty if all are short."""
-    words = (word for text in body for word in content_words(text))
-    terms = [word for word in words if word.isalpha() and _TERM_LETTERS <= len(word) < LONG_WORD_LETTERS]
-    return max(terms, key=len, default="")
 
 
 def _lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:

@@ -1,12 +1,14 @@
-"""The sentences of a frame around what is taught: openers by verdict, habits, interests, guidance, closing questions.
+"""The sentences of a frame around what is taught: openers by verdict, a habit, an offer of help, a closing question.
 
-Each has several forms, so that no reply sounds like another. All are plain and literal, at most ten words, with few
-long words, so that they fit every grade and disability. Nothing here states a verdict but the openers of feedback.
+Openers have many forms, so that replies do not all begin alike. What the teaching policy asks for has two: a small
+model learns it from few examples, and says it in every reply. All are plain and literal, with few long words. Nothing
+here states a verdict but the openers of feedback.
 """
 
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
+from cloning_server.examples.manner import Manner
 from cloning_server.examples.situations import Situation, draw_of
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
@@ -59,13 +61,11 @@ OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
         "Let's think about this question.",
         "Here is what to know.",
     ),
+    # They begin alike, unlike any verdict: a model that is in doubt whether it was told one says none.
     Situation.CHECK: (
-        "You can check this answer.",
-        "Here is a way to check it.",
         "Let's check it with the question.",
-        "Put your answer next to the question.",
-        "Compare your answer with the question.",
-        "See if your answer fits the question.",
+        "Let's see if it fits the question.",
+        "Let's put it next to the question.",
     ),
     Situation.HINT: (
         "Here is a first step.",
@@ -76,8 +76,6 @@ OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
         "Let's see what the question tells us.",
     ),
 }
-# Before a question that is said again to a student who has no right answer to it yet.
-AGAIN: Final = "Read it again:"
 # For a student with anxiety, where nothing else in the reply says so.
 CALM: Final = (
     "There is no rush.",
@@ -85,106 +83,79 @@ CALM: Final = (
     "It is okay to go slowly.",
     "We can go one small step at a time.",
 )
-# They speak of the student's own answer, so that they fit behind a right one of the tutor's as well.
-HABITS: Final[Mapping[MistakeKind, tuple[str, ...]]] = {
-    MistakeKind.BLANK: (
-        "Write down one thing that you know.",
-        "Write down any idea that you have.",
-        "A first guess is always welcome.",
-        "Write one word, then go on from it.",
-        "Put your first idea on paper.",
-    ),
-    MistakeKind.INCOMPLETE: (
-        "Answer each part of the question.",
-        "Answer the question part by part.",
-        "Ask yourself if your answer has every part.",
-        "Add a reason to your answer.",
-        "Check that you answered every part.",
-    ),
-    MistakeKind.REVERSED: (
-        "Check which way round it goes in your answer.",
-        "Ask yourself which thing causes the other.",
-        "Say what changes, and what makes it change.",
-        "Say your answer the other way round, then compare.",
-        "Check that your answer is not the other way round.",
-    ),
-    MistakeKind.OFF_TOPIC: (
-        "Underline the key word in the question.",
-        "Use a word from the question in your answer.",
-        "Ask yourself what the question asks.",
-        "Say what the question asks, in your own words.",
-        "Keep your eyes on the question as you write.",
-    ),
-    MistakeKind.MISSPELT: (
-        "Look at how the key word is spelled.",
-        "Copy the spelling of the key word.",
-        "Check the spelling of the key word.",
-        "Spell the key word letter by letter.",
-        "Look at each letter of the key word.",
-    ),
+# By the writing of the student, whose sentences set the length; they speak of the student's own answer.
+HABITS: Final[Mapping[MistakeKind, Mapping[WritingLevel, tuple[str, ...]]]] = {
+    MistakeKind.BLANK: {
+        WritingLevel.BELOW: ("Write down one thing that you know.", "Make a first guess."),
+        WritingLevel.AT: (
+            "Write down one thing that you already know about it.",
+            "A first guess is always welcome here.",
+        ),
+        WritingLevel.ABOVE: (
+            "Even if you are not sure yet, write down one thing that you know.",
+            "Make a first guess, because it gives you something to work with.",
+        ),
+    },
+    MistakeKind.INCOMPLETE: {
+        WritingLevel.BELOW: ("Answer each part.", "Check if a part is missing."),
+        WritingLevel.AT: ("Answer each part of the question.", "Check if a part is missing in your answer."),
+        WritingLevel.ABOVE: (
+            "Before you go on, check that your answer has each part.",
+            "Give a reason for your answer, and check if a part is missing.",
+        ),
+    },
+    MistakeKind.REVERSED: {
+        WritingLevel.BELOW: ("Check which way round it goes.", "Say it the other way round too."),
+        WritingLevel.AT: (
+            "Check which way round it goes in your answer.",
+            "Say your answer the other way round, and compare.",
+        ),
+        WritingLevel.ABOVE: (
+            "Before you go on, check which way round it goes in your answer.",
+            "Say your answer the other way round, and ask which one fits better.",
+        ),
+    },
+    MistakeKind.OFF_TOPIC: {
+        WritingLevel.BELOW: ("Underline the key word in the question.", "Say what the question asks."),
+        WritingLevel.AT: (
+            "Underline the key word in the question before you write.",
+            "Say what the question asks in your own words.",
+        ),
+        WritingLevel.ABOVE: (
+            "Underline the key word in the question, and come back to it as you write.",
+            "Say what the question asks in your own words, and answer just that.",
+        ),
+    },
+    MistakeKind.MISSPELT: {
+        WritingLevel.BELOW: ("Check how the key word is spelled.", "Spell the key word letter by letter."),
+        WritingLevel.AT: (
+            "Check how the key word is spelled in your answer.",
+            "Spell the key word letter by letter as you write.",
+        ),
+        WritingLevel.ABOVE: (
+            "When you have your answer, check how each key word is spelled.",
+            "Spell the key word letter by letter, and compare it with the question.",
+        ),
+    },
 }
-INTERESTS: Final = (
-    "Think of {interest} for an example.",
-    "You could use {interest} as an example.",
-    "Make up an example about {interest}.",
-    "Look for an example in {interest}.",
-    "An example from {interest} could be useful.",
+# How much help is at hand; whoever needs little is left alone with the closing question.
+HELP: Final = ("Ask me if you get stuck.", "Tell me which part is hard.")
+# Where the student's own writing is short, an interest has a sentence of its own.
+SHORT_INTERESTS: Final = ("Think of {interest}.", "Try it with {interest}.")
+# What a reply ends with: `{do}` is an action on what the support in the skill picks.
+_CLOSINGS: Final = ("Can you {do}{interest}{alone}?", "Could you {do}{interest}{alone}?")
+_LONG_CLOSINGS: Final = (
+    "Now that you have read this, could you {do}{interest}{alone}?",
+    "As a next step, would you like to {do}{interest}{alone}?",
 )
-# The closing question comes next: it is what the student does alone.
-GUIDANCE: Final[Mapping[GuidanceLevel, tuple[str, ...]]] = {
-    GuidanceLevel.MUCH: (
-        "Tell me which part is hard.",
-        "Ask me about any word that is new.",
-        "Say where you get stuck, and I will help.",
-        "I can show you the next step if you ask.",
-        "You can ask me for a hint.",
-    ),
-    GuidanceLevel.LITTLE: (
-        "You can try it on your own.",
-        "Do the next part by yourself.",
-        "You can try this part by yourself.",
-        "Try the next question on your own.",
-        "You can do the next part yourself.",
-    ),
+_ALONE: Final = (" by yourself", " on your own")
+# Nothing stands for the question itself.
+_THINGS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
+    Scaffold.RECAP: ("the first part", "one small part"),
+    Scaffold.STEADY: ("",),
+    Scaffold.EXTENSION: ("another example", "a new case"),
 }
-# They name the term and ask for nothing: the reply asks enough behind them.
-TERMS: Final = ("A word to use here is '{term}'.", "One word to use is '{term}'.", "A useful word here is '{term}'.")
-SMALL_STEPS: Final[Mapping[Scaffold, tuple[str, ...]]] = {
-    Scaffold.RECAP: (
-        "Let's go back to the first part.",
-        "Do just one small part now.",
-        "Start with the easy part.",
-        "One small step at a time is enough.",
-    ),
-    Scaffold.EXTENSION: (
-        "Now think of a new case where this is true.",
-        "Next, think of a case where it is not true.",
-        "Then change one thing in the question.",
-        "Now make a harder question of your own.",
-        "Ask what would be different in another case.",
-    ),
-}
-# What stands in for `{}` is an action of the student: on "it", or on the thing behind the question.
-_CLOSING: Final[Mapping[Scaffold, tuple[tuple[str, str], ...]]] = {
-    Scaffold.RECAP: (
-        ("Can you {}?", "the first part"),
-        ("Could you {} now?", "a small part"),
-        ("Can you {}?", "just one part"),
-        ("Could you {} for me?", "the first part"),
-    ),
-    Scaffold.STEADY: (
-        ("Can you {} in your own way?", ""),
-        ("How would you {}?", ""),
-        ("Can you {} for a friend?", ""),
-        ("Could you {} now?", ""),
-    ),
-    Scaffold.EXTENSION: (
-        ("Can you {}?", "another example"),
-        ("How would you {}?", "a harder case"),
-        ("Could you {} next?", "one more example"),
-        ("Can you {}?", "a new case"),
-    ),
-}
+# On the question itself, and on something else.
 _ACTIONS: Final[Mapping[LearningStyle | None, tuple[str, str]]] = {
     None: ("explain it", "explain {}"),
     LearningStyle.VISUAL: ("draw it", "draw {}"),
@@ -195,15 +166,36 @@ _ACTIONS: Final[Mapping[LearningStyle | None, tuple[str, str]]] = {
 }
 # Students with autism are told when the work is done: the profile's instruction promises it.
 END_MARKERS: Final = ("Then you are done.", "After that, you are done.", "That is the end of this one.")
-# Words of a sentence at which a reply is kept, where the student's own writing is short.
+# Words at which a sentence is split or left out if it can be, where the student's own writing is short.
 SHORT_SENTENCE_WORDS: Final[Mapping[WritingLevel, int]] = {WritingLevel.BELOW: 9}
 
 
-def closing_question(scaffold: Scaffold, style: LearningStyle | None, *, draw: int) -> str:
-    """Returns the question that a reply ends with: again in a weak skill, further in a secure one."""
-    question, thing = picked(_CLOSING[scaffold], draw)
-    on_it, on_thing = _ACTIONS[style]
-    return question.format(on_thing.format(thing) if thing else on_it)
+def habit_against(manner: Manner, *, draw: int) -> str:
+    """Returns the habit that helps against the student's usual mistake, as long as their writing; empty for none."""
+    forms = HABITS.get(manner.mistake)
+    return picked(forms.get(manner.writing, forms[WritingLevel.AT]), draw) if forms else ""
+
+
+def closing_question(
+    scaffold: Scaffold, style: LearningStyle | None, manner: Manner, *, draw: int, names_interest: bool = True
+) -> str:
+    """Returns the question that a reply ends with: again in a weak skill, further in a secure one.
+
+    Args:
+        scaffold: The support in the skill.
+        style: How the student likes to learn.
+        manner: Who needs little guidance is asked to do it alone; who writes above grade gets a longer question.
+        draw: Picks among forms that say the same.
+        names_interest: Whether to name the interest of the manner, if it has one.
+    """
+    forms = _LONG_CLOSINGS if manner.writing is WritingLevel.ABOVE else _CLOSINGS
+    (on_it, on_thing), thing = _ACTIONS[style], picked(_THINGS[scaffold], draw)
+    is_here = names_interest and manner.interest and manner.writing is not WritingLevel.BELOW
+    return picked(forms, draw).format(
+        do=on_thing.format(thing) if thing else on_it,
+        interest=f" with {manner.interest}" if is_here else "",
+        alone=picked(_ALONE, draw) if manner.guidance is GuidanceLevel.LITTLE else "",
+    )
 
 
 def picked(forms: tuple[_Form, ...], draw: int) -> _Form:

@@ -21,8 +21,8 @@ class Situation(StrEnum):
 
 
 # One item of so many also gives a student who is stuck, and one an answer of which nothing is known: enough to learn
-# when not to judge, and short enough for a clone's time.
-_HINT_SHARE, _CHECK_SHARE = 3, 4
+# when not to judge, although most feedback says that an answer is right.
+_HINT_SHARE, _CHECK_SHARE = 4, 2
 _STUCK = (
     "I don't know how to start.",
     "I'm stuck.",

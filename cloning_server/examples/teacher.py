@@ -25,9 +25,9 @@ from mesh.tutoring.profile import StudentProfile
 from mesh.tutoring.teaching import instruct, rules_of
 
 # Part of every cache key: raise it whenever the prompts or the checks change.
-TEACHER_VERSION = 4
-# Greedy first: the likeliest output of a small model is right most often. Then higher temperatures for what failed.
-TEMPERATURES = (0.0, 0.5, 0.8)
+TEACHER_VERSION = 5
+# Greedy first: the likeliest output of a small model is right most often. Then a higher temperature for what failed.
+TEMPERATURES = (0.0, 0.7)
 TOP_P = 0.9
 # Nats added to the words of the sentence; at 4 the model begins to repeat them.
 FAVOUR_NATS = 2.0
@@ -57,21 +57,20 @@ class TeacherTask:
         profile: The student's, without the learning style, which decides presentation alone.
         question: The question of the item.
         reference: The right answer.
-        most_words: Words of the longest sentence; None as the profile's form rules say.
+        split_words: Words from which a sentence is split where it can be; None as the profile's form rules say.
         is_private: Whether the reference is the student's own answer; the sentences of such a task are never shared.
     """
 
     profile: StudentProfile
     question: str
     reference: str
-    most_words: int | None
+    split_words: int | None
     is_private: bool
 
     @property
     def limit(self) -> float:
-        """Words of the longest sentence; infinite if there is no bound."""
-        bounds = (self.most_words, rules_of(self.profile).max_sentence_words)
-        return min((bound for bound in bounds if bound is not None), default=math.inf)
+        """Words of the longest sentence that the profile allows; infinite if there is no bound."""
+        return rules_of(self.profile).max_sentence_words or math.inf
 
 
 @dataclass(slots=True)
@@ -88,17 +87,27 @@ SentenceBatch: TypeAlias = Sequence[tuple[SentenceTask, Opening]]
 
 
 class Teacher:
-    """Restates the sentences of tasks, in batches, until all have passed or every temperature was tried."""
+    """Restates the sentences of tasks that do not fit as they are, until all have passed or all temperatures failed."""
 
     def __init__(self, tasks: Iterable[TeacherTask], base: BaseModel, *, seed: int) -> None:
         self._base = base
         self._seed = seed
-        self._open = {task: [SentenceTask(task, sentence) for sentence in _sentences_of(task)] for task in tasks}
+        self._open = {task: [_begin(task, sentence) for sentence in _sentences_of(task)] for task in tasks}
 
     @property
     def failed_tasks(self) -> list[TeacherTask]:
         """After the last batch, the tasks with a sentence that never passed."""
         return list(self._open)
+
+    def settled(self) -> dict[TeacherTask, list[str]]:
+        """The tasks that are complete, with their sentences; each is returned once."""
+        complete = {
+            task: [sentence for part in parts for sentence in part.restated]
+            for task, parts in self._open.items()
+            if parts and all(part.restated for part in parts)
+        }
+        self._open = {task: parts for task, parts in self._open.items() if task not in complete}
+        return complete
 
     def batches(self) -> Iterator[SentenceBatch]:
         """Batches of the sentences that have not passed, with their openings; call `accept` with each result."""
@@ -116,13 +125,7 @@ class Teacher:
         """Checks what was decoded; returns the tasks that are complete now, with their sentences."""
         for (part, _), continuation in zip(batch, continuations, strict=True):
             part.restated = _shortest_sound(part, _text_of(continuation.tokens, self._base))
-        complete = {
-            task: [sentence for part in parts for sentence in part.restated]
-            for task, parts in self._open.items()
-            if parts and all(part.restated for part in parts)
-        }
-        self._open = {task: parts for task, parts in self._open.items() if task not in complete}
-        return complete
+        return self.settled()
 
 
 def task_of(brief: ReplyBrief) -> TeacherTask:
@@ -131,7 +134,7 @@ def task_of(brief: ReplyBrief) -> TeacherTask:
         profile=replace(brief.profile, learning_style=None),
         question=brief.question,
         reference=brief.reference,
-        most_words=SHORT_SENTENCE_WORDS.get(brief.manner.writing),
+        split_words=SHORT_SENTENCE_WORDS.get(brief.manner.writing),
         is_private=brief.is_private,
     )
 
@@ -141,7 +144,7 @@ def key_of(task: TeacherTask, base_digest: str) -> str:
     profile = task.profile
     facts = [
         TEACHER_VERSION, base_digest, task.question, task.reference,
-        profile.subject, profile.grade, profile.disability, task.most_words,
+        profile.subject, profile.grade, profile.disability, task.split_words,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -202,7 +205,7 @@ def _sentences_of(task: TeacherTask) -> list[str]:
     """The sentences to restate: those of the reference, a lone "Yes." with the next one."""
     # A long aside at the end of a sentence is a statement of its own; a short one explains the word before, and stays.
     plain = _ASIDE.sub(lambda aside: f". {aside[1][:1].upper()}{aside[1][1:]}. ", task.reference)
-    limit = task.limit
+    limit = min(task.split_words or math.inf, task.limit)
     clauses = [
         clause
         for sentence in _join_short(split_sentences(plain))
@@ -220,6 +223,12 @@ def _join_short(sentences: Iterable[str]) -> list[str]:
         else:
             longer.append(sentence)
     return longer
+
+
+def _begin(task: TeacherTask, sentence: str) -> SentenceTask:
+    """A sentence that fits the student as it is needs no other words."""
+    part = SentenceTask(task, sentence)
+    return part if _sentence_faults(part, sentence) else replace(part, restated=[sentence])
 
 
 def _as_sentence(clause: str) -> str:

@@ -20,6 +20,7 @@ from cloning_server.examples.examples import LearnedExample
 from cloning_server.examples.situations import Situation
 from mesh.errors import GateNotPassed
 from mesh.lm.chat import Example, end_of_turn
+from mesh.lm.repetition import run_tokens_of
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules, split_sentences
 from mesh.tutoring.judgement import agrees, judges
@@ -173,8 +174,17 @@ def prompts_to_reply(heldout: Sequence[LearnedExample]) -> list[LearnedExample]:
     return [*with_verdict[: MAX_REPLIES - len(without_verdict)], *without_verdict]
 
 
-def openings_of(base: BaseModel, factors: LoraFactors | None, examples: Sequence[Example]) -> list[Opening]:
-    """The prompts of examples, to be decoded with an adapter or by the base model alone."""
+def openings_of(
+    base: BaseModel, factors: LoraFactors | None, examples: Sequence[Example], *, unrepeated_run: int
+) -> list[Opening]:
+    """The prompts of examples, to be decoded greedily with an adapter or by the base model alone.
+
+    Args:
+        base: The base model.
+        factors: The adapter; None for the base model.
+        examples: Their prompts.
+        unrepeated_run: The rule against circling with which the replies would be served; see `Serving`.
+    """
     end_token = end_of_turn(base.tokenizer)
     return [
         Opening(
@@ -183,6 +193,8 @@ def openings_of(base: BaseModel, factors: LoraFactors | None, examples: Sequence
             end_token=end_token,
             draw=Draw(temperature=0.0),
             factors=factors,
+            unrepeated_run=unrepeated_run,
+            run_tokens=run_tokens_of(base.tokenizer),
         )
         for example in examples
     ]

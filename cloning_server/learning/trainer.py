@@ -122,7 +122,7 @@ def run_training(plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: 
     yield Progress(state=CloneState.CREATING_ADAPTER, fraction=1.0, message="The adapter is created")
     fine_tuned = yield from _fine_tune(setup)
     best, serving = yield from _tune(setup, fine_tuned)
-    figures = yield from _pass_gate(setup, best)
+    figures = yield from _pass_gate(setup, best, serving)
     metrics = Metrics(
         heldout_loss_base=figures.base_loss,
         heldout_loss_adapter=figures.loss,
@@ -176,7 +176,7 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
     """Trains all epochs, or fewer: it stops when the held-out loss rises, as more would overfit."""
     plan, passes, factors = setup.plan, setup.passes, setup.factors
     rounds = [_packs(setup, examples) for examples in setup.examples.rounds]
-    heldout = _packs(setup, setup.examples.heldout)
+    heldout = _packs(setup, setup.examples.measured)
     epochs = _epochs_of(rounds, least_epochs=plan.epochs, least_steps=plan.least_steps)
     steps, seconds = sum(map(len, epochs)), 0.0
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
@@ -219,7 +219,7 @@ def _epochs_of(rounds: Sequence[list[Pack]], *, least_epochs: int, least_steps: 
 def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tuple[Trial, Serving]]:
     """Chooses scale and serving profile; the loss is optimistic, as the same few examples choose and measure."""
     plan, passes, factors = setup.plan, setup.passes, setup.factors
-    heldout = _packs(setup, setup.examples.heldout)
+    heldout = _packs(setup, setup.examples.measured)
     scaling = plan.alpha / plan.rank
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.0, message="Trying scales of the adapter")
     factors.load(fine_tuned.state, scaling=factors.scaling)
@@ -230,27 +230,31 @@ def _tune(setup: _Setup, fine_tuned: FineTuned) -> Generator[Progress, None, tup
         yield Progress(state=CloneState.OPTIMIZING, fraction=0.1 * count, message=message)
     factors.scaling = best.scale * scaling
     examples = [*setup.examples.train, *setup.examples.heldout]
-    main_brain = setup.base.main_brain.serving
     serving = choose_serving(
         passes,
         factors,
         heldout,
         examples=examples,
         run_tokens=run_tokens_of(setup.base.tokenizer),
-        least_run=main_brain.unrepeated_run if main_brain else 0,
+        least_run=setup.base.unrepeated_run,
     )
     message = f"Scale {best.scale:g}, temperature {serving.temperature:g}"
     yield Progress(state=CloneState.OPTIMIZING, fraction=0.7, message=message)
     return best, serving
 
 
-def _pass_gate(setup: _Setup, best: Trial) -> Generator[Progress | Decoding, ComputeResult | None, GateFigures]:
+def _pass_gate(
+    setup: _Setup, best: Trial, serving: Serving
+) -> Generator[Progress | Decoding, ComputeResult | None, GateFigures]:
     """Measures the adapter, and raises if it does not pass the gate."""
     plan, base, passes = setup.plan, setup.base, setup.passes
-    packs, examples = _packs(setup, setup.examples.heldout), prompts_to_reply(setup.examples.heldout)
+    packs, examples = _packs(setup, setup.examples.measured), prompts_to_reply(setup.examples.heldout)
     rules, policy = rules_of(plan.baseline.profile), _policy_of(plan)
     # With and without the adapter in one batch: a decoding step with few rows takes as long as one with twice as many.
-    openings = [*openings_of(base, setup.factors, examples), *openings_of(base, None, examples)]
+    openings = [
+        *openings_of(base, setup.factors, examples, unrepeated_run=serving.unrepeated_run),
+        *openings_of(base, None, examples, unrepeated_run=base.unrepeated_run),
+    ]
     continuations = yield Decoding(layers=passes.layers, openings=openings)
     assert isinstance(continuations, Sequence)
     middle = len(examples)

@@ -61,7 +61,7 @@ class RunPolicy:
         cohort_prefix: How the ids of cohorts begin, whose adapters new students start from; empty for no cohorts.
     """
 
-    epochs: int = 3
+    epochs: int = 2
     least_steps: int = 0
     require_consent: bool = False
     save_seconds: float = 600.0

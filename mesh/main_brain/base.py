@@ -62,6 +62,12 @@ class BaseModel:
         """Identity of the Main Brain, 64 hex digits; see `MainBrainFiles.digest`."""
         return self.main_brain.digest
 
+    @property
+    def unrepeated_run(self) -> int:
+        """The run of tokens that the Main Brain's serving profile does not repeat; 0 for no such rule."""
+        serving = self.main_brain.serving
+        return serving.unrepeated_run if serving else 0
+
 
 def load_base(
     name: str,

@@ -23,17 +23,11 @@ class PolicySign(StrEnum):
     INTEREST = "interest"
 
 
-# Words of the longest sentence for a student whose own writing is short.
-_SHORT_SENTENCE_WORDS = 10
+# Most words of the longest sentence for a student whose own writing is short, and least for one whose is long.
+_SHORT_SENTENCE_WORDS, _LONG_SENTENCE_WORDS = 10, 12
 # Interests of several words are named by one of them; shorter words, such as "of", name none.
 _INTEREST_LETTERS = 4
 
-# A term that the student is to use: in quotes after its introduction, or called a term.
-_TERM = re.compile(
-    r"\b(?:word|term|phrase|name|call(?:ed|s)?|use|write|say)s?\b[^.!?]{0,20}['\"\u2018\u201c]\w{4,}['\"\u2019\u201d]"
-    r"|\b(?:key|right|proper|exact|scientific|technical|precise) (?:term|word)s?\b",
-    re.IGNORECASE,
-)
 _HABITS: Final[Mapping[MistakeKind, re.Pattern[str]]] = {
     kind: re.compile(pattern, re.IGNORECASE)
     for kind, pattern in {
@@ -101,10 +95,9 @@ def signs_in(reply: str, policy: TeachingPolicy) -> frozenset[PolicySign]:
     sentences = split_sentences(text)
     if not sentences:
         return frozenset()
-    if policy.writing.level is WritingLevel.BELOW:
-        suits_writing = max(map(count_words, sentences)) <= _SHORT_SENTENCE_WORDS
-    else:
-        suits_writing = bool(_TERM.search(text))
+    longest = max(map(count_words, sentences))
+    is_short = policy.writing.level is WritingLevel.BELOW
+    suits_writing = longest <= _SHORT_SENTENCE_WORDS if is_short else longest >= _LONG_SENTENCE_WORDS
     habit, guidance = _HABITS.get(policy.mistakes.kind), _GUIDANCE.get(policy.guidance.level)
     shows = {
         PolicySign.WRITING: suits_writing,
