@@ -5,14 +5,16 @@ prompt tells and from the student's teaching policy. The sentences between are d
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from cloning_server.examples import phrases
 from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.manner import Manner
 from cloning_server.examples.phrases import picked
 from cloning_server.examples.situations import Situation
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import FormRules
-from mesh.tutoring.policy import GuidanceLevel, Scaffold, WritingLevel
+from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
 
@@ -41,31 +43,37 @@ def _opener(brief: ReplyBrief) -> str:
 
 
 def _policies(brief: ReplyBrief) -> Iterator[tuple[str, ...]]:
-    """The sentences that the teaching policy asks for, all of them first, then fewer and fewer."""
-    manner, draw = brief.manner, brief.draw
-    habit = () if _is_settled(brief) else (phrases.habit_against(manner, draw=draw),)
-    offer = (picked(phrases.HELP, draw),) if manner.guidance is GuidanceLevel.MUCH else ()
-    is_short = manner.writing is WritingLevel.BELOW and manner.interest
-    named = (picked(phrases.SHORT_INTERESTS, draw).format(interest=manner.interest),) if is_short else ()
-    support, style = _support(brief), brief.profile.learning_style
-    asks, asks_plainly = (
-        phrases.closing_question(support, style, manner, draw=draw, names_interest=names_interest)
-        for names_interest in (True, False)
-    )
-    yield (*habit, *named, *offer, asks)
-    yield (*habit, *offer, asks_plainly)
-    yield (*habit, asks_plainly)
-    yield (asks_plainly,)
+    """The sentences that the teaching policy asks for: all of them first, then fewer, long and short forms in turn."""
+    manner = brief.manner
+    without_interest = replace(manner, interest="")
+    without_offer = replace(without_interest, guidance=GuidanceLevel.UNKNOWN)
+    for fewer in (manner, without_interest, without_offer, replace(without_offer, mistake=MistakeKind.UNKNOWN)):
+        for writing in dict.fromkeys((manner.writing, WritingLevel.BELOW)):
+            yield tuple(_policy(brief, replace(fewer, writing=writing)))
+
+
+def _policy(brief: ReplyBrief, manner: Manner) -> Iterator[str]:
+    """The habit, the interest where the closing question is too short for it, an offer of help, the question."""
+    draw = brief.draw
+    if manner.mistake in phrases.HABITS and not _is_settled(brief):
+        yield phrases.habit_against(manner, draw=draw)
+    if manner.interest and manner.writing is WritingLevel.BELOW:
+        yield picked(phrases.SHORT_INTERESTS, draw).format(interest=manner.interest)
+    if manner.guidance is GuidanceLevel.MUCH:
+        yield picked(phrases.HELP, draw)
+    yield phrases.closing_question(_support(brief), brief.profile.learning_style, manner, draw=draw)
 
 
 def _compose(brief: ReplyBrief, opener: str, body: Sequence[str], policy: Sequence[str]) -> str:
     """Puts the body between opener and what the policy asks for, whose last sentence is the question."""
     rules = rules_of(brief.profile)
     *advice, question = policy
+    # With nothing taught and nothing advised, there is the question to go back to.
+    middle = [*body, *advice] or [picked(phrases.GO_BACK, brief.draw)]
     ends = (picked(phrases.END_MARKERS, brief.draw),) if brief.profile.disability is Disability.AUTISM else ()
     last = " ".join((question, *ends))
-    calm = _calm(brief, rules, " ".join((opener, *body, *advice, last)))
-    return _lay_out(" ".join(filter(None, (opener, calm))), [*body, *filter(None, advice)], last, rules=rules)
+    calm = _calm(brief, rules, " ".join((opener, *middle, last)))
+    return _lay_out(" ".join(filter(None, (opener, calm))), middle, last, rules=rules)
 
 
 def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:

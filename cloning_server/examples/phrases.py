@@ -76,6 +76,7 @@ OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
         "Let's see what the question tells us.",
     ),
 }
+GO_BACK: Final = ("Look at the question again.", "Go through the question again.")
 # For a student with anxiety, where nothing else in the reply says so.
 CALM: Final = (
     "There is no rush.",
@@ -171,14 +172,16 @@ SHORT_SENTENCE_WORDS: Final[Mapping[WritingLevel, int]] = {WritingLevel.BELOW: 9
 
 
 def habit_against(manner: Manner, *, draw: int) -> str:
-    """Returns the habit that helps against the student's usual mistake, as long as their writing; empty for none."""
-    forms = HABITS.get(manner.mistake)
-    return picked(forms.get(manner.writing, forms[WritingLevel.AT]), draw) if forms else ""
+    """Returns the habit that helps against the student's usual mistake, in a sentence as long as they write.
+
+    Raises:
+        KeyError: There is none.
+    """
+    forms = HABITS[manner.mistake]
+    return picked(forms.get(manner.writing, forms[WritingLevel.AT]), draw)
 
 
-def closing_question(
-    scaffold: Scaffold, style: LearningStyle | None, manner: Manner, *, draw: int, names_interest: bool = True
-) -> str:
+def closing_question(scaffold: Scaffold, style: LearningStyle | None, manner: Manner, *, draw: int) -> str:
     """Returns the question that a reply ends with: again in a weak skill, further in a secure one.
 
     Args:
@@ -186,11 +189,10 @@ def closing_question(
         style: How the student likes to learn.
         manner: Who needs little guidance is asked to do it alone; who writes above grade gets a longer question.
         draw: Picks among forms that say the same.
-        names_interest: Whether to name the interest of the manner, if it has one.
     """
     forms = _LONG_CLOSINGS if manner.writing is WritingLevel.ABOVE else _CLOSINGS
     (on_it, on_thing), thing = _ACTIONS[style], picked(_THINGS[scaffold], draw)
-    is_here = names_interest and manner.interest and manner.writing is not WritingLevel.BELOW
+    is_here = manner.interest and manner.writing is not WritingLevel.BELOW
     return picked(forms, draw).format(
         do=on_thing.format(thing) if thing else on_it,
         interest=f" with {manner.interest}" if is_here else "",

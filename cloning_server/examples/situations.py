@@ -51,7 +51,7 @@ def situations_of(
         Situation.FEEDBACK: verdict is not None,
         Situation.CHECK: is_open or (has_answer and (verdict is None or draw % _CHECK_SHARE == 0)),
     }
-    chosen[Situation.HINT] = draw % _HINT_SHARE == 0 or not any(chosen.values())
+    chosen[Situation.HINT] = draw % _HINT_SHARE == 1 or not any(chosen.values())
     return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)
 
 

@@ -10,6 +10,7 @@ from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import draft_examples
 from cloning_server.examples.fidelity import content_faults
+from cloning_server.examples.framing import frame_reply
 from cloning_server.examples.manner import Manner
 from cloning_server.examples.reply_cache import ReplyCache, ValkeyReplyCache
 from cloning_server.examples.situations import Situation
@@ -18,6 +19,7 @@ from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning import training_run
 from cloning_server.learning.passes import Passes
 from cloning_server.training import Progress, TrainedAdapter
+from mesh.lm.chat import encode_prompt
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.judgement import agrees, contains_answer, judges
@@ -32,7 +34,12 @@ BRIEFS = tuple(draft.brief for draft in draft_examples(BASELINE, compute_policy(
 EXPLAINED = next(brief for brief in BRIEFS if brief.situation is Situation.EXPLAIN)
 TOLD_WRONG = next(brief for brief in BRIEFS if brief.verdict is AnswerVerdict.INCORRECT)
 TASK = task_of(EXPLAINED)
-# One sentence, too long for the student and without a place to cut it.
+# One sentence, too long for the student.
+LONG = replace(
+    EXPLAINED,
+    reference="The heart pumps the blood to all the parts of the body because they need the air and the food in it.",
+)
+# The same without a place to cut it.
 HOPELESS = replace(EXPLAINED, reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
@@ -85,13 +92,21 @@ def test_most_lessons_get_a_reply_that_says_what_the_reference_says(replies: dic
         assert any(content_faults(sentence, brief.reference, question=brief.question) == [] for sentence in sentences)
 
 
-def test_a_reply_to_a_wrong_answer_names_the_question_and_not_its_answer(replies: dict[ReplyBrief, str]) -> None:
+def test_a_reply_to_a_wrong_answer_does_not_say_the_right_one(replies: dict[ReplyBrief, str]) -> None:
     reference_of = {response.question: response.reference_answer for response in BASELINE.responses}
-    others = {brief: reply for brief, reply in replies.items() if not brief.reference}
-    assert any(brief.situation is Situation.FEEDBACK for brief in others)
-    for brief, reply in others.items():
-        assert brief.question in reply
-        assert not contains_answer(reply, reference_of[brief.question])
+    told_wrong = {brief: reply for brief, reply in replies.items() if brief.verdict is AnswerVerdict.INCORRECT}
+    assert told_wrong
+    assert not any(contains_answer(reply, reference_of[brief.question]) for brief, reply in told_wrong.items())
+
+
+def test_every_brief_gets_a_reply(replies: dict[ReplyBrief, str]) -> None:
+    assert set(replies) == set(BRIEFS)
+
+
+def test_whoever_is_not_known_to_be_right_gets_the_frame_of_a_check_alone(replies: dict[ReplyBrief, str]) -> None:
+    checks = {brief: reply for brief, reply in replies.items() if brief.situation is Situation.CHECK}
+    assert checks
+    assert all(reply == frame_reply(brief, []) for brief, reply in checks.items())
 
 
 def test_a_reply_judges_only_what_its_prompt_tells(replies: dict[ReplyBrief, str]) -> None:
@@ -104,28 +119,41 @@ def test_every_reply_has_the_form_that_the_profile_asks_for(replies: dict[ReplyB
     assert all(rules.violations(reply) == [] for reply in replies.values())
 
 
-def test_replies_in_the_cache_are_not_distilled_again(
-    distil_alone: Distil, cache: DictReplyCache, replies: dict[ReplyBrief, str], decodings: list[Decoding]
+def test_sentences_that_fit_the_student_are_not_restated(
+    distil_alone: Distil, replies: dict[ReplyBrief, str], decodings: list[Decoding]
 ) -> None:
-    assert distil_alone(BRIEFS, cache) == replies
+    assert EXPLAINED.reference in replies[EXPLAINED]
+    assert distil_alone([EXPLAINED], DictReplyCache()) == {EXPLAINED: replies[EXPLAINED]}
     assert decodings == []
 
 
-def test_a_lesson_that_can_not_be_taught_is_dropped_and_not_tried_again(
-    distil_alone: Distil, decodings: list[Decoding]
-) -> None:
+def test_sentences_in_the_cache_are_not_distilled_again(distil_alone: Distil, decodings: list[Decoding]) -> None:
     cache = DictReplyCache()
-    assert distil_alone([HOPELESS], cache) == {}
+    reply_by_brief = distil_alone([LONG], cache)
     assert decodings != []
     decodings.clear()
-    assert distil_alone([HOPELESS], cache) == {}
+    assert distil_alone([LONG], cache) == reply_by_brief
     assert decodings == []
 
 
-def test_a_lesson_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
+def test_what_cannot_be_restated_in_the_students_form_is_explained_by_the_main_brain(
+    distil_alone: Distil, base: BaseModel, decodings: list[Decoding]
+) -> None:
     cache = DictReplyCache()
-    private = replace(EXPLAINED, is_private=True)
-    assert private in distil_alone([private], cache)
+    reply = distil_alone([HOPELESS], cache)[HOPELESS]
+    assert "wig" not in reply
+    assert rules_of(PROFILE).violations(reply) == []
+    assert decodings[-1].openings[0].tokens == tuple(encode_prompt(base.tokenizer, HOPELESS.prompt))
+    decodings.clear()
+    # That it cannot be restated is known now; the Main Brain's own explanation is for this student alone.
+    assert distil_alone([HOPELESS], cache) == {HOPELESS: reply}
+    assert len(decodings) == 1
+
+
+def test_what_is_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
+    cache = DictReplyCache()
+    private = replace(LONG, is_private=True)
+    assert private in distil_alone([private, TOLD_WRONG], cache)
     assert cache == {}
 
 
@@ -183,7 +211,7 @@ def test_lessons_that_differ_in_their_frame_alone_share_the_teachers_sentences(
     reply_by_brief = distil_alone([different], cache)
     assert decodings == []
     assert reply_by_brief[different] != replies[EXPLAINED]
-    assert reply_by_brief == distil_alone([different], DictReplyCache())
+    assert task_of(different) == TASK
 
 
 def test_the_teachers_prompt_holds_what_its_sentences_depend_on_and_nothing_that_it_could_get_wrong() -> None:
@@ -202,10 +230,11 @@ def test_the_teacher_of_a_wrong_answer_does_not_know_the_right_one() -> None:
     reference = BASELINE.responses[0].reference_answer
     assert TOLD_WRONG.question == BASELINE.responses[0].question
     assert reference in repr(teacher_prompt(TASK, reference))
-    assert reference not in repr(TOLD_WRONG)
+    assert TOLD_WRONG.reference == ""
     assert reference not in repr(teacher_prompt(task_of(TOLD_WRONG), TOLD_WRONG.question))
 
 
-def test_a_reference_without_a_word_is_dropped_rather_than_framed_empty(distil_alone: Distil) -> None:
+def test_a_reference_without_a_word_teaches_nothing_by_itself(distil_alone: Distil) -> None:
     wordless = replace(EXPLAINED, reference="???")
-    assert set(distil_alone([wordless, BRIEFS[1]], DictReplyCache())) <= {BRIEFS[1]}
+    reply = distil_alone([wordless], DictReplyCache())[wordless]
+    assert "???" not in reply
