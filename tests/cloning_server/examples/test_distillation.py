@@ -34,12 +34,7 @@ BRIEFS = tuple(draft.brief for draft in draft_examples(BASELINE, compute_policy(
 EXPLAINED = next(brief for brief in BRIEFS if brief.situation is Situation.EXPLAIN)
 TOLD_WRONG = next(brief for brief in BRIEFS if brief.verdict is AnswerVerdict.INCORRECT)
 TASK = task_of(EXPLAINED)
-# One sentence, too long for the student.
-LONG = replace(
-    EXPLAINED,
-    reference="The heart pumps the blood to all the parts of the body because they need the air and the food in it.",
-)
-# The same without a place to cut it.
+# One sentence, too long for the student and without a place to cut it.
 HOPELESS = replace(EXPLAINED, reference="Cat dog sun cup hat pen box key map fan jar net log pot bus van wig owl.")
 
 
@@ -127,15 +122,6 @@ def test_sentences_that_fit_the_student_are_not_restated(
     assert decodings == []
 
 
-def test_sentences_in_the_cache_are_not_distilled_again(distil_alone: Distil, decodings: list[Decoding]) -> None:
-    cache = DictReplyCache()
-    reply_by_brief = distil_alone([LONG], cache)
-    assert decodings != []
-    decodings.clear()
-    assert distil_alone([LONG], cache) == reply_by_brief
-    assert decodings == []
-
-
 def test_what_cannot_be_restated_in_the_students_form_is_explained_by_the_main_brain(
     distil_alone: Distil, base: BaseModel, decodings: list[Decoding]
 ) -> None:
@@ -152,7 +138,7 @@ def test_what_cannot_be_restated_in_the_students_form_is_explained_by_the_main_b
 
 def test_what_is_made_of_the_students_words_is_not_shared(distil_alone: Distil) -> None:
     cache = DictReplyCache()
-    private = replace(LONG, is_private=True)
+    private = replace(HOPELESS, is_private=True)
     assert private in distil_alone([private, TOLD_WRONG], cache)
     assert cache == {}
 

@@ -94,8 +94,11 @@ def test_a_question_to_explain_stands_alone_in_its_prompt() -> None:
 
 
 def test_a_prompt_tells_nothing_of_an_answer_to_check_and_of_a_student_who_is_stuck() -> None:
-    response = question_with(Situation.CHECK, Situation.HINT, is_correct=False, reference_answer="It pumps blood.")
-    checked, stuck = (only_draft(situation, response) for situation in (Situation.CHECK, Situation.HINT))
+    response, another = (
+        question_with(situation, is_correct=False, reference_answer="It pumps blood.")
+        for situation in (Situation.CHECK, Situation.HINT)
+    )
+    checked, stuck = only_draft(Situation.CHECK, response), only_draft(Situation.HINT, another)
     assert checked.prompt.assessment is stuck.prompt.assessment is None
     assert checked.brief.verdict is stuck.brief.verdict is None
     assert checked.prompt.turns[-1].text == f"{response.question}\n\nMy answer: a"
@@ -104,23 +107,23 @@ def test_a_prompt_tells_nothing_of_an_answer_to_check_and_of_a_student_who_is_st
 
 def test_an_answer_of_which_nothing_is_known_gets_no_feedback_but_a_way_to_check_it() -> None:
     drafts = drafts_of(baseline_of([graded(1, is_correct=None)]))
-    assert [draft.brief.situation for draft in drafts] == [Situation.EXPLAIN, Situation.CHECK]
+    assert [draft.brief.situation for draft in drafts] == [Situation.EXPLAIN, Situation.CHECK, Situation.HINT]
     assert all(draft.prompt.assessment is None for draft in drafts)
 
 
 def test_only_feedback_tells_an_answer_right_and_only_to_one_who_has_it_or_asks_for_it() -> None:
-    response = question_with(
-        Situation.CHECK, Situation.HINT, is_correct=True, reference_answer="It pumps blood.", skill="life"
-    )
-    says_answer = {draft.brief.situation: bool(draft.brief.reference) for draft in drafts_of(baseline_of([response]))}
+    responses = [
+        question_with(situation, is_correct=True, reference_answer="It pumps blood.", skill="life")
+        for situation in (Situation.CHECK, Situation.HINT)
+    ]
+    says_answer = {draft.brief.situation: bool(draft.brief.reference) for draft in drafts_of(baseline_of(responses))}
     assert says_answer == {
         Situation.EXPLAIN: True,
         Situation.FEEDBACK: True,
         Situation.CHECK: False,
         Situation.HINT: False,
     }
-    wrong = only_draft(Situation.FEEDBACK, replace(response, is_correct=False))
-    assert "It pumps blood." not in repr(wrong.brief)
+    assert only_draft(Situation.FEEDBACK, replace(responses[0], is_correct=False)).brief.reference == ""
 
 
 @pytest.mark.parametrize(
@@ -300,8 +303,9 @@ def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> No
     assert references == {
         (0, Situation.EXPLAIN): ("It beats.", True),
         (0, Situation.FEEDBACK): ("It beats.", True),
-        (0, Situation.HINT): ("", False),
+        (0, Situation.CHECK): ("", False),
         (1, Situation.FEEDBACK): ("", False),
+        (1, Situation.HINT): ("", False),
         (2, Situation.EXPLAIN): (ITEMS[2][1], False),
         (2, Situation.FEEDBACK): ("", False),
     }
@@ -315,9 +319,9 @@ def test_a_lesson_that_is_shared_holds_no_word_of_the_student(reference: str, is
         baseline_of([replace(response, student_answer="xylophone", skill="violin")]), interests=("marimba",)
     )
     for draft in drafts_of(baseline):
-        assert ("xylophone" in repr(draft.brief)) is draft.brief.is_private
         assert not draft.brief.is_private or (is_correct and not reference)
         # What classmates share is the teacher's task alone.
+        assert ("xylophone" in repr(task_of(draft.brief))) is draft.brief.is_private
         assert "marimba" not in repr(task_of(draft.brief))
         assert "violin" not in repr(task_of(draft.brief))
 

@@ -77,7 +77,7 @@ FAULTS: list[tuple[GateFigures, str]] = [
     (passing(empty=1), "empty_replies"),
     (passing(looping=6), "looping_replies"),
     (replace(PASSING, replies=replace(GOOD, mean_tokens=5.0)), "short_replies"),
-    (passing(well_formed=0), "form_below_base"),
+    (passing(well_formed=3, base={"well_formed": 5}), "form_below_base"),
     (passing(agreeing=2), "verdicts_contradicted"),
     (passing(judging=2), "judges_unanswered"),
     (passing(judging=4, base={"judging": 2}), "judges_unanswered"),
@@ -247,7 +247,9 @@ def test_the_replies_of_a_model_that_repeats_itself_count_as_looping(base: BaseM
     examples = [learned(base, "Look again.", item=item) for item in range(2)]
     broken = LoraFactors(base.model, LoraSpec(), seed=1)
     broken.vector.data.fill_(0.05)
-    openings = [*openings_of(base, broken, examples), *openings_of(base, None, examples)]
+    openings = [
+        opening for factors in (broken, None) for opening in openings_of(base, factors, examples, unrepeated_run=0)
+    ]
     (continuations,) = decode_all([Decoding(layers=passes.layers, openings=openings)])
     measure = partial(measure_replies, base, examples=examples, policy=POLICY)
     replies = measure(continuations[:2], rules=FormRules(ends_with_question=True))

@@ -47,7 +47,11 @@ def test_what_is_not_known_asks_for_no_sign() -> None:
             "Roots drink. They take up water.",
             "Roots take up water" + " and more" * 4 + ".",
         ),
-        (writing(WritingLevel.ABOVE), "We call this \u2018erosion\u2019.", "We call this a thing."),
+        (
+            writing(WritingLevel.ABOVE),
+            "Roots take up the water that the whole plant needs in order to grow.",
+            "Roots drink. They take up water.",
+        ),
         (
             replace(NOTHING_KNOWN, interests=("space travel",)),
             "Imagine a trip through space.",
