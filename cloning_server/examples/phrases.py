@@ -52,28 +52,20 @@ VERDICT_OPENERS: Final[Mapping[AnswerVerdict, tuple[str, ...]]] = {
         "This is about a different topic.",
     ),
 }
+# Those of one situation begin alike, unlike any other's: a model that is in doubt which one it has before it picks the
+# likeliest, and not the one whose openers vary least. So it says no verdict that it was not told.
 OPENERS: Final[Mapping[Situation, tuple[str, ...]]] = {
-    Situation.EXPLAIN: (
-        "",
-        "Here is the idea.",
-        "Here is one way to say it.",
-        "Let's look at it.",
-        "Let's think about this question.",
-        "Here is what to know.",
-    ),
-    # They begin alike, unlike any verdict: a model that is in doubt whether it was told one says none.
+    Situation.EXPLAIN: ("Here is the idea.", "Here is one way to say it.", "Here is what to know."),
     Situation.CHECK: (
         "Let's check it with the question.",
         "Let's see if it fits the question.",
         "Let's put it next to the question.",
     ),
     Situation.HINT: (
-        "Here is a first step.",
-        "We can start with one small step.",
-        "Let's begin with the question.",
         "Start with one part.",
         "It is okay to need a hint.",
-        "Let's see what the question tells us.",
+        "We can start with one small step.",
+        "One step at a time is enough.",
     ),
 }
 GO_BACK: Final = ("Look at the question again.", "Go through the question again.")
