@@ -41,7 +41,7 @@ _STATED: Mapping[Judgement, AnswerVerdict] = MappingProxyType(
     }
 )
 # Epochs after which all situations of an item have been shown.
-_ROUNDS = 3
+_ROUNDS = 4
 # So many held-out examples are all measured: each costs a clone as much time as a third of a step.
 _FEW_TESTS = 24
 
@@ -104,6 +104,8 @@ class ExampleSet:
         train: All examples to train on.
         rounds: What an epoch shows: the first of the first, and so on, then from the start again. Each tells an item in
             some of its situations, so that many situations take a clone no more time than one.
+        retained: What the base model replies to prompts that are no school work; an epoch shows each. Neither measured
+            nor counted.
         heldout: The examples to measure with: replies to some of them are decoded.
         measured: Those whose loss is measured: all, or where there are many, each item in one situation.
         counts: How many there are.
@@ -113,6 +115,7 @@ class ExampleSet:
     rounds: tuple[tuple[Example, ...], ...]
     heldout: tuple[LearnedExample, ...]
     measured: tuple[Example, ...]
+    retained: tuple[Example, ...] = ()
     counts: Examples
 
 
@@ -267,34 +270,53 @@ def _drafts_of(
     right_answer = response.student_answer.strip() if is_private else reference
     draw = draw_of(response.item)
     situations = situations_of(response, verdict=stated or assessed, has_reference=bool(right_answer), is_open=is_open)
+
+    def draft(
+        situation: Situation,
+        *,
+        verdict: AnswerVerdict | None,
+        text: str,
+        says: str,
+        feedback: str = "",
+        is_private: bool = False,
+    ) -> Draft:
+        prompt = Prompt(
+            profile=own_profile,
+            turns=(Turn(role=Role.STUDENT, text=text),),
+            assessment=AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None,
+        )
+        brief = ReplyBrief(
+            profile=own_profile,
+            situation=situation,
+            question=response.question.strip(),
+            reference=says,
+            verdict=verdict,
+            scaffold=scaffold_of(policy, response),
+            manner=manner_of(policy, draw=draw),
+            is_private=is_private,
+            # The situations of an item don't sound alike.
+            draw=draw + len(situation.value),
+            prompt=prompt,
+        )
+        return Draft(item=response.item, response=index, prompt=prompt, feedback=feedback, brief=brief)
+
     for situation in situations:
         verdict = (stated or assessed) if situation is Situation.FEEDBACK else None
         says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
-        assessment = AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None
-        prompt = Prompt(
-            profile=own_profile,
-            turns=(Turn(role=Role.STUDENT, text=text_of(response, situation)),),
-            assessment=assessment,
-        )
-        yield Draft(
-            item=response.item,
-            response=index,
-            prompt=prompt,
+        yield draft(
+            situation,
+            verdict=verdict,
+            text=text_of(response, situation),
+            says=right_answer if says_answer else "",
             feedback=feedback if situation is (Situation.CHECK if is_open else Situation.FEEDBACK) else "",
-            brief=ReplyBrief(
-                profile=own_profile,
-                situation=situation,
-                question=response.question.strip(),
-                reference=right_answer if says_answer else "",
-                verdict=verdict,
-                scaffold=scaffold_of(policy, response),
-                manner=manner_of(policy, draw=draw),
-                is_private=is_private and says_answer,
-                # The situations of an item don't sound alike.
-                draw=draw + len(situation.value),
-                prompt=prompt,
-            ),
+            is_private=is_private and says_answer,
         )
+    told = stated or assessed
+    if told is not None and told is not AnswerVerdict.CORRECT and reference:
+        # The question with a right answer: a verdict is read from the prompt, and not remembered with the question.
+        right = replace(response, student_answer=reference)
+        verdict = AnswerVerdict.CORRECT
+        yield draft(Situation.FEEDBACK, verdict=verdict, text=text_of(right, Situation.FEEDBACK), says=reference)
 
 
 def _stated_verdict(feedback: str, assessed: AnswerVerdict | None) -> AnswerVerdict | None:

@@ -8,12 +8,13 @@ decides where they run, with which others they are computed together, and when t
 """
 
 import hashlib
+import itertools
 import math
 import random
 import struct
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
+from cloning_server.examples.retention import retain
 from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.gate import (
     GateFigures,
@@ -46,6 +48,9 @@ from mesh.lm.repetition import run_tokens_of
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.teaching import rules_of
+
+# Retained examples per example of an epoch: few, as the base model says them already.
+_RETAINED_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +154,9 @@ def _prepare(
     briefs = [draft.brief for draft in drafts if not draft.feedback]
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
+    retained = yield from retain(plan.baseline.profile, base, layers=passes.layers, cache=cache)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
+    examples = replace(examples, retained=retained)
     return _set_up(plan, base, passes, examples)
 
 
@@ -175,9 +182,8 @@ def _set_up(plan: TrainingPlan, base: BaseModel, passes: Passes, examples: Examp
 def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResult | None, FineTuned]:
     """Trains all epochs, or fewer: it stops when the held-out loss rises, as more would overfit."""
     plan, passes, factors = setup.plan, setup.passes, setup.factors
-    rounds = [_packs(setup, examples) for examples in setup.examples.rounds]
     heldout = _packs(setup, setup.examples.measured)
-    epochs = _epochs_of(rounds, least_epochs=plan.epochs, least_steps=plan.least_steps)
+    epochs = _epochs_of(setup)
     steps, seconds = sum(map(len, epochs)), 0.0
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable on purpose; it need not be hard to guess.
@@ -208,11 +214,16 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
     return FineTuned(state=best, heldout_loss=lowest, steps=optimizer.steps_done, seconds=seconds)
 
 
-def _epochs_of(rounds: Sequence[list[Pack]], *, least_epochs: int, least_steps: int) -> list[list[Pack]]:
-    """The packs of each epoch; each round has the same items, so it has a pack at least."""
+def _epochs_of(setup: _Setup) -> list[list[Pack]]:
+    """The packs of each epoch: a round of the examples, and some of the retained ones in turn."""
+    plan, rounds, retained = setup.plan, setup.examples.rounds, setup.examples.retained
     epochs: list[list[Pack]] = []
-    while len(epochs) < least_epochs or sum(map(len, epochs)) < least_steps:
-        epochs.append(rounds[len(epochs) % len(rounds)])
+    turns = itertools.cycle(retained)
+    # Each round has the same items, so it has a pack at least.
+    while len(epochs) < plan.epochs or sum(map(len, epochs)) < plan.least_steps:
+        examples = rounds[len(epochs) % len(rounds)]
+        count = max(1, round(_RETAINED_SHARE * len(examples)))
+        epochs.append(_packs(setup, (*examples, *itertools.islice(turns, min(count, len(retained))))))
     return epochs
 
 
@@ -310,9 +321,12 @@ def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) 
 
 
 def _digest(examples: ExampleSet) -> str:
-    """sha256 of the tokenised examples, train before held-out: for each its length, its reply's start, its tokens."""
+    """sha256 of the tokenised examples, train before held-out before retained.
+
+    For each its length, its reply's start, its tokens.
+    """
     digest = hashlib.sha256()
-    for example in (*examples.train, *examples.heldout):
+    for example in (*examples.train, *examples.heldout, *examples.retained):
         numbers = (len(example.tokens), example.reply_start, *example.tokens)
         digest.update(struct.pack(f"<{len(numbers)}I", *numbers))
     return digest.hexdigest()
