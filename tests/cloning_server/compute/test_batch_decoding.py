@@ -15,6 +15,7 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.passes import Passes
 from mesh.lm.chat import end_of_turn
 from mesh.lm.lora import LoraSpec
+from mesh.lm.repetition import RunHistory, RunTokens, run_tokens_of
 from mesh.main_brain.base import BaseModel
 
 Decode = Callable[..., list[list[Continuation]]]
@@ -138,6 +139,28 @@ def test_a_reply_ends_when_it_is_enough(precise: BaseModel, decode: Decode) -> N
     (replies,) = decode(openings)
     shorter = [replace(opening, is_enough=lambda tokens: len(tokens) == 2) for opening in openings]
     assert [reply.tokens for reply in decode(shorter)[0]] == [reply.tokens[:2] for reply in replies]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_reply_says_no_run_twice_where_its_opening_forbids_it(
+    precise: BaseModel, decode: Decode, temperature: float
+) -> None:
+    draw = Draw(temperature=temperature, favour=8.0)
+    openings = openings_of(precise, draw=draw, limits=(24, 24, 24, 24))
+    tokens = run_tokens_of(precise.tokenizer)
+    (circling,) = decode(openings)
+    (others,) = decode([replace(opening, unrepeated_run=4, run_tokens=tokens) for opening in openings])
+    assert any(blocked_in(reply.tokens, tokens) for reply in circling)
+    assert not any(blocked_in(reply.tokens, tokens) for reply in others)
+
+
+def blocked_in(reply: Sequence[int], tokens: RunTokens) -> int:
+    """How many tokens of a reply complete a run of four that it has said."""
+    history, count = RunHistory(4, tokens), 0
+    for token in reply:
+        count += token in history.blocked
+        history.push(token)
+    return count
 
 
 def test_another_seed_samples_another_reply(precise: BaseModel, decode: Decode) -> None:

@@ -38,8 +38,9 @@ def drafts_of(baseline: Baseline) -> tuple[Draft, ...]:
 
 
 def drafts_in(situation: Situation, *responses: BaselineResponse) -> list[Draft]:
-    """The drafts of one situation that these responses give."""
-    return [draft for draft in drafts_of(baseline_of(responses)) if draft.brief.situation is situation]
+    """The drafts of one situation that these responses give, without those of a right answer that nobody gave."""
+    drafts = [draft for draft in drafts_of(baseline_of(responses)) if draft.brief.situation is situation]
+    return list({draft.response: draft for draft in reversed(drafts)}.values())[::-1]
 
 
 def only_draft(situation: Situation, response: BaselineResponse) -> Draft:
@@ -199,7 +200,8 @@ def test_scores_of_0_and_1_out_of_1_tell_right_answers_from_wrong_ones() -> None
     responses = [graded(index, is_correct=None, score=score) for index, score in enumerate((1.0, 1.0, 1.0, 0.0))]
     drafts = drafts_of(replace(baseline_of(responses), max_score=1.0))
     verdicts = [draft.brief.verdict for draft in drafts if draft.brief.situation is Situation.FEEDBACK]
-    assert verdicts == [AnswerVerdict.CORRECT] * 3 + [AnswerVerdict.INCORRECT]
+    # The last question is also told with its right answer.
+    assert verdicts == [AnswerVerdict.CORRECT] * 3 + [AnswerVerdict.INCORRECT, AnswerVerdict.CORRECT]
 
 
 @pytest.mark.parametrize(
@@ -293,12 +295,31 @@ def test_no_policy_is_in_a_prompt() -> None:
         assert "soccer" not in repr(draft.prompt)
 
 
+def test_a_question_that_went_wrong_is_also_told_with_its_right_answer() -> None:
+    def feedback_of(response: BaselineResponse) -> list[Draft]:
+        drafts = drafts_of(baseline_of([response]))
+        return [draft for draft in drafts if draft.brief.situation is Situation.FEEDBACK]
+
+    wrong, right = feedback_of(graded(0, is_correct=False))
+    reference = ITEMS[0][1]
+    assert (wrong.brief.verdict, right.brief.verdict) == (AnswerVerdict.INCORRECT, AnswerVerdict.CORRECT)
+    assert (wrong.brief.reference, right.brief.reference) == ("", reference)
+    assert right.prompt.turns[-1].text == f"{ITEMS[0][0]}\n\nMy answer: {reference}"
+    assert right.prompt.assessment == AnswerAssessment(verdict=AnswerVerdict.CORRECT, reference_answer=reference)
+    assert not right.brief.is_private
+    assert len(feedback_of(graded(0, is_correct=True))) == 1
+    assert len(feedback_of(graded(0, is_correct=False, reference_answer=""))) == 1
+
+
 def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> None:
     drafts = drafts_of(
         baseline_of([graded(0, reference_answer="", is_correct=True), graded(1, reference_answer=""), graded(2)])
     )
     references = {
-        (draft.response, draft.brief.situation): (draft.brief.reference, draft.brief.is_private) for draft in drafts
+        (draft.response, draft.brief.situation): (draft.brief.reference, draft.brief.is_private)
+        for draft in drafts
+        # Not the right answer that nobody gave.
+        if draft.brief.verdict is not AnswerVerdict.CORRECT or draft.response == 0
     }
     assert references == {
         (0, Situation.EXPLAIN): ("It beats.", True),
