@@ -68,8 +68,8 @@ def distil(
     for openings in tutor_batches(tally.unsettled, base):
         continuations = yield Decoding(layers=layers, openings=[opening for _, opening in openings])
         assert isinstance(continuations, Sequence)
-        told = zip(openings, continuations, strict=True)
-        yield tally.settle_tutored({brief: tutor_sentences(brief, reply, base) for (brief, _), reply in told})
+        pairs = zip(openings, continuations, strict=True)
+        yield tally.settle_tutored({brief: tutor_sentences(brief, reply, base) for (brief, _), reply in pairs})
     return tally.replies
 
 

@@ -311,8 +311,7 @@ def _drafts_of(
             feedback=feedback if situation is (Situation.CHECK if is_open else Situation.FEEDBACK) else "",
             is_private=is_private and says_answer,
         )
-    told = stated or assessed
-    if told is not None and told is not AnswerVerdict.CORRECT and reference:
+    if (stated or assessed) not in {None, AnswerVerdict.CORRECT} and reference:
         # The question with a right answer: a verdict is read from the prompt, and not remembered with the question.
         right = replace(response, student_answer=reference)
         verdict = AnswerVerdict.CORRECT

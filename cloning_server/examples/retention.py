@@ -60,16 +60,16 @@ def retain(profile: StudentProfile, base: BaseModel, *, layers: Layers, cache: R
     if missing:
         continuations = yield Decoding(layers=layers, openings=[opening for _, opening in missing])
         assert isinstance(continuations, Sequence)
-        told = {
+        replies = {
             key: str(base.tokenizer.decode(list(reply.tokens), skip_special_tokens=True)).strip()
             if reply.is_complete
             else ""
             for (key, _), reply in zip(missing, continuations, strict=True)
         }
-        cache.put_many(told)
-        entries |= told
-    replies = [(prompt, entries[key]) for key, prompt in zip(keys, prompts, strict=True)]
-    return tuple(encode_example(base.tokenizer, prompt, reply) for prompt, reply in replies if reply)
+        cache.put_many(replies)
+        entries |= replies
+    pairs = [(prompt, entries[key]) for key, prompt in zip(keys, prompts, strict=True)]
+    return tuple(encode_example(base.tokenizer, prompt, reply) for prompt, reply in pairs if reply)
 
 
 def _key_of(prompt: Prompt, base: BaseModel) -> str:
