@@ -97,8 +97,9 @@ def test_the_recipe_tells_how_the_version_was_trained(real_training: Training, b
     recipe = real_training.adapter.recipe
     counts = recipe.examples
     assert (counts.given, counts.feedback, counts.dropped) == (5, 5, 0)
-    # Beside the feedback, an explanation of each question, and a hint or a way to check an answer of some.
-    assert 5 <= counts.distilled <= 12
+    # Beside the feedback, an explanation of each question, a right answer to it, and a hint or a way to check an answer
+    # of some.
+    assert 10 <= counts.distilled <= 17
     assert counts.train + counts.heldout == counts.feedback + counts.distilled
     assert 1 <= counts.heldout <= 4
     assert (recipe.clone_id, recipe.base_model, recipe.base_digest) == ("clone1", base.name, base.digest)
@@ -203,13 +204,20 @@ def test_training_does_not_change_the_base_model(small_base: BaseModel, train: T
     assert_unchanged(small_base, before)
 
 
+class _KnowsAll(DictReplyCache):
+    """Every reply was tried, and none was any use."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, str]:
+        return dict.fromkeys(keys, "")
+
+
 def test_a_training_that_is_closed_ends_and_does_not_change_the_base_model(
     small_base: BaseModel, small_passes: Passes
 ) -> None:
     before = small_base.model(TOKENS).logits
-    # All replies are the teacher's feedback, so that it requests nothing before.
+    # All replies are the teacher's feedback or known to be none, so that it requests nothing before.
     responses = [graded(index, reference_answer="", teacher_feedback="Not right yet.") for index in (0, 2, 3)]
-    run = run_training(plan_of(baseline_of(responses)), small_base, small_passes, cache=DictReplyCache())
+    run = run_training(plan_of(baseline_of(responses)), small_base, small_passes, cache=_KnowsAll())
     next(item for item in run if isinstance(item, Progress) and item.state is CloneState.FINE_TUNING)
     run.close()
     assert_unchanged(small_base, before)
@@ -232,8 +240,8 @@ def test_responses_without_feedback_are_distilled(base: BaseModel, passes: Passe
     counts = train_alone(plan, base, passes).adapter.recipe.examples
     assert counts.feedback == 0
     assert (counts.given, counts.dropped) == (3, 0)
-    # Two for each, and a hint or a way to check an answer of some.
-    assert 6 <= counts.distilled == counts.train + counts.heldout <= 9
+    # Three for each, and a hint or a way to check an answer of some.
+    assert 9 <= counts.distilled == counts.train + counts.heldout <= 12
 
 
 def test_it_trains_in_the_precision_that_is_not_this_machines_default_too(base: BaseModel, small_folder: Path) -> None:
