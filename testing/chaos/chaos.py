@@ -50,7 +50,9 @@ _ENV = {
     "LEASE_SECONDS": f"{LEASE_SECONDS:g}",
     "TRAINER_CPUS": "1",
     "PARALLEL_CLONES": "2",
+    # Short trainings: many steps on eight responses make a random model repeat itself, which the gate refuses.
     "CLONE_EPOCHS": "1",
+    "CLONE_LEAST_STEPS": "0",
     "TRAINER_PAUSE_SECONDS": "1",
     "HEARTBEAT_SECONDS": "2",
     # The invariants look for every clone's version in the bucket.
