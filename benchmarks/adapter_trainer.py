@@ -13,12 +13,11 @@ from cloning_server.clone import Baseline
 from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
-from cloning_server.examples.retention import retain
+from cloning_server.examples.retention import retained_examples
 from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import fine_tune
-from cloning_server.learning.training_run import run_alone
 from cloning_server.training import TrainingPlan
 from mesh.lm.chat import Example, Prompt, encode_example
 from mesh.lm.lora import LoraSpec, from_safetensors, to_safetensors
@@ -99,8 +98,7 @@ class AdapterTrainer:
             drafts, replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0), self.base.tokenizer
         )
         examples = split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-        retention = retain(baseline.profile, self.base, layers=self.passes.layers, cache=self.replies)
-        examples = replace(examples, retained=run_alone(retention, watch=lambda _: None))
+        examples = replace(examples, retained=retained_examples(baseline.profile, self.base.tokenizer))
         return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 

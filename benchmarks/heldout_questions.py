@@ -11,13 +11,13 @@ from benchmarks.policy_checks import Occasion, ReadingNorm
 from benchmarks.policy_prompt import with_policy
 from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline
-from cloning_server.compute.batch_decoding import Decoding, Draw, Opening, decode_all
+from cloning_server.compute.batch_decoding import Decoding, Opening, decode_all
 from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.examples.decoded import greedy_opening, text_of
 from cloning_server.examples.examples import draft_examples
 from cloning_server.examples.situations import Situation
 from curriculum.lesson import Kind, Lesson
-from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.repetition import run_tokens_of
+from mesh.lm.chat import Prompt, encode_prompt
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
@@ -52,7 +52,7 @@ class ReplyArm:
 
     Attributes:
         name: Its name.
-        has_policy: Whether its prompt tells the policy.
+        has_policy: Whether the teaching policy is in its prompt.
         factors: Its adapter; None for the Main Brain alone.
         adapter_name: Names the adapter by all that it depends on; empty for none.
     """
@@ -89,18 +89,22 @@ def questions_of(heldout: Baseline, *, policy: TeachingPolicy, trainer: AdapterT
     ]
 
 
-def targets_of(questions: Sequence[HeldoutQuestion], *, told_policy: TeachingPolicy | None = None) -> list[Target]:
+def targets_of(questions: Sequence[HeldoutQuestion], *, policy_in_prompt: TeachingPolicy | None = None) -> list[Target]:
     """Returns the questions that have a reply to measure the loss on; the prompt may tell a policy."""
     return [
-        Target(prompt=prompt_of(question, told_policy), reply=question.target)
+        Target(prompt=prompt_of(question, policy_in_prompt), reply=question.target)
         for question in questions
         if question.target
     ]
 
 
-def prompt_of(question: HeldoutQuestion, told_policy: TeachingPolicy | None) -> Prompt:
-    """Returns the prompt of a question; with a policy, its system text tells it."""
-    return question.prompt if told_policy is None else with_policy(question.prompt, told_policy, question.occasion)
+def prompt_of(question: HeldoutQuestion, policy_in_prompt: TeachingPolicy | None) -> Prompt:
+    """Returns the prompt of a question, with a policy in its system text if one is given."""
+    return (
+        question.prompt
+        if policy_in_prompt is None
+        else with_policy(question.prompt, policy_in_prompt, question.occasion)
+    )
 
 
 class ReplyDecoder:
@@ -137,21 +141,14 @@ class ReplyDecoder:
     def _decode(self, openings: Mapping[str, Opening]) -> None:
         decoding = Decoding(layers=self._trainer.passes.layers, openings=list(openings.values()))
         (continuations,) = decode_all([decoding])
-        texts = [str(self._trainer.base.tokenizer.decode(list(item.tokens))).strip() for item in continuations]
+        texts = [text_of(self._trainer.base, item.tokens) for item in continuations]
         self._cache.put_many(dict(zip(openings, texts, strict=True)))
 
     def _opening(self, prompt: Prompt, arm: ReplyArm) -> Opening:
-        tokenizer = self._trainer.base.tokenizer
-        return Opening(
-            tokens=tuple(encode_prompt(tokenizer, prompt)),
-            max_tokens=self._max_tokens,
-            end_token=end_of_turn(tokenizer),
-            draw=Draw(),
-            factors=arm.factors,
-            # A clone is never served with a looser rule against circling than the Main Brain's.
-            unrepeated_run=self._trainer.base.unrepeated_run,
-            run_tokens=run_tokens_of(tokenizer),
-        )
+        base = self._trainer.base
+        # A clone is never served with a looser rule against circling than the Main Brain's.
+        prompt_tokens = encode_prompt(base.tokenizer, prompt)
+        return greedy_opening(base, prompt_tokens, max_tokens=self._max_tokens, factors=arm.factors)
 
     def _key(self, opening: Opening, arm: ReplyArm) -> str:
         base = self._trainer.base

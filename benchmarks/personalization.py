@@ -238,9 +238,9 @@ class PersonalizationBench:
         self, questions: Sequence[HeldoutQuestion], arms: Sequence[ReplyArm], policy: TeachingPolicy
     ) -> dict[str, Scores]:
         trainer, targets = self._trainer, targets_of(questions)
-        told = targets_of(questions, told_policy=policy)
+        with_policy = targets_of(questions, policy_in_prompt=policy)
         by_arm = {
-            arm.name: losses(trainer.base, trainer.passes, told if arm.has_policy else targets, arm.factors)
+            arm.name: losses(trainer.base, trainer.passes, with_policy if arm.has_policy else targets, arm.factors)
             for arm in arms
         }
         return by_arm | {"base": losses(self._plain, self._plain_passes, targets)}

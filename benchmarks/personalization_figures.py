@@ -43,7 +43,7 @@ class StudentOutcome:
         scores: Held-out losses by arm.
         questions: The held-out questions.
         replies: Replies to them by arm.
-        policy_tokens: Tokens that the policy takes in each prompt that tells it.
+        policy_tokens: Tokens that the policy adds to each prompt.
         aims: By arm, and of the replies that a clone learns, how often the student's policy was shown in the dimensions
             that are known.
         differing: The same, where the classmate's policy decides otherwise.

@@ -12,16 +12,16 @@ from mesh.tutoring.profile import StudentProfile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyBrief:
-    """All that a distilled reply depends on; students with the same brief get the same reply.
+    """All that a distilled reply depends on.
 
-    The student's own answer is part of a prompt alone, so that no student's words are taught to another.
+    The student's own words are in `prompt`, and in the reference of a private brief; neither is ever shared.
 
     Attributes:
         profile: The student's, with the response's own subject.
         situation: What the student needs.
         question: The question of the item.
         reference: The right answer; empty if it is not known, or if the reply must not say it.
-        verdict: What the prompt tells of the answer; None for nothing.
+        verdict: The verdict that is in the prompt; None if there is none.
         scaffold: The support that the student needs in this skill.
         manner: What all replies to the student have in common.
         is_private: Whether the reference is the student's own answer; such a brief is never shared.

@@ -53,8 +53,8 @@ def distil(
         The replies that passed all checks.
     """
     tally = _Tally(briefs)
-    # Whoever offers an answer of which nothing is known is helped to check it: a body would say too much.
-    yield tally.settle_tutored({brief: () for brief in tally.unsettled if brief.situation is Situation.CHECK})
+    # Nothing is known of the answer, so the reply only helps to check it: any sentence about it could judge it.
+    yield tally.frame_each({brief: () for brief in tally.unsettled if brief.situation is Situation.CHECK})
     keys = {task: key_of(task, base.digest) for task in tally.tasks if not task.is_private}
     entries = cache.get_many(list(keys.values()))
     yield tally.settle({task: entries[key].splitlines() for task, key in keys.items() if key in entries})
@@ -69,7 +69,7 @@ def distil(
         continuations = yield Decoding(layers=layers, openings=[opening for _, opening in openings])
         assert isinstance(continuations, Sequence)
         pairs = zip(openings, continuations, strict=True)
-        yield tally.settle_tutored({brief: tutor_sentences(brief, reply, base) for (brief, _), reply in pairs})
+        yield tally.frame_each({brief: tutor_sentences(brief, reply, base) for (brief, _), reply in pairs})
     return tally.replies
 
 
@@ -107,11 +107,11 @@ class _Tally:
                 self.replies |= {brief: reply for brief, reply in replies.items() if not form_faults(brief, reply)}
         return self._progress()
 
-    def settle_tutored(self, sentences: Mapping[ReplyBrief, Sequence[str]]) -> Progress:
-        """Frames what the Main Brain replied: as many sentences as fit, down to the frame alone."""
-        for brief, body in sentences.items():
-            bodies = (body[:count] for count in range(len(body), -1, -1))
-            replies = (frame_reply(brief, some, has_opener=True) for some in bodies)
+    def frame_each(self, bodies: Mapping[ReplyBrief, Sequence[str]]) -> Progress:
+        """Frames a body that opens its reply for each brief: as many sentences as fit, down to the frame alone."""
+        for brief, body in bodies.items():
+            shorter = (body[:count] for count in range(len(body), -1, -1))
+            replies = (frame_reply(brief, some, has_opener=True) for some in shorter)
             if reply := next((reply for reply in replies if not form_faults(brief, reply)), ""):
                 self.replies[brief] = reply
         return self._progress()

@@ -9,27 +9,24 @@ Knows nothing of how replies are distilled or how a model is trained.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerBase
 
-from cloning_server.clone import DEFAULT_MAX_SCORE, MIN_QUESTIONS, Baseline, BaselineResponse
+from cloning_server.clone import MIN_QUESTIONS, Baseline, BaselineResponse
 from cloning_server.examples.brief import ReplyBrief
 from cloning_server.examples.manner import manner_of, scaffold_of
 from cloning_server.examples.situations import Situation, draw_of, situations_of, text_of
+from cloning_server.examples.verdicts import answer_verdict_of
 from mesh.adapters.manifest import Examples
 from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
-from mesh.tutoring.arithmetic import same_number
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
 from mesh.tutoring.judgement import Judgement, agrees, judgement_in
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
 
-# The least score of a right answer, as a share of the best score, if the response does not tell `is_correct`.
-PASS_SHARE = 0.5
 # Longer conversations are dropped: the longest one decides how much memory a batch needs.
 MAX_EXAMPLE_TOKENS = 1024
 # The verdicts that a teacher can state.
@@ -44,22 +41,6 @@ _STATED: Mapping[Judgement, AnswerVerdict] = MappingProxyType(
 _ROUNDS = 4
 # So many held-out examples are all measured: each costs a clone as much time as a third of a step.
 _FEW_TESTS = 24
-
-
-class ResponseVerdict(StrEnum):
-    """Whether the student's answer was right."""
-
-    CORRECT = "correct"
-    INCORRECT = "incorrect"
-    UNKNOWN = "unknown"
-
-
-class Band(StrEnum):
-    """The student's record in a skill; the lower it is, the more scaffolding a reply gives."""
-
-    STRUGGLING = "struggling"
-    DEVELOPING = "developing"
-    SECURE = "secure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +69,7 @@ class LearnedExample(Example):
     Attributes:
         item: The item that it is about.
         situation: What the student needs.
-        verdict: What the prompt tells of the student's answer; None for nothing.
+        verdict: The verdict that is in the prompt; None if there is none.
     """
 
     item: str
@@ -104,8 +85,8 @@ class ExampleSet:
         train: All examples to train on.
         rounds: What an epoch shows: the first of the first, and so on, then from the start again. Each tells an item in
             some of its situations, so that many situations take a clone no more time than one.
-        retained: What the base model replies to prompts that are no school work; an epoch shows each. Neither measured
-            nor counted.
+        retained: Replies to prompts that are no school work. Each epoch shows some of them, in turn. They are neither
+            measured nor counted.
         heldout: The examples to measure with: replies to some of them are decoded.
         measured: Those whose loss is measured: all, or where there are many, each item in one situation.
         counts: How many there are.
@@ -120,7 +101,7 @@ class ExampleSet:
 
 
 def draft_examples(baseline: Baseline, policy: TeachingPolicy) -> tuple[Draft, ...]:
-    """The drafts of all responses, in order: one per situation that a response gives.
+    """The drafts of all responses, in order: one per situation of a response, and one with a right answer.
 
     Args:
         baseline: The responses.
@@ -131,46 +112,6 @@ def draft_examples(baseline: Baseline, policy: TeachingPolicy) -> tuple[Draft, .
         for index, response in enumerate(baseline.responses)
         for draft in _drafts_of(response, policy, index=index, profile=baseline.profile, best_score=baseline.best_score)
     )
-
-
-def verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SCORE) -> ResponseVerdict:
-    """The verdict on a response: by `is_correct`, otherwise by the score, otherwise by numbers.
-
-    Without `is_correct` and a score, an answer is judged only if it and the reference answer are numbers.
-
-    Args:
-        response: The response.
-        best_score: The best score that it can have.
-    """
-    is_right = response.is_correct
-    if is_right is None and response.score is not None:
-        # Not the share of the best score: it rounds to 0 where that is tiny, and no points are never a right answer.
-        is_right = response.score > 0 and response.score / PASS_SHARE >= best_score
-    elif is_right is None:
-        is_right = same_number(response.reference_answer, response.student_answer)
-    if is_right is None:
-        return ResponseVerdict.UNKNOWN
-    return ResponseVerdict.CORRECT if is_right else ResponseVerdict.INCORRECT
-
-
-def answer_verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT_MAX_SCORE) -> AnswerVerdict | None:
-    """What a prompt may tell of a response's answer; None if nothing is known of it."""
-    verdict = verdict_of(response, best_score=best_score)
-    if verdict is ResponseVerdict.UNKNOWN:
-        return None
-    if verdict is ResponseVerdict.CORRECT:
-        return AnswerVerdict.CORRECT
-    if not response.student_answer.strip():
-        return AnswerVerdict.BLANK
-    return AnswerVerdict.PARTIALLY_CORRECT if response.score else AnswerVerdict.INCORRECT
-
-
-def band_of(*, correct: int, judged: int) -> Band:
-    """The band of a record, by Laplace's rule of succession: with few answers it stays in the middle."""
-    chance = (correct + 1) / (judged + 2)
-    if chance < 1 / 3:
-        return Band.STRUGGLING
-    return Band.SECURE if chance > 2 / 3 else Band.DEVELOPING
 
 
 def complete_examples(

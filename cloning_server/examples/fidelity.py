@@ -82,11 +82,6 @@ def content_faults(reply: str, reference: str, *, question: str) -> list[str]:
     return faults
 
 
-def content_words(text: str) -> list[str]:
-    """Returns the words and numbers of a text that say what it is about, in lower case and in their order."""
-    return [word for word in _words(text) if _is_word(word) and word not in _STOPWORDS and not _negates(word)]
-
-
 def _shape_faults(reply: str, words: Sequence[str], *, like: Sequence[str]) -> list[str]:
     if not words:
         return ["is empty"]

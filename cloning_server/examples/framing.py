@@ -32,8 +32,12 @@ def frame_reply(brief: ReplyBrief, body: Sequence[str], *, has_opener: bool = Fa
     """
     rules = rules_of(brief.profile)
     opener, middle = (body[0], body[1:]) if has_opener and body else (_opener(brief), body)
-    replies = [_compose(brief, opener, middle, policy) for policy in _policies(brief)]
-    return next((reply for reply in replies if not rules.violations(reply)), replies[-1])
+    reply = ""
+    for policy in _policies(brief):
+        reply = _compose(brief, opener, middle, policy)
+        if not rules.violations(reply):
+            break
+    return reply
 
 
 def _opener(brief: ReplyBrief) -> str:
@@ -73,7 +77,7 @@ def _compose(brief: ReplyBrief, opener: str, body: Sequence[str], policy: Sequen
     ends = (picked(phrases.END_MARKERS, brief.draw),) if brief.profile.disability is Disability.AUTISM else ()
     last = " ".join((question, *ends))
     calm = _calm(brief, rules, " ".join((opener, *middle, last)))
-    return _lay_out(" ".join(filter(None, (opener, calm))), middle, last, rules=rules)
+    return lay_out(" ".join(filter(None, (opener, calm))), middle, last, rules=rules)
 
 
 def _calm(brief: ReplyBrief, rules: FormRules, text: str) -> str:
@@ -100,7 +104,8 @@ def _is_settled(brief: ReplyBrief) -> bool:
     return brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
 
 
-def _lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:
+def lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:
+    """Returns sentences as the form rules ask: in numbered steps behind the first, in lines, or in one paragraph."""
     if rules.numbered_steps:
         steps = [f"{number}. {step}" for number, step in enumerate((*middle, last), start=1)]
         return "\n".join(filter(None, (first, *steps)))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from cloning_server.clone import BaselineResponse
-from cloning_server.examples.examples import ResponseVerdict, verdict_of
+from cloning_server.examples.verdicts import ResponseVerdict, verdict_of
 from mesh.tutoring.policy import ENOUGH_ANSWERS, ENOUGH_WITHOUT_REQUEST, Guidance, GuidanceLevel
 
 # Of 1,774 answers of pupils of grades 3 to 6 (SciEntsBank), 6 ask: one answer in seven is far more, but once may be

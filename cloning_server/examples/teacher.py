@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
 from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.decoded import text_of
 from cloning_server.examples.fidelity import MAX_LENGTH_RATIO, content_faults
 from cloning_server.examples.phrases import SHORT_SENTENCE_WORDS
 from mesh.lm.chat import Prompt, Role, Turn, encode_prompt, end_of_turn
@@ -124,7 +125,7 @@ class Teacher:
     def accept(self, batch: SentenceBatch, continuations: Sequence[Continuation]) -> dict[TeacherTask, list[str]]:
         """Checks what was decoded; returns the tasks that are complete now, with their sentences."""
         for (part, _), continuation in zip(batch, continuations, strict=True):
-            part.restated = _shortest_sound(part, _text_of(continuation.tokens, self._base))
+            part.restated = _shortest_sound(part, text_of(self._base, continuation.tokens))
         return self.settled()
 
 
@@ -172,7 +173,7 @@ def _opening(part: SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
     def is_enough(tokens: Sequence[int]) -> bool:
         # A small teacher goes on after it has restated the sentence; most of that is not even decoded.
         ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
-        return ends and bool(_shortest_sound(part, _text_of(tokens, base)))
+        return ends and bool(_shortest_sound(part, text_of(base, tokens)))
 
     return Opening(
         tokens=tuple(prompt),
@@ -183,10 +184,6 @@ def _opening(part: SentenceTask, base: BaseModel, *, draw: Draw) -> Opening:
         favoured=frozenset({*itertools.chain(*words), end_of_turn(base.tokenizer)}),
         is_enough=is_enough,
     )
-
-
-def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
-    return str(base.tokenizer.decode(list(tokens))).strip()
 
 
 def _shortest_sound(part: SentenceTask, text: str) -> list[str]:

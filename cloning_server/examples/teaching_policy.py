@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from cloning_server.clone import Baseline, BaselineResponse
-from cloning_server.examples.examples import Band, ResponseVerdict, band_of, verdict_of
 from cloning_server.examples.guidance import guidance_of
 from cloning_server.examples.mistakes import mistakes_of
+from cloning_server.examples.verdicts import Band, ResponseVerdict, band_of, verdict_of
 from cloning_server.examples.writing_level import writing_of
 from mesh.tutoring.policy import (
     ENOUGH_ANSWERS,

@@ -5,18 +5,18 @@ said in the form that a student needs. The Main Brain has learned to reply. Its 
 another verdict than the prompt, or the answer to a wrong one, none is used. Trained on them, an adapter loses nothing
 of what the Main Brain can do, and learns what is the student's own around them.
 
-Knows nothing of frames, caches or how adapters are trained.
+Knows nothing of caches or how adapters are trained.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Draw, Opening
+from cloning_server.compute.batch_decoding import MAX_ROWS, Continuation, Opening
 from cloning_server.examples.brief import ReplyBrief
+from cloning_server.examples.decoded import greedy_opening, text_of
 from cloning_server.examples.phrases import SHORT_SENTENCE_WORDS
-from mesh.lm.chat import Prompt, encode_prompt, end_of_turn
-from mesh.lm.repetition import run_tokens_of
+from mesh.lm.chat import Prompt, encode_prompt
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import count_words, split_sentences
@@ -46,7 +46,7 @@ def tutor_sentences(brief: ReplyBrief, continuation: Continuation, base: BaseMod
 
     The questions at its end and a word on the end of the work are not among them: the frame has its own.
     """
-    sentences = _sentences_in(_text_of(continuation.tokens, base))
+    sentences = _sentences_in(text_of(base, continuation.tokens))
     # What the limit of tokens cut off is no sentence.
     whole = [sentence for sentence in sentences if sentence.rstrip("\"')").endswith((".", "!", "?"))][:MAX_SENTENCES]
     while whole and (whole[-1].endswith("?") or _SAYS_DONE.search(whole[-1])):
@@ -72,23 +72,12 @@ def _opening(prompt: Prompt, base: BaseModel) -> Opening:
     def is_enough(tokens: Sequence[int]) -> bool:
         # The sentence after the last one must have begun: a number of a step ends like a sentence.
         ends = str(base.tokenizer.decode([tokens[-1]])).rstrip().endswith((".", "!", "?"))
-        return ends and len(_sentences_in(_text_of(tokens, base))) > MAX_SENTENCES
+        return ends and len(_sentences_in(text_of(base, tokens))) > MAX_SENTENCES
 
-    return Opening(
-        tokens=tuple(encode_prompt(base.tokenizer, prompt)),
-        max_tokens=MAX_TUTOR_TOKENS,
-        end_token=end_of_turn(base.tokenizer),
-        draw=Draw(),
-        unrepeated_run=base.unrepeated_run,
-        run_tokens=run_tokens_of(base.tokenizer),
-        is_enough=is_enough,
-    )
+    prompt_tokens = encode_prompt(base.tokenizer, prompt)
+    return greedy_opening(base, prompt_tokens, max_tokens=MAX_TUTOR_TOKENS, is_enough=is_enough)
 
 
 def _sentences_in(text: str) -> list[str]:
     lines = (_STEP_NUMBER.sub("", line).strip() for line in text.splitlines())
     return [sentence for line in lines if line for sentence in split_sentences(line)]
-
-
-def _text_of(tokens: Sequence[int], base: BaseModel) -> str:
-    return str(base.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()

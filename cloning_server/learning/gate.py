@@ -14,13 +14,13 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from cloning_server.compute.batch_decoding import Continuation, Draw, Opening
+from cloning_server.compute.batch_decoding import Continuation, Opening
 from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.examples.decoded import greedy_opening, text_of
 from cloning_server.examples.examples import LearnedExample
 from cloning_server.examples.situations import Situation
 from mesh.errors import GateNotPassed
-from mesh.lm.chat import Example, end_of_turn
-from mesh.lm.repetition import run_tokens_of
+from mesh.lm.chat import Example
 from mesh.main_brain.base import BaseModel
 from mesh.tutoring.form import FormRules, split_sentences
 from mesh.tutoring.judgement import agrees, judges
@@ -185,16 +185,13 @@ def openings_of(
         examples: Their prompts.
         unrepeated_run: The rule against circling with which the replies would be served; see `Serving`.
     """
-    end_token = end_of_turn(base.tokenizer)
     return [
-        Opening(
-            tokens=example.tokens[: example.reply_start],
+        greedy_opening(
+            base,
+            example.tokens[: example.reply_start],
             max_tokens=MAX_REPLY_TOKENS,
-            end_token=end_token,
-            draw=Draw(temperature=0.0),
             factors=factors,
             unrepeated_run=unrepeated_run,
-            run_tokens=run_tokens_of(base.tokenizer),
         )
         for example in examples
     ]
@@ -222,7 +219,7 @@ def measure_replies(
         rules: The form rules of the student's profile.
         policy: The teaching policy that the examples are made for.
     """
-    texts, own_texts = _texts_of(base, replies), _texts_of(base, replies_in(examples))
+    texts, own_texts = ([text_of(base, reply.tokens) for reply in some] for some in (replies, replies_in(examples)))
     pairs = list(zip(texts, own_texts, examples, strict=True))
     # A teacher's own comment may leave the verdict out, or judge where none was told: so may the adapter then.
     with_verdict = [
@@ -246,10 +243,6 @@ def measure_replies(
         signs=len(texts) * len(signs_of(policy)),
         signs_shown=sum(len(signs_in(text, policy)) for text in texts),
     )
-
-
-def _texts_of(base: BaseModel, replies: Sequence[Continuation]) -> list[str]:
-    return [str(base.tokenizer.decode(list(reply.tokens), skip_special_tokens=True)).strip() for reply in replies]
 
 
 def _most_alike(texts: Sequence[str], contexts: Sequence[Hashable]) -> int:

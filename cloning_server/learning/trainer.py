@@ -24,7 +24,7 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
-from cloning_server.examples.retention import retain
+from cloning_server.examples.retention import retained_examples
 from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.gate import (
     GateFigures,
@@ -49,7 +49,7 @@ from mesh.main_brain.base import BaseModel
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.teaching import rules_of
 
-# Retained examples per example of an epoch: few, as the base model says them already.
+# Retained examples per example of an epoch: few, as the Main Brain has learned the like.
 _RETAINED_SHARE = 0.1
 
 
@@ -154,9 +154,8 @@ def _prepare(
     briefs = [draft.brief for draft in drafts if not draft.feedback]
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
-    retained = yield from retain(plan.baseline.profile, base, layers=passes.layers, cache=cache)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    examples = replace(examples, retained=retained)
+    examples = replace(examples, retained=retained_examples(plan.baseline.profile, base.tokenizer))
     return _set_up(plan, base, passes, examples)
 
 
@@ -218,12 +217,12 @@ def _epochs_of(setup: _Setup) -> list[list[Pack]]:
     """The packs of each epoch: a round of the examples, and some of the retained ones in turn."""
     plan, rounds, retained = setup.plan, setup.examples.rounds, setup.examples.retained
     epochs: list[list[Pack]] = []
-    turns = itertools.cycle(retained)
+    in_turn = itertools.cycle(retained)
     # Each round has the same items, so it has a pack at least.
     while len(epochs) < plan.epochs or sum(map(len, epochs)) < plan.least_steps:
         examples = rounds[len(epochs) % len(rounds)]
         count = max(1, round(_RETAINED_SHARE * len(examples)))
-        epochs.append(_packs(setup, (*examples, *itertools.islice(turns, min(count, len(retained))))))
+        epochs.append(_packs(setup, (*examples, *itertools.islice(in_turn, min(count, len(retained))))))
     return epochs
 
 

@@ -1,55 +1,38 @@
-"""What a clone must not unlearn: the Main Brain's own replies to prompts that are no school work."""
-
-from dataclasses import replace
+"""The written replies to what is no school work: in the form of every profile, and judging nothing."""
 
 import pytest
 
-from cloning_server.compute.batch_decoding import Decoding, decode_all
-from cloning_server.examples.retention import RETAINED_PROMPTS, retain
-from cloning_server.learning.passes import Passes
-from mesh.lm.chat import Example
+from cloning_server.examples.retention import RETAINED_REPLIES, retained_examples, retained_reply
+from mesh.lm.chat import Prompt, Role, Turn, encode_prompt
 from mesh.main_brain.base import BaseModel
-from mesh.tutoring.profile import StudentProfile
-from testing.lessons import PROFILE, DictReplyCache
+from mesh.tutoring.judgement import judges
+from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
+from mesh.tutoring.teaching import rules_of
+from testing.lessons import PROFILE
 
 
-def retained(base: BaseModel, passes: Passes, profile: StudentProfile, cache: DictReplyCache) -> tuple[int, list[str]]:
-    """Returns how many prompts were decoded, and the texts of the examples."""
-    retention = retain(profile, base, layers=passes.layers, cache=cache)
-    decoded = 0
-    try:
-        request = next(retention)
-        while True:
-            assert isinstance(request, Decoding)
-            decoded += len(request.openings)
-            (continuations,) = decode_all([request])
-            request = retention.send(continuations)
-    except StopIteration as ended:
-        examples: tuple[Example, ...] = ended.value
-    return decoded, [str(base.tokenizer.decode(list(example.tokens))) for example in examples]
-
-
-@pytest.fixture(scope="module")
-def cache() -> DictReplyCache:
-    return DictReplyCache()
-
-
-def test_the_main_brains_own_replies_are_told_and_shared_by_students_of_a_profile(
-    base: BaseModel, passes: Passes, cache: DictReplyCache
+@pytest.mark.parametrize("grade", [*GRADES, None])
+@pytest.mark.parametrize("need", [None, *Disability])
+def test_a_written_reply_keeps_the_form_of_every_profile_and_judges_nothing(
+    grade: str | None, need: Disability | None
 ) -> None:
-    decoded, texts = retained(base, passes, PROFILE, cache)
-    assert decoded == len(RETAINED_PROMPTS)
-    assert len(texts) >= len(RETAINED_PROMPTS) - 2
-    assert retained(base, passes, replace(PROFILE, subject="Music"), cache) == (0, texts)
-    other, _ = retained(base, passes, replace(PROFILE, grade="11"), DictReplyCache())
-    assert other == len(RETAINED_PROMPTS)
+    for style in (None, *LearningStyle):
+        profile = StudentProfile(grade=grade, disability=need, learning_style=style)
+        for _, sentences in RETAINED_REPLIES:
+            reply = retained_reply(sentences, profile)
+            assert rules_of(profile).violations(reply) == [], reply
+            assert not judges(reply), reply
+            assert all(sentence in reply for sentence in sentences)
 
 
-def test_a_reply_that_did_not_end_is_left_out(base: BaseModel, passes: Passes) -> None:
-    cache = DictReplyCache()
-    retention = retain(PROFILE, base, layers=passes.layers, cache=cache)
-    (continuations,) = decode_all([next(retention)])
-    continuations[0] = replace(continuations[0], is_complete=False)
-    with pytest.raises(StopIteration) as ended:
-        retention.send(continuations)
-    assert len(ended.value.value) == sum(map(bool, cache.values())) < len(RETAINED_PROMPTS)
+def test_whoever_is_in_danger_is_sent_to_an_adult() -> None:
+    (sentences,) = [sentences for text, sentences in RETAINED_REPLIES if "hurt myself" in text]
+    assert any("grown-up you trust" in sentence for sentence in sentences)
+
+
+def test_an_example_has_the_prompt_that_serving_renders(base: BaseModel) -> None:
+    examples = retained_examples(PROFILE, base.tokenizer)
+    for (text, sentences), example in zip(RETAINED_REPLIES, examples, strict=True):
+        prompt = Prompt(profile=PROFILE, turns=(Turn(role=Role.STUDENT, text=text),))
+        assert list(example.tokens[: example.reply_start]) == encode_prompt(base.tokenizer, prompt)
+        assert sentences[0] in str(base.tokenizer.decode(list(example.tokens[example.reply_start :])))

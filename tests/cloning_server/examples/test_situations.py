@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cloning_server.clone import BaselineResponse
-from cloning_server.examples.examples import answer_verdict_of
 from cloning_server.examples.situations import Situation, draw_of, situations_of, text_of
+from cloning_server.examples.verdicts import answer_verdict_of
 from mesh.tutoring.assessment import AnswerVerdict
 from testing.lessons import ITEMS, graded
 

@@ -83,8 +83,8 @@ def test_the_progress_of_a_state_goes_from_0_to_1_with_a_message_per_step(traini
         fractions = [progress.fraction for progress in items]
         assert fractions == sorted(fractions)
         assert (fractions[0], fractions[-1]) == (0.0, 1.0)
-    # Batches of two examples, each item in one situation or two, three times; and the message before the first.
-    assert len(states[1][1]) == 1 + training.adapter.recipe.metrics.train_steps == 8
+    # Three times each item in one situation, and a written reply, in batches of two; and the message before the first.
+    assert len(states[1][1]) == 1 + training.adapter.recipe.metrics.train_steps == 11
 
 
 def test_no_message_holds_a_word_of_the_student_or_teacher(training: Training) -> None:
