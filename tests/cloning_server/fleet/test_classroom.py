@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,9 +136,10 @@ async def test_a_pass_that_fails_because_of_one_training_is_computed_again_witho
         return compute(requests)
 
     monkeypatch.setattr(classroom, "compute", fails_for_one_example)
-    # Two responses leave one example to train on, three leave two.
+    # One plan has an example in each pack, the other has all of them in one.
+    one, all_in_one = (replace(plan_of(commented(3)), batch_examples=count) for count in (1, 100))
     fails, passes = await asyncio.gather(
-        attend(room, start(PLANS[0])), attend(room, start(plan_of(commented(3)))), return_exceptions=True
+        attend(room, start(one)), attend(room, start(all_in_one)), return_exceptions=True
     )
     assert isinstance(fails, MemoryError)
     assert isinstance(passes, TrainedAdapter)
