@@ -32,6 +32,9 @@ from mesh.tutoring.teaching import rules_of
 # Share of the state CREATING_ADAPTER that distillation fills; the rest is for initialising the adapter.
 _PROGRESS_SHARE = 0.9
 
+# What is taught of a right answer: with all of it, clones of long references went on for lines and in circles.
+_MOST_SENTENCES = 2
+
 # It yields progress, and requests for decoding; send the continuations after a request, None after progress. It returns
 # the replies.
 Distillation: TypeAlias = Generator[Progress | Decoding, object, dict[ReplyBrief, str]]
@@ -103,7 +106,7 @@ class _Tally:
         """Frames the sentences of tasks that are complete; those of a task that failed are empty."""
         for task, body in sentences.items():
             if body:
-                replies = {brief: frame_reply(brief, body) for brief in self.tasks[task]}
+                replies = {brief: frame_reply(brief, body[:_MOST_SENTENCES]) for brief in self.tasks[task]}
                 self.replies |= {brief: reply for brief, reply in replies.items() if not form_faults(brief, reply)}
         return self._progress()
 

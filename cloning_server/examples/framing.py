@@ -4,8 +4,9 @@ A small model must not make up whether an answer was right, or what to do next: 
 prompt tells and from the student's teaching policy. The sentences between are distilled. Knows nothing of models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from cloning_server.examples import phrases
 from cloning_server.examples.brief import ReplyBrief
@@ -17,6 +18,14 @@ from mesh.tutoring.form import FormRules
 from mesh.tutoring.policy import GuidanceLevel, MistakeKind, Scaffold, WritingLevel
 from mesh.tutoring.profile import Disability
 from mesh.tutoring.teaching import rules_of
+
+# The forms to say it in where those for a student's own writing break a rule.
+_SHORTER: Final[Mapping[WritingLevel, WritingLevel]] = {
+    WritingLevel.ABOVE: WritingLevel.AT,
+    WritingLevel.AT: WritingLevel.BELOW,
+    WritingLevel.BELOW: WritingLevel.BELOW,
+    WritingLevel.UNKNOWN: WritingLevel.BELOW,
+}
 
 
 def frame_reply(brief: ReplyBrief, body: Sequence[str], *, has_opener: bool = False) -> str:
@@ -47,20 +56,20 @@ def _opener(brief: ReplyBrief) -> str:
 
 
 def _policies(brief: ReplyBrief) -> Iterator[tuple[str, ...]]:
-    """The sentences that the teaching policy asks for: all of them first, then fewer, long and short forms in turn."""
+    """The sentences that the teaching policy asks for: all of them first, then fewer, from long forms to short ones."""
     manner = brief.manner
     without_interest = replace(manner, interest="")
     without_offer = replace(without_interest, guidance=GuidanceLevel.UNKNOWN)
     for fewer in (manner, without_interest, without_offer, replace(without_offer, mistake=MistakeKind.UNKNOWN)):
-        for writing in dict.fromkeys((manner.writing, WritingLevel.BELOW)):
+        for writing in dict.fromkeys((manner.writing, _SHORTER[manner.writing], WritingLevel.BELOW)):
             yield tuple(_policy(brief, replace(fewer, writing=writing)))
 
 
 def _policy(brief: ReplyBrief, manner: Manner) -> Iterator[str]:
     """The habit, the interest where the closing question is too short for it, an offer of help, the question."""
     draw = brief.draw
-    if manner.mistake in phrases.HABITS and not _is_settled(brief):
-        yield phrases.habit_against(manner, draw=draw)
+    if manner.mistake in phrases.HABITS:
+        yield phrases.habit_against(manner)
     if manner.interest and manner.writing is WritingLevel.BELOW:
         yield picked(phrases.SHORT_INTERESTS, draw).format(interest=manner.interest)
     if manner.guidance is GuidanceLevel.MUCH:
@@ -94,14 +103,10 @@ def _support(brief: ReplyBrief) -> Scaffold:
     """
     if brief.situation is Situation.HINT:
         return Scaffold.RECAP
-    is_feedback = brief.situation is Situation.FEEDBACK
-    if is_feedback and not _is_settled(brief) and brief.scaffold is Scaffold.EXTENSION:
+    is_unsettled = brief.situation is Situation.FEEDBACK and brief.verdict is not AnswerVerdict.CORRECT
+    if is_unsettled and brief.scaffold is Scaffold.EXTENSION:
         return Scaffold.STEADY
     return brief.scaffold
-
-
-def _is_settled(brief: ReplyBrief) -> bool:
-    return brief.verdict is AnswerVerdict.CORRECT and brief.situation is Situation.FEEDBACK
 
 
 def lay_out(first: str, middle: Sequence[str], last: str, *, rules: FormRules) -> str:

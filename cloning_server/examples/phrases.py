@@ -1,8 +1,8 @@
 """The sentences of a frame around what is taught: openers by verdict, a habit, an offer of help, a closing question.
 
-Openers have many forms, so that replies do not all begin alike. What the teaching policy asks for has two: a small
-model learns it from few examples, and says it in every reply. All are plain and literal, with few long words. Nothing
-here states a verdict but the openers of feedback.
+Openers have many forms, so that replies do not all begin alike. What the teaching policy asks for has one or two: a
+small model learns it from few examples, and says it in every reply. All are plain and literal, with few long words.
+Nothing here states a verdict but the openers of feedback.
 """
 
 from collections.abc import Mapping
@@ -76,59 +76,33 @@ CALM: Final = (
     "It is okay to go slowly.",
     "We can go one small step at a time.",
 )
-# By the writing of the student, whose sentences set the length; they speak of the student's own answer.
-HABITS: Final[Mapping[MistakeKind, Mapping[WritingLevel, tuple[str, ...]]]] = {
+# By the writing of the student, whose sentences set the length. One form each: a small model says greedily what it has
+# always heard in the same words. They stand behind right answers too, and must fit there.
+HABITS: Final[Mapping[MistakeKind, Mapping[WritingLevel, str]]] = {
     MistakeKind.BLANK: {
-        WritingLevel.BELOW: ("Write down one thing that you know.", "Make a first guess."),
-        WritingLevel.AT: (
-            "Write down one thing that you already know about it.",
-            "A first guess is always welcome here.",
-        ),
-        WritingLevel.ABOVE: (
-            "Even if you are not sure yet, write down one thing that you know.",
-            "Make a first guess, because it gives you something to work with.",
-        ),
+        WritingLevel.BELOW: "Always make a first guess.",
+        WritingLevel.AT: "Always write down one thing that you know.",
+        WritingLevel.ABOVE: "Even if you are not sure yet, always write down one thing that you know.",
     },
     MistakeKind.INCOMPLETE: {
-        WritingLevel.BELOW: ("Answer each part.", "Check if a part is missing."),
-        WritingLevel.AT: ("Answer each part of the question.", "Check if a part is missing in your answer."),
-        WritingLevel.ABOVE: (
-            "Before you go on, check that your answer has each part.",
-            "Give a reason for your answer, and check if a part is missing.",
-        ),
+        WritingLevel.BELOW: "Always answer each part.",
+        WritingLevel.AT: "Always check that your answer has each part.",
+        WritingLevel.ABOVE: "Before you go on, always check that your answer has each part.",
     },
     MistakeKind.REVERSED: {
-        WritingLevel.BELOW: ("Check which way round it goes.", "Say it the other way round too."),
-        WritingLevel.AT: (
-            "Check which way round it goes in your answer.",
-            "Say your answer the other way round, and compare.",
-        ),
-        WritingLevel.ABOVE: (
-            "Before you go on, check which way round it goes in your answer.",
-            "Say your answer the other way round, and ask which one fits better.",
-        ),
+        WritingLevel.BELOW: "Always check which way round it goes.",
+        WritingLevel.AT: "Always check which way round it goes in your answer.",
+        WritingLevel.ABOVE: "Before you go on, always check which way round it goes in your answer.",
     },
     MistakeKind.OFF_TOPIC: {
-        WritingLevel.BELOW: ("Underline the key word in the question.", "Say what the question asks."),
-        WritingLevel.AT: (
-            "Underline the key word in the question before you write.",
-            "Say what the question asks in your own words.",
-        ),
-        WritingLevel.ABOVE: (
-            "Underline the key word in the question, and come back to it as you write.",
-            "Say what the question asks in your own words, and answer just that.",
-        ),
+        WritingLevel.BELOW: "Always underline the key word in the question.",
+        WritingLevel.AT: "Always underline the key word in the question before you write.",
+        WritingLevel.ABOVE: "Always underline the key word in the question, and come back to it as you write.",
     },
     MistakeKind.MISSPELT: {
-        WritingLevel.BELOW: ("Check how the key word is spelled.", "Spell the key word letter by letter."),
-        WritingLevel.AT: (
-            "Check how the key word is spelled in your answer.",
-            "Spell the key word letter by letter as you write.",
-        ),
-        WritingLevel.ABOVE: (
-            "When you have your answer, check how each key word is spelled.",
-            "Spell the key word letter by letter, and compare it with the question.",
-        ),
+        WritingLevel.BELOW: "Always check how the key word is spelled.",
+        WritingLevel.AT: "Always check how the key word is spelled in your answer.",
+        WritingLevel.ABOVE: "When you have your answer, always check how each key word is spelled.",
     },
 }
 # How much help is at hand; whoever needs little is left alone with the closing question.
@@ -163,14 +137,14 @@ END_MARKERS: Final = ("Then you are done.", "After that, you are done.", "That i
 SHORT_SENTENCE_WORDS: Final[Mapping[WritingLevel, int]] = {WritingLevel.BELOW: 9}
 
 
-def habit_against(manner: Manner, *, draw: int) -> str:
+def habit_against(manner: Manner) -> str:
     """Returns the habit that helps against the student's usual mistake, in a sentence as long as they write.
 
     Raises:
         KeyError: There is none.
     """
     forms = HABITS[manner.mistake]
-    return picked(forms.get(manner.writing, forms[WritingLevel.AT]), draw)
+    return forms.get(manner.writing, forms[WritingLevel.AT])
 
 
 def closing_question(scaffold: Scaffold, style: LearningStyle | None, manner: Manner, *, draw: int) -> str:

@@ -20,9 +20,8 @@ class Situation(StrEnum):
     HINT = "hint"
 
 
-# One item of so many also gives a student who is stuck, and one an answer of which nothing is known: enough to learn
-# when not to judge, although most feedback says that an answer is right.
-_HINT_SHARE, _CHECK_SHARE = 4, 2
+# One item of so many also gives a student who is stuck.
+_HINT_SHARE = 4
 _STUCK = (
     "I don't know how to start.",
     "I'm stuck.",
@@ -49,7 +48,7 @@ def situations_of(
     chosen = {
         Situation.EXPLAIN: has_reference,
         Situation.FEEDBACK: verdict is not None,
-        Situation.CHECK: is_open or (has_answer and (verdict is None or draw % _CHECK_SHARE == 0)),
+        Situation.CHECK: is_open or has_answer,
     }
     chosen[Situation.HINT] = draw % _HINT_SHARE == 1 or not any(chosen.values())
     return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)

@@ -6,6 +6,7 @@ same activations in every example, so they are computed once, and each example a
 Knows nothing of models.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -79,6 +80,11 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
 
 
 def packs_of(examples: Sequence[Example], size: int, *, device: torch.device) -> list[Pack]:
-    """Packs of `size` examples with prompts of similar length; the last pack may be smaller."""
+    """Packs of at most `size` examples, dealt by the length of their prompts, so that each has short and long ones.
+
+    The situations of a student differ in length. A pack of one situation would teach what its replies have in common,
+    and not what in a prompt calls for them.
+    """
     ordered = sorted(examples, key=lambda example: (example.reply_start, example.tokens))
-    return [pack(ordered[start : start + size], device=device) for start in range(0, len(ordered), size)]
+    count = math.ceil(len(ordered) / size)
+    return [pack(ordered[place::count], device=device) for place in range(count)]

@@ -8,6 +8,7 @@ base model's weights, which are frozen.
 Knows nothing of losses, optimizers or students.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -23,6 +24,10 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.packed_attention import PromptAttention, ReplyAttention
 from cloning_server.learning.packing import Pack
 
+# The first token of a reply decides whether it explains, checks, praises or corrects, and is one of about forty. Four
+# clones took a bare question for an answer, or the reverse, in 27 of 74 replies with a weight of 1, in 9 with 5, and in
+# 4 with 15, at held-out losses of 0.65, 0.67 and 0.76.
+FIRST_TOKEN_WEIGHT = 5.0
 # Computes a loss from the hidden states that predict targets, [S, hidden]: the nats of each, [S], and the gradient of
 # the loss with respect to the states.
 Loss: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -62,13 +67,16 @@ class Passes:
             yield F.linear(x_BH, self.layers.head_VH).float(), targets_B
 
     def add_gradients(self, packs: Sequence[Pack], adapters: Sequence[LoraFactors]) -> list[float]:
-        """Adds the gradient of each pack's loss to its adapter's; the loss is the mean nats per reply token.
+        """Adds the gradient of each pack's loss to its adapter's.
+
+        The loss is the mean nats per reply token. In the gradient, the first token of each reply counts
+        `FIRST_TOKEN_WEIGHT` times.
 
         Returns:
             The loss of each pack.
         """
         sizes = [len(pack.targets_M) for pack in packs]
-        shares_M = torch.cat([torch.full((size,), 1 / size, device=self.device) for size in sizes])
+        shares_M = torch.cat([_shares_of(pack) for pack in packs])
 
         def loss(x_MH: Tensor) -> tuple[Tensor, Tensor]:
             return token_nats_and_gradient(x_MH, self.layers.head_VH, _targets(packs), shares_M)
@@ -142,6 +150,14 @@ def _replies(packs: Sequence[Pack], adapters: Sequence[Adapter | None], attend: 
         attend=attend,
         outputs_M=None,
     )
+
+
+def _shares_of(pack: Pack) -> Tensor:
+    """The weight of each reply token in the gradient, [M] in fp32."""
+    size = len(pack.targets_M)
+    shares_M = torch.full((size,), 1 / size)
+    shares_M[[0, *itertools.accumulate(pack.reply_lengths[:-1])]] *= FIRST_TOKEN_WEIGHT
+    return shares_M.to(pack.targets_M.device)
 
 
 def _targets(packs: Sequence[Pack]) -> Tensor:

@@ -260,9 +260,11 @@ def test_without_a_reference_a_right_answer_is_the_reference_and_private() -> No
         (0, Situation.FEEDBACK): ("It beats.", True),
         (0, Situation.CHECK): ("", False),
         (1, Situation.FEEDBACK): ("", False),
+        (1, Situation.CHECK): ("", False),
         (1, Situation.HINT): ("", False),
         (2, Situation.EXPLAIN): (ITEMS[2][1], False),
         (2, Situation.FEEDBACK): ("", False),
+        (2, Situation.CHECK): ("", False),
     }
 
 

@@ -15,7 +15,7 @@ from cloning_server.compute import linear
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import MAX_PASS_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
-from cloning_server.learning.passes import Passes
+from cloning_server.learning.passes import FIRST_TOKEN_WEIGHT, Passes
 from mesh.errors import BaseModelUnavailable
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
@@ -60,6 +60,8 @@ def plain_step(
 ) -> tuple[float, Tensor]:
     """Loss and gradient as transformers and PEFT have them, one example after another and without any padding.
 
+    In the gradient, the first token of each reply counts `FIRST_TOKEN_WEIGHT` times.
+
     The prompt but for its last token is in the cache already, as where a reply is generated, and no gradient goes
     through it from one layer to the one below.
     """
@@ -88,7 +90,8 @@ def plain_step(
         reply = torch.tensor(example.tokens[example.reply_start :])
         nats.append(functional.cross_entropy(logits_MV, reply, reduction="none"))
     loss = torch.cat(nats).mean()
-    torch.autograd.backward(loss)
+    firsts = torch.stack([nats_R[0] for nats_R in nats]).sum() / len(torch.cat(nats))
+    torch.autograd.backward(loss + (FIRST_TOKEN_WEIGHT - 1) * firsts)
     gradients = [weights[name].grad for name in factors.state()]
     gradient = torch.cat([part.flatten() for part in gradients if part is not None])
     model.unload()
@@ -180,6 +183,19 @@ def test_the_loss_is_over_the_replys_tokens_alone_and_without_an_adapter_the_bas
     base_loss = heldout_loss(precise_passes, packs, None)
     assert base_loss == pytest.approx(float(torch.cat(nats).mean()), rel=1e-5)
     assert heldout_loss(precise_passes, packs, untrained) == base_loss
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(4, [4] * 5), (3, [3] * 6 + [2])])
+def test_examples_are_dealt_so_that_every_pack_has_short_prompts_and_long_ones(size: int, sizes: list[int]) -> None:
+    starts = range(30, 50)
+    examples = [Example(tokens=tuple(range(start + 5)), reply_start=start) for start in reversed(starts)]
+    dealt = [
+        [packed.shared_tokens + length + 1 for length in packed.prompt_lengths]
+        for packed in packs_of(examples, size, device=torch.device("cpu"))
+    ]
+    assert [len(members) for members in dealt] == sizes
+    assert sorted(start for members in dealt for start in members) == list(starts)
+    assert all(max(members) - min(members) >= len(starts) / 3 for members in dealt)
 
 
 def test_shared_tokens_are_packed_once_and_each_example_has_the_tokens_that_predict_its_reply() -> None:
