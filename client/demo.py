@@ -1,7 +1,7 @@
-"""The demo: creates a model for the sample student, then asks it and the base model the same question.
+"""The demo: creates a model for the sample student, asks it and the Main Brain a question, and assesses an answer.
 
-`python -m client.demo [FOLDER]` reads `student.json`, the body of a clone request, and `question.json`, that of a
-generate request, from the folder (default `demo`).
+`python -m client.demo [FOLDER]` reads the bodies of three requests from the folder (default `demo`): `student.json`
+starts the clone, `question.json` is for Generate, and `answer.json` for Assess.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from pathlib import Path
 from aivo.brain.v1.brain_service_pb2 import (
     ADAPTER_POLICY_BASE_ONLY,
     ADAPTER_POLICY_REQUIRE,
+    AssessRequest,
+    AssessResponse,
     GenerateRequest,
     GenerateResponse,
 )
@@ -24,7 +26,7 @@ from rich.text import Text
 
 from client.brain import BrainClient
 from client.cloning import CloningClient
-from client.display import author_of, show_progress
+from client.display import show_progress
 from mesh.errors import AivoError, CloneAlreadyRunning, GateNotPassed
 from mesh.rpc.errors import error_from
 
@@ -37,7 +39,7 @@ class NotUp(Exception):
 
 
 async def run(folder: Path, console: Console) -> None:
-    """Clones and asks.
+    """Clones, asks and assesses.
 
     Raises:
         AivoError: If a call or the clone fails.
@@ -45,6 +47,7 @@ async def run(folder: Path, console: Console) -> None:
     """
     start = Parse((folder / "student.json").read_text(), StartCloneRequest())
     question = Parse((folder / "question.json").read_text(), GenerateRequest())
+    answer = Parse((folder / "answer.json").read_text(), AssessRequest())
     async with (
         CloningClient(os.environ.get("CLONING_ADDRESS", "127.0.0.1:50052")) as cloning,
         BrainClient(os.environ.get("BRAIN_ADDRESS", "127.0.0.1:50051")) as brain,
@@ -52,6 +55,7 @@ async def run(folder: Path, console: Console) -> None:
         await _require_ready(cloning, brain)
         await _clone(cloning, start, console)
         await _ask(brain, question, console)
+        await _assess(brain, answer, console)
 
 
 async def _require_ready(cloning: CloningClient, brain: BrainClient) -> None:
@@ -104,8 +108,23 @@ async def _ask(brain: BrainClient, question: GenerateRequest, console: Console) 
     console.print(Columns([_panel(reply, width) for reply in replies], padding=(0, 1)))
 
 
+async def _assess(brain: BrainClient, answer: AssessRequest, console: Console) -> None:
+    with console.status("assessing"):
+        verdict = await brain.assess(answer)
+    console.print(f"\n{answer.criteria.question}", style="bold", markup=False)
+    console.print(f"Answer: {answer.student_response}", markup=False)
+    console.print(f"The grader: {verdict.understanding_level}, {verdict.correctness:.0f} of 100.")
+    lines = [verdict.feedback, *verdict.strengths, *verdict.areas_for_improvement, verdict.next_steps]
+    console.print(Panel(Text("\n".join(filter(None, lines))), title=Text(_name_of(verdict))))
+
+
 def _panel(reply: GenerateResponse, width: int) -> Panel:
-    return Panel(Text(reply.response), title=Text(author_of(reply)), width=width)
+    return Panel(Text(reply.response), title=Text(_name_of(reply)), width=width)
+
+
+def _name_of(reply: GenerateResponse | AssessResponse) -> str:
+    """Who wrote it, in few words: the title of a panel is short."""
+    return f"{reply.adapter.student_id}'s model" if reply.HasField("adapter") else "the Main Brain"
 
 
 def main() -> int:
