@@ -76,8 +76,8 @@ CALM: Final = (
     "It is okay to go slowly.",
     "We can go one small step at a time.",
 )
-# By the writing of the student, whose sentences set the length. One form each: a small model says greedily what it has
-# always heard in the same words. They stand behind right answers too, and must fit there.
+# As long as the student's own sentences. One form each: a small model repeats most reliably what it always saw in the
+# same words. Replies to right answers hold them too, so "always" makes them advice and not a correction.
 HABITS: Final[Mapping[MistakeKind, Mapping[WritingLevel, str]]] = {
     MistakeKind.BLANK: {
         WritingLevel.BELOW: "Always make a first guess.",
