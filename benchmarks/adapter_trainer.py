@@ -12,6 +12,7 @@ from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline
 from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.examples.common_questions import common_examples
 from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
 from cloning_server.examples.retention import retained_examples
 from cloning_server.examples.teaching_policy import compute_policy
@@ -93,12 +94,15 @@ class AdapterTrainer:
 
     def _train(self, baseline: Baseline) -> bytes:
         plan = TrainingPlan(clone_id="benchmark", baseline=baseline, epochs=self._epochs, seed=self._seed)
-        drafts = draft_examples(baseline, compute_policy(baseline))
+        policy, profile = compute_policy(baseline), baseline.profile
+        drafts = draft_examples(baseline, policy)
         all_examples, counts = complete_examples(
             drafts, replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0), self.base.tokenizer
         )
         examples = split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-        examples = replace(examples, retained=retained_examples(baseline.profile, self.base.tokenizer))
+        tokenizer = self.base.tokenizer
+        retained, common = retained_examples(profile, tokenizer), common_examples(profile, policy, tokenizer)
+        examples = replace(examples, retained=retained, common=common)
         return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 

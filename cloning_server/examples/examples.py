@@ -22,7 +22,9 @@ from cloning_server.examples.verdicts import answer_verdict_of
 from mesh.adapters.manifest import Examples
 from mesh.errors import NoTrainableExamples
 from mesh.lm.chat import Example, Prompt, Role, Turn, encode_example
+from mesh.tutoring.arithmetic import compute
 from mesh.tutoring.assessment import AnswerAssessment, AnswerVerdict
+from mesh.tutoring.form import count_words
 from mesh.tutoring.judgement import Judgement, agrees, judgement_in
 from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.profile import StudentProfile
@@ -87,6 +89,7 @@ class ExampleSet:
             some of its situations, so that many situations take a clone no more time than one.
         retained: Replies to prompts that are no school work. Each epoch shows some of them, in turn. They are neither
             measured nor counted.
+        common: Explanations of what any student asks; shown like the retained ones.
         heldout: The examples to measure with: replies to some of them are decoded.
         measured: Those whose loss is measured: all, or where there are many, each item in one situation.
         counts: How many there are.
@@ -97,6 +100,7 @@ class ExampleSet:
     heldout: tuple[LearnedExample, ...]
     measured: tuple[Example, ...]
     retained: tuple[Example, ...] = ()
+    common: tuple[Example, ...] = ()
     counts: Examples
 
 
@@ -137,6 +141,7 @@ def complete_examples(
         learned = LearnedExample(
             tokens=example.tokens,
             reply_start=example.reply_start,
+            body_start=example.body_start,
             item=draft.item,
             situation=draft.brief.situation,
             verdict=draft.brief.verdict,
@@ -225,12 +230,14 @@ def _drafts_of(
             profile=own_profile,
             turns=(Turn(role=Role.STUDENT, text=text),),
             assessment=AnswerAssessment(verdict=verdict, reference_answer=reference) if verdict else None,
+            # As serving computes them.
+            facts=compute(text).facts,
         )
         brief = ReplyBrief(
             profile=own_profile,
             situation=situation,
             question=response.question.strip(),
-            reference=says,
+            reference=_in_a_sentence(says, question=response.question),
             verdict=verdict,
             scaffold=scaffold_of(policy, response),
             manner=manner_of(policy, draw=draw),
@@ -242,6 +249,9 @@ def _drafts_of(
         return Draft(item=response.item, response=index, prompt=prompt, feedback=feedback, brief=brief)
 
     for situation in situations:
+        if situation is Situation.CHECK and not feedback and compute(text_of(response, situation)).assessment:
+            # Serving would judge this answer, as code can: nobody meets the prompt.
+            continue
         verdict = (stated or assessed) if situation is Situation.FEEDBACK else None
         says_answer = situation is Situation.EXPLAIN or verdict is AnswerVerdict.CORRECT
         yield draft(
@@ -257,6 +267,17 @@ def _drafts_of(
         right = replace(response, student_answer=reference)
         verdict = AnswerVerdict.CORRECT
         yield draft(Situation.FEEDBACK, verdict=verdict, text=text_of(right, Situation.FEEDBACK), says=reference)
+
+
+def _in_a_sentence(reference: str, *, question: str) -> str:
+    """Returns a right answer as a tutor says it: a word or a number alone is no sentence."""
+    answer = reference.rstrip(".")
+    if not answer or count_words(answer) > (2 if answer[0].isdigit() else 1):
+        return reference
+    facts = compute(question).facts
+    if len(facts) == 1 and facts[0].endswith(f" {answer}"):
+        return f"{facts[0]}."
+    return f"The answer is {answer}."
 
 
 def _stated_verdict(feedback: str, assessed: AnswerVerdict | None) -> AnswerVerdict | None:

@@ -26,6 +26,7 @@ from mesh.tutoring.judgement import agrees, contains_answer, judges
 MAX_SENTENCES = 2
 MAX_TUTOR_TOKENS = 56
 
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _STEP_NUMBER = re.compile(r"^\s*\d+[.)]\s+")
 _SAYS_DONE = re.compile(r"\b(?:done|finished|the end)\b", re.IGNORECASE)
 
@@ -55,7 +56,22 @@ def tutor_sentences(brief: ReplyBrief, continuation: Continuation, base: BaseMod
     # The first sentence states the verdict.
     short = [text for text in whole if limit is None or text == whole[0] or count_words(text) <= limit]
     usable = list(dict.fromkeys(short))
-    return usable if usable and _is_sound(brief, " ".join(usable)) else []
+    known = _numbers_in(brief.prompt)
+    # A small model calculates by chance: of its sentences, those with a number that nobody gave it teach nothing.
+    if not usable or not _said_numbers(usable[0]) <= known:
+        return []
+    sure = [sentence for sentence in usable if _said_numbers(sentence) <= known]
+    return sure if _is_sound(brief, " ".join(sure)) else []
+
+
+def _numbers_in(prompt: Prompt) -> frozenset[str]:
+    """The numbers that a prompt tells: in the student's turn, in what is known of the answer, and in its facts."""
+    reference = prompt.assessment.reference_answer if prompt.assessment else ""
+    return _said_numbers(" ".join((prompt.turns[-1].text, reference, *prompt.facts)))
+
+
+def _said_numbers(text: str) -> frozenset[str]:
+    return frozenset(_NUMBER.findall(text))
 
 
 def _is_sound(brief: ReplyBrief, text: str) -> bool:

@@ -31,6 +31,8 @@ class Pack:
         replies_M: Token ids: for each example the prompt's last token, then its reply without the end token.
         reply_positions_M: Position of each of these in its example.
         targets_M: What these predict: the reply tokens, end tokens included.
+        deciding: Indices of the targets that decide what a reply does: its first token, and the first one behind its
+            first sentence.
     """
 
     shared_tokens: int
@@ -41,6 +43,7 @@ class Pack:
     replies_M: Tensor
     reply_positions_M: Tensor
     targets_M: Tensor
+    deciding: Sequence[int]
 
     @property
     def size(self) -> int:
@@ -57,11 +60,14 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
     replies: list[int] = []
     reply_positions: list[int] = []
     targets: list[int] = []
+    deciding: list[int] = []
     for example, prompt in zip(examples, prompts, strict=True):
         tokens += prompt[shared_tokens:]
         positions += range(shared_tokens, len(prompt))
         replies += example.tokens[len(prompt) : -1]
         reply_positions += range(len(prompt), len(example.tokens) - 1)
+        starts = (start for start in (example.reply_start, example.body_start) if start is not None)
+        deciding += (len(targets) + start - example.reply_start for start in starts)
         targets += example.tokens[example.reply_start :]
 
     def tensor_of(numbers: list[int]) -> Tensor:
@@ -76,6 +82,7 @@ def pack(examples: Sequence[Example], *, device: torch.device) -> Pack:
         replies_M=tensor_of(replies),
         reply_positions_M=tensor_of(reply_positions),
         targets_M=tensor_of(targets),
+        deciding=deciding,
     )
 
 

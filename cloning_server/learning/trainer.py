@@ -21,6 +21,7 @@ from torch import Tensor
 from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.lora_factors import LoraFactors
+from cloning_server.examples.common_questions import common_examples
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
@@ -50,7 +51,11 @@ from mesh.tutoring.policy import TeachingPolicy
 from mesh.tutoring.teaching import rules_of
 
 # Retained examples per example of an epoch: few, as the Main Brain has learned the like.
-_RETAINED_SHARE = 0.1
+_RETAINED_SHARE = 0.05
+# Common questions of an epoch: a quarter of what a small baseline shows, and hardly anything of a large one.
+_COMMON_QUESTIONS = 5
+# Steps after which the held-out loss is measured again. An epoch of a small baseline has three: too few to see a trend.
+_STEPS_TO_JUDGE = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +155,14 @@ def _prepare(
     plan: TrainingPlan, base: BaseModel, passes: Passes, *, cache: ReplyCache
 ) -> Generator[Progress | Decoding, ComputeResult | None, _Setup]:
     """Distils missing replies, tokenises and splits the examples, and initialises the adapter."""
-    drafts = draft_examples(plan.baseline, _policy_of(plan))
+    policy, profile = _policy_of(plan), plan.baseline.profile
+    drafts = draft_examples(plan.baseline, policy)
     briefs = [draft.brief for draft in drafts if not draft.feedback]
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    examples = replace(examples, retained=retained_examples(plan.baseline.profile, base.tokenizer))
+    retained = retained_examples(profile, base.tokenizer)
+    examples = replace(examples, retained=retained, common=common_examples(profile, policy, base.tokenizer))
     return _set_up(plan, base, passes, examples)
 
 
@@ -187,7 +194,7 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
     optimizer = AdapterOptimizer(factors, steps=steps, learning_rate=plan.learning_rate)
     # Repeatable on purpose; it need not be hard to guess.
     draws = random.Random(plan.seed)  # noqa: S311
-    lowest, best = math.inf, factors.state()
+    lowest, best, judged_at = math.inf, factors.state(), 0
     if setup.previous and plan.previous and plan.previous.warm:
         factors.load(setup.previous, scaling=plan.previous.scaling)
         lowest, best = heldout_loss(passes, heldout, factors), factors.state()
@@ -202,10 +209,14 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
             steps_done = optimizer.steps_done
             message = f"Epoch {epoch} of {len(epochs)}, step {steps_done} of {steps}, loss {loss:.3f}"
             yield Progress(state=CloneState.FINE_TUNING, fraction=steps_done / steps, message=message)
+        is_last = epoch == len(epochs)
+        if optimizer.steps_done - judged_at < _STEPS_TO_JUDGE and not is_last:
+            continue
+        judged_at = optimizer.steps_done
         epoch_loss = heldout_loss(passes, heldout, factors)
         require_finite(epoch_loss, float(factors.vector.detach().norm()), step=optimizer.steps_done)
         if epoch_loss >= lowest:
-            if epoch < len(epochs):
+            if not is_last:
                 message = f"Stopped after epoch {epoch}: the held-out loss rose to {epoch_loss:.3f}"
                 yield Progress(state=CloneState.FINE_TUNING, fraction=1.0, message=message)
             break
@@ -214,15 +225,17 @@ def _fine_tune(setup: _Setup) -> Generator[Progress | TrainingStep, ComputeResul
 
 
 def _epochs_of(setup: _Setup) -> list[list[Pack]]:
-    """The packs of each epoch: a round of the examples, and some of the retained ones in turn."""
+    """The packs of each epoch: a round of the examples, and some of the retained and the common ones in turn."""
     plan, rounds, retained = setup.plan, setup.examples.rounds, setup.examples.retained
     epochs: list[list[Pack]] = []
-    in_turn = itertools.cycle(retained)
+    retained_in_turn, common_in_turn = itertools.cycle(retained), itertools.cycle(setup.examples.common)
     # Each round has the same items, so it has a pack at least.
     while len(epochs) < plan.epochs or sum(map(len, epochs)) < plan.least_steps:
         examples = rounds[len(epochs) % len(rounds)]
         count = max(1, round(_RETAINED_SHARE * len(examples)))
-        epochs.append(_packs(setup, (*examples, *itertools.islice(in_turn, min(count, len(retained))))))
+        beside = itertools.islice(retained_in_turn, min(count, len(retained)))
+        common = itertools.islice(common_in_turn, min(_COMMON_QUESTIONS, len(setup.examples.common)))
+        epochs.append(_packs(setup, (*examples, *beside, *common)))
     return epochs
 
 
@@ -320,12 +333,12 @@ def _recipe(setup: _Setup, *, scale: float, serving: Serving, metrics: Metrics) 
 
 
 def _digest(examples: ExampleSet) -> str:
-    """sha256 of the tokenised examples, train before held-out before retained.
+    """sha256 of the tokenised examples, train before held-out before retained before common.
 
     For each its length, its reply's start, its tokens.
     """
     digest = hashlib.sha256()
-    for example in (*examples.train, *examples.heldout, *examples.retained):
+    for example in (*examples.train, *examples.heldout, *examples.retained, *examples.common):
         numbers = (len(example.tokens), example.reply_start, *example.tokens)
         digest.update(struct.pack(f"<{len(numbers)}I", *numbers))
     return digest.hexdigest()

@@ -55,7 +55,8 @@ class Serving:
         temperature: Randomness; 0 picks the likeliest token.
         top_p: Nucleus of the distribution that is sampled.
         max_tokens: Most tokens of a reply.
-        unrepeated_run: A run of so many tokens without a digit occurs once in a reply; 0 lets all runs repeat.
+        unrepeated_run: A run of so many tokens without a digit occurs once in a reply, and one of four tokens twice; 0
+            lets all runs repeat.
     """
 
     temperature: Annotated[float, Field(ge=0, le=2)]

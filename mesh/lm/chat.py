@@ -20,6 +20,8 @@ from mesh.tutoring.teaching import instruct, instruct_with_verdict
 
 # The turn borders of chat templates: <|user|>, <s>, </s>, <<SYS>>, [INST], [/INST].
 _MARKER = re.compile(r"<{1,2}/?\|?[A-Za-z_][\w ]*\|?>{1,2}|\[/?[A-Z_]{2,}\]")
+# A reply's first sentence, and the number of a step behind it.
+_FIRST_SENTENCE = re.compile(r".*?[.!?][\"')]*\s+(?:\d+[.)]\s+)?(?=\S)", re.DOTALL)
 _PROBE = "probe"
 
 
@@ -85,10 +87,12 @@ class Example:
     Attributes:
         tokens: The prompt's token ids, then the reply's, then the end-of-turn token.
         reply_start: Index of the reply's first token; the loss covers the tokens from here on.
+        body_start: Index of the first token behind the reply's first sentence; None where it has but one.
     """
 
     tokens: tuple[int, ...]
     reply_start: int
+    body_start: int | None = None
 
 
 def render(prompt: Prompt, tokenizer: Tokenizer) -> list[dict[str, str]]:
@@ -135,8 +139,15 @@ def encode_example(tokenizer: Tokenizer, prompt: Prompt, reply: str) -> Example:
         ValueError: If the turns don't alternate, or don't begin and end with the student's; some templates need that.
     """
     prompt_tokens = encode_prompt(tokenizer, prompt)
-    reply_tokens = _encode(tokenizer, _defuse(reply.strip(), _markers_of(tokenizer)))
-    return Example(tokens=(*prompt_tokens, *reply_tokens, end_of_turn(tokenizer)), reply_start=len(prompt_tokens))
+    text = _defuse(reply.strip(), _markers_of(tokenizer))
+    reply_tokens = _encode(tokenizer, text)
+    opening = _FIRST_SENTENCE.match(text)
+    return Example(
+        tokens=(*prompt_tokens, *reply_tokens, end_of_turn(tokenizer)),
+        reply_start=len(prompt_tokens),
+        # A blank belongs to the token behind it, a line break does not.
+        body_start=len(prompt_tokens) + len(_encode(tokenizer, opening[0].rstrip(" "))) if opening else None,
+    )
 
 
 def end_of_turn(tokenizer: Tokenizer) -> int:

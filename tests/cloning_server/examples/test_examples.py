@@ -103,6 +103,35 @@ def test_a_prompt_tells_nothing_of_an_answer_to_check_and_of_a_student_who_is_st
     assert "My answer" not in stuck.prompt.turns[-1].text
 
 
+def test_what_code_computes_is_in_the_prompt_as_in_serving() -> None:
+    product = answer(question="What is 6 x 7?", student_answer="45", reference_answer="42", is_correct=False)
+    prompts = {draft.brief.situation: draft.prompt for draft in reversed(drafts_of(baseline_of([product])))}
+    assert {prompt.facts for prompt in prompts.values()} == {("6 x 7 = 42",)}
+    # Serving judges such an answer, so nobody ever asks to have it checked without a verdict.
+    assert set(prompts) == {Situation.EXPLAIN, Situation.FEEDBACK}
+    assert prompts[Situation.FEEDBACK].assessment == AnswerAssessment(
+        verdict=AnswerVerdict.INCORRECT, reference_answer="42"
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "reference", "said"),
+    [
+        ("What is 6 x 7?", "42", "6 x 7 = 42."),
+        ("What is 6 x 7?", "41", "The answer is 41."),
+        ("Which metal is it?", "Iron.", "The answer is Iron."),
+        ("How long is it?", "3 cm", "The answer is 3 cm."),
+        ("What do plants do?", "Plants grow.", "Plants grow."),
+    ],
+)
+def test_a_right_answer_is_taught_in_a_sentence_and_told_as_it_is(question: str, reference: str, said: str) -> None:
+    response = answer(question=question, reference_answer=reference, is_correct=True)
+    assert only_draft(Situation.EXPLAIN, response).brief.reference == said
+    (feedback,) = drafts_in(Situation.FEEDBACK, response)
+    assert feedback.prompt.assessment is not None
+    assert feedback.prompt.assessment.reference_answer == reference
+
+
 def test_an_answer_of_which_nothing_is_known_gets_no_feedback_but_a_way_to_check_it() -> None:
     drafts = drafts_of(baseline_of([graded(1, is_correct=None)]))
     assert [draft.brief.situation for draft in drafts] == [Situation.EXPLAIN, Situation.CHECK, Situation.HINT]

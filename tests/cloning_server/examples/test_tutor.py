@@ -56,6 +56,14 @@ def test_a_reply_to_a_wrong_answer_is_used_if_it_says_so_and_does_not_say_the_ri
     assert sentences(TOLD_WRONG, f"That is not right yet. {reference}", base) == []
 
 
+def test_a_sentence_with_a_number_that_nobody_gave_teaches_nothing(base: BaseModel) -> None:
+    counted = replace(STUCK, prompt=replace(STUCK.prompt, facts=("6 x 7 = 42",)))
+    assert sentences(counted, "Look at 42. Take 6 away.", base) == ["Look at 42.", "Take 6 away."]
+    assert sentences(counted, "Look at 42. Take 5 away.", base) == ["Look at 42."]
+    # The first sentence is the one that the others go on from.
+    assert sentences(counted, "Look at 41. Take 6 away.", base) == []
+
+
 def test_a_student_who_writes_short_sentences_gets_no_long_one_but_for_the_first(base: BaseModel) -> None:
     short = replace(STUCK, manner=Manner(writing=WritingLevel.BELOW))
     long = "Find the veins and the stem and the tip and the base of it."

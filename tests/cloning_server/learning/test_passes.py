@@ -15,7 +15,7 @@ from cloning_server.compute import linear
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.optimizer import MAX_PASS_TOKENS, TrainingStep, compute_gradients, heldout_loss
 from cloning_server.learning.packing import pack, packs_of
-from cloning_server.learning.passes import FIRST_TOKEN_WEIGHT, Passes
+from cloning_server.learning.passes import DECIDING_WEIGHT, Passes
 from mesh.errors import BaseModelUnavailable
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.lm.chat import Example
@@ -36,7 +36,12 @@ def examples_of(seed: int, *, shared: int = 20, lengths: Sequence[int] = (30, 44
 
     head = draw(shared)
     return [
-        Example(tokens=(*head, *draw(length)), reply_start=shared + length - 8 - place)
+        Example(
+            tokens=(*head, *draw(length)),
+            reply_start=shared + length - 8 - place,
+            # The first reply is one sentence.
+            body_start=shared + length - 4 if place else None,
+        )
         for place, length in enumerate(lengths)
     ]
 
@@ -60,7 +65,7 @@ def plain_step(
 ) -> tuple[float, Tensor]:
     """Loss and gradient as transformers and PEFT have them, one example after another and without any padding.
 
-    In the gradient, the first token of each reply counts `FIRST_TOKEN_WEIGHT` times.
+    In the gradient, the tokens that decide what a reply does count `DECIDING_WEIGHT` times.
 
     The prompt but for its last token is in the cache already, as where a reply is generated, and no gradient goes
     through it from one layer to the one below.
@@ -90,8 +95,13 @@ def plain_step(
         reply = torch.tensor(example.tokens[example.reply_start :])
         nats.append(functional.cross_entropy(logits_MV, reply, reduction="none"))
     loss = torch.cat(nats).mean()
-    firsts = torch.stack([nats_R[0] for nats_R in nats]).sum() / len(torch.cat(nats))
-    torch.autograd.backward(loss + (FIRST_TOKEN_WEIGHT - 1) * firsts)
+    deciding = [
+        nats_R[start - example.reply_start]
+        for example, nats_R in zip(examples, nats, strict=True)
+        for start in (example.reply_start, example.body_start)
+        if start is not None
+    ]
+    torch.autograd.backward(loss + (DECIDING_WEIGHT - 1) * torch.stack(deciding).sum() / len(torch.cat(nats)))
     gradients = [weights[name].grad for name in factors.state()]
     gradient = torch.cat([part.flatten() for part in gradients if part is not None])
     model.unload()

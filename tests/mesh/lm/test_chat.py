@@ -85,7 +85,28 @@ def test_the_training_prompt_is_the_serving_prompt(
 ) -> None:
     example = encode_example(tokenizer, prompt, reply)
     assert list(example.tokens[: example.reply_start]) == encode_prompt(tokenizer, prompt)
+    assert example.body_start is None or example.reply_start < example.body_start < len(example.tokens)
     assert example.tokens[-1] == end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("reply", "body"),
+    [
+        ("Here is the idea. Plants grow.", " Plants"),
+        ("Here is the idea.\nPlants grow.", "Plants"),
+        # The number of a step says nothing yet.
+        ("Here is the idea.\n1. Plants grow.\n2. Can you?", " Plants"),
+        ("Pi is 3.14 or so. Use it.", " Use"),
+        ("Here is the idea.", None),
+        ("Yes", None),
+    ],
+)
+def test_an_example_knows_where_the_first_sentence_of_its_reply_ends(
+    tokenizer: PreTrainedTokenizerBase, reply: str, body: str | None
+) -> None:
+    example = encode_example(tokenizer, prompt_of("Why?"), reply)
+    start = example.body_start
+    assert (None if start is None else tokenizer.decode(example.tokens[start])) == body
 
 
 @settings(max_examples=300, deadline=None)

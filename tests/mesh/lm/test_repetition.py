@@ -36,6 +36,14 @@ def test_a_run_with_a_digit_may_be_said_again(tokens: list[int]) -> None:
     assert not blocked_after(tokens)
 
 
+def test_a_short_run_may_be_said_twice_and_no_third_time() -> None:
+    again = [1, 2, 3, 4, 10, 1, 2, 3]
+    assert not blocked_after(again, length=6)
+    assert blocked_after([*again, 4, 11, 1, 2, 3], length=6) == {4}
+    # With a digit in it, it may be said as often as it is needed.
+    assert not blocked_after([1, SEVEN, 3, 4, 10, 1, SEVEN, 3, 4, 11, 1, SEVEN, 3], length=6)
+
+
 def test_a_digit_parts_a_run() -> None:
     # 1 2 3 is said once in one piece, and then with a digit between.
     assert not blocked_after([1, 2, 3, 1, SEVEN, 2])
