@@ -57,14 +57,16 @@ class AdapterTrainer:
         folder: Stores replies and adapters.
         epochs: Most epochs per training.
         seed: Seed of each training.
+        process: Which of several processes this is that work in the folder; empty for the only one.
     """
 
-    def __init__(self, base: BaseModel, *, folder: Path, epochs: int, seed: int) -> None:
+    def __init__(self, base: BaseModel, *, folder: Path, epochs: int, seed: int, process: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.base = base
         self.passes = Passes(base.model)
-        self.replies = FileReplyCache(folder / "replies.json")
+        self.replies = FileReplyCache(folder / f"replies{process}.json")
         self._folder = folder
+        self._process = process
         self._epochs = epochs
         self._seed = seed
 
@@ -72,7 +74,7 @@ class AdapterTrainer:
         """Returns the adapter that a clone would train on this baseline."""
         weights = self._folder / f"{self.name_of(baseline)}.safetensors"
         if not weights.exists():
-            part_path = weights.with_suffix(".part")
+            part_path = weights.with_suffix(f".part{self._process}")
             part_path.write_bytes(self._train(baseline))
             part_path.replace(weights)
         return LoraFactors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)

@@ -5,19 +5,21 @@
 The folder holds StartClone requests as `NAME.json`, each with a `NAME.heldout.json`. The product's own code fine-tunes
 the adapters, and distils the replies to the held-out answers on which they are measured. No gate is applied, so all
 adapters count. Each arm replies greedily to the held-out questions, and `policy_checks` reads the replies. Prints one
-JSON line per figure. `--work` stores replies and adapters, with which an interrupted run resumes.
+JSON line per figure. `--work` stores replies, losses and adapters, with which an interrupted run resumes. Processes
+side by side may each measure a share of the students, `--share 1/8` to `--share 8/8`; a last run without `--share` then
+puts all together.
 """
 
 import argparse
 import json
-import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import personalization_report
-from benchmarks.adapter_trainer import AdapterTrainer, Scores, losses
+from benchmarks.adapter_trainer import AdapterTrainer, Scores
+from benchmarks.comparisons import Comparison, Share, chosen_students, compare_all
 from benchmarks.figures import Results
 from benchmarks.heldout_questions import (
     HeldoutQuestion,
@@ -41,7 +43,8 @@ from benchmarks.personalization_figures import (
     tally_known,
 )
 from benchmarks.policy_checks import guidance_in, habits_in, scaffold_in
-from benchmarks.students import BenchmarkStudent, common_questions, read_students
+from benchmarks.stored_losses import StoredLosses
+from benchmarks.students import read_students
 from cloning_server.clone import Baseline
 from cloning_server.examples.teaching_policy import compute_policy
 from cloning_server.learning.passes import Passes
@@ -66,12 +69,19 @@ def main() -> None:
     students = chosen_students(read_students(args.folder), pairs=args.pairs, alike=args.alike)[: args.students]
     comparisons = compare_all(students, seed=args.seed)
     bench = PersonalizationBench(
-        trainer=AdapterTrainer(brain, folder=args.work, epochs=args.epochs, seed=args.seed),
+        trainer=AdapterTrainer(
+            brain, folder=args.work, epochs=args.epochs, seed=args.seed, process=args.share.file_suffix
+        ),
         plain=brain if plain.digest == brain.digest else plain,
         comparisons=comparisons,
         lessons=load_lessons(),
         args=args,
     )
+    if args.share.count > 1:
+        for comparison in args.share.of(list(comparisons.values())):
+            outcome = bench.measure(comparison)
+            print(json.dumps({"measured": outcome.student_id}), flush=True)
+        return
     path = args.out / f"{args.name}.jsonl"
     results = Results(path, conditions=_conditions(brain, has_tutor=plain.digest != brain.digest, args=args))
     outcomes = []
@@ -84,79 +94,6 @@ def main() -> None:
     for figure in overall_figures(outcomes, seed=args.seed):
         results.add(figure)
     personalization_report.write(path)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """The student to score, and the students whose answers train the rival adapters.
-
-    Attributes:
-        student: The student to score.
-        classmate: A student who answered the same questions. Both adapters are trained on these questions only, so
-            neither is trained on a held-out one.
-        stranger: A student with another profile; None if there is none.
-    """
-
-    student: BenchmarkStudent
-    classmate: BenchmarkStudent
-    stranger: BenchmarkStudent | None
-
-    def own_baseline(self, responses: int | None) -> Baseline:
-        """Returns the student's answers to the first `responses` common questions, or to all of them."""
-        return self._baseline(self.student, responses)
-
-    def classmate_baseline(self, responses: int | None) -> Baseline:
-        """Returns the classmate's answers to the same questions, with the student's profile."""
-        return self._baseline(self.classmate, responses)
-
-    def _baseline(self, author: BenchmarkStudent, responses: int | None) -> Baseline:
-        questions = common_questions(self.student, self.classmate)[:responses]
-        return replace(
-            self.student.baseline,
-            responses=author.answers_to(questions),
-            interests=author.baseline.interests,
-            assessment_id="",
-            overall_score=None,
-            max_score=author.baseline.max_score,
-        )
-
-
-def chosen_students(students: Sequence[BenchmarkStudent], *, pairs: int | None, alike: bool) -> list[BenchmarkStudent]:
-    """Returns the students to measure.
-
-    Args:
-        students: All students of the folder.
-        pairs: Most pairs of classmates; None for all students.
-        alike: Whether to leave out students without a classmate of the same profile.
-    """
-    if pairs is not None:
-        return [student for pair in list(_pairs_of(students))[:pairs] for student in pair]
-    if not alike:
-        return list(students)
-    # Sorted by profile, so that the first few students include the classmates of each other.
-    with_classmate = [student for student in students if _alike(student, students)]
-    return sorted(with_classmate, key=lambda student: (repr(student.baseline.profile), student.student_id))
-
-
-def compare_all(students: Sequence[BenchmarkStudent], *, seed: int) -> dict[str, Comparison]:
-    """Returns a comparison per student.
-
-    The classmate is the one whom the files name. Otherwise both rivals are drawn, and the classmate has the same
-    profile if any student has.
-    """
-    comparisons = {}
-    for student in students:
-        draws = random.Random(f"{seed} {student.student_id}")
-        others = [candidate for candidate in students if candidate is not student]
-        same_profile = _alike(student, students)
-        other_profile = [candidate for candidate in others if candidate not in same_profile]
-        named = [candidate for candidate in others if candidate.student_id == student.classmate_id]
-        comparisons[student.student_id] = Comparison(
-            student=student,
-            classmate=draws.choice(named or same_profile or others),
-            stranger=draws.choice(other_profile) if other_profile else None,
-        )
-    return comparisons
 
 
 class PersonalizationBench:
@@ -186,7 +123,9 @@ class PersonalizationBench:
         self._lessons = lessons
         self._responses: int | None = args.responses
         self._limit: int | None = args.limit
-        self._decoder = ReplyDecoder(trainer, path=args.work / "decoded.json", max_tokens=args.reply_tokens)
+        suffix = f"{args.share.file_suffix}.json"
+        self._decoder = ReplyDecoder(trainer, path=args.work / f"decoded{suffix}", max_tokens=args.reply_tokens)
+        self._losses = StoredLosses(args.work / f"losses{suffix}")
 
     def measure(self, comparison: Comparison) -> StudentOutcome:
         """Trains what is missing, and returns the losses and replies of all arms for one student."""
@@ -240,10 +179,10 @@ class PersonalizationBench:
         trainer, targets = self._trainer, targets_of(questions)
         with_policy = targets_of(questions, policy_in_prompt=policy)
         by_arm = {
-            arm.name: losses(trainer.base, trainer.passes, with_policy if arm.has_policy else targets, arm.factors)
+            arm.name: self._losses.of(trainer.base, trainer.passes, with_policy if arm.has_policy else targets, arm)
             for arm in arms
         }
-        return by_arm | {"base": losses(self._plain, self._plain_passes, targets)}
+        return by_arm | {"base": self._losses.of(self._plain, self._plain_passes, targets, ReplyArm(name="base"))}
 
     def _policy_tokens(self, questions: Sequence[HeldoutQuestion], policy: TeachingPolicy) -> list[int]:
         tokenizer = self._trainer.base.tokenizer
@@ -294,21 +233,6 @@ def _write_replies(path: Path, outcome: StudentOutcome) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _pairs_of(students: Sequence[BenchmarkStudent]) -> Iterator[tuple[BenchmarkStudent, BenchmarkStudent]]:
-    """Yields the pairs of classmates whom the files name."""
-    by_id = {student.student_id: student for student in students}
-    for student in students:
-        classmate = by_id.get(student.classmate_id)
-        if classmate and student.student_id < classmate.student_id:
-            yield student, classmate
-
-
-def _alike(student: BenchmarkStudent, students: Sequence[BenchmarkStudent]) -> list[BenchmarkStudent]:
-    """The other students with the student's profile."""
-    profile = student.baseline.profile
-    return [other for other in students if other is not student and other.baseline.profile == profile]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.personalization", description="Measures what an adapter knows of its student."
@@ -317,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, help="maximum number of pairs of classmates; all students by default")
     parser.add_argument("--students", type=int, help="maximum number of students; all by default")
     parser.add_argument("--alike", action="store_true", help="only students who share their profile with another one")
+    parser.add_argument("--share", type=Share.parse, default=Share(), help="measure a share alone, such as 3/8")
     parser.add_argument("--limit", type=int, help="maximum number of held-out questions per student; all by default")
     parser.add_argument("--responses", type=int, help="maximum number of responses per adapter; all by default")
     parser.add_argument("--epochs", type=int, default=2, help="number of epochs")

@@ -24,16 +24,22 @@ def replies_to(
 class FileReplyCache:
     """A reply cache in a JSON file.
 
+    Processes side by side write a file each, `NAME.1.json` and so on, and later ones read all of them.
+
     Args:
         path: The file; the first reply creates it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._replies: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        name = path.name.partition(".")[0]
+        paths = [*path.parent.glob(f"{name}.json"), *path.parent.glob(f"{name}.*.json")]
+        self._replies: dict[str, str] = {}
+        for other in paths:
+            self._replies |= json.loads(other.read_text())
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """Returns the replies that are in the file, by key."""
+        """Returns the replies that are in the files, by key."""
         return {key: self._replies[key] for key in keys if key in self._replies}
 
     def put_many(self, replies: Mapping[str, str]) -> None:

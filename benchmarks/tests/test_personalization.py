@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks.adapter_trainer import Scores
 from benchmarks.bootstrap import interval_of_mean
-from benchmarks.personalization import chosen_students, compare_all
+from benchmarks.comparisons import Share, chosen_students, compare_all
 from benchmarks.personalization_figures import advantage
+from benchmarks.replies import FileReplyCache
 from benchmarks.students import BenchmarkStudent, read_students
 
 QUESTIONS = [f"What is {n} + {n}?" for n in range(9)]
@@ -112,3 +113,22 @@ def test_interests_belong_to_whoever_answered(tmp_path: Path) -> None:
     assert comparison.own_baseline(None).interests == ("ada's hobby",)
     assert comparison.classmate_baseline(None).interests == ("bo's hobby",)
     assert len(comparison.own_baseline(None).responses) == 6
+
+
+def test_shares_hold_each_student_once(students: list[BenchmarkStudent]) -> None:
+    comparisons = list(compare_all(students, seed=3).values())
+    shares = [Share.parse(f"{number}/2").of(comparisons) for number in (1, 2)]
+    assert sorted(item.student.student_id for share in shares for item in share) == ["ada", "bo", "cleo"]
+    assert list(Share().of(comparisons)) == comparisons
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        Share.parse(text)
+
+
+def test_what_processes_side_by_side_stored_is_read_by_the_next(tmp_path: Path) -> None:
+    FileReplyCache(tmp_path / "decoded.1.json").put_many({"a": "x"})
+    FileReplyCache(tmp_path / "decoded.2.json").put_many({"b": "y"})
+    assert FileReplyCache(tmp_path / "decoded.json").get_many(["a", "b", "c"]) == {"a": "x", "b": "y"}
