@@ -56,11 +56,11 @@ def tutor_sentences(brief: ReplyBrief, continuation: Continuation, base: BaseMod
     # The first sentence states the verdict.
     short = [text for text in whole if limit is None or text == whole[0] or count_words(text) <= limit]
     usable = list(dict.fromkeys(short))
-    known = _numbers_in(brief.prompt)
+    numbers = _numbers_in(brief.prompt)
     # A small model calculates by chance: of its sentences, those with a number that nobody gave it teach nothing.
-    if not usable or not _said_numbers(usable[0]) <= known:
+    if not usable or not _said_numbers(usable[0]) <= numbers:
         return []
-    sure = [sentence for sentence in usable if _said_numbers(sentence) <= known]
+    sure = [sentence for sentence in usable if _said_numbers(sentence) <= numbers]
     return sure if _is_sound(brief, " ".join(sure)) else []
 
 
