@@ -7,24 +7,14 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from curriculum.lesson import GradeBand
 from curriculum.library import draw_of
 from curriculum.records import read_records, require_unique
+from mesh.lm.guarding import HarmCategory, Speaker
+from mesh.tutoring.profile import GradeBand
 
 GUARD_TEXTS = Path(__file__).parent / "guard_texts"
 # One text of so many is held out, to choose thresholds with.
 _DEVELOPMENT = 10
-
-
-class HarmCategory(StrEnum):
-    """What a harmful text is about, and what a near miss only seems to be about."""
-
-    SELF_HARM = "self_harm"
-    VIOLENCE = "violence"
-    SEXUAL = "sexual"
-    DRUGS = "drugs"
-    HATE = "hate"
-    DANGER = "danger"
 
 
 class HarmAction(StrEnum):
@@ -32,13 +22,6 @@ class HarmAction(StrEnum):
 
     SUPPORT = "support"
     REFUSE = "refuse"
-
-
-class Speaker(StrEnum):
-    """Who says a text."""
-
-    STUDENT = "student"
-    TUTOR = "tutor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))

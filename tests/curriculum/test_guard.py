@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.guard import (
-    GuardText,
-    HarmAction,
-    HarmCategory,
-    Speaker,
-    is_for_development,
-    load_guard_texts,
-)
-from curriculum.lesson import GradeBand
+from curriculum.guard import GuardText, HarmAction, is_for_development, load_guard_texts
 from curriculum.records import InvalidLine
+from mesh.lm.guarding import HarmCategory, Speaker
+from mesh.tutoring.profile import GradeBand
 
 LINE = {
     "id": "guard-danger-001",
