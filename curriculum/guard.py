@@ -13,6 +13,7 @@ from mesh.lm.guarding import HarmCategory, Speaker
 from mesh.tutoring.profile import GradeBand
 
 GUARD_TEXTS = Path(__file__).parent / "guard_texts"
+LESSON_HARMS = Path(__file__).parent / "lesson_harms.jsonl"
 # One text of so many is held out, to choose thresholds with.
 _DEVELOPMENT = 10
 
@@ -53,7 +54,21 @@ class GuardText:
         return self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LessonHarm:
+    """What a student's last turn in a lesson on feelings or boundaries is about; the turns of the others are safe.
+
+    Attributes:
+        lesson: The lesson's id.
+        category: What is harmful in the turn; None if people would not agree, so that no guard learns from it.
+    """
+
+    lesson: str
+    category: HarmCategory | None
+
+
 _TEXT = TypeAdapter(GuardText)
+_HARM = TypeAdapter(LessonHarm)
 
 
 def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
@@ -65,6 +80,17 @@ def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
     texts = [text for path in sorted(folder.glob("*.jsonl")) for text in read_records(path, _TEXT)]
     require_unique((text.id for text in texts), folder)
     return texts
+
+
+def load_lesson_harms(path: Path = LESSON_HARMS) -> dict[str, HarmCategory | None]:
+    """Returns the categories of `LessonHarm` by lesson.
+
+    Raises:
+        InvalidLine: A line is no such record, or a lesson occurs twice; names file, line and field.
+    """
+    harms = list(read_records(path, _HARM))
+    require_unique((harm.lesson for harm in harms), path)
+    return {harm.lesson: harm.category for harm in harms}
 
 
 def is_for_development(text: GuardText) -> bool:

@@ -44,6 +44,8 @@ GUARD_LABELS = (SAFE_LABEL, *_HARM_LABELS.values())
 # Characters of a piece of a long text, and of what a piece repeats of the one before: a guard learns from short texts,
 # and a harmful sentence between two pages of harmless ones would be lost on it.
 _PIECE_CHARACTERS, _REPEATED_CHARACTERS = 600, 120
+# A category with less than this share of the probability of harm is no reading of the text, but doubt.
+_LEAST_SHARE = 0.25
 
 
 def guard_prompt(text: str, *, speaker: Speaker, grade: str | None) -> Prompt:
@@ -106,22 +108,29 @@ class HarmReading:
         return 1 - self.safe
 
     @property
-    def likeliest(self) -> HarmCategory:
-        """The likeliest category of harm."""
-        return max(self.harms, key=self.harms.__getitem__)
-
-    def score_of(self, category: HarmCategory) -> float:
-        """Returns the probability that the text is of a category rather than safe, whatever the other categories are.
-
-        A text that two categories share equally is no less harmful than one that one category has for itself.
-        """
-        total = self.harms[category] + self.safe
-        return self.harms[category] / total if total else 0.0
+    def plausible(self) -> list[HarmCategory]:
+        """The categories that the harm may well be of, likeliest first: the likeliest, and those close behind."""
+        ordered = sorted(HarmCategory, key=self.harms.__getitem__, reverse=True)
+        least = _LEAST_SHARE * self.harm
+        return [category for category in ordered if category is ordered[0] or self.harms[category] >= least]
 
     def flagged(self, thresholds: Mapping[HarmCategory, float]) -> list[HarmCategory]:
-        """Returns the categories whose scores reach their thresholds, likeliest first; none for a text that passes."""
-        categories = [category for category in HarmCategory if self.score_of(category) >= thresholds[category]]
-        return sorted(categories, key=self.score_of, reverse=True)
+        """Returns the plausible categories whose thresholds `harm` reaches, likeliest first; none if the text passes.
+
+        Not the probability of a category decides but that of any harm: a text that two categories share equally is no
+        less harmful than one that one category has for itself.
+        """
+        return [category for category in self.plausible if self.harm >= thresholds[category]]
+
+
+def thresholds_of_grade(
+    thresholds: Mapping[HarmCategory, Mapping[GradeBand, float]], grade: str | None
+) -> dict[HarmCategory, float]:
+    """Returns the threshold of each category for a student's grade; the lowest of all bands if the grade is unknown."""
+    band = GradeBand.of(grade) if grade else None
+    return {
+        category: min(by_band.values()) if band is None else by_band[band] for category, by_band in thresholds.items()
+    }
 
 
 def ordered_weights(weights: Mapping[str, float]) -> list[float]:

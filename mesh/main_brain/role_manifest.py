@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from mesh.adapters.manifest import Digest, Lora, Serving
 from mesh.errors import AdapterCorrupt
-from mesh.lm.guarding import HarmCategory
+from mesh.lm.guarding import HarmCategory, thresholds_of_grade
 from mesh.tutoring.profile import GradeBand
 
 RoleName = Literal["tutor", "grader", "guard"]
@@ -154,11 +154,7 @@ class RoleManifest:
         """
         if self.thresholds is None:
             raise ValueError(f"the {self.role} has no thresholds")
-        band = GradeBand.of(grade) if grade else None
-        return {
-            category: min(by_band.values()) if band is None else by_band[band]
-            for category, by_band in self.thresholds.items()
-        }
+        return thresholds_of_grade(self.thresholds, grade)
 
     @property
     def scaling(self) -> float:
