@@ -8,8 +8,10 @@ from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_ser
 
 from brain_server.assess.assessor import Assessor
 from brain_server.edge.health import BrainHealthCheck
-from brain_server.edge.metrics import EngineCollector, ReplyMetrics
+from brain_server.edge.metrics import EngineCollector, ReplyMetrics, SafetyMetrics
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
+from brain_server.safety.agent import SafetyAgent
+from brain_server.safety.assessing import ScreenedAssessor
 from brain_server.settings import BrainSettings
 from brain_server.torch_engine.engine import TorchEngine
 from brain_server.vllm_engine.engine import VllmEngine
@@ -52,12 +54,17 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
         health = await stack.enter_async_context(
-            BrainHealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
+            BrainHealthCheck(engine, adapters=adapters, safety=settings.safety, is_draining=lambda: server.draining)
         )
+        agent = SafetyAgent.of(engine, settings, on_flag=lambda _: None, observe=SafetyMetrics(server.registry).observe)
         server.add(
             add_BrainServiceServicer_to_server,
             BrainServicer(
-                engine, assessor=Assessor(engine), health=health, observe=ReplyMetrics(server.registry).observe
+                engine,
+                agent=agent,
+                assessor=ScreenedAssessor(Assessor(engine), agent),
+                health=health,
+                observe=ReplyMetrics(server.registry).observe,
             ),
             service=BRAIN_SERVICE,
             ready=lambda: engine.facts.ready,

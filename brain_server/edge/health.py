@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from brain_server.engine.contract import Engine, EngineFacts
+from brain_server.safety.settings import SafetyMode
 from mesh.adapters.store import AdapterStore
 from mesh.dependencies import Dependency, DependencyCheck
 
@@ -21,6 +22,7 @@ class BrainHealthReport:
 
     status: str
     engine: EngineFacts
+    safety: SafetyMode
     dependencies: tuple[Dependency, ...]
 
     @property
@@ -41,11 +43,20 @@ class BrainHealthCheck:
     Args:
         engine: Answers.
         adapters: The adapter store.
+        safety: What screening does.
         is_draining: Whether the server was told to stop.
     """
 
-    def __init__(self, engine: Engine, *, adapters: AdapterStore, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        adapters: AdapterStore,
+        safety: SafetyMode = "off",
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._engine = engine
+        self._safety = safety
         self._adapters = DependencyCheck(ADAPTER_STORE, adapters.check)
         self._is_draining = is_draining
 
@@ -61,7 +72,9 @@ class BrainHealthCheck:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
         store = await self._adapters.probe()
         facts = self._engine.facts
-        return BrainHealthReport(status=self._status(facts, store), engine=facts, dependencies=(store,))
+        return BrainHealthReport(
+            status=self._status(facts, store), engine=facts, safety=self._safety, dependencies=(store,)
+        )
 
     def _status(self, facts: EngineFacts, store: Dependency) -> str:
         if self._is_draining():

@@ -66,7 +66,8 @@ class SafetyVerdict:
         text: Which text it is about; with findings in several, the one that calls for the highest action.
         findings: What calls for an action, the highest action first; empty for a text without harm.
         probabilities: The probability of each category that was judged.
-        guard: Who judged: `lora:` and the sha256 of the guard's weights, or `rules` where it could not.
+        guard: Who judged: `lora:` and the sha256 of the guard's weights, or `rules` where it could not; empty for a
+            text that needed no judgement.
     """
 
     text: ScreenedText
@@ -104,11 +105,12 @@ def merge_verdicts(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict:
             present = findings.get(finding.category, finding)
             findings[finding.category] = max(present, finding, key=_weight)
     gravest = max(verdicts, key=lambda verdict: verdict.action)
+    guards = [verdict.guard for verdict in verdicts]
     return SafetyVerdict(
         text=gravest.text,
         findings=tuple(sorted(findings.values(), key=_weight, reverse=True)),
         probabilities=probabilities,
-        guard=RULES if any(verdict.guard == RULES for verdict in verdicts) else gravest.guard,
+        guard=RULES if RULES in guards else next(filter(None, guards), ""),
     )
 
 

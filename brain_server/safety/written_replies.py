@@ -60,6 +60,11 @@ class WrittenReplies:
         occasion, category = _occasion_of(verdict, in_feedback=in_feedback)
         return load_written_replies()[occasion, category, band].replace("{help_line}", self.help_line)
 
+    def wrote(self, text: str) -> bool:
+        """Returns whether a text ends with one of the replies."""
+        ends = (reply.replace("{help_line}", self.help_line) for reply in load_written_replies().values())
+        return text.rstrip().endswith(tuple(ends))
+
 
 @cache
 def load_written_replies() -> Mapping[tuple[Occasion, SafetyCategory | None, GradeBand], str]:

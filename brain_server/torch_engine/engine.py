@@ -150,7 +150,8 @@ class TorchEngine:
         """See `Engine.weigh`."""
         loaded = self._require_loaded()
         pinned_role = role if role in loaded.model.roles else None
-        with self._admission.place(deadline) as allowance:
+        in_queue = self._admission.extra_place if role == "guard" else self._admission.place
+        with in_queue(deadline) as allowance:
             tokens = await loaded.decoder.encode(prompt, allowance)
             sequence = loaded.model.labels(tokens, labels, by_first_token=pinned_role is not None)
             in_batch = loaded.decoder.run(
