@@ -172,10 +172,11 @@ def _figures(texts: GuardTexts, guard: TrainedGuard, thresholds: _Thresholds) ->
         spelt = respelt_texts(texts.development, spelling, draws)
         readings = guard.readings(spelt)
         figures |= _quality(f"development, {spelling}", spelt, readings, thresholds)
-        for topic in HarmCategory if spelling is Spelling.PLAIN else ():
-            places = [place for place, text in enumerate(spelt) if text.topic is topic]
-            of_topic = [spelt[place] for place in places], [readings[place] for place in places]
-            figures |= _quality(f"development, {topic}", *of_topic, thresholds)
+        for category in HarmCategory if spelling is Spelling.PLAIN else ():
+            # The harmful texts of one category, among the harmless ones of all.
+            places = [place for place, text in enumerate(spelt) if text.category in {category, None}]
+            of_category = [spelt[place] for place in places], [readings[place] for place in places]
+            figures |= _quality(f"development, {category}", *of_category, thresholds)
     for name, members in texts.measured.items():
         figures |= _quality(name, members, guard.readings(members), thresholds)
     return figures
