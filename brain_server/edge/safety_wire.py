@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from aivo.safety.v1 import safety_pb2 as pb
 
 from brain_server.safety.screening import calls_for_alert
-from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, ScreenedText
+from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, TextKind
 
 _CATEGORIES: Mapping[SafetyCategory, pb.SafetyCategory.ValueType] = {
     SafetyCategory.SELF_HARM: pb.SAFETY_CATEGORY_SELF_HARM,
@@ -23,10 +23,10 @@ _ACTIONS: Mapping[SafetyAction, pb.SafetyAction.ValueType] = {
     SafetyAction.REFUSE: pb.SAFETY_ACTION_REFUSE,
     SafetyAction.SUPPORT: pb.SAFETY_ACTION_SUPPORT,
 }
-_TEXTS: Mapping[ScreenedText, pb.ScreenedText.ValueType] = {
-    ScreenedText.PROMPT: pb.SCREENED_TEXT_PROMPT,
-    ScreenedText.HISTORY: pb.SCREENED_TEXT_HISTORY,
-    ScreenedText.REPLY: pb.SCREENED_TEXT_REPLY,
+_TEXTS: Mapping[TextKind, pb.ScreenedText.ValueType] = {
+    TextKind.PROMPT: pb.SCREENED_TEXT_PROMPT,
+    TextKind.HISTORY: pb.SCREENED_TEXT_HISTORY,
+    TextKind.REPLY: pb.SCREENED_TEXT_REPLY,
 }
 
 
@@ -58,6 +58,6 @@ def action_from(action: SafetyAction) -> pb.SafetyAction.ValueType:
     return _ACTIONS[action]
 
 
-def text_from(text: ScreenedText) -> pb.ScreenedText.ValueType:
+def text_from(text: TextKind) -> pb.ScreenedText.ValueType:
     """Converts which text it is."""
     return _TEXTS[text]

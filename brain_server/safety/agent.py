@@ -18,7 +18,7 @@ from brain_server.safety.rules import SafetyRules, SpokenText
 from brain_server.safety.screening import Screener, calls_for_alert
 from brain_server.safety.sentences import HeldText
 from brain_server.safety.settings import SafetyMode, SafetySettings
-from brain_server.safety.verdict import SafetyVerdict, ScreenedText, merge_verdicts
+from brain_server.safety.verdict import SafetyVerdict, TextKind, merge_verdicts
 from brain_server.safety.written_replies import WrittenReplies
 from mesh.lm.chat import Role
 
@@ -220,7 +220,7 @@ class _ReplyScreening:
             return True
         verdict = await self._agent.screener.screen(
             SpokenText(text=words, by_student=False, answers=self._answers),
-            ScreenedText.REPLY,
+            TextKind.REPLY,
             grade=generation.prompt.profile.grade,
             deadline=generation.deadline,
         )

@@ -10,7 +10,7 @@ from brain_server.assess.assessor import Assessment, Assessor, Verdict
 from brain_server.engine.contract import Fallback
 from brain_server.safety.agent import SafetyAgent
 from brain_server.safety.rules import SpokenText
-from brain_server.safety.verdict import SafetyVerdict, ScreenedText, merge_verdicts
+from brain_server.safety.verdict import SafetyVerdict, TextKind, merge_verdicts
 from mesh.lm.feedback import Feedback
 
 
@@ -41,7 +41,7 @@ class ScreenedAssessor:
         assessing = asyncio.create_task(self._assessor.assess(assessment, deadline=deadline))
         try:
             answer = SpokenText(text=assessment.answer, by_student=True)
-            answer_verdict = await self._screen(answer, ScreenedText.PROMPT, assessment, deadline, request_id)
+            answer_verdict = await self._screen(answer, TextKind.PROMPT, assessment, deadline, request_id)
             verdict = await assessing
         finally:
             assessing.cancel()
@@ -49,14 +49,14 @@ class ScreenedAssessor:
         if self._agent.blocks(answer_verdict):
             return self._replaced(verdict, answer_verdict, assessment, [answer_verdict])
         feedback = SpokenText(text=_words(verdict.feedback), by_student=False, answers=_context_of(assessment))
-        feedback_verdict = await self._screen(feedback, ScreenedText.REPLY, assessment, deadline, request_id)
+        feedback_verdict = await self._screen(feedback, TextKind.REPLY, assessment, deadline, request_id)
         verdicts = [answer_verdict, feedback_verdict]
         if self._agent.blocks(feedback_verdict):
             return self._replaced(verdict, feedback_verdict, assessment, verdicts)
         return ScreenedAssessment(verdict=verdict, safety=merge_verdicts(verdicts))
 
     async def _screen(
-        self, spoken: SpokenText, kind: ScreenedText, assessment: Assessment, deadline: float | None, request_id: str
+        self, spoken: SpokenText, kind: TextKind, assessment: Assessment, deadline: float | None, request_id: str
     ) -> SafetyVerdict:
         verdict = await self._agent.screener.screen(spoken, kind, grade=_grade_of(assessment), deadline=deadline)
         self._agent.flag(verdict, spoken.text, student_id=assessment.student_id, request_id=request_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from brain_server.safety.rules import SpokenText
 from brain_server.safety.screening import Screener
-from brain_server.safety.verdict import SafetyAction, SafetyVerdict, ScreenedText, merge_verdicts
+from brain_server.safety.verdict import SafetyAction, SafetyVerdict, TextKind, merge_verdicts
 from brain_server.safety.written_replies import WrittenReplies
 from mesh.lm.chat import Prompt, Role, Turn
 
@@ -43,14 +43,14 @@ async def screen_conversation(
     grade = prompt.profile.grade
     spoken = SpokenText(text=latest.text, by_student=True)
     prompt_verdict, turn_verdicts = await asyncio.gather(
-        screener.screen(spoken, ScreenedText.PROMPT, grade=grade, deadline=deadline),
+        screener.screen(spoken, TextKind.PROMPT, grade=grade, deadline=deadline),
         _screen_turns(screener, earlier, replies=replies, grade=grade, deadline=deadline),
     )
     kept_turns, harmless_students = _without_harm(earlier, turn_verdicts)
     if harmless_students and not prompt_verdict.is_blocked:
         joined = f"{harmless_students[-1][-_BEFORE_CHARACTERS:]}\n{latest.text}"
         in_context = await screener.screen(
-            SpokenText(text=joined, by_student=True), ScreenedText.PROMPT, grade=grade, deadline=deadline
+            SpokenText(text=joined, by_student=True), TextKind.PROMPT, grade=grade, deadline=deadline
         )
         prompt_verdict = in_context if in_context.is_blocked else prompt_verdict
     verdicts = [prompt_verdict, *map(_with_care, turn_verdicts)]
@@ -67,10 +67,10 @@ async def _screen_turns(
     async def screen(turn: Turn) -> SafetyVerdict:
         by_student = turn.role is Role.STUDENT
         if not by_student and replies.wrote(turn.text):
-            return SafetyVerdict(text=ScreenedText.HISTORY, guard="")
+            return SafetyVerdict(text=TextKind.HISTORY, guard="")
         async with free_places:
             spoken = SpokenText(text=turn.text, by_student=by_student)
-            return await screener.screen(spoken, ScreenedText.HISTORY, grade=grade, deadline=deadline)
+            return await screener.screen(spoken, TextKind.HISTORY, grade=grade, deadline=deadline)
 
     return await asyncio.gather(*map(screen, turns))
 

@@ -16,7 +16,7 @@ from brain_server.safety.verdict import (
     SafetyAction,
     SafetyCategory,
     SafetyVerdict,
-    ScreenedText,
+    TextKind,
     merge_verdicts,
 )
 from mesh.errors import SafetyUnavailable
@@ -55,7 +55,7 @@ class Screener:
         self._observe = observe
 
     async def screen(
-        self, spoken: SpokenText, kind: ScreenedText, *, grade: str | None, deadline: float | None = None
+        self, spoken: SpokenText, kind: TextKind, *, grade: str | None, deadline: float | None = None
     ) -> SafetyVerdict:
         """Returns the verdict on one text.
 
@@ -84,7 +84,7 @@ class Screener:
 
 
 def _judged(
-    kind: ScreenedText, findings: Sequence[Finding], judgement: GuardJudgement, spoken: SpokenText
+    kind: TextKind, findings: Sequence[Finding], judgement: GuardJudgement, spoken: SpokenText
 ) -> SafetyVerdict:
     guard_findings = [
         Finding(
@@ -105,7 +105,7 @@ def _action_for(category: HarmCategory, spoken: SpokenText) -> SafetyAction:
     return SafetyAction.REFUSE
 
 
-def _verdict(kind: ScreenedText, findings: Sequence[Finding], *, guard: str) -> SafetyVerdict:
+def _verdict(kind: TextKind, findings: Sequence[Finding], *, guard: str) -> SafetyVerdict:
     # Merging keeps the likeliest finding of each category, the highest action first.
     verdicts = [
         SafetyVerdict(

@@ -35,7 +35,7 @@ class SafetyAction(IntEnum):
     SUPPORT = 3
 
 
-class ScreenedText(Enum):
+class TextKind(Enum):
     """Which text of a call a verdict is about."""
 
     PROMPT = auto()
@@ -70,7 +70,7 @@ class SafetyVerdict:
             text that needed no judgement.
     """
 
-    text: ScreenedText
+    text: TextKind
     findings: tuple[Finding, ...] = ()
     probabilities: Mapping[SafetyCategory, float] = field(default_factory=dict)
     guard: str = RULES

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import ConfigDict, StringConstraints, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, ScreenedText
+from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, TextKind
 from mesh.tutoring.profile import GradeBand
 
 # For a student of unknown grade: plain enough for young ones, and not childish for older ones.
@@ -75,7 +75,7 @@ def load_written_replies() -> Mapping[tuple[Occasion, SafetyCategory | None, Gra
 
 
 def _occasion_of(verdict: SafetyVerdict, *, in_feedback: bool) -> tuple[Occasion, SafetyCategory | None]:
-    if verdict.text is ScreenedText.REPLY:
+    if verdict.text is TextKind.REPLY:
         return Occasion.FEEDBACK if in_feedback else Occasion.REPLY, None
     occasion = Occasion.SUPPORT if verdict.action is SafetyAction.SUPPORT else Occasion.REFUSE
     return occasion, verdict.category

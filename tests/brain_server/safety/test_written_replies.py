@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory, SafetyVerdict, ScreenedText
+from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory, SafetyVerdict, TextKind
 from brain_server.safety.written_replies import Occasion, WrittenReplies, load_written_replies
 from mesh.lm.guarding import HarmCategory
 from mesh.tutoring.profile import GRADES, GradeBand
@@ -14,9 +14,7 @@ REPLIES = WrittenReplies(help_line="call or text 988")
 BANDS = {"K": GradeBand.K_2, "4": GradeBand.G3_5, "7": GradeBand.G6_8, "11": GradeBand.G9_12}
 
 
-def verdict_on(
-    category: SafetyCategory, action: SafetyAction, text: ScreenedText = ScreenedText.PROMPT
-) -> SafetyVerdict:
+def verdict_on(category: SafetyCategory, action: SafetyAction, text: TextKind = TextKind.PROMPT) -> SafetyVerdict:
     return SafetyVerdict(text=text, findings=(Finding(category=category, probability=1.0, action=action),))
 
 
@@ -26,7 +24,7 @@ def test_each_category_has_a_reply_for_each_grade(category: HarmCategory, grade:
     for action in (SafetyAction.SUPPORT, SafetyAction.REFUSE):
         if (category, action) != (HarmCategory.SELF_HARM, SafetyAction.REFUSE):
             assert REPLIES.pick(verdict_on(SafetyCategory(category), action), grade=grade)
-    reply = verdict_on(SafetyCategory(category), SafetyAction.REFUSE, ScreenedText.REPLY)
+    reply = verdict_on(SafetyCategory(category), SafetyAction.REFUSE, TextKind.REPLY)
     assert REPLIES.pick(reply, grade=grade) != REPLIES.pick(reply, grade=grade, in_feedback=True)
 
 
