@@ -26,6 +26,7 @@ from cloning_server.training import Trainer
 from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.alerts.alert_store import AlertStore
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
 from mesh.valkey.connection import open_redis
@@ -80,7 +81,8 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             lease_seconds=settings.lease_seconds,
         )
         await stack.enter_async_context(worker)
-        erasure = Erasure(store, adapters=adapters, brain=brain)
+        alerts = AlertStore(redis, tenant=settings.tenant)
+        erasure = Erasure(store, adapters=adapters, alerts=alerts, brain=brain)
         await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
 
         parts = await stack.enter_async_context(

@@ -83,6 +83,24 @@ class SafetyMetrics:
             registry=registry,
         )
 
+        self._flags = Counter(
+            "aivo_safety_flags",
+            "Texts that adults are told of, by what became of them.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._deliveries = Counter(
+            "aivo_safety_webhook_attempts", "Attempts to deliver alerts.", ("outcome",), registry=registry
+        )
+
+    def count(self, outcome: str) -> None:
+        """Counts a text that adults are told of: `recorded` or `lost`."""
+        self._flags.labels(outcome).inc()
+
+    def count_delivery(self, outcome: str) -> None:
+        """Counts an attempt of the webhook: `delivered`, `failed` or `given_up`."""
+        self._deliveries.labels(outcome).inc()
+
     def observe(self, verdict: SafetyVerdict) -> None:
         """Counts a verdict."""
         guard = "rules" if verdict.guard == RULES else "guard"
