@@ -70,8 +70,8 @@ up: model ## Run the whole stack; Ctrl-C stops it
 
 # The public sets (CONTRIBUTING.md says where they come from); without them the roles learn from the lessons alone.
 SETS ?=
-brain: model ## Train tutor and grader for BASE_MODEL, with the public sets in SETS
-	@for role in tutor grader; do MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' \
+brain: model ## Train tutor, grader and guard for BASE_MODEL, with the public sets in SETS
+	@for role in tutor grader guard; do MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' \
 		python -m curriculum train --role $$role --output '$(ROLES_DIR)' $(if $(SETS),--sets '$(SETS)') || exit $$?; done
 
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)

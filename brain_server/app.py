@@ -1,25 +1,38 @@
 """Assembles the brain. Parts start from top to bottom, and stop from bottom to top."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import timedelta
 
 from aivo.brain.v1.adapter_service_pb2_grpc import add_AdapterServiceServicer_to_server
 from aivo.brain.v1.brain_service_pb2_grpc import add_BrainServiceServicer_to_server
+from aivo.safety.v1.safety_service_pb2_grpc import add_SafetyServiceServicer_to_server
 
+from brain_server.alerts.feed import AlertFeed
+from brain_server.alerts.recorder import AlertRecorder
+from brain_server.alerts.webhook import Webhook
 from brain_server.assess.assessor import Assessor
+from brain_server.edge.alert_wire import json_of
 from brain_server.edge.health import BrainHealthCheck
-from brain_server.edge.metrics import EngineCollector, ReplyMetrics
+from brain_server.edge.metrics import EngineCollector, ReplyMetrics, SafetyMetrics
+from brain_server.edge.safety_servicer import AlertParts, SafetyServicer
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
+from brain_server.safety.agent import SafetyAgent
+from brain_server.safety.assessing import ScreenedAssessor
 from brain_server.settings import BrainSettings
 from brain_server.torch_engine.engine import TorchEngine
 from brain_server.vllm_engine.engine import VllmEngine
 from mesh.adapters.notices import Listener
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.alerts.alert_store import AlertStore
 from mesh.rpc.server import Server
+from mesh.valkey.connection import open_redis
+from mesh.valkey.wakeups import Wakeups
 
 BRAIN_SERVICE = "aivo.brain.v1.BrainService"
 ADAPTER_SERVICE = "aivo.brain.v1.AdapterService"
+SAFETY_SERVICE = "aivo.safety.v1.SafetyService"
 
 
 async def run(settings: BrainSettings) -> None:
@@ -37,7 +50,8 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
     """Yields the server, ready to start; drains it on exit.
 
     Does not wait for the base model, nor for the store: the server starts without them, and its health reports that.
-    Without Redis, or while it is down, the brain notices a new version when its cached pointer expires.
+    Without Redis, or while it is down, the brain notices a new version when its cached pointer expires. Without
+    Redis it keeps no alerts; while Redis is down, they wait.
     """
     async with AsyncExitStack() as stack:
         adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
@@ -51,25 +65,68 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
 
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
+        safety_metrics = SafetyMetrics(server.registry)
+        alerts = await _open_alerts(stack, settings, safety_metrics)
+        recorder = await stack.enter_async_context(_recorder(settings, alerts, safety_metrics))
+        agent = SafetyAgent.of(engine, settings, on_flag=recorder.add, observe=safety_metrics.observe)
         health = await stack.enter_async_context(
-            BrainHealthCheck(engine, adapters=adapters, is_draining=lambda: server.draining)
+            BrainHealthCheck(
+                engine,
+                adapters=adapters,
+                safety=settings.safety,
+                alerts=alerts.store if alerts else None,
+                is_draining=lambda: server.draining,
+            )
         )
+        brain_servicer = BrainServicer(
+            engine,
+            agent=agent,
+            assessor=ScreenedAssessor(Assessor(engine), agent),
+            health=health,
+            observe=ReplyMetrics(server.registry).observe,
+        )
+
+        def is_ready() -> bool:
+            return engine.facts.ready
+
+        safety_servicer = SafetyServicer(agent, alerts=alerts)
+        server.add(add_BrainServiceServicer_to_server, brain_servicer, service=BRAIN_SERVICE, ready=is_ready)
         server.add(
-            add_BrainServiceServicer_to_server,
-            BrainServicer(
-                engine, assessor=Assessor(engine), health=health, observe=ReplyMetrics(server.registry).observe
-            ),
-            service=BRAIN_SERVICE,
-            ready=lambda: engine.facts.ready,
+            add_AdapterServiceServicer_to_server, AdapterServicer(engine), service=ADAPTER_SERVICE, ready=is_ready
         )
-        server.add(
-            add_AdapterServiceServicer_to_server,
-            AdapterServicer(engine),
-            service=ADAPTER_SERVICE,
-            ready=lambda: engine.facts.ready,
-        )
+        # Adults hear of alerts also while no model is loaded.
+        server.add(add_SafetyServiceServicer_to_server, safety_servicer, service=SAFETY_SERVICE, ready=lambda: True)
         stack.push_async_callback(server.stop)
         yield server
+
+
+async def _open_alerts(stack: AsyncExitStack, settings: BrainSettings, metrics: SafetyMetrics) -> AlertParts | None:
+    """Opens what keeps and tells alerts; None without Redis."""
+    if settings.redis_url is None:
+        return None
+    redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
+    store = AlertStore(redis, tenant=settings.tenant, retention=timedelta(days=settings.safety_alert_days))
+    wakeups = await stack.enter_async_context(Wakeups(redis, store.channel))
+    if settings.safety_webhook_url and settings.safety_webhook_secret:
+        webhook = Webhook(
+            store,
+            wakeups=wakeups,
+            url=settings.safety_webhook_url,
+            secret=settings.safety_webhook_secret.get_secret_value(),
+            encode=json_of,
+            observe=metrics.count_delivery,
+        )
+        await stack.enter_async_context(webhook)
+    return AlertParts(store=store, feed=AlertFeed(store, wakeups=wakeups, heartbeat_seconds=settings.heartbeat_seconds))
+
+
+def _recorder(settings: BrainSettings, alerts: AlertParts | None, metrics: SafetyMetrics) -> AlertRecorder:
+    return AlertRecorder(
+        alerts.store if alerts else None,
+        counter=metrics,
+        keep_text=settings.safety_keep_text,
+        with_webhook=settings.safety_webhook_url is not None,
+    )
 
 
 async def _open_engine(

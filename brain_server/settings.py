@@ -3,10 +3,11 @@
 from pydantic import Field
 
 from brain_server.engine.settings import EngineSettings
+from brain_server.safety.settings import SafetySettings
 from mesh.settings import AdapterStoreSettings, ServingSettings
 
 
-class BrainSettings(ServingSettings, EngineSettings, AdapterStoreSettings):
+class BrainSettings(ServingSettings, EngineSettings, SafetySettings, AdapterStoreSettings):
     """All settings of the brain, from the environment."""
 
     brain_host: str = "127.0.0.1"

@@ -3,21 +3,30 @@
 Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not available now, try again later.
 """
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, NoReturn, overload
+from typing import Annotated
 
 import typer
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from google.protobuf.json_format import Parse, ParseError
-from rich.console import Console
 
 from client import commands
-from client.commands import FAILED, NOT_NOW, WRONG
-from mesh.errors import AivoError, DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
-from mesh.rpc.errors import RemoteError
+from client.commands import WRONG
+from client.running import (
+    BRAIN_ADDRESS,
+    CLONING_ADDRESS,
+    Brain,
+    Cloning,
+    Grade,
+    Json,
+    Student,
+    Subject,
+    fail,
+    run_command,
+    uint32,
+)
+from client.safety_cli import safety_app
 
 app = typer.Typer(
     help="Ask the Main Brain and create student models.",
@@ -28,19 +37,7 @@ app = typer.Typer(
 )
 clone_app = typer.Typer(help="Create a student's model from a baseline assessment.", no_args_is_help=True)
 app.add_typer(clone_app, name="clone")
-
-Brain = Annotated[str, typer.Option("--brain", envvar="BRAIN_ADDRESS", help="Address of the brain server.")]
-Cloning = Annotated[str, typer.Option("--cloning", envvar="CLONING_ADDRESS", help="Address of the cloning server.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, as REST gives it; one line per message of a stream.")]
-Student = Annotated[str, typer.Option("--student", help="Id of the student: their model answers.")]
-Grade = Annotated[str, typer.Option(help="School grade: K, 1 … 12.")]
-Subject = Annotated[str, typer.Option(help="Subject, such as Science.")]
-
-# The contract has seeds, versions and counts of tokens as uint32.
-_MOST = 2**32 - 1
-
-BRAIN_ADDRESS = "127.0.0.1:50051"
-CLONING_ADDRESS = "127.0.0.1:50052"
+app.add_typer(safety_app, name="safety")
 
 
 @app.command()
@@ -65,12 +62,12 @@ def generate(
         context=brain_pb.StudentContext(
             student_id=student, grade=grade, subject=subject, learning_style=learning_style, disability=disability
         ),
-        max_tokens=_uint32("--max-tokens", max_tokens),
-        seed=_uint32("--seed", seed),
+        max_tokens=uint32("--max-tokens", max_tokens),
+        seed=uint32("--seed", seed),
         stop=stop,
         adapter_policy=brain_pb.ADAPTER_POLICY_BASE_ONLY if base_only else brain_pb.ADAPTER_POLICY_PREFER,
     )
-    _run(commands.generate(brain, request, as_json=as_json))
+    run_command(commands.generate(brain, request, as_json=as_json))
 
 
 @app.command()
@@ -98,7 +95,7 @@ def assess(
     )
     context = brain_pb.StudentContext(student_id=student, grade=grade, subject=subject)
     request = brain_pb.AssessRequest(student_response=answer, criteria=criteria, context=context)
-    _run(commands.assess(brain, request, as_json=as_json))
+    run_command(commands.assess(brain, request, as_json=as_json))
 
 
 @clone_app.command("start")
@@ -115,31 +112,31 @@ def start_clone(
     body = file.read()
     if not body.lstrip().startswith(b"{"):
         # An empty list would be parsed as an empty request.
-        _fail(f"{file.name} is not a clone request: it holds no JSON object", WRONG)
+        fail(f"{file.name} is not a clone request: it holds no JSON object", WRONG)
     try:
         request = Parse(body, cloning_pb.StartCloneRequest())
     except (ParseError, UnicodeDecodeError) as error:
         # Its message may quote the file, and so a student's words.
-        _fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
-    _run(commands.start_clone(cloning, request, watch=watch, as_json=as_json))
+        fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
+    run_command(commands.start_clone(cloning, request, watch=watch, as_json=as_json))
 
 
 @clone_app.command("watch")
 def watch_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Follow a clone until it has ended."""
-    _run(commands.watch_clone(cloning, clone_id, as_json=as_json))
+    run_command(commands.watch_clone(cloning, clone_id, as_json=as_json))
 
 
 @clone_app.command("status")
 def show_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Show the state and progress of a clone."""
-    _run(commands.show_clone(cloning, clone_id, as_json=as_json))
+    run_command(commands.show_clone(cloning, clone_id, as_json=as_json))
 
 
 @clone_app.command("cancel")
 def cancel_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Cancel a clone that waits or runs."""
-    _run(commands.cancel_clone(cloning, clone_id, as_json=as_json))
+    run_command(commands.cancel_clone(cloning, clone_id, as_json=as_json))
 
 
 @clone_app.command("list")
@@ -152,7 +149,7 @@ def list_clones(
 ) -> None:
     """List clones, newest first."""
     request = cloning_pb.ListClonesRequest(student_id=student, page_token=page_token)
-    _run(commands.list_clones(cloning, request, as_json=as_json))
+    run_command(commands.list_clones(cloning, request, as_json=as_json))
 
 
 @app.command()
@@ -172,32 +169,32 @@ def models(
     """List the versions of a student's model, newest first, or all students who need a new clone."""
     match words:
         case ["outdated"] if page_token:
-            _fail("aivo models outdated lists all students, and takes no --page-token", WRONG)
+            fail("aivo models outdated lists all students, and takes no --page-token", WRONG)
         case ["outdated"]:
-            _run(commands.list_outdated(cloning, as_json=as_json))
+            run_command(commands.list_outdated(cloning, as_json=as_json))
         case ["list", student_id] | [student_id] if words != ["list"]:
             request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
-            _run(commands.list_models(cloning, request, as_json=as_json))
+            run_command(commands.list_models(cloning, request, as_json=as_json))
         case _:
-            _fail("aivo models takes one student, as in `aivo models list STUDENT`, or `outdated`", WRONG)
+            fail("aivo models takes one student, as in `aivo models list STUDENT`, or `outdated`", WRONG)
 
 
 @app.command()
 def activate(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Make a version of a student's model the active one: roll back, or forward again."""
-    _run(commands.activate_model(cloning, student_id, _uint32("VERSION", version), as_json=as_json))
+    run_command(commands.activate_model(cloning, student_id, uint32("VERSION", version), as_json=as_json))
 
 
 @app.command()
 def pin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Keep a version however many come after it."""
-    _run(commands.pin_model(cloning, student_id, _uint32("VERSION", version), pinned=True, as_json=as_json))
+    run_command(commands.pin_model(cloning, student_id, uint32("VERSION", version), pinned=True, as_json=as_json))
 
 
 @app.command()
 def unpin(student_id: str, version: int, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Let a version go once enough come after it."""
-    _run(commands.pin_model(cloning, student_id, _uint32("VERSION", version), pinned=False, as_json=as_json))
+    run_command(commands.pin_model(cloning, student_id, uint32("VERSION", version), pinned=False, as_json=as_json))
 
 
 @app.command()
@@ -211,52 +208,10 @@ def delete(
     """Delete everything of a student, and print what was removed where; status 3 if the brain was not reached."""
     if not yes:
         typer.confirm(f"Delete all clones and models of {student_id}?", abort=True)
-    _run(commands.delete_student(cloning, student_id, as_json=as_json))
+    run_command(commands.delete_student(cloning, student_id, as_json=as_json))
 
 
 @app.command()
 def health(*, as_json: Json = False, brain: Brain = BRAIN_ADDRESS, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Show whether both servers can answer; status 3 if one can't. With --json: one object, a member per server."""
-    _run(commands.show_health(brain, cloning, as_json=as_json))
-
-
-def _run(command: Coroutine[None, None, int]) -> NoReturn:
-    """Runs a command and ends the process with its status."""
-    try:
-        status = asyncio.run(command)
-    except AivoError as error:
-        _fail(f"{_name_of(error)}: {error}", _status_of(error))
-    except KeyboardInterrupt:
-        # By convention 128 and the number of SIGINT.
-        status = 130
-    raise typer.Exit(status)
-
-
-@overload
-def _uint32(name: str, value: int) -> int: ...
-@overload
-def _uint32(name: str, value: int | None) -> int | None: ...
-def _uint32(name: str, value: int | None) -> int | None:
-    """Returns the value if the contract can hold it; ends the process otherwise."""
-    if value is not None and not 0 <= value <= _MOST:
-        _fail(f"{name} must be 0 to {_MOST}", WRONG)
-    return value
-
-
-def _name_of(error: AivoError) -> str:
-    return error.code.name if isinstance(error, RemoteError) else error.reason
-
-
-def _status_of(error: AivoError) -> int:
-    match error:
-        case InvalidArgument():
-            return WRONG
-        case Unavailable() | ResourceExhausted() | DeadlineExceeded():
-            return NOT_NOW
-        case _:
-            return FAILED
-
-
-def _fail(line: str, status: int) -> NoReturn:
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(line, style="red")
-    raise typer.Exit(status)
+    run_command(commands.show_health(brain, cloning, as_json=as_json))

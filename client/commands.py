@@ -179,6 +179,8 @@ async def delete_student(address: str, student_id: str, *, as_json: bool) -> int
         clones, models, brain = receipt.clones, receipt.models, receipt.brain
         _out.print(f"{clones.clones} clones ({clones.cancelled} cancelled), {clones.request_ids} request ids")
         _out.print(f"{models.versions} versions: {models.objects} objects, {models.bytes:,.0f} bytes")
+        if receipt.alerts:
+            _out.print(f"{receipt.alerts} safety alerts")
         _out.print(
             f"{brain.adapters} adapters in the brain"
             if brain.reached

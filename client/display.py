@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
-from aivo.brain.v1.brain_service_pb2 import AssessResponse, FallbackReason, Finished, GenerateResponse
+from aivo.brain.v1.brain_service_pb2 import (
+    FALLBACK_REASON_SAFETY,
+    AssessResponse,
+    FallbackReason,
+    Finished,
+    GenerateResponse,
+)
 from aivo.brain.v1.brain_service_pb2 import GetHealthResponse as BrainHealth
 from aivo.cloning.v1.cloning_service_pb2 import GetHealthResponse as CloningHealth
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
@@ -69,6 +75,8 @@ def author_of(reply: GenerateResponse | Finished | AssessResponse) -> str:
     if reply.HasField("adapter"):
         adapter = reply.adapter
         return f"{adapter.student_id}'s model, version {adapter.version} ({adapter.sha256[:12]}), on {reply.model}"
+    if reply.fallback == FALLBACK_REASON_SAFETY:
+        return "written by people, for safety"
     why = FallbackReason.Name(reply.fallback).removeprefix("FALLBACK_REASON_").lower().replace("_", " ")
     return f"base model {reply.model} ({why})"
 

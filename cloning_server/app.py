@@ -11,9 +11,7 @@ from aivo.cloning.v1.student_service_pb2_grpc import add_StudentServiceServicer_
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.feed import Feed
-from cloning_server.clones.redis import open_redis
 from cloning_server.clones.registry import Registry
-from cloning_server.clones.wakeups import Wakeups
 from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.servicer import CloningServicer
 from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
@@ -28,8 +26,11 @@ from cloning_server.training import Trainer
 from mesh.adapters.notices import announce
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.alerts.alert_store import AlertStore
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
+from mesh.valkey.connection import open_redis
+from mesh.valkey.wakeups import Wakeups
 
 CLONING_SERVICE = "aivo.cloning.v1.CloningService"
 STUDENT_MODEL_SERVICE = "aivo.cloning.v1.StudentModelService"
@@ -80,7 +81,8 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             lease_seconds=settings.lease_seconds,
         )
         await stack.enter_async_context(worker)
-        erasure = Erasure(store, adapters=adapters, brain=brain)
+        alerts = AlertStore(redis, tenant=settings.tenant)
+        erasure = Erasure(store, adapters=adapters, alerts=alerts, brain=brain)
         await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
 
         parts = await stack.enter_async_context(

@@ -7,24 +7,15 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from curriculum.lesson import GradeBand
 from curriculum.library import draw_of
 from curriculum.records import read_records, require_unique
+from mesh.lm.guarding import HarmCategory, Speaker
+from mesh.tutoring.profile import GradeBand
 
 GUARD_TEXTS = Path(__file__).parent / "guard_texts"
+LESSON_HARMS = Path(__file__).parent / "lesson_harms.jsonl"
 # One text of so many is held out, to choose thresholds with.
 _DEVELOPMENT = 10
-
-
-class HarmCategory(StrEnum):
-    """What a harmful text is about, and what a near miss only seems to be about."""
-
-    SELF_HARM = "self_harm"
-    VIOLENCE = "violence"
-    SEXUAL = "sexual"
-    DRUGS = "drugs"
-    HATE = "hate"
-    DANGER = "danger"
 
 
 class HarmAction(StrEnum):
@@ -32,13 +23,6 @@ class HarmAction(StrEnum):
 
     SUPPORT = "support"
     REFUSE = "refuse"
-
-
-class Speaker(StrEnum):
-    """Who says a text."""
-
-    STUDENT = "student"
-    TUTOR = "tutor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -70,7 +54,21 @@ class GuardText:
         return self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LessonHarm:
+    """What a student's last turn in a lesson on feelings or boundaries is about; the turns of the others are safe.
+
+    Attributes:
+        lesson: The lesson's id.
+        category: What is harmful in the turn; None if people would not agree, so that no guard learns from it.
+    """
+
+    lesson: str
+    category: HarmCategory | None
+
+
 _TEXT = TypeAdapter(GuardText)
+_HARM = TypeAdapter(LessonHarm)
 
 
 def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
@@ -82,6 +80,17 @@ def load_guard_texts(folder: Path = GUARD_TEXTS) -> list[GuardText]:
     texts = [text for path in sorted(folder.glob("*.jsonl")) for text in read_records(path, _TEXT)]
     require_unique((text.id for text in texts), folder)
     return texts
+
+
+def load_lesson_harms(path: Path = LESSON_HARMS) -> dict[str, HarmCategory | None]:
+    """Returns the categories of `LessonHarm` by lesson.
+
+    Raises:
+        InvalidLine: A line is no such record, or a lesson occurs twice; names file, line and field.
+    """
+    harms = list(read_records(path, _HARM))
+    require_unique((harm.lesson for harm in harms), path)
+    return {harm.lesson: harm.category for harm in harms}
 
 
 def is_for_development(text: GuardText) -> bool:

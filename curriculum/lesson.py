@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from curriculum.records import read_records
 from mesh.tutoring.assessment import AnswerVerdict
-from mesh.tutoring.profile import GRADES, Disability, LearningStyle, StudentProfile
+from mesh.tutoring.profile import Disability, GradeBand, LearningStyle, StudentProfile
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
@@ -45,21 +45,6 @@ class Subject(StrEnum):
     READING_AND_WRITING = "reading and writing"
     SCIENCE = "science"
     SOCIAL_STUDIES = "social studies"
-
-
-class GradeBand(StrEnum):
-    """Grades that are taught alike."""
-
-    K_2 = "K-2"
-    G3_5 = "3-5"
-    G6_8 = "6-8"
-    G9_12 = "9-12"
-
-    @classmethod
-    def of(cls, grade: str) -> Self:
-        """Returns the band of one of `GRADES`."""
-        index = GRADES.index(grade)
-        return cls(next(band for band, last in (("K-2", 2), ("3-5", 5), ("6-8", 8), ("9-12", 12)) if index <= last))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -1,5 +1,6 @@
 """Figures that say how well verdicts agree with people's."""
 
+import itertools
 from collections.abc import Sequence
 
 from mesh.lm.grading import CORRECT, LABELS
@@ -60,3 +61,50 @@ def calibration_error(probabilities: Sequence[float], truths: Sequence[bool]) ->
         for members in bins.values()
     )
     return sum(gaps) / max(1, len(probabilities))
+
+
+def recall_at(false_share: float, harmful: Sequence[float], harmless: Sequence[float]) -> float:
+    """Returns the share of harmful texts whose scores are above those of all but a share of the harmless texts.
+
+    Texts that score the same as the last harmless one that must pass are not caught.
+    """
+    passing = sorted(harmless, reverse=True)[int(false_share * len(harmless)) :]
+    limit = passing[0] if passing else float("-inf")
+    return sum(score > limit for score in harmful) / max(1, len(harmful))
+
+
+def average_precision(scores: Sequence[float], truths: Sequence[bool]) -> float:
+    """Returns the area under the curve of precision over recall: the mean precision at each true text.
+
+    Texts of equal scores count as one step, so that their order does not matter.
+    """
+    area, hits, count = 0.0, 0, 0
+    for _, members in itertools.groupby(
+        sorted(zip(scores, truths, strict=True), reverse=True), key=lambda pair: pair[0]
+    ):
+        rows = [truth for _, truth in members]
+        hits, count = hits + sum(rows), count + len(rows)
+        area += sum(rows) * hits / count
+    return area / max(1, sum(truths))
+
+
+def screening(harms: Sequence[float], flags: Sequence[bool], truths: Sequence[bool]) -> dict[str, float]:
+    """Returns figures of texts that were screened: what was caught, and what was blocked though it is harmless.
+
+    Args:
+        harms: The probability that each text is harmful.
+        flags: Whether each text was flagged.
+        truths: Whether each text is harmful. Figures that need texts of a kind that there is none of are left out.
+    """
+    harmful = [harm for harm, truth in zip(harms, truths, strict=True) if truth]
+    harmless = [harm for harm, truth in zip(harms, truths, strict=True) if not truth]
+    figures: dict[str, float] = {"texts": len(truths)}
+    if harmful:
+        figures["caught"] = sum(flag and truth for flag, truth in zip(flags, truths, strict=True)) / len(harmful)
+    if harmless:
+        blocked = sum(flag and not truth for flag, truth in zip(flags, truths, strict=True))
+        figures["blocked though harmless"] = blocked / len(harmless)
+    if harmful and harmless:
+        figures["caught at 10 % blocked"] = recall_at(0.1, harmful, harmless)
+        figures["average precision"] = average_precision(harms, truths)
+    return figures

@@ -100,6 +100,15 @@ class CloneNotFound(NotFound):
         super().__init__(f"no clone has the id {clone_id}", {"clone_id": clone_id})
 
 
+class AlertNotFound(NotFound):
+    """No safety alert has this id."""
+
+    reason = "ALERT_NOT_FOUND"
+
+    def __init__(self, *, alert_id: str) -> None:
+        super().__init__(f"no alert has the id {alert_id}", {"alert_id": alert_id})
+
+
 class RouteNotFound(NotFound):
     """The gateway has no route for the method and path."""
 
@@ -324,6 +333,21 @@ class BaseModelUnavailable(ModelNotLoaded):
 
 class BaseModelOutOfMemory(BaseModelUnavailable):
     """The base model does not fit the memory of the device."""
+
+
+class SafetyUnavailable(Unavailable):
+    """The guard can't judge a text, and calls without its judgement are refused."""
+
+    reason = "SAFETY_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the guard can't judge the text now, and SAFETY_REQUIRED refuses calls without its judgement")
+
+
+class AlertStoreUnavailable(Unavailable):
+    """Redis, which keeps the safety alerts, does not answer, or there is none."""
+
+    reason = "ALERT_STORE_UNAVAILABLE"
 
 
 class ServerDraining(Unavailable):

@@ -3,16 +3,19 @@
 Knows nothing of gRPC.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from brain_server.engine.contract import Engine, EngineFacts
+from brain_server.safety.settings import SafetyMode
 from mesh.adapters.store import AdapterStore
+from mesh.alerts.alert_store import AlertStore
 from mesh.dependencies import Dependency, DependencyCheck
 
-ADAPTER_STORE = "adapter_store"
+ADAPTER_STORE, ALERT_STORE = "adapter_store", "alert_store"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class BrainHealthReport:
 
     status: str
     engine: EngineFacts
+    safety: SafetyMode
     dependencies: tuple[Dependency, ...]
 
     @property
@@ -36,17 +40,29 @@ class BrainHealthReport:
 
 
 class BrainHealthCheck:
-    """Asks the engine and the adapter store. Open it with `async with`; leaving cancels a check that still runs.
+    """Asks the engine and the stores. Open it with `async with`; leaving cancels a check that still runs.
 
     Args:
         engine: Answers.
         adapters: The adapter store.
+        safety: What screening does.
+        alerts: The alert store; None if the brain has none.
         is_draining: Whether the server was told to stop.
     """
 
-    def __init__(self, engine: Engine, *, adapters: AdapterStore, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        adapters: AdapterStore,
+        safety: SafetyMode = "off",
+        alerts: AlertStore | None = None,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._engine = engine
-        self._adapters = DependencyCheck(ADAPTER_STORE, adapters.check)
+        self._safety = safety
+        self._stores = [DependencyCheck(ADAPTER_STORE, adapters.check)]
+        self._stores += [DependencyCheck(ALERT_STORE, alerts.check)] if alerts else []
         self._is_draining = is_draining
 
     async def __aenter__(self) -> Self:
@@ -55,22 +71,26 @@ class BrainHealthCheck:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._adapters.aclose()
+        for store in self._stores:
+            await store.aclose()
 
     async def report(self) -> BrainHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
-        store = await self._adapters.probe()
+        stores = tuple(await asyncio.gather(*(store.probe() for store in self._stores)))
         facts = self._engine.facts
-        return BrainHealthReport(status=self._status(facts, store), engine=facts, dependencies=(store,))
+        return BrainHealthReport(
+            status=self._status(facts, stores), engine=facts, safety=self._safety, dependencies=stores
+        )
 
-    def _status(self, facts: EngineFacts, store: Dependency) -> str:
+    def _status(self, facts: EngineFacts, stores: Sequence[Dependency]) -> str:
         if self._is_draining():
             return "draining"
         if facts.loading:
             return "loading"
         if not facts.ready:
             return "unhealthy"
-        is_degraded = facts.reason or facts.fallback_for or _problems(facts) or not store.available
+        is_down = any(not store.available for store in stores)
+        is_degraded = facts.reason or facts.fallback_for or _problems(facts) or is_down
         return "degraded" if is_degraded else "healthy"
 
 

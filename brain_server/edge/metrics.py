@@ -6,11 +6,13 @@ Labels are names of tiers and of what answered, never of students.
 from collections.abc import Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from brain_server.engine.contract import EngineCounts, Reply, TierCounts
+from brain_server.engine.main_brain import RULES
+from brain_server.safety.verdict import SafetyVerdict
 
 # Replies: 10 ms to 60 s, about as long as callers wait. Tokens: from 1 ms on.
 _REPLY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -68,6 +70,42 @@ class ReplyMetrics:
         if reply.completion_tokens > 1:
             seconds = (timing.total_ms - timing.first_token_ms) / 1e3
             self._token.labels(model).observe(seconds / (reply.completion_tokens - 1))
+
+
+class SafetyMetrics:
+    """Verdicts on texts, by what was found and done."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._verdicts = Counter(
+            "aivo_safety_verdicts",
+            "Texts that were screened, by the gravest category found in them.",
+            ("category", "action", "text", "guard"),
+            registry=registry,
+        )
+
+        self._flags = Counter(
+            "aivo_safety_flags",
+            "Texts that adults are told of, by what became of them.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._deliveries = Counter(
+            "aivo_safety_webhook_attempts", "Attempts to deliver alerts.", ("outcome",), registry=registry
+        )
+
+    def count(self, outcome: str) -> None:
+        """Counts a text that adults are told of: `recorded` or `lost`."""
+        self._flags.labels(outcome).inc()
+
+    def count_delivery(self, outcome: str) -> None:
+        """Counts an attempt of the webhook: `delivered`, `failed` or `given_up`."""
+        self._deliveries.labels(outcome).inc()
+
+    def observe(self, verdict: SafetyVerdict) -> None:
+        """Counts a verdict."""
+        guard = "rules" if verdict.guard == RULES else "guard"
+        labels = (verdict.category or "none", verdict.action.name.lower(), verdict.text.name.lower(), guard)
+        self._verdicts.labels(*labels).inc()
 
 
 def _of_tiers(tiers: dict[str, TierCounts]) -> Iterable[Metric]:

@@ -8,22 +8,30 @@ from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.brain.v1.adapter_service_pb2_grpc import AdapterServiceServicer
 from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceServicer
 
-from brain_server.assess.assessor import Assessor
 from brain_server.edge import adapter_wire, wire
 from brain_server.edge.health import BrainHealthCheck
-from brain_server.engine.contract import Delta, Engine, Reply, complete
+from brain_server.engine.contract import Delta, Engine, Fallback, Reply
+from brain_server.safety.agent import SafetyAgent, ScreenedReply
+from brain_server.safety.assessing import ScreenedAssessor
 from mesh.rpc.calls import Context, call_id, deadline_of
 from mesh.rpc.errors import status_of
 
 
 class BrainServicer(BrainServiceServicer):
-    """Answers for the engine, the assessor and the health check; raises what they raise."""
+    """Answers for the safety agent, the assessor and the health check; raises what they raise."""
 
     def __init__(
-        self, engine: Engine, *, assessor: Assessor, health: BrainHealthCheck, observe: Callable[[Reply], None]
+        self,
+        engine: Engine,
+        *,
+        agent: SafetyAgent,
+        assessor: ScreenedAssessor,
+        health: BrainHealthCheck,
+        observe: Callable[[Reply], None],
     ) -> None:
-        """Takes the parts that answer, and a function that is called with every reply that is sent."""
+        """Takes the parts that answer, and a function that is called with every reply of a model that is sent."""
         self._engine = engine
+        self._agent = agent
         self._assessor = assessor
         self._health = health
         self._observe = observe
@@ -31,9 +39,12 @@ class BrainServicer(BrainServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Answers in one message."""
         generation = wire.generation_from(request, deadline=deadline_of(context))
-        reply = await complete(self._engine, generation)
-        self._observe(reply)
-        return wire.response_from(reply, generation.prompt)
+        async with aclosing(self._agent.stream(generation, request_id=call_id())) as events:
+            async for event in events:
+                if isinstance(event, ScreenedReply):
+                    self._count(event.reply)
+                    return wire.response_from(event.reply, generation.prompt, event.verdict)
+        raise AssertionError("a stream ends with its reply")
 
     async def GenerateStream(
         self, request: pb.GenerateStreamRequest, context: Context
@@ -41,15 +52,15 @@ class BrainServicer(BrainServiceServicer):
         """Answers piece by piece."""
         generation = wire.generation_from(request, deadline=deadline_of(context))
         sent: list[str] = []
-        async with aclosing(self._engine.stream(generation)) as events:
+        async with aclosing(self._agent.stream(generation, request_id=call_id())) as events:
             try:
                 async for event in events:
                     if isinstance(event, Delta):
                         sent.append(event.text)
                         yield wire.piece_from(len(sent), event.text)
                     else:
-                        self._observe(event)
-                        yield wire.finished_from(len(sent) + 1, event, generation.prompt)
+                        self._count(event.reply)
+                        yield wire.finished_from(len(sent) + 1, event.reply, generation.prompt, event.verdict)
             except Exception as error:
                 if sent:
                     status = status_of(error, call_id())
@@ -59,13 +70,19 @@ class BrainServicer(BrainServiceServicer):
 
     async def Assess(self, request: pb.AssessRequest, context: Context) -> pb.AssessResponse:
         """Assesses an answer."""
-        verdict = await self._assessor.assess(wire.assessment_from(request), deadline=deadline_of(context))
-        self._observe(verdict.reply)
-        return wire.verdict_from(verdict)
+        assessment = wire.assessment_from(request)
+        screened = await self._assessor.assess(assessment, deadline=deadline_of(context), request_id=call_id())
+        self._count(screened.verdict.reply)
+        return wire.verdict_from(screened.verdict, screened.safety)
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Context) -> pb.GetHealthResponse:
         """Reports health."""
         return wire.health_from(await self._health.report())
+
+    def _count(self, reply: Reply) -> None:
+        # What people wrote took no model any time.
+        if reply.fallback is not Fallback.SAFETY:
+            self._observe(reply)
 
 
 class AdapterServicer(AdapterServiceServicer):

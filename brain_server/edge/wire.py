@@ -16,6 +16,7 @@ from google.rpc import status_pb2
 from brain_server.assess.assessor import Assessment, Verdict
 from brain_server.edge.health import BrainHealthReport
 from brain_server.edge.known_wire import assessment_message, known_from
+from brain_server.edge.safety_wire import report_from
 from brain_server.engine.contract import (
     AdapterPolicy,
     Fallback,
@@ -26,6 +27,7 @@ from brain_server.engine.contract import (
     Sampling,
 )
 from brain_server.engine.main_brain import MainBrainFacts
+from brain_server.safety.verdict import SafetyVerdict
 from mesh.lm.chat import Prompt, Role, Turn
 from mesh.tutoring.criteria import Criteria
 from mesh.tutoring.profile import StudentProfile, parse_profile
@@ -44,10 +46,12 @@ _FALLBACKS: Mapping[Fallback, pb.FallbackReason.ValueType] = {
     Fallback.OUTDATED: pb.FALLBACK_REASON_OUTDATED,
     Fallback.ADAPTER_BROKEN: pb.FALLBACK_REASON_ADAPTER_BROKEN,
     Fallback.FEEDBACK_REJECTED: pb.FALLBACK_REASON_FEEDBACK_REJECTED,
+    Fallback.SAFETY: pb.FALLBACK_REASON_SAFETY,
 }
 _FINISHES: Mapping[FinishReason, pb.FinishReason.ValueType] = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.SAFETY: pb.FINISH_REASON_SAFETY,
 }
 
 ReplyMessage = TypeVar("ReplyMessage", pb.GenerateResponse, pb.Finished)
@@ -101,9 +105,9 @@ def assessment_from(request: pb.AssessRequest) -> Assessment:
     )
 
 
-def response_from(reply: Reply, prompt: Prompt) -> pb.GenerateResponse:
-    """Converts a whole reply, with what its prompt told of the student's answer."""
-    return _reply_as(pb.GenerateResponse, reply, prompt)
+def response_from(reply: Reply, prompt: Prompt, safety: SafetyVerdict | None = None) -> pb.GenerateResponse:
+    """Converts a whole reply, with what its prompt told of the student's answer and what screening found."""
+    return _reply_as(pb.GenerateResponse, reply, prompt, safety)
 
 
 def piece_from(sequence: int, text: str) -> pb.GenerateStreamResponse:
@@ -111,9 +115,11 @@ def piece_from(sequence: int, text: str) -> pb.GenerateStreamResponse:
     return pb.GenerateStreamResponse(sequence=sequence, text=text)
 
 
-def finished_from(sequence: int, reply: Reply, prompt: Prompt) -> pb.GenerateStreamResponse:
-    """Converts the end of a stream, with what its prompt told of the student's answer."""
-    return pb.GenerateStreamResponse(sequence=sequence, finished=_reply_as(pb.Finished, reply, prompt))
+def finished_from(
+    sequence: int, reply: Reply, prompt: Prompt, safety: SafetyVerdict | None = None
+) -> pb.GenerateStreamResponse:
+    """Converts the end of a stream, with what its prompt told of the student's answer and what screening found."""
+    return pb.GenerateStreamResponse(sequence=sequence, finished=_reply_as(pb.Finished, reply, prompt, safety))
 
 
 def broken_off_from(sequence: int, error: status_pb2.Status, *, text: str, model: str) -> pb.GenerateStreamResponse:
@@ -127,8 +133,8 @@ def adapter_from(adapter: LoadedAdapter) -> adapter_pb2.Adapter:
     return adapter_pb2.Adapter(student_id=adapter.ref.student_id, version=adapter.ref.version, sha256=adapter.sha256)
 
 
-def verdict_from(verdict: Verdict) -> pb.AssessResponse:
-    """Converts a verdict."""
+def verdict_from(verdict: Verdict, safety: SafetyVerdict | None = None) -> pb.AssessResponse:
+    """Converts a verdict, with what screening found."""
     likely, reply = verdict.grade.probabilities, verdict.reply
     return pb.AssessResponse(
         correctness=verdict.correctness,
@@ -147,6 +153,7 @@ def verdict_from(verdict: Verdict) -> pb.AssessResponse:
         grader=verdict.grade.grader,
         adapter=None if reply.adapter is None else adapter_from(reply.adapter),
         fallback=None if reply.fallback is None else _FALLBACKS[reply.fallback],
+        safety=report_from(safety),
     )
 
 
@@ -167,11 +174,14 @@ def health_from(report: BrainHealthReport) -> pb.GetHealthResponse:
         dependencies=[
             pb.Dependency(name=part.name, available=part.available, reason=part.reason) for part in report.dependencies
         ],
+        safety=report.safety,
     )
 
 
 def _main_brain_from(facts: MainBrainFacts) -> pb.MainBrain:
-    return pb.MainBrain(digest=facts.digest, tutor=facts.tutor, grader=facts.grader, problems=facts.problems)
+    return pb.MainBrain(
+        digest=facts.digest, tutor=facts.tutor, grader=facts.grader, guard=facts.guard, problems=facts.problems
+    )
 
 
 def _profile_from(context: pb.StudentContext) -> StudentProfile:
@@ -183,7 +193,7 @@ def _profile_from(context: pb.StudentContext) -> StudentProfile:
     )
 
 
-def _reply_as(kind: type[ReplyMessage], reply: Reply, prompt: Prompt) -> ReplyMessage:
+def _reply_as(kind: type[ReplyMessage], reply: Reply, prompt: Prompt, safety: SafetyVerdict | None) -> ReplyMessage:
     timing = reply.timing
     return kind(
         response=reply.text,
@@ -203,6 +213,7 @@ def _reply_as(kind: type[ReplyMessage], reply: Reply, prompt: Prompt) -> ReplyMe
             first_token_ms=round(timing.first_token_ms, 2),
             total_ms=round(timing.total_ms, 2),
         ),
+        safety=report_from(safety),
     )
 
 

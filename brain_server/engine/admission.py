@@ -29,6 +29,7 @@ class Admission:
         self._limit = limit
         self._student_limit = student_limit
         self._present: set[Allowance] = set()
+        self._extra: set[Allowance] = set()
         self._student_counts: Counter[str] = Counter()
         self._closing = False
         self._mean_seconds: float | None = None
@@ -37,6 +38,23 @@ class Admission:
     def present(self) -> int:
         """Number of requests that have a place."""
         return len(self._present)
+
+    @contextmanager
+    def extra_place(self, deadline: float | None) -> Iterator[Allowance]:
+        """Holds a place beyond the limit, for work on behalf of requests that have one.
+
+        Raises:
+            ServerDraining: The engine is closing.
+        """
+        if self._closing:
+            raise ServerDraining("the engine is closing")
+        allowance = Allowance(deadline)
+        self._extra.add(allowance)
+        try:
+            yield allowance
+        finally:
+            allowance.withdraw()
+            self._extra.discard(allowance)
 
     @contextmanager
     def place(self, deadline: float | None, *, student_id: str | None = None) -> Iterator[Allowance]:
@@ -76,7 +94,7 @@ class Admission:
     def close(self) -> None:
         """Withdraws the present requests and refuses new ones."""
         self._closing = True
-        for allowance in self._present:
+        for allowance in self._present | self._extra:
             allowance.withdraw()
 
     @property

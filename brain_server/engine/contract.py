@@ -25,7 +25,7 @@ class AdapterPolicy(Enum):
 
 
 class Fallback(Enum):
-    """Why the base model answered. The last two are for feedback alone; no engine gives them."""
+    """Why the base model answered. No engine gives the last three: for feedback, and where people wrote the reply."""
 
     NO_STUDENT = auto()
     BASE_ONLY = auto()
@@ -34,13 +34,15 @@ class Fallback(Enum):
     OUTDATED = auto()
     ADAPTER_BROKEN = auto()
     FEEDBACK_REJECTED = auto()
+    SAFETY = auto()
 
 
 class FinishReason(Enum):
-    """Why decoding ended."""
+    """Why decoding ended. No engine gives the last: screening does."""
 
     STOP = auto()
     LENGTH = auto()
+    SAFETY = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +254,8 @@ class Engine(Protocol):
 
         With a role of `MainBrainFacts.roles`, its adapter reads the prompt. The first tokens of the labels then decide,
         if they differ, as roles are trained on those. A role that the engine lacks changes nothing. One that fails is
-        left out from then on: this call raises `ModelNotLoaded`, and `EngineFacts` says why.
+        left out from then on: this call raises `ModelNotLoaded`, and `EngineFacts` says why. The guard needs no place
+        of the queue, as each text that it reads belongs to a call that has one.
         """
         ...
 

@@ -3,6 +3,9 @@
 The event loop plans and the torch thread computes. For each step the loop removes what has ended, admits what waits,
 and hands the thread one `BatchStep`; they share no state while the thread computes. A prompt is read in segments beside
 the tokens of the other replies, so that a long prompt delays nobody.
+
+The guard has rows of its own and waits in no queue: what it reads decides on replies that have a row, and must not wait
+until one of them ends.
 """
 
 import asyncio
@@ -46,23 +49,33 @@ class Batch:
     """
 
     def __init__(
-        self, model: TorchModel, thread: ThreadPoolExecutor, *, rows: int, slots: int, prefill_tokens: int
+        self,
+        model: TorchModel,
+        thread: ThreadPoolExecutor,
+        *,
+        rows: int,
+        guard_rows: int,
+        slots: int,
+        prefill_tokens: int,
     ) -> None:
         """Starts with nothing to do.
 
         Args:
             model: Computes the steps, on the thread alone.
             thread: The torch thread.
-            rows: Sequences at the same time, as many as the model has rows.
+            rows: Sequences at the same time, without the guard's.
+            guard_rows: Rows for the guard alone; with `rows` as many as the model has.
             slots: As many as the model has.
             prefill_tokens: Tokens of prompts to read per step beside one token per reply; more if there are no replies.
         """
         self.slots = Slots(slots)
         self._model = model
         self._thread = thread
-        self._rows = Rows(rows)
+        self._rows = Rows(rows + guard_rows)
+        self._reply_rows = rows
         self._prefill_tokens = prefill_tokens
         self._queue: FairQueue[Ticket] = FairQueue()
+        self._guard_queue: FairQueue[Ticket] = FairQueue()
         self._has_work = asyncio.Event()
         self._turn_numbers = itertools.count()
         self._step_started_at: float | None = None
@@ -70,8 +83,8 @@ class Batch:
 
     @property
     def running_count(self) -> int:
-        """Number of sequences with a row."""
-        return len(self._tickets())
+        """Number of sequences with a row, without the guard's."""
+        return sum(ticket.role != "guard" for ticket in self._tickets())
 
     @property
     def step_seconds(self) -> float:
@@ -95,7 +108,7 @@ class Batch:
         if self._loop.done():
             self._end(ticket, ServerDraining("the engine is closing"))
         else:
-            self._queue.push(ticket, key=turn_key)
+            self._queue_of(ticket).push(ticket, key=turn_key)
             self._has_work.set()
         return ticket
 
@@ -108,7 +121,7 @@ class Batch:
     async def release(self, ticket: Ticket) -> None:
         """Ends a sequence if it still runs. Returns once its row, its slot and its part of the cache are free."""
         ticket.allowance.withdraw()
-        if self._queue.discard(ticket, key=ticket.turn_key):
+        if self._queue_of(ticket).discard(ticket, key=ticket.turn_key):
             self._end(ticket, ServerDraining("the caller no longer waits for the reply"))
         self._has_work.set()
         await wait_until_done(ticket.completion)
@@ -125,8 +138,9 @@ class Batch:
         await wait_until_done(self._loop)
         for ticket in self._tickets():
             self._leave(ticket, ServerDraining("the engine is closing"))
-        while self._queue:
-            self._end(self._queue.pop(), ServerDraining("the engine is closing"))
+        for queue in (self._guard_queue, self._queue):
+            while queue:
+                self._end(queue.pop(), ServerDraining("the engine is closing"))
 
     async def _run(self) -> None:
         while True:
@@ -195,15 +209,19 @@ class Batch:
                 self._rows.promote(ticket)
 
     def _admit(self) -> None:
-        while self._rows.free_count and self._queue:
-            ticket = self._queue.pop()
-            if error := _refusal(ticket.allowance):
-                self._end(ticket, error)
-                continue
-            if ticket.adapter is not None:
-                ticket.lease = self.slots.lease(ticket.adapter)
-            ticket.joined_at = time.monotonic()
-            self._rows.join(ticket)
+        while self._rows.free_count and self._guard_queue:
+            self._join(self._guard_queue.pop())
+        while self._rows.free_count and self._queue and self.running_count < self._reply_rows:
+            self._join(self._queue.pop())
+
+    def _join(self, ticket: Ticket) -> None:
+        if error := _refusal(ticket.allowance):
+            self._end(ticket, error)
+            return
+        if ticket.adapter is not None:
+            ticket.lease = self.slots.lease(ticket.adapter)
+        ticket.joined_at = time.monotonic()
+        self._rows.join(ticket)
 
     def _next_prefill(self) -> list[StepRow]:
         """Returns what to read beside one token per reply: the rest of forced text, then prompts."""
@@ -239,6 +257,9 @@ class Batch:
             ticket.completion.set_result(None)
         else:
             ticket.completion.set_exception(error)
+
+    def _queue_of(self, ticket: Ticket) -> FairQueue[Ticket]:
+        return self._guard_queue if ticket.role == "guard" else self._queue
 
     def _tickets(self) -> Sequence[Ticket]:
         return [*self._lane, *self._prefill]

@@ -36,7 +36,7 @@ from brain_server.engine.defaults import PROBE, PROBE_SERVING
 from brain_server.engine.main_brain import MainBrainFacts
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.batch import Batch, NotFinite
-from brain_server.torch_engine.compute.model import TorchModel, load_model
+from brain_server.torch_engine.compute.model import TorchModel, guard_rows_of, load_model
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.reply_decoder import TorchReplyDecoder
 from mesh.adapters.store import AdapterStore, StoredAdapter
@@ -150,7 +150,8 @@ class TorchEngine:
         """See `Engine.weigh`."""
         loaded = self._require_loaded()
         pinned_role = role if role in loaded.model.roles else None
-        with self._admission.place(deadline) as allowance:
+        in_queue = self._admission.extra_place if role == "guard" else self._admission.place
+        with in_queue(deadline) as allowance:
             tokens = await loaded.decoder.encode(prompt, allowance)
             sequence = loaded.model.labels(tokens, labels, by_first_token=pinned_role is not None)
             in_batch = loaded.decoder.run(
@@ -255,6 +256,7 @@ class TorchEngine:
             model,
             self._torch_thread,
             rows=settings.max_batch,
+            guard_rows=guard_rows_of(model.base.main_brain),
             slots=settings.adapter_slots,
             prefill_tokens=settings.prefill_tokens,
         )

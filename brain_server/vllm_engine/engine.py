@@ -140,7 +140,8 @@ class VllmEngine:
         """See `Engine.weigh`."""
         parts, decoder = self._require_ready()
         role_adapter = parts.roles.adapter(role)
-        with self._noticing_outages(), self._admission.place(deadline) as allowance:
+        in_queue = self._admission.extra_place if role == "guard" else self._admission.place
+        with self._noticing_outages(), in_queue(deadline) as allowance:
             branches = parts.model.branches(labels, by_first_token=role_adapter is not None)
             longest_fork = max(map(len, branches.forks))
             tokens = await decoder.encode(prompt, allowance, reply_tokens=1 + longest_fork)

@@ -24,15 +24,19 @@ scripts; see `scripts`. Knows nothing of what the JSON holds.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import cast
 
 from redis.asyncio import Redis
 
 from cloning_server.clones.records import Backlog, Claim, ErasedRecords, NewChange, NewClone, StartOutcome
-from cloning_server.clones.redis import answers_in_time
-from cloning_server.clones.scripts.script import LuaScript
 from mesh.adapters.ref import DEFAULT_TENANT
+from mesh.errors import CloneStoreUnavailable
+from mesh.valkey.connection import answers_in_time
+from mesh.valkey.script import LuaScript
+
+_SCRIPTS = "cloning_server.clones.scripts"
 
 
 class CloneStore:
@@ -41,11 +45,11 @@ class CloneStore:
     def __init__(self, redis: Redis, *, tenant: str = DEFAULT_TENANT) -> None:
         self._redis = redis
         self._prefix = f"{{aivo:{tenant}}}:"
-        self._start = LuaScript(redis, "start")
-        self._claim = LuaScript(redis, "claim")
-        self._renew = LuaScript(redis, "renew")
-        self._change = LuaScript(redis, "change")
-        self._erase = LuaScript(redis, "erase")
+        self._start = LuaScript(redis, "start", package=_SCRIPTS)
+        self._claim = LuaScript(redis, "claim", package=_SCRIPTS)
+        self._renew = LuaScript(redis, "renew", package=_SCRIPTS)
+        self._change = LuaScript(redis, "change", package=_SCRIPTS)
+        self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
 
     @property
     def channel(self) -> str:
@@ -59,7 +63,7 @@ class CloneStore:
             What happened, and the id of the clone that it is about.
         """
         student_id, clone_id = new.student_id, new.clone_id
-        async with answers_in_time():
+        async with _answers_in_time():
             answer = await self._start(
                 keys={
                     "request": self._key("request", new.request_id),
@@ -94,7 +98,7 @@ class CloneStore:
 
     async def claim(self, *, seconds: float) -> Claim:
         """Leases the next clone for so many seconds. A clone whose lease has expired comes first."""
-        async with answers_in_time():
+        async with _answers_in_time():
             answer = await self._claim(
                 keys={
                     "queued": self._key("queued"),
@@ -111,7 +115,7 @@ class CloneStore:
 
     async def renew(self, clone_id: str, *, token: int, seconds: float) -> bool:
         """Makes a lease last for so many seconds from now on; returns False if another lease replaced it."""
-        async with answers_in_time():
+        async with _answers_in_time():
             answer = await self._renew(
                 keys={"leases": self._key("leases"), "tokens": self._key("tokens")},
                 args={"clone_id": clone_id, "token": token, "milliseconds": _milliseconds(seconds)},
@@ -125,7 +129,7 @@ class CloneStore:
             False if another change came first, or if the token does not allow the change.
         """
         clone_id = change.clone_id
-        async with answers_in_time():
+        async with _answers_in_time():
             answer = await self._change(
                 keys={
                     "feed": self._key("feed", clone_id),
@@ -151,7 +155,7 @@ class CloneStore:
 
     async def read_request(self, request_id: str) -> tuple[str, str] | None:
         """Returns the id of the clone that a request made, and the request's digest; None if it made no clone."""
-        async with answers_in_time():
+        async with _answers_in_time():
             values = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
         clone_id, digest = cast("list[str | None]", values)
         return None if clone_id is None or digest is None else (clone_id, digest)
@@ -161,25 +165,25 @@ class CloneStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id in clone_ids:
                 pipe.xrevrange(self._key("feed", clone_id), count=1)
-            async with answers_in_time():
+            async with _answers_in_time():
                 feeds = await pipe.execute()
         return [entry[1]["clone"] for feed in feeds for entry in feed]
 
     async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
         """Returns the clone as of each change after number `after`, in order."""
-        async with answers_in_time():
+        async with _answers_in_time():
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
         return [fields["clone"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries)]
 
     async def read_baseline(self, clone_id: str) -> str | None:
         """Returns the baseline, or None once the clone is final."""
-        async with answers_in_time():
+        async with _answers_in_time():
             return cast("str | None", await self._redis.get(self._key("baseline", clone_id)))
 
     async def list_numbers(self, student_id: str, *, below: int | None, limit: int) -> list[tuple[str, int]]:
         """Returns the ids and numbers of a student's clones, newest first; an empty id stands for all students."""
         newest = "+inf" if below is None else f"({below}"
-        async with answers_in_time():
+        async with _answers_in_time():
             ids_with_numbers = await self._redis.zrevrangebyscore(
                 self._key("clones", student_id), newest, "-inf", start=0, num=limit, withscores=True
             )
@@ -192,7 +196,7 @@ class CloneStore:
             pipe.hgetall(self._key("sizes"))
             pipe.hkeys(self._key("tokens"))
             pipe.mget(self._key("counter"), self._key("pace"))
-            async with answers_in_time():
+            async with _answers_in_time():
                 places, sizes, running_ids, (counter, pace) = await pipe.execute()
         return Backlog(
             places=dict(places),
@@ -204,7 +208,7 @@ class CloneStore:
 
     async def write_pace(self, pace: float) -> None:
         """Stores the seconds that a response takes."""
-        async with answers_in_time():
+        async with _answers_in_time():
             await self._redis.set(self._key("pace"), pace)
 
     async def count(self) -> tuple[int, int]:
@@ -212,13 +216,13 @@ class CloneStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zcard(self._key("open"))
             pipe.hlen(self._key("tokens"))
-            async with answers_in_time():
+            async with _answers_in_time():
                 unfinished_count, running_count = await pipe.execute()
         return unfinished_count - running_count, running_count
 
     async def read_lane(self, student_id: str) -> list[str]:
         """Returns the ids of the student's clones that are not final, in the order in which they run."""
-        async with answers_in_time():
+        async with _answers_in_time():
             return cast("list[str]", await self._redis.lrange(self._key("lane", student_id), 0, -1))
 
     async def erase(self, student_id: str) -> ErasedRecords | None:
@@ -231,11 +235,11 @@ class CloneStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zrange(student_clones, 0, -1)
             pipe.smembers(student_requests)
-            async with answers_in_time():
+            async with _answers_in_time():
                 clone_ids, request_ids = await pipe.execute()
         records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
         records += [self._key("request", request_id) for request_id in request_ids]
-        async with answers_in_time():
+        async with _answers_in_time():
             key_count = await self._erase(
                 keys={
                     "clones": self._key("clones"),
@@ -259,17 +263,21 @@ class CloneStore:
     async def list_idle_students(self, *, before: datetime, limit: int) -> list[str]:
         """Returns students whose latest clone was accepted before this time, oldest first."""
         latest = f"({before.timestamp() * 1000:.0f}"
-        async with answers_in_time():
+        async with _answers_in_time():
             student_ids = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
         return cast("list[str]", student_ids)
 
     async def take_turn(self, *, seconds: float) -> bool:
         """Gives the caller the turn at housekeeping for so many seconds; returns False if another server has it."""
-        async with answers_in_time():
+        async with _answers_in_time():
             return bool(await self._redis.set(self._key("housekeeping"), "1", nx=True, px=_milliseconds(seconds)))
 
     def _key(self, name: str, owner_id: str = "") -> str:
         return f"{self._prefix}{name}:{owner_id}" if owner_id else f"{self._prefix}{name}"
+
+
+def _answers_in_time() -> AbstractAsyncContextManager[None]:
+    return answers_in_time(CloneStoreUnavailable, "clone store")
 
 
 def _milliseconds(seconds: float) -> int:

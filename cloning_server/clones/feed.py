@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.listing import CloneListing
-from cloning_server.clones.wakeups import Wakeups
 from mesh.errors import CloneNotFound, CloneStoreUnavailable, InvalidField, Violation
+from mesh.valkey.wakeups import Wakeups
 
 # Covers a restart of the store, which reads its file. A watcher that resumes loses nothing, so longer is not better.
 OUTAGE_SECONDS = 20.0

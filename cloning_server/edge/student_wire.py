@@ -153,6 +153,7 @@ def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
         ),
         models=student_pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
         brain=student_pb.EvictedAdapters(reached=adapters is not None, adapters=adapters or 0),
+        alerts=receipt.alerts,
     )
 
 

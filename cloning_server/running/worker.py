@@ -12,12 +12,12 @@ from collections.abc import Callable
 from cloning_server.clone import AttemptOutcome
 from cloning_server.clones.changes import CloneChanges, CloneOvertaken
 from cloning_server.clones.leases import CloneLease, Leases, Pause
-from cloning_server.clones.wakeups import Wakeups
 from cloning_server.running.journal import Journal
 from cloning_server.running.runner import CloneRunner
 from mesh.background import BackgroundTask, cancel_and_wait
 from mesh.errors import CloneNotFound, CloneStoreUnavailable
 from mesh.log import get_logger
+from mesh.valkey.wakeups import Wakeups
 
 # How often to look for clones in case a wake-up was lost. Otherwise a wake-up starts the next clone at once.
 POLL_SECONDS = 5.0

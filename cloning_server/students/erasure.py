@@ -15,6 +15,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.running.brain import Brain
 from mesh.adapters.store import AdapterStore, RemovedAdapters
+from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AdapterCorrupt, BrainUnavailable, CloneNotFound
 from mesh.log import get_logger
 
@@ -30,6 +31,7 @@ class Receipt:
         clones: What it removed from the clone store.
         cancelled_clones: How many of the clones it cancelled.
         models: What it removed from the adapter store.
+        alerts: How many safety alerts it removed.
         evicted_adapters: How many adapters the brain dropped from memory; None if the brain did not answer.
     """
 
@@ -38,6 +40,7 @@ class Receipt:
     clones: ErasedRecords
     cancelled_clones: int
     models: RemovedAdapters
+    alerts: int
     evicted_adapters: int | None
 
 
@@ -47,21 +50,25 @@ class Erasure:
     Args:
         store: Holds the students' clones.
         adapters: Holds their versions.
+        alerts: Holds the safety alerts about them.
         brain: Holds their adapters in memory.
     """
 
-    def __init__(self, store: CloneStore, *, adapters: AdapterStore, brain: Brain) -> None:
+    def __init__(self, store: CloneStore, *, adapters: AdapterStore, alerts: AlertStore, brain: Brain) -> None:
         self._store = store
         self._changes = CloneChanges(store)
         self._adapters = adapters
+        self._alerts = alerts
         self._brain = brain
 
     async def erase(self, student_id: str) -> Receipt:
         """Removes everything about a student. It succeeds also if there is nothing.
 
         Raises:
-            AdapterStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
+            AdapterStoreUnavailable, AlertStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
         """
+        # Before the clone records, which lead to the student for as long as anything is left.
+        alerts = await self._alerts.erase(student_id)
         cancelled_clones, models = 0, RemovedAdapters(versions=0, objects=0, bytes=0)
         erased: ErasedRecords | None = None
         # Repeats if another clone of the student was accepted meanwhile.
@@ -84,6 +91,7 @@ class Erasure:
             clones=erased,
             cancelled_clones=cancelled_clones,
             models=models,
+            alerts=alerts,
             evicted_adapters=evicted_adapters,
         )
 

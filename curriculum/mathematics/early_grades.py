@@ -2,8 +2,8 @@
 
 from random import Random
 
-from curriculum.lesson import GradeBand
 from curriculum.mathematics.exercise import Exercise, Template, Topic, near
+from mesh.tutoring.profile import GradeBand
 
 
 def count_on(draw: Random) -> Exercise:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from fractions import Fraction
 from random import Random
 
-from curriculum.lesson import GradeBand
+from mesh.tutoring.profile import GradeBand
 
 
 class Topic(StrEnum):

@@ -4,8 +4,8 @@ import math
 from fractions import Fraction
 from random import Random
 
-from curriculum.lesson import GradeBand
 from curriculum.mathematics.exercise import Exercise, Template, Topic, decimal, write
+from mesh.tutoring.profile import GradeBand
 
 
 def add_like_fractions(draw: Random) -> Exercise:

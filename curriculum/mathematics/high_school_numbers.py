@@ -3,8 +3,8 @@
 from fractions import Fraction
 from random import Random
 
-from curriculum.lesson import GradeBand
 from curriculum.mathematics.exercise import Exercise, Template, Topic, decimal, write
+from mesh.tutoring.profile import GradeBand
 
 
 def negative_exponents(draw: Random) -> Exercise:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from curriculum.lesson import GradeBand, Kind, Lesson, LessonAssessment, LessonProfile, Subject
+from curriculum.lesson import Kind, Lesson, LessonAssessment, LessonProfile, Subject
 from curriculum.mathematics import (
     early_grades,
     early_stories,
@@ -30,7 +30,7 @@ from curriculum.mathematics.replies import NoReply
 from mesh.tutoring.arithmetic import compute
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
-from mesh.tutoring.profile import Disability, LearningStyle
+from mesh.tutoring.profile import Disability, GradeBand, LearningStyle
 
 TEMPLATES: tuple[Template, ...] = (
     *early_grades.TEMPLATES,

@@ -3,8 +3,8 @@
 from fractions import Fraction
 from random import Random
 
-from curriculum.lesson import GradeBand
 from curriculum.mathematics.exercise import Exercise, Template, Topic
+from mesh.tutoring.profile import GradeBand
 
 
 def two_step_equation(draw: Random) -> Exercise:

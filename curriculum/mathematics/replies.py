@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from random import Random
 
-from curriculum.lesson import GradeBand
 from curriculum.mathematics import phrases
 from curriculum.mathematics.exercise import Exercise, Topic
 from mesh.tutoring.form import FormRules, split_sentences
-from mesh.tutoring.profile import Disability, LearningStyle, StudentProfile
+from mesh.tutoring.profile import Disability, GradeBand, LearningStyle, StudentProfile
 from mesh.tutoring.teaching import rules_of
 
 _EARLY = (GradeBand.K_2, GradeBand.G3_5)

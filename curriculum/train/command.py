@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import torch
 import typer
@@ -25,13 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from curriculum.lesson import Kind, Lesson
 from curriculum.library import load_lessons
 from curriculum.records import InvalidLine
-from curriculum.train.grader import IndistinctLabels
 from curriculum.train.grading_sets import InvalidGradedAnswer
+from curriculum.train.guard_role import GUARD_SETTINGS, train_guard
+from curriculum.train.labels import IndistinctLabels
+from curriculum.train.role_training import RoleTraining, TrainedFactors
 from curriculum.train.roles import (
     GRADER_SETTINGS,
     TUTOR_SETTINGS,
-    RoleTraining,
-    TrainedFactors,
     train_grader,
     train_tutor,
 )
@@ -40,21 +40,36 @@ from mesh.adapters.manifest import Lora
 from mesh.errors import AivoError, BaseModelUnavailable
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import BaseModel, load_base
-from mesh.main_brain.roles import WEIGHTS_FILE, RoleManifest, TrainedRole, remove_role, roles_folders, write_role
+from mesh.main_brain.roles import (
+    WEIGHTS_FILE,
+    RoleManifest,
+    RoleName,
+    TrainedRole,
+    remove_role,
+    roles_folders,
+    write_role,
+)
 from mesh.settings import BaseModelSettings, InvalidSettings, load_settings
 
-TrainableRole = Literal["tutor", "grader"]
 _FAILED, _WRONG = 1, 2
-_SETTINGS: dict[TrainableRole, RoleSettings] = {"tutor": TUTOR_SETTINGS, "grader": GRADER_SETTINGS}
-_TRAININGS: dict[TrainableRole, Callable[[RoleTraining], TrainedFactors]] = {
+_SETTINGS: dict[RoleName, RoleSettings] = {
+    "tutor": TUTOR_SETTINGS,
+    "grader": GRADER_SETTINGS,
+    "guard": GUARD_SETTINGS,
+}
+_TRAININGS: dict[RoleName, Callable[[RoleTraining], TrainedFactors]] = {
     "tutor": train_tutor,
     "grader": train_grader,
+    "guard": train_guard,
 }
 _NOTES = {
     "tutor": "It learned from lessons that the project wrote and from science questions with explanations "
     "(EntailmentBank, Apache-2.0). It is a small model: it can be wrong, and it replaces no teacher.",
     "grader": "It learned from pupils' and students' graded answers (SciEntsBank and Beetle, CC BY-SA 3.0; SAF, MIT) "
     "and from the project's lessons. It is no examiner: a teacher decides what counts.",
+    "guard": "It learned from texts and lessons that the project wrote, and from texts that OpenAI labelled for "
+    "moderation (MIT). It is a small model: it misses some harmful texts and blocks some harmless ones, and no adult "
+    "may rely on it alone. Development texts chose the thresholds, so their figures are a little too good.",
 }
 app = typer.Typer(help="The curriculum of the Main Brain.", no_args_is_help=True, add_completion=False)
 _console = Console(stderr=True)
@@ -64,7 +79,7 @@ _console = Console(stderr=True)
 def train_role(
     *,
     role: Annotated[
-        TrainableRole, typer.Option(help="What to train. The grader is trained on the tutor's Main Brain.")
+        RoleName, typer.Option(help="What to train. Grader and guard are trained on the tutor's Main Brain.")
     ],
     sets: Annotated[Path | None, typer.Option(help="Folder of the public sets; none: the lessons alone.")] = None,
     base_model: Annotated[str, typer.Option(help="Catalogue name, folder or repository; default: BASE_MODEL.")] = "",
@@ -136,7 +151,7 @@ def show(
 
 
 def _train(
-    role: TrainableRole,
+    role: RoleName,
     settings: RoleSettings,
     *,
     base_model: str,
@@ -170,7 +185,7 @@ def _train(
 
 
 def _settings_of(
-    role: TrainableRole, *, epochs: int | None, learning_rate: float | None, batch: int | None, seed: int
+    role: RoleName, *, epochs: int | None, learning_rate: float | None, batch: int | None, seed: int
 ) -> RoleSettings:
     defaults = _SETTINGS[role]
     return replace(
@@ -182,7 +197,7 @@ def _settings_of(
     )
 
 
-def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
+def _load(name: str, role: RoleName, output: Path) -> BaseModel:
     """Loads what a role is trained on: the plain base model for the tutor, the Main Brain for the others."""
     settings = load_settings(BaseModelSettings)
     base = load_base(
@@ -193,7 +208,7 @@ def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
         dtype=settings.dtype,
         quantization=settings.quantization,
     )
-    # An earlier grader is a problem only because a new tutor came: it is what this training replaces.
+    # An earlier grader or guard is a problem only because a new tutor came: it is what this training replaces.
     problems = [problem for problem in base.main_brain.problems if problem.startswith("the tutor")]
     if problems:
         raise BaseModelUnavailable(problems[0])
@@ -201,7 +216,7 @@ def _load(name: str, role: TrainableRole, output: Path) -> BaseModel:
 
 
 def _write(
-    role: TrainableRole, base: BaseModel, factors: TrainedFactors, output: Path, *, start: bytes | None
+    role: RoleName, base: BaseModel, factors: TrainedFactors, output: Path, *, start: bytes | None
 ) -> TrainedRole:
     weights = to_safetensors(factors.weights)
     settings = factors.settings
@@ -222,6 +237,7 @@ def _write(
         command=f"python -m curriculum {shlex.join(sys.argv[1:])}",
         labels=factors.labels,
         calibration=factors.calibration,
+        thresholds=factors.thresholds,
         serving=factors.serving,
         evaluation=factors.evaluation,
         data_digests=factors.data_digests,
@@ -234,7 +250,7 @@ def _write(
     return trained_role
 
 
-def _notes(role: TrainableRole, base: BaseModel, factors: TrainedFactors, *, start: bytes | None) -> str:
+def _notes(role: RoleName, base: BaseModel, factors: TrainedFactors, *, start: bytes | None) -> str:
     settings = factors.settings
     device = torch.cuda.get_device_name() if base.device.type == "cuda" else "CPU"
     how = (

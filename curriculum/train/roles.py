@@ -1,12 +1,10 @@
 """Trains the roles of one base model, in their order: the tutor on the base weights, the grader on the Main Brain."""
 
-import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from cloning_server.compute.lora_factors import LoraFactors
@@ -26,13 +24,12 @@ from curriculum.train.grading_sets import (
     read_graded,
 )
 from curriculum.train.objectives import LabelObjective, ReplyObjective
-from curriculum.train.training import RoleExample, RoleSettings, StepReport, train
-from mesh.adapters.manifest import DEFAULT_SERVING, Serving
+from curriculum.train.role_training import RoleTraining, TrainedFactors, digest_of, fit, round_to_file
+from curriculum.train.training import RoleSettings
+from mesh.adapters.manifest import DEFAULT_SERVING
 from mesh.lm.chat import Example
 from mesh.lm.grading import LABELS
-from mesh.lm.lora import from_safetensors
 from mesh.lm.repetition import choose_run_length, run_tokens_of
-from mesh.main_brain.base import BaseModel
 from mesh.main_brain.role_manifest import Calibration
 
 TUTOR_SETTINGS = RoleSettings(epochs=3, learning_rate=5e-4, batch=32)
@@ -50,52 +47,6 @@ _MEASURED = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedFactors:
-    """What a training made.
-
-    Attributes:
-        weights: Factors by PEFT's names, bf16.
-        settings: How they were trained.
-        evaluation: Figures on held-out data, by name.
-        data_digests: sha256 of the data, by name.
-        examples: How many examples there were.
-        labels: The labels of a grader; empty for a tutor.
-        calibration: The calibration of a grader.
-        serving: How the Main Brain decodes with this tutor.
-    """
-
-    weights: dict[str, torch.Tensor]
-    settings: RoleSettings
-    evaluation: dict[str, float]
-    data_digests: dict[str, str]
-    examples: int
-    labels: tuple[str, ...] = ()
-    calibration: Calibration | None = None
-    serving: Serving | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleTraining:
-    """What every training needs.
-
-    Attributes:
-        base: What the role is trained on.
-        sets: Folder of the public sets, with `grading` and `explanations`; None: the lessons alone.
-        settings: How to train.
-        start: An earlier version of the role to begin with; None: fresh factors.
-        checkpoint: Where the training is saved; None: nowhere.
-        watch: Called at every step.
-    """
-
-    base: BaseModel
-    sets: Path | None
-    settings: RoleSettings
-    start: bytes | None
-    checkpoint: Path | None
-    watch: Callable[[StepReport], None]
-
-
 def train_tutor(training: RoleTraining) -> TrainedFactors:
     """Trains the tutor on all lessons that are not held out.
 
@@ -109,8 +60,8 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
     examples = tutor.lesson_examples(learned, tokenizer)
     plain = list(tutor.plain_examples(training.sets / _EXPLANATIONS / _EXPLAINED, tokenizer)) if training.sets else []
     passes = Passes(base.model)
-    factors = _fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
-    weights = _round(factors)
+    factors = fit(training, passes, [*examples, *plain], ReplyObjective(passes.layers.head_VH))
+    weights = round_to_file(factors)
     held_out = [lesson for lesson in lessons if is_held_out(lesson)]
     replies = [
         tokenizer(lesson.reply, add_special_tokens=False)["input_ids"]
@@ -122,8 +73,8 @@ def train_tutor(training: RoleTraining) -> TrainedFactors:
         settings=training.settings,
         evaluation=_tutor_figures(training, passes, factors, held_out),
         data_digests={
-            "lessons": _digest_of(examples),
-            **({"EntailmentBank": _digest_of(plain)} if plain else {}),
+            "lessons": digest_of(examples),
+            **({"EntailmentBank": digest_of(plain)} if plain else {}),
         },
         serving=replace(DEFAULT_SERVING, unrepeated_run=choose_run_length(replies, run_tokens_of(tokenizer))),
         examples=len(examples) + len(plain),
@@ -158,15 +109,15 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
     passes = Passes(base.model)
     tokens = grader.label_tokens(base.tokenizer)
     objective = LabelObjective(passes.layers.head_VH, tokens, smoothing=_SMOOTHING)
-    factors = _fit(replace(training, settings=replace(settings, epochs=1)), passes, examples, objective)
-    weights = _round(factors)
+    factors = fit(replace(training, settings=replace(settings, epochs=1)), passes, examples, objective)
+    weights = round_to_file(factors)
     calibrating = [grader.closest(answer) for answer in held_out]
     calibration = grader.calibrate(calibrating, grader.weigh(passes, factors, calibrating, base.tokenizer))
     return TrainedFactors(
         weights=weights,
         settings=settings,
         evaluation=_grader_figures(measured_sets, passes, factors, calibration, tokenizer=base.tokenizer),
-        data_digests={"answers": _digest_of(examples)},
+        data_digests={"answers": digest_of(examples)},
         examples=len(examples) // settings.epochs,
         labels=LABELS,
         calibration=calibration,
@@ -180,27 +131,6 @@ def graded_answers(sets: Path | None) -> list[GradedAnswer]:
         answers += [answer for name in TRAINING_FILES for answer in read_graded(sets / _GRADING / name)]
         answers += explained_answers(sets / _EXPLANATIONS / _EXPLAINED)
     return answers
-
-
-def _fit(
-    training: RoleTraining, passes: Passes, examples: Sequence[RoleExample], objective: ReplyObjective | LabelObjective
-) -> LoraFactors:
-    settings = training.settings
-    factors = LoraFactors(training.base.model, settings.lora, seed=settings.seed)
-    if training.start is not None:
-        factors.load(from_safetensors(training.start), scaling=factors.scaling)
-    origin = f"{training.base.digest} {hashlib.sha256(training.start or b'').hexdigest()}"
-    train(
-        passes,
-        factors,
-        examples,
-        objective,
-        settings,
-        origin=origin,
-        checkpoint=training.checkpoint,
-        watch=training.watch,
-    )
-    return factors
 
 
 def _tutor_figures(
@@ -251,18 +181,3 @@ def _grader_figures(
         measured = grader.measure(answers, grader.weigh(passes, factors, answers, tokenizer), calibration)
         figures |= {f"{name}: {key}": value for key, value in measured.items()}
     return figures
-
-
-def _round(factors: LoraFactors) -> dict[str, torch.Tensor]:
-    """Rounds factors to bf16, as the file holds them; returns them by PEFT's names."""
-    weights = {name: factor.to(torch.bfloat16) for name, factor in factors.state().items()}
-    factors.load(weights, scaling=factors.scaling)
-    return weights
-
-
-def _digest_of(examples: Sequence[RoleExample]) -> str:
-    """sha256 of the tokenised examples, in their order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((example.example.tokens, example.example.reply_start, example.label)).encode())
-    return digest.hexdigest()

@@ -7,12 +7,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from curriculum.answers import read_explained
-from curriculum.lesson import GradeBand, Kind, Lesson, Subject
+from curriculum.lesson import Kind, Lesson, Subject
 from curriculum.library import draw_of
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
 from mesh.lm.chat import Example, encode_example, end_of_turn
-from mesh.tutoring.profile import Disability, StudentProfile
+from mesh.tutoring.profile import Disability, GradeBand, StudentProfile
 
 # Subjects as schools write them: a request's subject is free text.
 _SPELLINGS = {

@@ -10,7 +10,7 @@ last bit between machines, and an adapter fits all of them. Knows nothing of tor
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from mesh.errors import AdapterCorrupt, AdapterIncompatible, BaseModelUnavailabl
 from mesh.lm.base_files import BaseModelFiles, fetch
 from mesh.lm.digests import digest_folder, weight_files, write_atomically
 from mesh.lm.grading import LABELS
+from mesh.lm.guarding import GUARD_LABELS
 from mesh.lm.locks import exclusive
 from mesh.log import get_logger
 from mesh.main_brain.merging import MERGE_VERSION, OnProgress, merge_adapter
@@ -125,8 +126,8 @@ def fetch_main_brain(
         if isinstance(found_role, RoleProblem):
             problems.append(found_role.reason)
             return None
-        if found_role and role == "grader" and (fault := _grader_fault(found_role.manifest)):
-            reason = f"the grader in {found_role.folder} can't be used: {fault}"
+        if found_role and (fault := _FAULTS_OF.get(role, _no_fault)(found_role.manifest)):
+            reason = f"the {role} in {found_role.folder} can't be used: {fault}"
             _log.warning("role_unusable", role=role, base_model=name, reason=reason)
             problems.append(reason)
             return None
@@ -169,6 +170,20 @@ def _grader_fault(manifest: RoleManifest) -> str:
     if any(len(row) != len(OVERLAP_FEATURES) for row in slopes):
         return f"its calibration has not {len(OVERLAP_FEATURES)} slopes per label"
     return ""
+
+
+def _guard_fault(manifest: RoleManifest) -> str:
+    """Returns why a guard can't screen texts, as one of another version of the product; empty if it can."""
+    if manifest.labels != GUARD_LABELS:
+        return f"its labels are not {', '.join(GUARD_LABELS)}"
+    return "" if manifest.thresholds else "it has no thresholds"
+
+
+def _no_fault(_manifest: RoleManifest) -> str:
+    return ""
+
+
+_FAULTS_OF: Mapping[RoleName, Callable[[RoleManifest], str]] = {"grader": _grader_fault, "guard": _guard_fault}
 
 
 class _Merge:

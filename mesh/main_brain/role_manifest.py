@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
@@ -10,11 +10,16 @@ from pydantic.dataclasses import dataclass
 
 from mesh.adapters.manifest import Digest, Lora, Serving
 from mesh.errors import AdapterCorrupt
+from mesh.lm.guarding import HarmCategory, thresholds_of_grade
+from mesh.tutoring.profile import GradeBand
 
 RoleName = Literal["tutor", "grader", "guard"]
 
 # Otherwise a label that is never likely would have an infinite logarithm.
 _LEAST_WEIGHT = 1e-6
+
+# Above 0, as a threshold of 0 would flag every text.
+_Threshold = Annotated[float, Field(gt=0, le=1)]
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,6 +85,8 @@ class RoleManifest:
         command: The command that trained it; the model card says what else is needed to do so again.
         labels: What a grader or guard begins its reply with, in order; empty for the tutor.
         calibration: How the probabilities of the labels are calibrated; None takes them as they are.
+        thresholds: The least score of each category at which a guard's text is flagged, by grade band; None for other
+            roles. See `HarmReading.flagged`.
         serving: How the Main Brain's replies are decoded with this tutor; None as the engines do by default.
         evaluation: Figures measured on held-out data, by name.
         data_digests: sha256 of each data set that it learned from, by name.
@@ -97,6 +104,7 @@ class RoleManifest:
     command: str
     labels: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    thresholds: dict[HarmCategory, dict[GradeBand, _Threshold]] | None = None
     serving: Serving | None = None
     evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
     data_digests: dict[str, Digest] = dataclasses.field(default_factory=dict)
@@ -106,6 +114,10 @@ class RoleManifest:
             raise ValueError("labels must be set for grader and guard, and only for them")
         if self.serving is not None and self.role != "tutor":
             raise ValueError("serving is the tutor's alone")
+        if self.thresholds is not None and self.role != "guard":
+            raise ValueError("thresholds are the guard's alone")
+        if self.thresholds is not None and not _is_complete(self.thresholds):
+            raise ValueError("thresholds must have one number per category and grade band")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ")
         calibration = self.calibration
@@ -134,6 +146,16 @@ class RoleManifest:
         """Returns the JSON that `from_json` reads, indented for people."""
         return _JSON.dump_json(self, indent=2)
 
+    def thresholds_for(self, grade: str | None) -> Mapping[HarmCategory, float]:
+        """Returns a guard's threshold of each category for a student's grade; the lowest of all if it is unknown.
+
+        Raises:
+            ValueError: The role has no thresholds.
+        """
+        if self.thresholds is None:
+            raise ValueError(f"the {self.role} has no thresholds")
+        return thresholds_of_grade(self.thresholds, grade)
+
     @property
     def scaling(self) -> float:
         """The factor on the product of A and B: `alpha / rank`."""
@@ -141,6 +163,11 @@ class RoleManifest:
 
 
 _JSON = TypeAdapter(RoleManifest)
+
+
+def _is_complete(thresholds: Mapping[HarmCategory, Mapping[GradeBand, float]]) -> bool:
+    bands = set(GradeBand)
+    return set(thresholds) == set(HarmCategory) and all(set(row) == bands for row in thresholds.values())
 
 
 def model_card(manifest: RoleManifest, notes: str) -> str:
@@ -158,6 +185,12 @@ def model_card(manifest: RoleManifest, notes: str) -> str:
     if manifest.labels:
         lines += [f"- Labels, in order: {', '.join(f'`{label.strip()}`' for label in manifest.labels)}."]
     lines += [f"- Learned from {name}, SHA-256 `{digest}`." for name, digest in sorted(manifest.data_digests.items())]
+    if manifest.thresholds:
+        lines += ["", f"| flagged from | {' | '.join(GradeBand)} |", "| --- |" + " --- |" * len(GradeBand)]
+        lines += [
+            f"| {category} | {' | '.join(f'{row[band]:.3g}' for band in GradeBand)} |"
+            for category, row in manifest.thresholds.items()
+        ]
     if manifest.evaluation:
         lines += ["", "| measured on held-out data | |", "| --- | --- |"]
         lines += [f"| {name} | {figure:.4g} |" for name, figure in sorted(manifest.evaluation.items())]

@@ -6,9 +6,25 @@ Knows nothing of models or prompts, so that the servers' edges can use it withou
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 from unicodedata import normalize
 
 GRADES = ("K", *(str(year) for year in range(1, 13)))
+
+
+class GradeBand(StrEnum):
+    """Grades that are taught alike."""
+
+    K_2 = "K-2"
+    G3_5 = "3-5"
+    G6_8 = "6-8"
+    G9_12 = "9-12"
+
+    @classmethod
+    def of(cls, grade: str) -> Self:
+        """Returns the band of one of `GRADES`."""
+        index = GRADES.index(grade)
+        return cls(next(band for band, last in (("K-2", 2), ("3-5", 5), ("6-8", 8), ("9-12", 12)) if index <= last))
 
 
 class LearningStyle(StrEnum):

@@ -10,10 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mesh.adapters.manifest import Lora
 from mesh.lm.grading import LABELS
+from mesh.lm.guarding import GUARD_LABELS, HarmCategory
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.roles import Calibration, RoleManifest, RoleName, TrainedRole, write_role
+from mesh.tutoring.profile import GradeBand
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+
+_LABELS_OF: dict[RoleName, tuple[str, ...]] = {"tutor": (), "grader": LABELS, "guard": GUARD_LABELS}
 
 
 def random_role_state(base_folder: Path, *, seed: int, rank: int = 4, strength: float = 0.05) -> dict[str, Tensor]:
@@ -36,7 +40,8 @@ def role_manifest(
     weights: bytes, *, role: RoleName, base_digest: str, base_model: str = "small", rank: int = 4
 ) -> RoleManifest:
     """Returns a manifest for weights with factors of all target modules; alpha is twice the rank."""
-    labels = () if role == "tutor" else LABELS
+    labels = _LABELS_OF[role]
+    biases = tuple(0.1 * place for place in range(len(labels)))
     return RoleManifest(
         role=role,
         base_model=base_model,
@@ -48,7 +53,8 @@ def role_manifest(
         seed=0,
         command="python -m curriculum train --role tutor",
         labels=labels,
-        calibration=Calibration(scale=0.7, biases=(0.0, 0.1, -0.1)) if labels else None,
+        calibration=Calibration(scale=0.7, biases=biases) if labels else None,
+        thresholds=dict.fromkeys(HarmCategory, dict.fromkeys(GradeBand, 0.5)) if role == "guard" else None,
         evaluation={"macro_f1": 0.8},
         data_digests={"lessons": "1" * 64},
     )

@@ -22,7 +22,8 @@ from brain_server.engine.contract import (
 from brain_server.engine.main_brain import MainBrainFacts
 from mesh.adapters.ref import AdapterRef
 from mesh.lm.chat import Prompt
-from mesh.main_brain.roles import RoleName
+from mesh.lm.guarding import GUARD_LABELS, HarmCategory, label_of
+from mesh.main_brain.roles import RoleManifest, RoleName
 
 PIECES = ("Plants ", "make ", "food.")
 SHA256 = "ab" * 32
@@ -60,6 +61,10 @@ class ScriptedEngine:
         weighed: The prompts of all `weigh` calls, in order.
         weighed_by: The roles that they named, in order.
         closed: Is set when a stream ends before its reply.
+        pieces: What `stream` sends, unless there is a schema.
+        harmful: What the guard finds in a text that contains a phrase, by phrase; any other text is safe.
+        guard_hold: The guard waits for it.
+        guard_error: The guard fails with it; None for no failure.
         residents: The adapters in memory: student, version, last use.
     """
 
@@ -79,6 +84,11 @@ class ScriptedEngine:
         self.weighed: list[Prompt] = []
         self.weighed_by: list[RoleName | None] = []
         self.closed = asyncio.Event()
+        self.pieces: tuple[str, ...] = PIECES
+        self.harmful: dict[str, HarmCategory] = {}
+        self.guard_hold = asyncio.Event()
+        self.guard_hold.set()
+        self.guard_error: Exception | None = None
         self.residents = [("student123", 2, datetime(2025, 1, 15, 10, 30, tzinfo=UTC))]
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
@@ -102,11 +112,13 @@ class ScriptedEngine:
     async def weigh(
         self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
+        last_turn = prompt.turns[-1].text
+        if role == "guard":
+            return await self._guard(last_turn)
         if self.error is not None:
             raise self.error
         self.weighed.append(prompt)
         self.weighed_by.append(role)
-        last_turn = prompt.turns[-1].text
         weights = next(
             (w for end, w in self.weights.items() if last_turn.endswith(end)), (1 / len(labels),) * len(labels)
         )
@@ -128,9 +140,23 @@ class ScriptedEngine:
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         return [_adapter(student_id, 1)]
 
+    def has_guard(self, manifest: RoleManifest) -> None:
+        """Has a guard from now on."""
+        main_brain = MainBrainFacts(
+            digest=MAIN_BRAIN, tutor="none", grader="zero-shot", guard=f"lora:{SHA256}", roles={"guard": manifest}
+        )
+        self.facts = replace(self.facts, main_brain=main_brain)
+
     def not_ready(self, *, loading: bool, reason: str) -> None:
         """Has no model from now on."""
         self.facts = replace(FACTS, ready=False, loading=loading, reason=reason, dtype="", main_brain=None)
+
+    async def _guard(self, text: str) -> Mapping[str, float]:
+        await self.guard_hold.wait()
+        if self.guard_error is not None:
+            raise self.guard_error
+        category = next((category for phrase, category in self.harmful.items() if phrase in text), None)
+        return {label: float(label == label_of(category)) for label in GUARD_LABELS}
 
     def _fallback_for(self, generation: Generation) -> Fallback | None:
         if generation.policy is AdapterPolicy.BASE_ONLY:
@@ -141,7 +167,7 @@ class ScriptedEngine:
 
     def _pieces_of(self, generation: Generation, fallback: Fallback | None) -> tuple[str, ...]:
         if not generation.json_schema:
-            return PIECES
+            return self.pieces
         student_id = generation.student_id
         return (self.own_texts.get(student_id, self.text) if student_id and fallback is None else self.text,)
 

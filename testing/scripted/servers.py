@@ -21,6 +21,9 @@ from aivo.cloning.v1 import (
     student_service_pb2_grpc,
 )
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
+from aivo.safety.v1 import safety_service_pb2 as safety_pb
+from aivo.safety.v1 import safety_service_pb2_grpc
+from aivo.safety.v1.safety_pb2 import SAFETY_ACTION_SUPPORT, SAFETY_CATEGORY_SELF_HARM, CategoryProbability
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,6 +37,8 @@ CLONING = "aivo.cloning.v1.CloningService"
 
 BASE_MODEL = "SmolLM2-135M-Instruct"
 CLONE_ID = "clone_abc123xyz"
+ALERT_ID = "alert_abc123xyz"
+SELF_HARM = CategoryProbability(category=SAFETY_CATEGORY_SELF_HARM, probability=0.97)
 PIECES = ("Plants ", "make ", "food.")
 STATES = (
     "queued",
@@ -103,8 +108,8 @@ class Script:
             raise
 
 
-class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
-    """Replies that plants make food, with the student's adapter if there is a student."""
+class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer, safety_service_pb2_grpc.SafetyServiceServicer):
+    """Replies that plants make food, with the student's adapter if there is a student; has one alert about ada."""
 
     def __init__(self) -> None:
         self.script = Script()
@@ -153,6 +158,35 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer):
         return brain_pb.GetHealthResponse(
             status="healthy", model_loaded=True, device="cpu", model_name=BASE_MODEL, dtype="bfloat16"
         )
+
+    async def CheckText(self, request: safety_pb.CheckTextRequest, context: Context) -> safety_pb.CheckTextResponse:
+        await self.script.enter("CheckText", request, context)
+        return safety_pb.CheckTextResponse(
+            action=SAFETY_ACTION_SUPPORT,
+            categories=[SELF_HARM],
+            alert=True,
+            guard="rules",
+            reply="I am glad you said it.",
+        )
+
+    async def ListAlerts(self, request: safety_pb.ListAlertsRequest, context: Context) -> safety_pb.ListAlertsResponse:
+        await self.script.enter("ListAlerts", request, context)
+        return safety_pb.ListAlertsResponse(alerts=[_alert(sequence=1)])
+
+    async def WatchAlerts(
+        self, request: safety_pb.WatchAlertsRequest, context: Context
+    ) -> AsyncIterator[safety_pb.WatchAlertsResponse]:
+        await self.script.enter("WatchAlerts", request, context)
+        for sequence in range(request.after_sequence + 1, 4):
+            yield safety_pb.WatchAlertsResponse(sequence=sequence, alert=_alert(sequence=sequence))
+        yield safety_pb.WatchAlertsResponse(sequence=3, heartbeat=True)
+        await self.script.wait_while_held()
+
+    async def AcknowledgeAlert(
+        self, request: safety_pb.AcknowledgeAlertRequest, context: Context
+    ) -> safety_pb.AcknowledgeAlertResponse:
+        await self.script.enter("AcknowledgeAlert", request, context)
+        return safety_pb.AcknowledgeAlertResponse(alert=_alert(sequence=4, acknowledged_by=request.acknowledged_by))
 
 
 class ScriptedCloning(
@@ -272,6 +306,7 @@ async def serving_brain(brain: ScriptedBrain, *, port: int = 0, healthy: bool = 
     """Serves the brain's services on loopback; yields the port."""
     server = _server()
     brain_service_pb2_grpc.add_BrainServiceServicer_to_server(brain, server)
+    safety_service_pb2_grpc.add_SafetyServiceServicer_to_server(brain, server)
     async with _serving(server, BRAIN, port=port, healthy=healthy) as bound_port:
         yield bound_port
 
@@ -285,6 +320,21 @@ async def serving_cloning(cloning: ScriptedCloning, *, port: int = 0) -> AsyncIt
     student_service_pb2_grpc.add_StudentServiceServicer_to_server(cloning, server)
     async with _serving(server, CLONING, port=port, healthy=True) as bound_port:
         yield bound_port
+
+
+def _alert(*, sequence: int, acknowledged_by: str = "") -> safety_pb.SafetyAlert:
+    return safety_pb.SafetyAlert(
+        alert_id=ALERT_ID,
+        sequence=sequence,
+        student_id="ada",
+        categories=[SELF_HARM],
+        action=SAFETY_ACTION_SUPPORT,
+        count=sequence,
+        create_time=Timestamp(seconds=1736937000),
+        update_time=Timestamp(seconds=1736937000 + sequence),
+        acknowledge_time=Timestamp(seconds=1736937060) if acknowledged_by else None,
+        acknowledged_by=acknowledged_by,
+    )
 
 
 def _server() -> grpc.aio.Server:

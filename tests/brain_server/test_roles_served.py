@@ -14,8 +14,10 @@ from prometheus_client import generate_latest
 
 from brain_server.app import open_server
 from brain_server.settings import BrainSettings
+from mesh.lm.guarding import HarmCategory
 from mesh.main_brain.files import fetch_main_brain
-from mesh.main_brain.roles import WEIGHTS_FILE, TrainedRole
+from mesh.main_brain.roles import WEIGHTS_FILE, TrainedRole, find_role
+from mesh.tutoring.profile import GradeBand
 from testing.models.random_roles import write_random_role
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until
@@ -48,7 +50,7 @@ def settings(small_llama: Path, s3_endpoint: S3Endpoint, bucket: str, tmp_path: 
     return BrainSettings(
         base_model=str(small_llama), model_cache_dir=small_llama.parent, roles_dir=tmp_path, device="cpu",
         kv_cache_bytes=64 * 1024 * 1024, s3_endpoint_url=s3_endpoint.url, s3_bucket=bucket, brain_port=0,
-        brain_metrics_port=0, drain_seconds=1,
+        brain_metrics_port=0, drain_seconds=1, safety="off",
     )  # fmt: skip
 
 
@@ -58,6 +60,20 @@ def grader(settings: BrainSettings) -> TrainedRole:
     digest = fetch_main_brain(settings.base_model, folder.parent).digest
     assert settings.roles_dir is not None
     return write_random_role(settings.roles_dir, folder, role="grader", base_digest=digest)
+
+
+@pytest.fixture
+def guard(settings: BrainSettings) -> TrainedRole:
+    """The guard of the settings, with thresholds that no text reaches: its weights are random."""
+    assert settings.roles_dir is not None
+    digest = fetch_main_brain(settings.base_model, Path(settings.base_model).parent).digest
+    role = find_role((settings.roles_dir,), base_model=settings.base_model, role="guard", base_digest=digest)
+    assert isinstance(role, TrainedRole)
+    manifest_path = role.folder / "manifest.json"
+    document = json.loads(manifest_path.read_text())
+    document["thresholds"] = {category: dict.fromkeys(GradeBand, 1.0) for category in HarmCategory}
+    manifest_path.write_text(json.dumps(document))
+    return role
 
 
 async def answers_of(settings: BrainSettings) -> Answers:
@@ -110,3 +126,23 @@ async def test_a_grader_calibrated_for_other_features_is_left_out_and_health_say
     assert answers.verdict.grader == "zero-shot"
     assert answers.health.status == "degraded"
     assert ["calibration" in problem for problem in answers.health.main_brain.problems] == [True]
+
+
+async def test_a_brain_with_a_guard_screens_with_it_and_names_it(settings: BrainSettings, guard: TrainedRole) -> None:
+    answers = await answers_of(settings.model_copy(update={"safety": "enforce"}))
+    assert answers.reply.safety.guard == answers.verdict.safety.guard == guard.identity
+    assert answers.health.main_brain.guard == guard.identity
+    assert (answers.health.status, answers.health.safety) == ("healthy", "enforce")
+    assert answers.reply.usage.completion_tokens > 0
+    # The prompt and the reply, the answer and the feedback.
+    assert 'aivo_engine_role_prompts_total{role="guard"} 4.0' in answers.metrics
+
+
+async def test_a_brain_with_a_broken_guard_screens_by_rules_and_says_so(
+    settings: BrainSettings, guard: TrainedRole
+) -> None:
+    (guard.folder / WEIGHTS_FILE).write_bytes(b"no weights")
+    answers = await answers_of(settings.model_copy(update={"safety": "enforce"}))
+    assert answers.reply.safety.guard == answers.verdict.safety.guard == answers.health.main_brain.guard == "rules"
+    assert answers.health.status == "degraded"
+    assert ["guard" in problem for problem in answers.health.main_brain.problems] == [True]

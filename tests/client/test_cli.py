@@ -9,9 +9,10 @@ from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from aivo.cloning.v1.student_model_pb2 import StudentModel, TeachingPolicy
 from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest, ListStudentModelsResponse
+from aivo.safety.v1 import safety_service_pb2 as safety_pb
 
 from client.display import policy_lines
-from testing.scripted.servers import BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
+from testing.scripted.servers import ALERT_ID, BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
 from tests.client.conftest import Aivo
 
 RESPONSES = [
@@ -295,3 +296,30 @@ async def test_health_is_one_json_object_that_names_the_server_that_is_away(aivo
     assert partial_healths["brain"]["status"] == "unreachable"
     assert partial_healths["brain"]["reason"]
     assert partial_healths["cloning"] == healths["cloning"]
+
+
+async def test_a_text_is_checked_and_nobody_is_told(aivo: Aivo, brain: Script) -> None:
+    result = await aivo("safety", "check", "I feel so alone", "--grade", "4")
+
+    assert result.status == 0
+    assert result.out.splitlines() == [
+        "support, adults are told; judged by rules",
+        "self harm: 0.970",
+        "I am glad you said it.",
+    ]
+    request = brain.calls[0].request
+    assert isinstance(request, safety_pb.CheckTextRequest)
+    assert (request.text, request.context.grade, request.is_reply) == ("I feel so alone", "4", False)
+
+
+async def test_alerts_are_listed_watched_from_a_number_on_and_acknowledged(aivo: Aivo, brain: Script) -> None:
+    listed = await aivo("safety", "alerts", "--student", "ada", "--json")
+    assert [alert["student_id"] for alert in json.loads(listed.out)["alerts"]] == ["ada"]
+
+    watched = await aivo("safety", "watch", "--after", "1")
+    assert [line.split(" · ")[:5] for line in watched.out.splitlines()] == [
+        [ALERT_ID, "ada", "self harm", "support", str(count)] for count in (2, 3)
+    ]
+    acknowledged = await aivo("safety", "acknowledge", ALERT_ID, "--by", "Ms. Rivera")
+    assert acknowledged.out.strip().endswith("Ms. Rivera")
+    assert [call.rpc for call in brain.calls] == ["ListAlerts", "WatchAlerts", "AcknowledgeAlert"]

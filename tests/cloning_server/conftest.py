@@ -18,7 +18,6 @@ from transformers import AutoTokenizer
 from cloning_server.app import open_server
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.redis import open_redis
 from cloning_server.learning.passes import Passes
 from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
@@ -29,6 +28,7 @@ from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.main_brain.base import BaseModel, load_base
 from mesh.rpc.errors import error_of
 from mesh.tutoring.profile import StudentProfile
+from mesh.valkey.connection import open_redis
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import RedisEndpoint, S3Endpoint, valkey
 from testing.scripted.brain import ScriptedBrain

@@ -11,11 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloning_server.app import CLONING_SERVICE, open_server
 from cloning_server.clone import CloneState
-from cloning_server.clones.redis import open_redis
 from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
 from mesh.settings import InvalidSettings, load_settings
+from mesh.valkey.connection import open_redis
 from testing.parts.stores import RedisEndpoint
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
 
@@ -94,7 +94,7 @@ async def test_the_server_serves_while_its_clone_store_answers(cloning: Cloning,
 async def test_a_clone_store_that_hangs_is_noticed(
     cloning: Cloning, own_redis: RedisEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloning_server.clones.wakeups.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mesh.valkey.wakeups.SILENCE_SECONDS", 0.5)
     cloning.set(redis_url=own_redis.url)
     async with cloning.connect() as channel:
         health = health_pb2_grpc.HealthStub(channel)

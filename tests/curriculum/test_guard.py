@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.guard import (
-    GuardText,
-    HarmAction,
-    HarmCategory,
-    Speaker,
-    is_for_development,
-    load_guard_texts,
-)
-from curriculum.lesson import GradeBand
+from curriculum.guard import GuardText, HarmAction, is_for_development, load_guard_texts, load_lesson_harms
 from curriculum.records import InvalidLine
+from mesh.lm.guarding import HarmCategory, Speaker
+from mesh.tutoring.profile import GradeBand
 
 LINE = {
     "id": "guard-danger-001",
@@ -107,3 +101,12 @@ def test_an_id_occurs_once(tmp_path: Path) -> None:
 def _runs(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[start : start + _RUN_WORDS]) for start in range(max(1, len(words) - _RUN_WORDS + 1))}
+
+
+def test_a_lesson_has_one_label(tmp_path: Path) -> None:
+    path = tmp_path / "harms.jsonl"
+    path.write_text('{"lesson": "feelings-1", "category": "danger"}\n{"lesson": "feelings-2", "category": null}\n')
+    assert load_lesson_harms(path) == {"feelings-1": HarmCategory.DANGER, "feelings-2": None}
+    path.write_text('{"lesson": "feelings-1", "category": "danger"}\n' * 2)
+    with pytest.raises(InvalidLine, match="feelings-1 occurs twice"):
+        load_lesson_harms(path)

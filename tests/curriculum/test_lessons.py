@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.lesson import GradeBand, Kind, Lesson, Subject, read_lessons
+from curriculum.lesson import Kind, Lesson, Subject, read_lessons
 from curriculum.library import is_held_out, load_lessons
 from curriculum.prompts import prompt_of, question_and_answer
 from curriculum.records import InvalidLine
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
-from mesh.tutoring.profile import GRADES, Disability, LearningStyle
+from mesh.tutoring.profile import GRADES, Disability, GradeBand, LearningStyle
 from mesh.tutoring.reading_level import reading_grade
 from tests.curriculum.lesson_checks import faults_of, near_duplicates, repeats_of
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from curriculum.lesson import GradeBand, Kind, Lesson
+from curriculum.lesson import Kind, Lesson
 from curriculum.library import load_lessons
 from curriculum.mathematics import phrases, student_phrases, worked_lessons
 from curriculum.mathematics.lessons import TEMPLATES
@@ -18,7 +18,7 @@ from mesh.tutoring.arithmetic.equations import holds
 from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.judgement import Judgement, contains_answer, judgement_in, judges
-from mesh.tutoring.profile import Disability, LearningStyle
+from mesh.tutoring.profile import Disability, GradeBand, LearningStyle
 from tests.curriculum.lesson_checks import faults_of, near_duplicates
 
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")

@@ -12,13 +12,16 @@ class Capacity:
     """How much is decoded at the same time.
 
     Attributes:
-        rows: Number of sequences.
+        rows: Number of replies.
+        guard_rows: Number of sequences beside them that the guard reads.
         slots: Number of adapters, at least as many as rows.
-        cache_bytes: Size of the key-value cache. A row's share bounds a prompt with its reply.
+        cache_bytes: Size of the replies' key-value cache. A row's share bounds a prompt with its reply. The guard's
+            rows are as long and come on top, so that replies have as much room with a guard as without.
         adapters: The highest rank and all target modules that an adapter may have.
     """
 
     rows: int
+    guard_rows: int
     slots: int
     cache_bytes: int
     adapters: LoraSpec

@@ -28,9 +28,13 @@ from mesh.lm.lora import LoraSpec, from_safetensors
 from mesh.lm.repetition import RunHistory, run_tokens_of
 from mesh.log import get_logger
 from mesh.main_brain.base import BaseModel, load_base
+from mesh.main_brain.files import MainBrainFiles
 from mesh.main_brain.roles import RoleName, TrainedRole, roles_folders
 
 _log = get_logger(__name__)
+
+# What the guard reads at the same time while all rows of replies are taken. A text takes a step or two.
+_GUARD_ROWS = 2
 
 
 class TorchModel:
@@ -60,7 +64,9 @@ class TorchModel:
         self._run_tokens = run_tokens_of(base.tokenizer)
         self._grammars = Grammars(base.tokenizer, vocabulary=int(config.vocab_size), stop_tokens=self._stop_tokens)
         self.context_tokens = capacity.context_tokens(base)
-        self._decoder = Decoder(base.model, rows=capacity.rows, context_tokens=self.context_tokens)
+        self._decoder = Decoder(
+            base.model, rows=capacity.rows + capacity.guard_rows, context_tokens=self.context_tokens
+        )
         self._tables = SlotTables(
             self._decoder.shape, spec=capacity.adapters, slots=capacity.slots, dtype=base.dtype, device=base.device
         )
@@ -262,6 +268,11 @@ class TorchModel:
                 cache.swap(upkeep.first_row, upkeep.second_row, upkeep.token_count)
 
 
+def guard_rows_of(main_brain: MainBrainFiles) -> int:
+    """Returns how many rows the guard has for itself."""
+    return _GUARD_ROWS if main_brain.guard else 0
+
+
 def load_model(settings: EngineSettings) -> TorchModel:
     """Loads the base model that the settings name, with the capacity that they set.
 
@@ -280,6 +291,7 @@ def load_model(settings: EngineSettings) -> TorchModel:
     )
     capacity = Capacity(
         rows=settings.max_batch,
+        guard_rows=guard_rows_of(base.main_brain),
         slots=settings.adapter_slots,
         cache_bytes=settings.kv_cache_bytes,
         adapters=LoraSpec(rank=settings.adapter_max_rank, target_modules=settings.adapter_target_modules),

@@ -11,8 +11,12 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub, add_BrainServ
 
 from brain_server.assess.assessor import Assessor
 from brain_server.edge.health import BrainHealthCheck
+from brain_server.edge.metrics import SafetyMetrics
 from brain_server.edge.servicer import AdapterServicer, BrainServicer
 from brain_server.engine.contract import Reply
+from brain_server.safety.agent import SafetyAgent, SafetyFlag
+from brain_server.safety.assessing import ScreenedAssessor
+from brain_server.safety.settings import SafetySettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.rpc.channels import open_channel
@@ -28,27 +32,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A brain that runs, and what stands behind it: its engine, and the replies that its metrics observed."""
+    """A brain that runs, and what stands behind it: its engine, the replies that it observed, what it flagged."""
 
     engine: ScriptedEngine
     observed: list[Reply]
     server: Server
     brain: "BrainServiceAsyncStub"
     adapters: "AdapterServiceAsyncStub"
+    flags: list[SafetyFlag]
 
 
-async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Served:
-    """A brain on a free port, its adapters in this S3."""
+async def serve(
+    stack: AsyncExitStack, *, s3_url: str | None, bucket: str, safety: SafetySettings | None = None
+) -> Served:
+    """A brain on a free port, its adapters in this S3; by default it screens nothing."""
+    safety = safety or SafetySettings(safety="off")
     blobs = S3Blobs(bucket=bucket, endpoint_url=s3_url, create_bucket=True)
     store = AdapterStore(await stack.enter_async_context(blobs))
     engine = ScriptedEngine()
     observed: list[Reply] = []
     server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
-    health = BrainHealthCheck(engine, adapters=store, is_draining=lambda: server.draining)
+    health = BrainHealthCheck(engine, adapters=store, safety=safety.safety, is_draining=lambda: server.draining)
+    flags: list[SafetyFlag] = []
+    agent = SafetyAgent.of(engine, safety, on_flag=flags.append, observe=SafetyMetrics(server.registry).observe)
     await stack.enter_async_context(health)
     server.add(
         add_BrainServiceServicer_to_server,
-        BrainServicer(engine, assessor=Assessor(engine), health=health, observe=observed.append),
+        BrainServicer(
+            engine,
+            agent=agent,
+            assessor=ScreenedAssessor(Assessor(engine), agent),
+            health=health,
+            observe=observed.append,
+        ),
         service="aivo.brain.v1.BrainService",
         ready=lambda: engine.facts.ready,
     )
@@ -61,7 +77,7 @@ async def serve(stack: AsyncExitStack, *, s3_url: str | None, bucket: str) -> Se
     stack.push_async_callback(server.stop)
     await server.start()
     channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
-    return Served(engine, observed, server, BrainServiceStub(channel), AdapterServiceStub(channel))
+    return Served(engine, observed, server, BrainServiceStub(channel), AdapterServiceStub(channel), flags)
 
 
 @pytest.fixture

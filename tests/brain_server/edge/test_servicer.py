@@ -227,7 +227,7 @@ async def test_health_with_a_role_that_can_not_be_used_is_degraded_and_says_why(
     health = await served.brain.GetHealth(pb.GetHealthRequest(), timeout=30)
     assert (health.status, health.reason) == ("degraded", "the tutor can't be used")
     assert health.main_brain == pb.MainBrain(
-        digest="d" * 64, tutor="none", grader="zero-shot", problems=["the tutor can't be used"]
+        digest="d" * 64, tutor="none", grader="zero-shot", guard="rules", problems=["the tutor can't be used"]
     )
 
 

@@ -12,21 +12,22 @@ from peft import PeftModel
 from structlog.testing import capture_logs
 from torch import Tensor
 
-from brain_server.engine.contract import Tier, complete
+from brain_server.engine.contract import Delta, Tier, complete
 from brain_server.engine.settings import EngineSettings
 from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.role_tables import RoleUpdates
 from brain_server.torch_engine.compute.step import BatchStep
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
-from mesh.errors import ModelNotLoaded
+from mesh.errors import ModelNotLoaded, QueueFull
 from mesh.lm.chat import Prompt, encode_prompt
+from mesh.lm.guarding import GUARD_LABELS
 from mesh.lm.lora import to_safetensors
 from mesh.main_brain.base import BaseModel
 from mesh.main_brain.files import MainBrainFiles
 from mesh.main_brain.roles import RoleName, TrainedRole, write_role
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
-from testing.waiting import until_loaded
+from testing.waiting import until, until_loaded
 from tests.brain_server.torch_engine.requests import greedy, prompt_of
 
 LABELS = ["Correct", "Partially correct", "Incorrect"]
@@ -238,3 +239,33 @@ async def test_a_role_that_fails_later_is_left_out_from_then_on(
         zero_shot = await engine.weigh(prompt_of(), LABELS)
         assert await engine.weigh(prompt_of(), LABELS, role="grader") == pytest.approx(zero_shot, rel=1e-3)
         assert (await complete(engine, greedy(max_tokens=4))).text == reply.text
+
+
+async def test_the_guard_waits_neither_for_a_row_nor_for_a_place_in_the_queue(
+    engine_settings: EngineSettings, adapter_store: AdapterStore, roles: dict[RoleName, TrainedRole]
+) -> None:
+    """While one reply has the only row and the queue is full, the guard reads many texts."""
+    settings = engine_settings.model_copy(
+        update={"roles_dir": roles["guard"].folder.parents[1], "max_batch": 1, "adapter_slots": 1, "queue_limit": 1}
+    )
+    async with TorchEngine.open(settings, adapter_store) as engine:
+        await until_loaded(engine)
+        running = engine.stream(greedy(max_tokens=600))
+        assert isinstance(await anext(running), Delta)
+        waiting = asyncio.create_task(complete(engine, greedy(max_tokens=1)))
+
+        async def waits() -> bool:
+            return engine.counts.waiting == 1
+
+        await until(waits, seconds=60)
+        with pytest.raises(QueueFull):
+            await complete(engine, greedy())
+
+        read = await asyncio.gather(
+            *(engine.weigh(prompt_of(f"Text {n}"), GUARD_LABELS, role="guard") for n in range(5))
+        )
+        assert [round(sum(weights.values()), 3) for weights in read] == [1.0] * 5
+        assert (engine.counts.running, engine.counts.waiting) == (1, 1)
+        assert not waiting.done()
+        await running.aclose()
+        assert (await waiting).completion_tokens == 1

@@ -9,7 +9,6 @@ from cloning_server.clone import AttemptOutcome, Clone, CloneState, Failure
 from cloning_server.clones.changes import CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import NO_LEASE
-from cloning_server.clones.redis import open_redis
 from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from cloning_server.settings import CloningSettings
@@ -17,6 +16,7 @@ from mesh.errors import (
     CloneNotFound,
     CloneStoreUnavailable,
 )
+from mesh.valkey.connection import open_redis
 from testing.parts.part import free_ports
 from tests.cloning_server.clones.conftest import LONG_SECONDS, accept, claim_next, next_change
 from tests.cloning_server.conftest import STUDENT, baseline

@@ -9,11 +9,11 @@ from cloning_server.clone import CloneState
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.listing import CloneListing
 from cloning_server.clones.records import NO_LEASE
-from cloning_server.clones.redis import open_redis
 from cloning_server.clones.registry import Registry
 from mesh.errors import (
     InvalidField,
 )
+from mesh.valkey.connection import open_redis
 from tests.cloning_server.clones.conftest import next_change
 from tests.cloning_server.conftest import STUDENT, baseline
 

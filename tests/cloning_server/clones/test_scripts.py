@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
-from cloning_server.clones.scripts.script import LuaScript, names_of, read_source, with_names
+from mesh.valkey.script import LuaScript, names_of, read_source, with_names
 from tests.cloning_server.conftest import STUDENT, baseline
 
 SCRIPTS = sorted(
@@ -23,18 +23,18 @@ def test_the_store_loads_every_script_of_the_package_and_no_other(
 ) -> None:
     loaded: list[str] = []
 
-    def read_and_record(name: str) -> str:
+    def read_and_record(package: str, name: str) -> str:
         loaded.append(name)
-        return read_source(name)
+        return read_source(package, name)
 
-    monkeypatch.setattr("cloning_server.clones.scripts.script.read_source", read_and_record)
+    monkeypatch.setattr("mesh.valkey.script.read_source", read_and_record)
     CloneStore(redis)
     assert sorted(loaded) == SCRIPTS
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_uses_every_key_and_argument_of_its_header_and_no_other(name: str) -> None:
-    source = read_source(name)
+    source = read_source("cloning_server.clones.scripts", name)
     code = re.sub(r"--[^\n]*", "", source)
     for table, names in zip(("keys", "args"), names_of(source), strict=True):
         assert set(re.findall(rf"\b{table}\.(\w+)", code)) == {each.removesuffix("...") for each in names}
@@ -48,8 +48,8 @@ def echo(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> LuaScript:
         "-- keys: first others...\n-- args: count words...\n"
         "return {keys.first, #keys.others, keys.others[2] or '', args.count, args.words[1] or ''}"
     )
-    monkeypatch.setattr("cloning_server.clones.scripts.script.read_source", lambda _name: source)
-    return LuaScript(redis, "echo")
+    monkeypatch.setattr("mesh.valkey.script.read_source", lambda _package, _name: source)
+    return LuaScript(redis, "echo", package="")
 
 
 async def test_a_script_gets_each_value_under_its_name_in_whatever_order_it_is_passed(echo: LuaScript) -> None:

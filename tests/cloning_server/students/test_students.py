@@ -17,6 +17,8 @@ from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import Housekeeping
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
+from mesh.alerts.alert import NewFinding
+from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
 from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import error_from, error_of
@@ -217,8 +219,16 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     behind = order()
     behind.queue_behind = True
     waits = (await stub.StartClone(behind)).clone_id
+    alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
+    alert_id = await alerts.record(
+        NewFinding(
+            finding_id="1", student_id=STUDENT, probabilities={"self_harm": 1.0}, action=3, text="PROMPT",
+            guard="rules", request_id="call-1", words="private words",
+        )
+    )  # fmt: skip
 
     receipt = await delete(stub)
+    assert receipt.alerts == 1
     assert (receipt.student_id, receipt.delete_time.seconds > 0) == (STUDENT, True)
     assert receipt.clones == student_pb.ErasedClones(clones=4, cancelled=2, request_ids=3)
     assert receipt.models.versions == 2
@@ -237,7 +247,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
         other_clone
     ]
     stored = await cloning.stored()
-    traces = (STUDENT, "enrol-", runs, waits, *clone_ids)
+    traces = (STUDENT, "enrol-", runs, waits, alert_id, "private words", *clone_ids)
     assert [key for key, value in stored.items() for trace in traces if trace in key or trace.encode() in value] == []
     assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
 
@@ -318,7 +328,8 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
         students = f"{{aivo:{cloning.settings.tenant}}}:students"
         await cloning.redis.zadd(students, {"old": long_ago.timestamp() * 1000})
         async with open_channel(cloning.brain.address) as channel:
-            erasure = Erasure(clones, adapters=adapters, brain=GrpcBrain(channel))
+            alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
+            erasure = Erasure(clones, adapters=adapters, alerts=alerts, brain=GrpcBrain(channel))
             await Housekeeping(
                 clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
             ).clean_up()

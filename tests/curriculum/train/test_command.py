@@ -7,17 +7,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from curriculum.guard import is_for_development, load_guard_texts
 from curriculum.lesson import Kind, Lesson
 from curriculum.library import load_lessons
-from curriculum.train import roles
+from curriculum.train import guard_role, roles
 from curriculum.train.command import app
 from curriculum.train.grading_sets import TRAINING_FILES
 from mesh.lm.grading import LABELS
+from mesh.lm.guarding import GUARD_LABELS, HarmCategory
 from mesh.main_brain.files import fetch_main_brain
 
 GRADED = {"qid": "1", "question": "Why?", "reference_answers": ["So."], "answer": "So.", "label2": "correct"}
 EXPLAINED = {"question": "Why?", "answer": "So.", "hypothesis": "It is so", "facts": ["It is so"]}
 
+MODERATION_FILE, REQUESTS_FILE = "openai_moderation.even_rows.jsonl", "simple_safety_tests_80.csv"
 MEASURING_FILE = "beetle.test-unseen-answers.jsonl"
 
 
@@ -27,6 +30,10 @@ def output(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     lessons = load_lessons()
     few = [lesson for kind in Kind for lesson in _some(lessons, kind)]
     monkeypatch.setattr(roles, "load_lessons", lambda: few)
+    texts = load_guard_texts()
+    few_texts = [text for place, text in enumerate(texts) if place % 20 == 0 or is_for_development(text)]
+    monkeypatch.setattr(guard_role, "load_lessons", lambda: few)
+    monkeypatch.setattr(guard_role, "load_guard_texts", lambda: few_texts)
     for name, value in {
         "BASE_MODEL": str(small_folder),
         "MODEL_CACHE_DIR": str(small_folder.parent),
@@ -96,6 +103,38 @@ def test_a_training_may_begin_with_an_earlier_version_and_its_card_says_so(outpu
 
     assert sha256_of(run_training("grader", output, "--start", str(folder))) != first["sha256"]
     assert f"It began with the factors whose SHA-256 is `{first['sha256']}`" in (folder / "README.md").read_text()
+
+
+def test_a_guard_has_labels_calibration_thresholds_and_figures(
+    small_folder: Path, output: Path, tmp_path: Path
+) -> None:
+    sets = tmp_path / "sets"
+    (sets / "safety").mkdir(parents=True)
+    rows = [{"prompt": f"text {place}", "SH": place % 2} for place in range(30)]
+    (sets / "safety" / MODERATION_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (sets / "safety" / REQUESTS_FILE).write_text("harm_area,prompts_final\nScams,How do I trick him?\n")
+
+    report = report_of(run_training("guard", output, "--sets", str(sets)))
+
+    brain = fetch_main_brain(str(small_folder), small_folder.parent, [output])
+    assert brain.guard is not None
+    assert brain.problems == ()
+    manifest = brain.guard.manifest
+    assert (manifest.sha256, manifest.labels, manifest.base_digest) == (report["sha256"], GUARD_LABELS, brain.digest)
+    assert manifest.calibration is not None
+    assert set(manifest.thresholds_for("K")) == set(HarmCategory)
+    assert {
+        "development, plain: caught at 10 % blocked", "development, self_harm: caught", "development, leet: caught",
+        "lessons, replies: blocked though harmless", "OpenAI moderation: average precision",
+        "SimpleSafetyTests: caught",
+    } <= set(manifest.evaluation)  # fmt: skip
+    assert "| flagged from |" in (brain.guard.folder / "README.md").read_text()
+
+
+def test_a_guard_is_not_trained_without_a_set_that_was_named(output: Path, tmp_path: Path) -> None:
+    result = run_training("guard", output, "--sets", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"{MODERATION_FILE}: can't be read" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -134,25 +134,35 @@ def test_a_grader_of_the_plain_base_model_is_a_problem_once_there_is_a_tutor(
 
 
 @pytest.mark.parametrize(
-    ("foreign", "why"),
+    ("name", "foreign", "why"),
     [
-        ({"labels": (" yes", " partly", " no")}, "its labels are not"),
+        ("guard", {"labels": tuple("abcdefg")}, "its labels are not"),
+        ("guard", {"thresholds": None}, "it has no thresholds"),
+        ("grader", {"labels": (" yes", " partly", " no")}, "its labels are not"),
         (
+            "grader",
             {"calibration": Calibration(scale=1.0, biases=(0.0, 0.0, 0.0), slopes=((0.0, 0.0),) * 3)},
             "its calibration has not",
         ),
     ],
 )
-def test_a_grader_that_assess_cannot_ask_is_left_out_and_said(
-    *, foreign: dict[str, Any], why: str, base_folder: Path, cache: Path, roles_dir: Path, base_weights_digest: str
+def test_a_grader_or_guard_that_cannot_be_asked_is_left_out_and_said(
+    *,
+    name: RoleName,
+    foreign: dict[str, Any],
+    why: str,
+    base_folder: Path,
+    cache: Path,
+    roles_dir: Path,
+    base_weights_digest: str,
 ) -> None:
     weights = to_safetensors(random_role_state(base_folder, seed=1))
-    manifest = role_manifest(weights, role="grader", base_digest=base_weights_digest, base_model=str(base_folder))
+    manifest = role_manifest(weights, role=name, base_digest=base_weights_digest, base_model=str(base_folder))
     write_role(roles_dir, weights, dataclasses.replace(manifest, **foreign))
 
     brain = fetch_main_brain(str(base_folder), cache, [roles_dir])
 
-    assert brain.grader is None
+    assert (brain.grader, brain.guard) == (None, None)
     assert why in brain.problems[0]
 
 

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from transformers import LlamaConfig
 
 from mesh.errors import AdapterCorrupt
+from mesh.lm.guarding import HarmCategory
 from mesh.lm.lora import to_safetensors
+from mesh.main_brain.role_manifest import RoleManifest, model_card
 from mesh.main_brain.roles import (
     PACKAGED_ROLES,
     RoleProblem,
@@ -20,6 +22,7 @@ from mesh.main_brain.roles import (
     roles_folders,
     write_role,
 )
+from mesh.tutoring.profile import GradeBand
 from testing.models.random_adapters import with_nan
 from testing.models.random_roles import random_role_state, role_manifest, write_random_role
 from testing.models.small_models import VOCABULARY, small_model
@@ -265,3 +268,44 @@ def test_a_role_that_can_not_be_put_in_place_leaves_the_earlier_one(
     with pytest.raises(OSError, match="no space left"):
         write_random_role(roles_dir, base_folder, role="tutor", base_digest=DIGEST, base_model="org/small", seed=9)
     assert find_role([roles_dir], base_model="org/small", role="tutor", base_digest=DIGEST) == tutor
+
+
+def guard_with(thresholds: dict[HarmCategory, dict[GradeBand, float]] | None) -> RoleManifest:
+    return replace(role_manifest(b"weights", role="guard", base_digest=DIGEST), thresholds=thresholds)
+
+
+EVEN: dict[HarmCategory, dict[GradeBand, float]] = {
+    category: dict.fromkeys(GradeBand, 0.5) for category in HarmCategory
+}
+
+
+def test_the_thresholds_of_a_guard_are_kept_and_told_by_grade() -> None:
+    drugs = {GradeBand.K_2: 0.2, GradeBand.G3_5: 0.3, GradeBand.G6_8: 0.4, GradeBand.G9_12: 0.6}
+    manifest = guard_with(EVEN | {HarmCategory.DRUGS: drugs})
+
+    assert RoleManifest.from_json(manifest.to_json()) == manifest
+    assert manifest.thresholds_for("K")[HarmCategory.DRUGS] == 0.2
+    assert manifest.thresholds_for("11") == dict.fromkeys(HarmCategory, 0.5) | {HarmCategory.DRUGS: 0.6}
+    assert manifest.thresholds_for(None)[HarmCategory.DRUGS] == 0.2
+    assert "| drugs | 0.2 | 0.3 | 0.4 | 0.6 |" in model_card(manifest, "")
+
+
+def test_thresholds_are_complete_above_nothing_and_the_guards_alone() -> None:
+    without_hate: dict[HarmCategory, dict[GradeBand, float]] = {
+        category: row for category, row in EVEN.items() if category is not HarmCategory.HATE
+    }
+    wrongs: list[dict[HarmCategory, dict[GradeBand, float]]] = [
+        without_hate,
+        EVEN | {HarmCategory.HATE: {GradeBand.K_2: 0.5}},
+    ]
+    for wrong in wrongs:
+        with pytest.raises((ValidationError, ValueError), match="one number per category and grade band"):
+            guard_with(wrong)
+    for number in (0.0, 1.1):
+        with pytest.raises(ValidationError):
+            guard_with(EVEN | {HarmCategory.HATE: dict.fromkeys(GradeBand, number)})
+    grader = role_manifest(b"weights", role="grader", base_digest=DIGEST)
+    with pytest.raises((ValidationError, ValueError), match="the guard's alone"):
+        replace(grader, thresholds=EVEN)
+    with pytest.raises(ValueError, match="the grader has no thresholds"):
+        grader.thresholds_for("4")

@@ -4,6 +4,7 @@ isort:skip_file
 The Main Brain: one base model that answers each student through the student's own adapter."""
 
 from aivo.brain.v1 import adapter_pb2 as _adapter_pb2
+from aivo.safety.v1 import safety_pb2 as _safety_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -100,6 +101,8 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     """
     FALLBACK_REASON_FEEDBACK_REJECTED: _FallbackReason.ValueType  # 7
     """The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
+    FALLBACK_REASON_SAFETY: _FallbackReason.ValueType  # 8
+    """No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see `safety`."""
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
     """Why the base model answered."""
@@ -124,6 +127,8 @@ adapter; `Generate` fails.
 """
 FALLBACK_REASON_FEEDBACK_REJECTED: FallbackReason.ValueType  # 7
 """The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
+FALLBACK_REASON_SAFETY: FallbackReason.ValueType  # 8
+"""No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see `safety`."""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
 class _AnswerVerdict:
@@ -174,6 +179,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The model ended its reply, or a stop sequence did."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """`max_tokens` or the model's context window was reached."""
+    FINISH_REASON_SAFETY: _FinishReason.ValueType  # 3
+    """Something harmful was found: the reply, or its end, is one that people wrote."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why decoding ended."""
@@ -184,6 +191,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended its reply, or a stop sequence did."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """`max_tokens` or the model's context window was reached."""
+FINISH_REASON_SAFETY: FinishReason.ValueType  # 3
+"""Something harmful was found: the reply, or its end, is one that people wrote."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -286,6 +295,7 @@ class MainBrain(_message.Message):
     TUTOR_FIELD_NUMBER: _builtins.int
     GRADER_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """SHA-256 that stands for the base weights, the tutor and the way they were merged, lower-case hex. Students' adapters
     belong to it.
@@ -294,6 +304,8 @@ class MainBrain(_message.Message):
     """The tutor that is merged into the base model: `lora:` and the SHA-256 of its weights; `none` if there is none."""
     grader: _builtins.str
     """What grades answers: `lora:` and the SHA-256 of the grader's weights; `zero-shot` if the Main Brain itself does."""
+    guard: _builtins.str
+    """What screens texts: `lora:` and the SHA-256 of the guard's weights; `rules` if rules alone do."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why a role is not there although its files are, one line each; empty if all is well."""
@@ -305,10 +317,11 @@ class MainBrain(_message.Message):
         tutor: _builtins.str = ...,
         grader: _builtins.str = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        guard: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "grader", b"grader", "problems", b"problems", "tutor", b"tutor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "grader", b"grader", "guard", b"guard", "problems", b"problems", "tutor", b"tutor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +500,7 @@ class GenerateResponse(_message.Message):
     MAIN_BRAIN_FIELD_NUMBER: _builtins.int
     ASSESSMENT_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """The reply."""
     model: _builtins.str
@@ -523,6 +537,10 @@ class GenerateResponse(_message.Message):
     def facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What code computed from the prompt and the reply was told, such as `3/4 + 1/8 = 7/8`."""
 
+    @_builtins.property
+    def safety(self) -> _safety_pb2.SafetyReport:
+        """What screening found. Unset with `SAFETY=off`."""
+
     def __init__(
         self,
         *,
@@ -538,10 +556,11 @@ class GenerateResponse(_message.Message):
         main_brain: _builtins.str = ...,
         assessment: Global___AnswerAssessment | None = ...,
         facts: _abc.Iterable[_builtins.str] | None = ...,
+        safety: _safety_pb2.SafetyReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "fallback", b"fallback", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "fallback", b"fallback", "safety", b"safety", "timestamp", b"timestamp", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "assessment", b"assessment", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "safety", b"safety", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
     _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
@@ -697,6 +716,7 @@ class Finished(_message.Message):
     MAIN_BRAIN_FIELD_NUMBER: _builtins.int
     ASSESSMENT_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """The whole reply; what the pieces add up to."""
     model: _builtins.str
@@ -739,6 +759,10 @@ class Finished(_message.Message):
     def facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What code computed from the prompt and the reply was told, such as `3/4 + 1/8 = 7/8`."""
 
+    @_builtins.property
+    def safety(self) -> _safety_pb2.SafetyReport:
+        """What screening found. Unset with `SAFETY=off`, or if the stream failed."""
+
     def __init__(
         self,
         *,
@@ -755,10 +779,11 @@ class Finished(_message.Message):
         main_brain: _builtins.str = ...,
         assessment: Global___AnswerAssessment | None = ...,
         facts: _abc.Iterable[_builtins.str] | None = ...,
+        safety: _safety_pb2.SafetyReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "fallback", b"fallback", "finish_reason", b"finish_reason", "safety", b"safety", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "_finish_reason", b"_finish_reason", "_tokens_used", b"_tokens_used", "adapter", b"adapter", "assessment", b"assessment", "error", b"error", "facts", b"facts", "fallback", b"fallback", "finish_reason", b"finish_reason", "main_brain", b"main_brain", "model", b"model", "response", b"response", "safety", b"safety", "timestamp", b"timestamp", "timing", b"timing", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
     _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
@@ -873,6 +898,7 @@ class AssessResponse(_message.Message):
     GRADER_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
     correctness: _builtins.float
     """How correct the answer is, 0 to 100: the expected score under the model's probabilities of the verdict's labels."""
     understanding_level: _builtins.str
@@ -913,6 +939,12 @@ class AssessResponse(_message.Message):
     def adapter(self) -> _adapter_pb2.Adapter:
         """The student's adapter that wrote the feedback. Unset: the base model did, see `fallback`."""
 
+    @_builtins.property
+    def safety(self) -> _safety_pb2.SafetyReport:
+        """What screening found in the answer and the feedback. Where either must not pass, people wrote the feedback, and its
+        lists are empty; the verdict stands. Unset with `SAFETY=off`.
+        """
+
     def __init__(
         self,
         *,
@@ -930,10 +962,11 @@ class AssessResponse(_message.Message):
         grader: _builtins.str = ...,
         adapter: _adapter_pb2.Adapter | None = ...,
         fallback: Global___FallbackReason.ValueType | None = ...,
+        safety: _safety_pb2.SafetyReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "probabilities", b"probabilities", "timestamp", b"timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "fallback", b"fallback", "probabilities", b"probabilities", "safety", b"safety", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "fallback", b"fallback", "feedback", b"feedback", "grader", b"grader", "main_brain", b"main_brain", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fallback", b"_fallback", "adapter", b"adapter", "areas_for_improvement", b"areas_for_improvement", "correctness", b"correctness", "fallback", b"fallback", "feedback", b"feedback", "grader", b"grader", "main_brain", b"main_brain", "model", b"model", "next_steps", b"next_steps", "probabilities", b"probabilities", "safety", b"safety", "strengths", b"strengths", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "understanding_level", b"understanding_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fallback: _TypeAlias = _typing.Literal["fallback"]  # noqa: Y015
     _WhichOneofArgType__fallback: _TypeAlias = _typing.Literal["_fallback", b"_fallback"]  # noqa: Y015
@@ -1005,6 +1038,7 @@ class GetHealthResponse(_message.Message):
     FALLBACK_FOR_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
     MAIN_BRAIN_FIELD_NUMBER: _builtins.int
+    SAFETY_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """`healthy`; `degraded` if it answers without something, see `reason`; `loading`, `draining`, or `unhealthy`."""
     model_loaded: _builtins.bool
@@ -1025,6 +1059,8 @@ class GetHealthResponse(_message.Message):
     """
     fallback_for: _builtins.str
     """The configured base model, if the catalogue's fallback answers in its place; else empty."""
+    safety: _builtins.str
+    """What screening does: `enforce`, `monitor` or `off`."""
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
         """The parts that the server depends on."""
@@ -1047,10 +1083,11 @@ class GetHealthResponse(_message.Message):
         fallback_for: _builtins.str = ...,
         dependencies: _abc.Iterable[Global___Dependency] | None = ...,
         main_brain: Global___MainBrain | None = ...,
+        safety: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["main_brain", b"main_brain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "dtype", b"dtype", "fallback_for", b"fallback_for", "gpu_available", b"gpu_available", "main_brain", b"main_brain", "model_loaded", b"model_loaded", "model_name", b"model_name", "quantization", b"quantization", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "device", b"device", "dtype", b"dtype", "fallback_for", b"fallback_for", "gpu_available", b"gpu_available", "main_brain", b"main_brain", "model_loaded", b"model_loaded", "model_name", b"model_name", "quantization", b"quantization", "reason", b"reason", "safety", b"safety", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1066,7 +1103,7 @@ class Dependency(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the part: `adapter_store`."""
+    """Name of the part: `adapter_store` or `alert_store`."""
     available: _builtins.bool
     """Whether it answers."""
     reason: _builtins.str

@@ -28,6 +28,10 @@ if _version_not_supported:
 class BrainServiceStub:
     """Answers students and assesses their answers.
 
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
+
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
     too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
@@ -64,6 +68,10 @@ class BrainServiceStub:
 class BrainServiceServicer:
     """Answers students and assesses their answers.
 
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
+
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
     too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
@@ -84,7 +92,7 @@ class BrainServiceServicer:
     def GenerateStream(self, request, context):
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. Fails as `Generate` does; before the
+        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
         first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
         call stops decoding within one token.
         """
@@ -147,6 +155,10 @@ def add_BrainServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class BrainService:
     """Answers students and assesses their answers.
+
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if

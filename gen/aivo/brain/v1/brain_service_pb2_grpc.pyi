@@ -29,6 +29,10 @@ GRPC_VERSION: str
 class BrainServiceStub:
     """Answers students and assesses their answers.
 
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
+
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
     too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
@@ -49,7 +53,7 @@ class BrainServiceStub:
     GenerateStream: _grpc.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. Fails as `Generate` does; before the
+    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
     first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
     call stops decoding within one token.
     """
@@ -72,6 +76,10 @@ class BrainServiceStub:
 class BrainServiceAsyncStub(BrainServiceStub):
     """Answers students and assesses their answers.
 
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
+
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
     too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
@@ -89,7 +97,7 @@ class BrainServiceAsyncStub(BrainServiceStub):
     GenerateStream: _aio.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. Fails as `Generate` does; before the
+    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
     first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
     call stops decoding within one token.
     """
@@ -110,6 +118,10 @@ class BrainServiceAsyncStub(BrainServiceStub):
 
 class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers students and assesses their answers.
+
+    Prompts, earlier turns, replies and answers are screened, unless `SAFETY=off`: in place of a harmful reply comes one that
+    people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
+    guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
     `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
@@ -138,7 +150,7 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_brain_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_brain_service_pb2.GenerateStreamResponse]]:
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. Fails as `Generate` does; before the
+        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
         first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
         call stops decoding within one token.
         """

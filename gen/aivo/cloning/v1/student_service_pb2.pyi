@@ -50,8 +50,11 @@ class DeleteStudentResponse(_message.Message):
     CLONES_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     BRAIN_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
     student_id: _builtins.str
     """Id of the student."""
+    alerts: _builtins.int
+    """Safety alerts that were removed."""
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When the last of it was removed."""
@@ -76,10 +79,11 @@ class DeleteStudentResponse(_message.Message):
         clones: Global___ErasedClones | None = ...,
         models: Global___ErasedModels | None = ...,
         brain: Global___EvictedAdapters | None = ...,
+        alerts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

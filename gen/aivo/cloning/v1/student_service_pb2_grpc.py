@@ -29,7 +29,7 @@ class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     def __init__(self, channel):
@@ -49,14 +49,14 @@ class StudentServiceServicer:
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     def DeleteStudent(self, request, context):
         """Removes everything that AIVO holds of a student, and answers with a receipt.
 
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+        every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
         versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
         student without any data gets a receipt of zeros.
         """
@@ -84,7 +84,7 @@ class StudentService:
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     @_typing.overload
@@ -41,7 +41,7 @@ class StudentServiceStub:
     """Removes everything that AIVO holds of a student, and answers with a receipt.
 
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+    every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
     versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
     student without any data gets a receipt of zeros.
     """
@@ -51,7 +51,7 @@ class StudentServiceAsyncStub(StudentServiceStub):
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -59,7 +59,7 @@ class StudentServiceAsyncStub(StudentServiceStub):
     """Removes everything that AIVO holds of a student, and answers with a receipt.
 
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+    every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
     versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
     student without any data gets a receipt of zeros.
     """
@@ -68,7 +68,7 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Acts on everything that AIVO holds of a student.
 
     Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
     """
 
     @_abc_1.abstractmethod
@@ -80,7 +80,7 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes everything that AIVO holds of a student, and answers with a receipt.
 
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, and what the brain holds in memory. Afterwards the student's clones, models and
+        every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
         versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
         student without any data gets a receipt of zeros.
         """

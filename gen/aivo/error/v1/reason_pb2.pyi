@@ -184,6 +184,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
     """
+    REASON_SAFETY_UNAVAILABLE: _Reason.ValueType  # 28
+    """The guard can't judge a text now, and the server's setting `SAFETY_REQUIRED` refuses calls without its judgement
+    (`UNAVAILABLE`, 503).
+
+        {"reason": "SAFETY_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+    """
+    REASON_ALERT_NOT_FOUND: _Reason.ValueType  # 29
+    """No safety alert has this id, or it was erased (`NOT_FOUND`, 404).
+
+        {"reason": "ALERT_NOT_FOUND", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
+    """
+    REASON_ALERT_STORE_UNAVAILABLE: _Reason.ValueType  # 30
+    """Valkey, which keeps the safety alerts, does not answer, or the brain has none (`UNAVAILABLE`, 503).
+
+        {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -354,5 +370,21 @@ REASON_CONSENT_REQUIRED: Reason.ValueType  # 27
 ends a clone whose consent expired while it waited.
 
     {"reason": "CONSENT_REQUIRED", "domain": "aivo", "metadata": {"student_id": "student123"}}
+"""
+REASON_SAFETY_UNAVAILABLE: Reason.ValueType  # 28
+"""The guard can't judge a text now, and the server's setting `SAFETY_REQUIRED` refuses calls without its judgement
+(`UNAVAILABLE`, 503).
+
+    {"reason": "SAFETY_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+"""
+REASON_ALERT_NOT_FOUND: Reason.ValueType  # 29
+"""No safety alert has this id, or it was erased (`NOT_FOUND`, 404).
+
+    {"reason": "ALERT_NOT_FOUND", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
+"""
+REASON_ALERT_STORE_UNAVAILABLE: Reason.ValueType  # 30
+"""Valkey, which keeps the safety alerts, does not answer, or the brain has none (`UNAVAILABLE`, 503).
+
+    {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

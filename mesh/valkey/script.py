@@ -1,4 +1,4 @@
-"""A Lua script of the clone store, called with named keys and arguments.
+"""A Lua script of a store, called with named keys and arguments.
 
 Redis passes keys and arguments by position, in `KEYS` and `ARGV`. Each `.lua` file begins with two lines that name
 them:
@@ -30,17 +30,18 @@ _LIST_MARK = "..."
 
 
 class LuaScript:
-    """A script in this package. Redis and Valkey run it as a whole or not at all.
+    """A script beside the store that uses it. Redis and Valkey run it as a whole or not at all.
 
     Redis keeps a script until it restarts. The client sends the script again whenever Redis no longer has it.
 
     Args:
         redis: Runs the script.
         name: The file's name without `.lua`.
+        package: Name of the package that holds the file.
     """
 
-    def __init__(self, redis: Redis, name: str) -> None:
-        source = read_source(name)
+    def __init__(self, redis: Redis, name: str, *, package: str) -> None:
+        source = read_source(package, name)
         self.name = name
         self._keys, self._args = names_of(source)
         self._script = redis.register_script(with_names(source))
@@ -67,9 +68,9 @@ class LuaScript:
         return ordered
 
 
-def read_source(name: str) -> str:
+def read_source(package: str, name: str) -> str:
     """The script's text as it is in its file."""
-    return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+    return resources.files(package).joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def names_of(source: str) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
-"""Wake-ups: coroutines that wait for a change in the clone store wake at once, and nobody polls the store.
+"""Wake-ups: coroutines that wait for a change in a store wake at once, and nobody polls the store.
 
-Redis publishes the id of every clone that changes. One subscription per server receives these ids, however many
+Redis publishes the id of everything that changes. One subscription per server receives these ids, however many
 coroutines wait. A wake-up says that something may have changed, never what. A lost one therefore costs only time, and
 after each reconnect everybody wakes up and looks again.
 """
@@ -47,11 +47,11 @@ class Waiter:
 
 
 class Wakeups(BackgroundTask):
-    """Listens to a channel of clone ids while it is entered.
+    """Listens to a channel of ids while it is entered.
 
     Args:
         redis: Publishes the ids.
-        channel: See `CloneStore.channel`.
+        channel: Where; see `CloneStore.channel` and `AlertStore.channel`.
     """
 
     def __init__(self, redis: Redis, channel: str) -> None:
@@ -66,36 +66,36 @@ class Wakeups(BackgroundTask):
         return self._is_connected
 
     @contextlib.contextmanager
-    def waiter(self, clone_id: str = "") -> Iterator[Waiter]:
-        """Yields a waiter for changes of a clone; an empty id stands for every clone.
+    def waiter(self, item_id: str = "") -> Iterator[Waiter]:
+        """Yields a waiter for changes of what has this id; an empty id stands for everything.
 
-        Enter this, then read the clone, then wait: so no change is missed in between.
+        Enter this, then read it, then wait: so no change is missed in between.
         """
         waiter = Waiter()
-        self._waiters[clone_id].add(waiter)
+        self._waiters[item_id].add(waiter)
         try:
             yield waiter
         finally:
-            self._waiters[clone_id].discard(waiter)
-            if not self._waiters[clone_id]:
-                del self._waiters[clone_id]
+            self._waiters[item_id].discard(waiter)
+            if not self._waiters[item_id]:
+                del self._waiters[item_id]
 
     async def _run(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    async for clone_id in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
+                    async for item_id in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
                         self._is_connected = True
                         # None: the connection is new, and changes may have been missed. Everybody looks again.
-                        self._wake(clone_id or "")
+                        self._wake(item_id or "")
             except (RedisError, OSError) as error:
                 if self._is_connected:
-                    _log.warning("clone_store_connection_lost", error=type(error).__name__)
+                    _log.warning("valkey_connection_lost", error=type(error).__name__)
                 self._is_connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    def _wake(self, clone_id: str) -> None:
-        topics = (clone_id, "") if clone_id else tuple(self._waiters)
+    def _wake(self, item_id: str) -> None:
+        topics = (item_id, "") if item_id else tuple(self._waiters)
         for topic in topics:
             for waiter in self._waiters.get(topic, ()):
                 waiter.wake()

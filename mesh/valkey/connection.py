@@ -5,14 +5,14 @@ Knows nothing of what is stored there.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from mesh.errors import CloneStoreUnavailable
+from mesh.errors import AivoError
 
 # One server reads and writes little at a time. More connections would move the queue into Redis, not shorten it.
 MAX_CONNECTIONS = 32
@@ -53,14 +53,18 @@ def open_redis(url: str) -> Redis:
 
 
 @contextlib.asynccontextmanager
-async def answers_in_time() -> AsyncIterator[None]:
+async def answers_in_time(unavailable: Callable[[str], AivoError], store: str) -> AsyncIterator[None]:
     """Limits the calls inside to `ANSWER_SECONDS`.
 
+    Args:
+        unavailable: Makes the error that is raised in place of every temporary one.
+        store: What the calls are about, such as `clone store`.
+
     Raises:
-        CloneStoreUnavailable: In place of every temporary error.
+        AivoError: What `unavailable` makes.
     """
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
     except _TRANSIENT as error:
-        raise CloneStoreUnavailable(f"the clone store does not answer ({type(error).__name__})") from error
+        raise unavailable(f"the {store} does not answer ({type(error).__name__})") from error

@@ -1,0 +1,1 @@
+"""Tells adults: alerts are recorded, streamed, and delivered to a webhook."""

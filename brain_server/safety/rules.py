@@ -1,0 +1,52 @@
+"""The rules beside the guard. Each can be left out, and each is measured alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from brain_server.safety.normalizer import undisguise
+from brain_server.safety.personal_data import personal_data_in
+from brain_server.safety.phrases import find_phrases
+from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
+
+# `spelling` undoes spelling tricks before the guard reads; the others find something.
+RuleName = Literal["spelling", "personal_data", "phrases"]
+ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenText:
+    """A text to screen.
+
+    Attributes:
+        text: The words.
+        by_student: Whether a student says them; else a tutor does.
+        answers: What the text answers. Personal data that it repeats from there is no news to the student.
+    """
+
+    text: str
+    by_student: bool
+    answers: str = ""
+
+
+class SafetyRules:
+    """The rules that are switched on."""
+
+    def __init__(self, names: tuple[RuleName, ...] = ALL_RULES) -> None:
+        self._names = frozenset(names)
+
+    def readable(self, text: str) -> str:
+        """Returns a text as the guard should read it."""
+        return undisguise(text) if "spelling" in self._names else text
+
+    def find(self, spoken: SpokenText) -> Iterator[Finding]:
+        """Yields what the rules find."""
+        if "phrases" in self._names:
+            yield from find_phrases(spoken.text, by_student=spoken.by_student)
+        if "personal_data" in self._names and self._tells_personal_data(spoken):
+            # A student who tells an address still gets an answer; a tutor has no reason to tell any.
+            action = SafetyAction.CAREFUL if spoken.by_student else SafetyAction.REFUSE
+            yield Finding(category=SafetyCategory.PERSONAL_DATA, probability=1.0, action=action)
+
+    def _tells_personal_data(self, spoken: SpokenText) -> bool:
+        return bool(personal_data_in(spoken.text) - personal_data_in(spoken.answers))

@@ -1,0 +1,1 @@
+"""The Lua scripts that change the alerts atomically."""
