@@ -18,14 +18,15 @@ from mesh.lm.guarding import GUARD_LABELS, HarmCategory, HarmReading, guard_prom
 from mesh.main_brain.role_manifest import Calibration
 from mesh.tutoring.profile import GradeBand
 
-# Of the harmless development texts, so many may be flagged. They are near misses: of school work far fewer are.
-MOST_FLAGGED = 0.05
-# How much sooner a category is flagged than the others, in logits: a child in danger must not be missed.
-_SOONER = {HarmCategory.SELF_HARM: 1.0}
+# Of the harmless development texts, so many may be flagged. All are near misses; of school work next to nothing is.
+MOST_FLAGGED = 0.08
+# How much sooner a category is flagged than the others, in logits: a child in danger must not be missed. With 1
+# or more, the other categories lose more than self-harm wins.
+_SOONER = {HarmCategory.SELF_HARM: 0.5}
 # How much a harmless text of another grade band counts for a band's threshold. A band has some forty of its own.
 _OTHER_BANDS = 0.25
 # Development texts choose in these spellings: the others are undone before a guard reads a text.
-_CHOOSING = (Spelling.PLAIN, Spelling.MISSPELT, Spelling.CASE)
+_CHOOSING = (Spelling.PLAIN, Spelling.MISSPELT)
 _LEAST_SCORE, _MOST_SCORE = 0.02, 0.98
 
 

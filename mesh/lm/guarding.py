@@ -44,6 +44,8 @@ GUARD_LABELS = (SAFE_LABEL, *_HARM_LABELS.values())
 # Characters of a piece of a long text, and of what a piece repeats of the one before: a guard learns from short texts,
 # and a harmful sentence between two pages of harmless ones would be lost on it.
 _PIECE_CHARACTERS, _REPEATED_CHARACTERS = 600, 120
+# More capitals than this share of the letters are no sign of names.
+_MOST_CAPITALS = 0.3
 # A category with less than this share of the probability of harm is no reading of the text, but doubt.
 _LEAST_SHARE = 0.25
 
@@ -59,8 +61,15 @@ def guard_prompt(text: str, *, speaker: Speaker, grade: str | None) -> Prompt:
         grade: The student's, one of `GRADES`; None if unknown.
     """
     instruction = f"{speaker.title()} {GradeBand.of(grade)}" if grade else speaker.title()
-    turn = Turn(role=Role.STUDENT, text=one_line(text))
+    turn = Turn(role=Role.STUDENT, text=_without_shouting(one_line(text)))
     return Prompt(profile=StudentProfile(), turns=(turn,), instruction=instruction)
+
+
+def _without_shouting(line: str) -> str:
+    """Returns the text in lower case if it is written in capitals, all or many: a small model knows few such tokens."""
+    letters = [letter for letter in line if letter.isalpha()]
+    capitals = sum(letter.isupper() for letter in letters)
+    return line.lower() if capitals > _MOST_CAPITALS * len(letters) and capitals > 1 else line
 
 
 def label_of(category: HarmCategory | None) -> str:

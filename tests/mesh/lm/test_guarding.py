@@ -41,6 +41,20 @@ def test_a_prompt_tells_who_speaks_and_the_grade_band_if_it_is_known() -> None:
     assert guard_prompt("a\n\nb", speaker=Speaker.TUTOR, grade=None).turns[0].text == "a b"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("WHY IS IT BLUE?", "why is it blue?"),
+        ("wHy iS iT BluE?", "why is it blue?"),
+        ("Why does Ana like NASA rockets?", "Why does Ana like NASA rockets?"),
+        ("I?", "I?"),
+        ("7 x 8", "7 x 8"),
+    ],
+)
+def test_a_text_in_capitals_is_told_in_small_letters(text: str, told: str) -> None:
+    assert guard_prompt(text, speaker=Speaker.STUDENT, grade=None).turns[0].text == told
+
+
 def test_the_labels_are_safe_and_one_per_category() -> None:
     assert (SAFE_LABEL, *map(label_of, HarmCategory)) == GUARD_LABELS
     assert label_of(None) == SAFE_LABEL
