@@ -67,6 +67,7 @@ class AdapterTrainer:
         self.replies = FileReplyCache(folder / f"replies{process}.json")
         self._folder = folder
         self._process = process
+        self._names: dict[str, str] = {}
         self._epochs = epochs
         self._seed = seed
 
@@ -80,7 +81,13 @@ class AdapterTrainer:
         return LoraFactors.of(self.base.model, from_safetensors(weights.read_bytes()), scaling=LoraSpec().scaling)
 
     def name_of(self, baseline: Baseline) -> str:
-        """Returns a name made of everything that the adapter depends on."""
+        """Returns a name made of everything that the adapter depends on; the first time distils the replies."""
+        digest = request_digest("", baseline)
+        if digest not in self._names:
+            self._names[digest] = self._make_name(baseline)
+        return self._names[digest]
+
+    def _make_name(self, baseline: Baseline) -> str:
         drafts = draft_examples(baseline, compute_policy(baseline))
         distilled = replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0)
         replies = [draft.feedback or distilled.get(draft.brief, "") for draft in drafts]
