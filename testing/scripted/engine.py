@@ -113,16 +113,15 @@ class ScriptedEngine:
         self, prompt: Prompt, labels: Sequence[str], *, role: RoleName | None = None, deadline: float | None = None
     ) -> Mapping[str, float]:
         last_turn = prompt.turns[-1].text
-        if role == "guard":
+        fitting = (w for end, w in self.weights.items() if last_turn.endswith(end) and len(w) == len(labels))
+        weights = next(fitting, None)
+        if role == "guard" and weights is None:
             return await self._guard(last_turn)
         if self.error is not None:
             raise self.error
         self.weighed.append(prompt)
         self.weighed_by.append(role)
-        weights = next(
-            (w for end, w in self.weights.items() if last_turn.endswith(end)), (1 / len(labels),) * len(labels)
-        )
-        return dict(zip(labels, weights, strict=True))
+        return dict(zip(labels, weights or (1 / len(labels),) * len(labels), strict=True))
 
     async def warm(self, student_id: str, version: int | None = None) -> WarmedAdapter:
         if self.error is not None:

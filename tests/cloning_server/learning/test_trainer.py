@@ -83,8 +83,9 @@ def test_the_progress_of_a_state_goes_from_0_to_1_with_a_message_per_step(traini
         fractions = [progress.fraction for progress in items]
         assert fractions == sorted(fractions)
         assert (fractions[0], fractions[-1]) == (0.0, 1.0)
-    # Three times each item in one situation, and a written reply, in batches of two; and the message before the first.
-    assert len(states[1][1]) == 1 + training.adapter.recipe.metrics.train_steps == 11
+    # Three times each item in one situation, a written reply and five common questions, in batches of two; and the
+    # message before the first.
+    assert len(states[1][1]) == 1 + training.adapter.recipe.metrics.train_steps == 17
 
 
 def test_no_message_holds_a_word_of_the_student_or_teacher(training: Training) -> None:
@@ -143,7 +144,7 @@ def test_held_out_examples_are_never_trained_on(train: Train, small_base: BaseMo
 
 
 def test_it_stops_when_the_held_out_loss_rises_and_keeps_the_best(base: BaseModel, passes: Passes) -> None:
-    plan = plan_of(commented(3), epochs=30, learning_rate=1e-2)
+    plan = plan_of(commented(3), epochs=150, learning_rate=1e-2)
     _, examples = split_of(plan, base)
     fine_tuned = fine_tune(plan, base, passes, examples)
     assert 1 < fine_tuned.steps < plan.epochs
