@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from benchmarks.replies import FileReplyCache, replies_to
 from cloning_server.clone import Baseline
 from cloning_server.clones.intake import request_digest
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.examples.common_questions import common_examples
 from cloning_server.examples.examples import complete_examples, draft_examples, split_examples
-from cloning_server.examples.retention import retained_examples
 from cloning_server.examples.teaching_policy import compute_policy
+from cloning_server.examples.written_examples import with_written_examples
 from cloning_server.learning.packing import pack
 from cloning_server.learning.passes import Passes
 from cloning_server.learning.trainer import fine_tune
@@ -109,9 +108,7 @@ class AdapterTrainer:
             drafts, replies_to(drafts, self.base, self.passes, cache=self.replies, seed=0), self.base.tokenizer
         )
         examples = split_examples(all_examples, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-        tokenizer = self.base.tokenizer
-        retained, common = retained_examples(profile, tokenizer), common_examples(profile, policy, tokenizer)
-        examples = replace(examples, retained=retained, common=common)
+        examples = with_written_examples(examples, profile, policy, self.base.tokenizer)
         return to_safetensors(fine_tune(plan, self.base, self.passes, examples).state)
 
 

@@ -102,7 +102,7 @@ class Share:
 
     @property
     def file_suffix(self) -> str:
-        """What tells the files of a share from those of others; empty for the only share."""
+        """The part of a file name that names the share, such as `.3`; empty if there is only one."""
         return f".{self.number}" if self.count > 1 else ""
 
     def of(self, comparisons: Sequence[Comparison]) -> Sequence[Comparison]:

@@ -101,7 +101,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
 
 
 async def _open_alerts(stack: AsyncExitStack, settings: BrainSettings, metrics: SafetyMetrics) -> AlertParts | None:
-    """Opens what keeps and tells alerts; None without Redis."""
+    """Opens the alert store, its feed and the webhook; returns None without Redis."""
     if settings.redis_url is None:
         return None
     redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))

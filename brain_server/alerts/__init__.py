@@ -1,1 +1,1 @@
-"""Tells adults: alerts are recorded, streamed, and delivered to a webhook."""
+"""Alerts for adults: recorded, streamed, and delivered to a webhook."""

@@ -1,4 +1,4 @@
-"""Records what adults are told of, behind the replies: no student waits for the store."""
+"""Records alerts in the background, so that no student waits for the store."""
 
 import asyncio
 import uuid
@@ -33,7 +33,7 @@ class AlertRecorder(BackgroundTask):
     """Writes flags to the alert store while it is entered. Leaving writes what is left, for some seconds.
 
     Args:
-        store: Takes them; None if this brain has none: flags are counted and logged then, and nobody is told.
+        store: Keeps the alerts. With None, flags are counted as lost and logged, and no adult hears of them.
         counter: Counts what became of them.
         keep_text: Whether alerts keep what was written.
         with_webhook: Whether alerts are to be delivered to the webhook.

@@ -85,7 +85,7 @@ class SafetyMetrics:
 
         self._flags = Counter(
             "aivo_safety_flags",
-            "Texts that adults are told of, by what became of them.",
+            "Texts that call for an alert, by whether it was recorded or lost.",
             ("outcome",),
             registry=registry,
         )
@@ -94,7 +94,7 @@ class SafetyMetrics:
         )
 
     def count(self, outcome: str) -> None:
-        """Counts a text that adults are told of: `recorded` or `lost`."""
+        """Counts a text that calls for an alert; the outcome is `recorded` or `lost`."""
         self._flags.labels(outcome).inc()
 
     def count_delivery(self, outcome: str) -> None:

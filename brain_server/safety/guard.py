@@ -17,9 +17,6 @@ from mesh.log import get_logger
 # Readings that are kept, some hundred bytes each: a conversation sends its earlier turns with every prompt.
 _MAX_CACHED_READINGS = 4096
 
-# What a flagged category has at least of the likeliest one's probability.
-_LEAST_SHARE = 0.25
-
 _log = get_logger(__name__)
 
 
@@ -87,7 +84,7 @@ class GuardReader:
             raise GuardUnavailable from error
         thresholds = {**manifest.thresholds_for(grade), **self._thresholds}
         probabilities = {category: max(reading.harms[category] for reading in readings) for category in HarmCategory}
-        flagged = {category for reading in readings for category in _flagged(reading, thresholds)}
+        flagged = {category for reading in readings for category in reading.flagged(thresholds)}
         return GuardJudgement(
             guard=main_brain.guard,
             probabilities=probabilities,
@@ -111,13 +108,3 @@ class GuardReader:
                 self._readings.popitem(last=False)
         self._readings.move_to_end(key)
         return reading
-
-
-def _flagged(reading: HarmReading, thresholds: Mapping[HarmCategory, float]) -> list[HarmCategory]:
-    """Returns what a text is flagged for.
-
-    A score compares a category with safety alone, so where hardly anything speaks for safety, all scores are high. What
-    the text is not mainly about is left out, as it would decide on the wrong answer to it.
-    """
-    least = _LEAST_SHARE * max(reading.harms.values())
-    return [category for category in reading.flagged(thresholds) if reading.harms[category] >= least]

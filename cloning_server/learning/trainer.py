@@ -14,19 +14,18 @@ import random
 import struct
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from cloning_server.clone import CloneState
 from cloning_server.compute.batch_decoding import Decoding
 from cloning_server.compute.lora_factors import LoraFactors
-from cloning_server.examples.common_questions import common_examples
 from cloning_server.examples.distillation import distil
 from cloning_server.examples.examples import ExampleSet, complete_examples, draft_examples, split_examples
 from cloning_server.examples.reply_cache import ReplyCache
-from cloning_server.examples.retention import retained_examples
 from cloning_server.examples.teaching_policy import compute_policy
+from cloning_server.examples.written_examples import with_written_examples
 from cloning_server.learning.gate import (
     GateFigures,
     measure_replies,
@@ -161,9 +160,7 @@ def _prepare(
     replies = yield from distil(briefs, base, layers=passes.layers, cache=cache, seed=plan.seed)
     completed, counts = complete_examples(drafts, replies, base.tokenizer)
     examples = split_examples(completed, counts, heldout_share=plan.heldout_share, seed=plan.seed)
-    retained = retained_examples(profile, base.tokenizer)
-    examples = replace(examples, retained=retained, common=common_examples(profile, policy, base.tokenizer))
-    return _set_up(plan, base, passes, examples)
+    return _set_up(plan, base, passes, with_written_examples(examples, profile, policy, base.tokenizer))
 
 
 def _policy_of(plan: TrainingPlan) -> TeachingPolicy:
