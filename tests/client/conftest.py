@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
+from testing.scripted.brain_server import ScriptedBrain, serving_brain
+from testing.scripted.cloning_server import ScriptedCloning, serving_cloning
+from testing.scripted.script import Script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@ from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest, 
 from aivo.safety.v1 import safety_service_pb2 as safety_pb
 
 from client.display import policy_lines
-from testing.scripted.servers import ALERT_ID, BASE_MODEL, CLONE_ID, PIECES, STATES, Script, failure
+from testing.scripted.brain_server import ALERT_ID, PIECES
+from testing.scripted.cloning_server import CLONE_ID, STATES
+from testing.scripted.script import BASE_MODEL, Script, failure
 from tests.client.conftest import Aivo
 
 RESPONSES = [

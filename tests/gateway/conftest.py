@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from testing.parts.envoy import Edge, envoy
-from testing.scripted.servers import Script, ScriptedBrain, ScriptedCloning, serving_brain, serving_cloning
+from testing.scripted.brain_server import ScriptedBrain, serving_brain
+from testing.scripted.cloning_server import ScriptedCloning, serving_cloning
+from testing.scripted.script import Script
 
 ORIGIN = "https://school.example"
 

@@ -4,7 +4,7 @@ import grpc
 import httpx
 import pytest
 
-from testing.scripted.servers import Script, failure
+from testing.scripted.script import Script, failure
 from tests.gateway.conftest import ORIGIN
 
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}

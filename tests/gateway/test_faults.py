@@ -12,7 +12,8 @@ from gateway.template import render
 from mesh.settings import InvalidSettings, load_settings
 from testing.parts.envoy import envoy
 from testing.parts.part import free_ports
-from testing.scripted.servers import BASE_MODEL, Script, ScriptedBrain, failure, info, serving_brain
+from testing.scripted.brain_server import ScriptedBrain, serving_brain
+from testing.scripted.script import BASE_MODEL, Script, failure, info
 
 UNAVAILABLE = failure(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_LOADED")
 PROMPT = {"prompt": "Why is the sky blue?"}

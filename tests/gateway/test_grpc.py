@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from testing.parts.envoy import Edge
-from testing.scripted.servers import BRAIN, CLONING, Script, failure
+from testing.scripted.brain_server import BRAIN
+from testing.scripted.cloning_server import CLONING
+from testing.scripted.script import Script, failure
 
 
 async def test_calls_pass_with_their_deadline_and_metadata(brain_channel: grpc.aio.Channel, brain: Script) -> None:

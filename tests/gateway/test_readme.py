@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testing.parts.envoy import Edge
-from testing.scripted.servers import Script
+from testing.scripted.script import Script
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [

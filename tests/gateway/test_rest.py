@@ -9,7 +9,8 @@ from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 
-from testing.scripted.servers import BASE_MODEL, CLONE_ID, Script, failure, info
+from testing.scripted.cloning_server import CLONE_ID
+from testing.scripted.script import BASE_MODEL, Script, failure, info
 
 Code = grpc.StatusCode
 

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import httpx
 
-from testing.scripted.servers import CLONE_ID, PIECES, STATES, Script, failure
+from testing.scripted.brain_server import PIECES
+from testing.scripted.cloning_server import CLONE_ID, STATES
+from testing.scripted.script import Script, failure
 
 
 async def frames(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
