@@ -24,10 +24,20 @@ PIECES = ("Plants ", "make ", "food.")
 
 
 class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer, safety_service_pb2_grpc.SafetyServiceServicer):
-    """Replies that plants make food, with the student's adapter if there is a student; has one alert about ada."""
+    """Replies that plants make food, with the student's adapter if there is a student; has one alert about ada.
+
+    Attributes:
+        script: Its calls, and how they go wrong.
+        status: Its health.
+        generate_fallback: Why `Generate` has no adapter; None if it has one.
+        assess_fallback: Why `Assess` has none, likewise.
+    """
 
     def __init__(self) -> None:
         self.script = Script()
+        self.status = "healthy"
+        self.generate_fallback: brain_pb.FallbackReason.ValueType | None = None
+        self.assess_fallback: brain_pb.FallbackReason.ValueType | None = None
 
     async def Generate(self, request: brain_pb.GenerateRequest, context: Context) -> brain_pb.GenerateResponse:
         await self.script.enter("Generate", request, context)
@@ -37,7 +47,8 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer, safety_service_
             model=BASE_MODEL,
             tokens_used=156,
             timestamp=Timestamp(seconds=1736937000),
-            adapter=_adapter(request.context.student_id),
+            adapter=_adapter_for(request, self.generate_fallback),
+            fallback=self.generate_fallback,
         )
 
     async def GenerateStream(
@@ -51,9 +62,7 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer, safety_service_
                 yield brain_pb.GenerateStreamResponse(sequence=sequence + 1, finished=finished)
                 await context.abort_with_status(rpc_status.to_status(error))
             await self.script.wait_while_held()
-        finished = brain_pb.Finished(
-            response="".join(PIECES), model=BASE_MODEL, adapter=_adapter(request.context.student_id)
-        )
+        finished = brain_pb.Finished(response="".join(PIECES), model=BASE_MODEL, adapter=_adapter_for(request, None))
         yield brain_pb.GenerateStreamResponse(sequence=len(PIECES) + 1, finished=finished)
 
     async def Assess(self, request: brain_pb.AssessRequest, context: Context) -> brain_pb.AssessResponse:
@@ -65,13 +74,14 @@ class ScriptedBrain(brain_service_pb2_grpc.BrainServiceServicer, safety_service_
             strengths=["Names the Sun."],
             model=BASE_MODEL,
             grader="arithmetic",
-            adapter=_adapter(request.context.student_id),
+            adapter=_adapter_for(request, self.assess_fallback),
+            fallback=self.assess_fallback,
         )
 
     async def GetHealth(self, request: brain_pb.GetHealthRequest, context: Context) -> brain_pb.GetHealthResponse:
         await self.script.enter("GetHealth", request, context)
         return brain_pb.GetHealthResponse(
-            status="healthy", model_loaded=True, device="cpu", model_name=BASE_MODEL, dtype="bfloat16"
+            status=self.status, model_loaded=True, device="cpu", model_name=BASE_MODEL, dtype="bfloat16"
         )
 
     async def CheckText(self, request: safety_pb.CheckTextRequest, context: Context) -> safety_pb.CheckTextResponse:
@@ -129,5 +139,14 @@ def _alert(*, sequence: int, acknowledged_by: str = "") -> safety_pb.SafetyAlert
     )
 
 
-def _adapter(student_id: str) -> adapter_pb2.Adapter | None:
-    return adapter_pb2.Adapter(student_id=student_id, version=1, sha256="ab" * 32) if student_id else None
+def _adapter_for(
+    request: brain_pb.GenerateRequest | brain_pb.GenerateStreamRequest | brain_pb.AssessRequest,
+    fallback: brain_pb.FallbackReason.ValueType | None,
+) -> adapter_pb2.Adapter | None:
+    student_id = request.context.student_id
+    is_for_base = (
+        not isinstance(request, brain_pb.AssessRequest) and request.adapter_policy == brain_pb.ADAPTER_POLICY_BASE_ONLY
+    )
+    if not student_id or is_for_base or fallback is not None:
+        return None
+    return adapter_pb2.Adapter(student_id=student_id, version=1, sha256="ab" * 32)

@@ -21,7 +21,7 @@ from testing.scripted.serving import new_server, serving
 
 CLONING = "aivo.cloning.v1.CloningService"
 CLONE_ID = "clone_abc123xyz"
-STATES = (
+STATES: tuple[str, ...] = (
     "queued",
     "loading_base_model",
     "creating_adapter",
@@ -38,10 +38,18 @@ class ScriptedCloning(
     student_model_service_pb2_grpc.StudentModelServiceServicer,
     student_service_pb2_grpc.StudentServiceServicer,
 ):
-    """Has one clone, which completes unless the script fails it."""
+    """Has one clone, which completes unless the script fails it.
+
+    Attributes:
+        script: Its calls, and how they go wrong.
+        status: Its health.
+        states: The states of the clone, in order.
+    """
 
     def __init__(self) -> None:
         self.script = Script()
+        self.status = "healthy"
+        self.states = STATES
 
     async def StartClone(
         self, request: cloning_pb.StartCloneRequest, context: Context
@@ -65,7 +73,7 @@ class ScriptedCloning(
         self, request: cloning_pb.WatchCloneRequest, context: Context
     ) -> AsyncIterator[cloning_pb.WatchCloneResponse]:
         await self.script.enter("WatchClone", request, context)
-        for sequence, status in enumerate(STATES, start=1):
+        for sequence, status in enumerate(self.states, start=1):
             if sequence <= request.after_sequence:
                 continue
             if error := self.script.late_error:
@@ -75,7 +83,7 @@ class ScriptedCloning(
                 sequence=sequence,
                 clone_id=request.clone_id,
                 status=status,
-                progress=100 * sequence // len(STATES),
+                progress=100 * sequence // len(self.states),
                 message=f"step {sequence}",
                 model=_model() if status == "completed" else None,
             )
@@ -142,7 +150,7 @@ class ScriptedCloning(
 
     async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
         await self.script.enter("GetHealth", request, context)
-        return cloning_pb.GetHealthResponse(status="healthy")
+        return cloning_pb.GetHealthResponse(status=self.status)
 
 
 @contextlib.asynccontextmanager

@@ -43,7 +43,7 @@ class Script:
 
     Attributes:
         calls: All calls, in order.
-        failures: Each call removes the first, if there is one, and fails with it.
+        failures: Each call removes the first, if there is one, and fails with it; None lets the call pass.
         late_error: A stream fails with it after its first message; None for no failure.
         hold: Calls wait until it is set: unary ones before the answer, streams before each message but the first.
         cancelled: Is set when a call is cancelled while it waits.
@@ -51,7 +51,7 @@ class Script:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.failures: deque[status_pb2.Status] = deque()
+        self.failures: deque[status_pb2.Status | None] = deque()
         self.late_error: status_pb2.Status | None = None
         self.hold = asyncio.Event()
         self.hold.set()
@@ -62,8 +62,9 @@ class Script:
         seconds_left = context.time_remaining()
         metadata = dict(context.invocation_metadata() or ())
         self.calls.append(Call(rpc=rpc, request=request, metadata=metadata, seconds_left=seconds_left))
-        if self.failures:
-            await context.abort_with_status(rpc_status.to_status(self.failures.popleft()))
+        error = self.failures.popleft() if self.failures else None
+        if error is not None:
+            await context.abort_with_status(rpc_status.to_status(error))
 
     async def wait_while_held(self) -> None:
         """Waits until the test releases the calls."""
