@@ -38,6 +38,8 @@ _PRODUCTS = 24
 # Every third product is answered wrongly, by one of the factors.
 _WRONG = 3
 _EPOCHS = 2
+# How a reply that checks an answer begins, with either apostrophe.
+_CHECKS = ("Let's", "Let\u2019s")
 
 
 def main() -> None:
@@ -57,14 +59,27 @@ def main() -> None:
     for name, baseline in _baselines(args.folder, args.students):
         questions = _questions_for(baseline.profile, lessons, count=args.questions, draws=random.Random(name))
         arm = ReplyArm(name=name, factors=trainer.adapter(baseline), adapter_name=trainer.name_of(baseline))
-        said = decoder.replies(questions, [arm], compute_policy(baseline))[name]
-        replies += said
-        results.add(_figure("replies_of_a_clone_that_judge", sum(map(judges, said)), len(said), facts={"clone": name}))
+        replies_of_clone = decoder.replies(questions, [arm], compute_policy(baseline))[name]
+        results.add(clone_figure(name, replies_of_clone))
+        replies += replies_of_clone
+    for figure in figures_of(replies):
+        results.add(figure)
+
+
+def clone_figure(name: str, replies: Sequence[str]) -> Figure:
+    """Returns how many replies of one clone judge an answer, though nobody gave one."""
+    return _figure("replies_of_a_clone_that_judge", sum(map(judges, replies)), len(replies), facts={"clone": name})
+
+
+def figures_of(replies: Sequence[str]) -> list[Figure]:
+    """Returns the figures of all clones' replies, with the goals: none judges, at most 1 % circle or are empty."""
     count = len(replies)
-    results.add(_figure("replies_that_judge", sum(map(judges, replies)), count, most=0))
-    results.add(_figure("replies_that_circle_or_are_empty", sum(map(is_stuck, replies)), count, most=count // 100))
-    checks = sum(reply.startswith("Let's") for reply in replies)
-    results.add(_figure("replies_that_begin_as_a_check", checks, count))
+    checks = sum(reply.startswith(_CHECKS) for reply in replies)
+    return [
+        _figure("replies_that_judge", sum(map(judges, replies)), count, most=0),
+        _figure("replies_that_circle_or_are_empty", sum(map(is_stuck, replies)), count, most=count // 100),
+        _figure("replies_that_begin_as_a_check", checks, count),
+    ]
 
 
 def _baselines(folder: Path, students: int | None) -> Iterator[tuple[str, Baseline]]:
