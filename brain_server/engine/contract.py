@@ -25,7 +25,10 @@ class AdapterPolicy(Enum):
 
 
 class Fallback(Enum):
-    """Why the base model answered. No engine gives the last three: for feedback, and where people wrote the reply."""
+    """Why the student's adapter did not answer.
+
+    No engine gives the last three: they are for feedback, and for replies that people wrote.
+    """
 
     NO_STUDENT = auto()
     BASE_ONLY = auto()

@@ -102,10 +102,12 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     FALLBACK_REASON_FEEDBACK_REJECTED: _FallbackReason.ValueType  # 7
     """The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
     FALLBACK_REASON_SAFETY: _FallbackReason.ValueType  # 8
-    """No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see `safety`."""
+    """No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see
+    `safety`.
+    """
 
 class FallbackReason(_FallbackReason, metaclass=_FallbackReasonEnumTypeWrapper):
-    """Why the base model answered."""
+    """Why the student's adapter did not answer or write the feedback."""
 
 FALLBACK_REASON_UNSPECIFIED: FallbackReason.ValueType  # 0
 """Never sent."""
@@ -128,7 +130,9 @@ adapter; `Generate` fails.
 FALLBACK_REASON_FEEDBACK_REJECTED: FallbackReason.ValueType  # 7
 """The student's adapter wrote feedback that repeats itself or contradicts the verdict. `Assess` alone."""
 FALLBACK_REASON_SAFETY: FallbackReason.ValueType  # 8
-"""No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see `safety`."""
+"""No model's reply was sent, or none to its end: people wrote what was sent in place of something harmful; see
+`safety`.
+"""
 Global___FallbackReason: _TypeAlias = FallbackReason  # noqa: Y015
 
 class _AnswerVerdict:
@@ -508,7 +512,7 @@ class GenerateResponse(_message.Message):
     tokens_used: _builtins.int
     """Tokens that went in and came out, together."""
     fallback: Global___FallbackReason.ValueType
-    """Why the base model answered. Unset: it didn't, the student's adapter did."""
+    """Why the student's adapter didn't answer: the base model did, or people for safety. Unset: it did."""
     finish_reason: Global___FinishReason.ValueType
     """Why decoding ended."""
     main_brain: _builtins.str
@@ -519,7 +523,7 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def adapter(self) -> _adapter_pb2.Adapter:
-        """The adapter that decoded the reply. Unset: the base model did, see `fallback`."""
+        """The adapter that decoded the reply. Unset: none did, see `fallback`."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -724,7 +728,9 @@ class Finished(_message.Message):
     tokens_used: _builtins.int
     """Tokens that went in and came out, together. Unset: not known, as the stream failed."""
     fallback: Global___FallbackReason.ValueType
-    """Why the base model answered. Unset: it didn't, the student's adapter did, or the stream failed."""
+    """Why the student's adapter didn't answer: the base model did, or people for safety. Unset: it did, or the stream
+    failed.
+    """
     finish_reason: Global___FinishReason.ValueType
     """Why decoding ended. Unset: the stream failed before its end."""
     main_brain: _builtins.str
@@ -735,7 +741,7 @@ class Finished(_message.Message):
 
     @_builtins.property
     def adapter(self) -> _adapter_pb2.Adapter:
-        """The adapter that decoded the reply. Unset: the base model did, see `fallback`."""
+        """The adapter that decoded the reply. Unset: none did, see `fallback`."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -918,7 +924,7 @@ class AssessResponse(_message.Message):
     without one, or `arithmetic` if code compared numbers.
     """
     fallback: Global___FallbackReason.ValueType
-    """Why the base model wrote the feedback. Unset: it didn't, the student's adapter did."""
+    """Why the student's adapter didn't write the feedback: the base model did, or people for safety. Unset: it did."""
     @_builtins.property
     def strengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the answer got right; may be empty."""
@@ -937,7 +943,7 @@ class AssessResponse(_message.Message):
 
     @_builtins.property
     def adapter(self) -> _adapter_pb2.Adapter:
-        """The student's adapter that wrote the feedback. Unset: the base model did, see `fallback`."""
+        """The student's adapter that wrote the feedback. Unset: it didn't, see `fallback`."""
 
     @_builtins.property
     def safety(self) -> _safety_pb2.SafetyReport:

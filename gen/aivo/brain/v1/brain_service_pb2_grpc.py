@@ -92,9 +92,9 @@ class BrainServiceServicer:
     def GenerateStream(self, request, context):
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
-        first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
-        call stops decoding within one token.
+        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
+        Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
+        the call's status. Cancelling the call stops decoding within one token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,11 +103,14 @@ class BrainServiceServicer:
     def Assess(self, request, context):
         """Assesses a student's answer.
 
-        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
-        `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-        feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
-        there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
-        also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
+        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student;
+        `grader` names what judged. `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers
+        are compared by code.
+
+        The feedback is written for that verdict, under a grammar, so it is always complete: by the student's active
+        adapter if there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with
+        `Generate`. It also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it
+        contradicts the verdict. Where the answer or the feedback must not pass, people wrote it; see `safety`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

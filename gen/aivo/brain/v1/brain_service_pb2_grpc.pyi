@@ -53,18 +53,21 @@ class BrainServiceStub:
     GenerateStream: _grpc.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
-    first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
-    call stops decoding within one token.
+    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
+    Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
+    the call's status. Cancelling the call stops decoding within one token.
     """
     Assess: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]
     """Assesses a student's answer.
 
-    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
-    `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-    feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
-    there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
-    also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
+    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student;
+    `grader` names what judged. `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers
+    are compared by code.
+
+    The feedback is written for that verdict, under a grammar, so it is always complete: by the student's active
+    adapter if there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with
+    `Generate`. It also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it
+    contradicts the verdict. Where the answer or the feedback must not pass, people wrote it; see `safety`.
     """
     GetHealth: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]
     """Reports whether the server can answer and, if not, why.
@@ -97,18 +100,21 @@ class BrainServiceAsyncStub(BrainServiceStub):
     GenerateStream: _aio.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
-    first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
-    call stops decoding within one token.
+    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
+    Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
+    the call's status. Cancelling the call stops decoding within one token.
     """
     Assess: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]  # type: ignore[assignment]
     """Assesses a student's answer.
 
-    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
-    `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-    feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
-    there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
-    also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
+    Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student;
+    `grader` names what judged. `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers
+    are compared by code.
+
+    The feedback is written for that verdict, under a grammar, so it is always complete: by the student's active
+    adapter if there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with
+    `Generate`. It also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it
+    contradicts the verdict. Where the answer or the feedback must not pass, people wrote it; see `safety`.
     """
     GetHealth: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.GetHealthRequest, _brain_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can answer and, if not, why.
@@ -150,9 +156,9 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_brain_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_brain_service_pb2.GenerateStreamResponse]]:
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened. Fails as `Generate` does; before the
-        first message by the call's status alone, after it in `finished.error` and by the call's status. Cancelling the
-        call stops decoding within one token.
+        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
+        Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
+        the call's status. Cancelling the call stops decoding within one token.
         """
 
     @_abc_1.abstractmethod
@@ -163,11 +169,14 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_brain_service_pb2.AssessResponse, _abc.Awaitable[_brain_service_pb2.AssessResponse]]:
         """Assesses a student's answer.
 
-        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student.
-        `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers are compared by code. The
-        feedback is written for that verdict, under a grammar, so it is always complete: by the student's active adapter if
-        there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with `Generate`. It
-        also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it contradicts the verdict.
+        Judged by the Main Brain's grader, never by a student's adapter, so that no adapter can flatter its student;
+        `grader` names what judged. `correctness` comes from the calibrated probabilities of the verdict's labels. Numbers
+        are compared by code.
+
+        The feedback is written for that verdict, under a grammar, so it is always complete: by the student's active
+        adapter if there is one; `adapter` names it. Otherwise the base model writes and `fallback` says why, as with
+        `Generate`. It also writes if the adapter is corrupt, if the adapter's feedback repeats itself, or if it
+        contradicts the verdict. Where the answer or the feedback must not pass, people wrote it; see `safety`.
         """
 
     @_abc_1.abstractmethod
