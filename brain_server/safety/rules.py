@@ -7,11 +7,12 @@ from typing import Literal
 from brain_server.safety.normalizer import undisguise
 from brain_server.safety.personal_data import personal_data_in
 from brain_server.safety.phrases import find_phrases
+from brain_server.safety.profanity import is_profane
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
 # `spelling` undoes spelling tricks before the guard reads; the others find something.
-RuleName = Literal["spelling", "personal_data", "phrases"]
-ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases")
+RuleName = Literal["spelling", "personal_data", "phrases", "profanity"]
+ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases", "profanity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +44,12 @@ class SafetyRules:
         """Yields what the rules find."""
         if "phrases" in self._names:
             yield from find_phrases(spoken.text, by_student=spoken.by_student)
+        # A student who tells an address or swears still gets an answer; a tutor has no reason for either.
+        action = SafetyAction.CAREFUL if spoken.by_student else SafetyAction.REFUSE
         if "personal_data" in self._names and self._tells_personal_data(spoken):
-            # A student who tells an address still gets an answer; a tutor has no reason to tell any.
-            action = SafetyAction.CAREFUL if spoken.by_student else SafetyAction.REFUSE
             yield Finding(category=SafetyCategory.PERSONAL_DATA, probability=1.0, action=action)
+        if "profanity" in self._names and is_profane(spoken.text):
+            yield Finding(category=SafetyCategory.PROFANITY, probability=1.0, action=action)
 
     def _tells_personal_data(self, spoken: SpokenText) -> bool:
         return bool(personal_data_in(spoken.text) - personal_data_in(spoken.answers))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from brain_server.safety.rules import RuleName, SafetyRules, SpokenText
+from brain_server.safety.personal_data import personal_data_in
+from brain_server.safety.rules import ALL_RULES, RuleName, SafetyRules, SpokenText
 from brain_server.safety.verdict import SafetyAction, SafetyCategory
 from curriculum.guard import load_guard_texts
 from curriculum.lesson import Kind
@@ -10,6 +11,7 @@ from curriculum.library import load_lessons
 from mesh.lm.guarding import Speaker
 
 PHRASES, PERSONAL_DATA = SafetyRules(("phrases",)), SafetyRules(("personal_data",))
+PROFANITY = SafetyRules(("profanity",))
 
 
 def found_in(rules: SafetyRules, text: str, *, by_student: bool = True) -> list[tuple[SafetyCategory, SafetyAction]]:
@@ -57,6 +59,10 @@ def test_idioms_and_topics_of_school_are_left_alone(text: str) -> None:
     [
         "my email is ana.lopez@example.org",
         "call me at (555) 234-0134",
+        "you can reach me on 212.555.0134",
+        "my cell is 2125550134",
+        "my gran in london is +44 20 7946 0958",
+        "my friends number is 555-0119",
         "my moms phone number is 555 0134",
         "i live at 12 oak street",
         "We are at 48 Pine Road",
@@ -71,9 +77,17 @@ def test_a_student_who_tells_personal_data_still_gets_an_answer(text: str) -> No
     "text",
     [
         "What is 555 - 1234?",
+        "Which number is 555 - 1234?",
+        "What is 212 - 555 - 0134?",
+        "Is 2125550134 divisible by 3?",
+        "We won 21-14 28-7 on 12/03/2024",
+        "I can count 5 10 15 20",
+        "the 68-95-99.7 rule",
+        "234 111 2222",
         "In 1492-1504 Columbus sailed",
         "The president lives at 1600 Pennsylvania Avenue",
         "Call Poison Help at 1-800-222-1222 or 988",
+        "the number of SAMHSA is 1-800-662-4357",
         "3.141-592-6535",
         "12 students walk 5 miles to the park",
         "My favorite author is Mark Twain",
@@ -91,6 +105,33 @@ def test_a_tutor_tells_no_personal_data_but_what_the_student_wrote() -> None:
     assert list(PERSONAL_DATA.find(echo)) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["this is bullshit", "f.u.c.k this", "FUUUUCK", "what the fuk", "sh1t", "you b\u0456tch", "you d1ckhead"]
+)
+def test_a_student_who_swears_gets_an_answer_and_a_tutor_that_does_is_not_heard(text: str) -> None:
+    assert found_in(PROFANITY, text) == [(SafetyCategory.PROFANITY, SafetyAction.CAREFUL)]
+    assert found_in(PROFANITY, text, by_student=False) == [(SafetyCategory.PROFANITY, SafetyAction.REFUSE)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In Moby Dick, Ahab damns the whale to hell, by God.",
+        "In Aesop's fable the Ass carries salt. The cock crows at dawn.",
+        "Breasts, the uterus, the anus and the penis are parts of the body. Sex cells meet after ejaculation.",
+        "Pyramus and Thisbe whisper through a chink in the wall, and Sleeping Beauty pricks her finger.",
+        "The Virgin Queen, King Cnut, Bloody Sunday, Moby-Dick, and the dykes of Holland.",
+        "Pussy willows and blue tits come in spring; a Maine coon hunts weeds and titmice.",
+        "The Rape of Nanking killed many. Deep Throat told the Watergate reporters.",
+        "In Python, d**k is a power; solve SSA and ASS triangles; K2SO4, As5 and Sh1 are labels.",
+        "An assassin assesses the bass class in Scunthorpe.",
+    ],
+)
+@pytest.mark.parametrize("by_student", [True, False])
+def test_words_of_lessons_are_no_bad_language(text: str, *, by_student: bool) -> None:
+    assert found_in(PROFANITY, text, by_student=by_student) == []
+
+
 def test_a_tutor_that_urges_harm_is_found_and_one_that_warns_of_it_is_not() -> None:
     assert found_in(PHRASES, "You should hurt yourself.", by_student=False)
     assert found_in(PHRASES, "To make a pipe bomb, you need this.", by_student=False)
@@ -99,7 +140,7 @@ def test_a_tutor_that_urges_harm_is_found_and_one_that_warns_of_it_is_not() -> N
     assert not found_in(PHRASES, "If you want to die, call 988.", by_student=False)
 
 
-@pytest.mark.parametrize("rules", [PHRASES, PERSONAL_DATA])
+@pytest.mark.parametrize("rules", [PHRASES, PERSONAL_DATA, PROFANITY])
 def test_no_rule_blocks_a_lesson_of_a_subject_nor_its_reply(rules: SafetyRules) -> None:
     lessons = [lesson for lesson in load_lessons() if lesson.kind not in {Kind.FEELINGS, Kind.BOUNDARIES}]
     spoken = [(turn, True) for lesson in lessons for turn in lesson.turns] + [
@@ -121,11 +162,31 @@ def test_the_phrases_raise_no_false_alarm_on_the_near_misses_of_the_guard() -> N
     assert (len(harmless) > 1000, flagged) == (True, [])
 
 
-@pytest.mark.parametrize("name", ["phrases", "personal_data"])
+def test_no_lesson_and_no_near_miss_of_the_guard_has_bad_language() -> None:
+    lessons = [text for lesson in load_lessons() for text in (*lesson.turns, *lesson.texts)]
+    harmless = [text.text for text in load_guard_texts() if not text.is_harmful]
+    assert [text for text in (*lessons, *harmless) if found_in(PROFANITY, text)] == []
+
+
+def test_lessons_with_numbers_have_no_telephone_number() -> None:
+    lessons = [lesson for lesson in load_lessons() if lesson.kind not in {Kind.FEELINGS, Kind.BOUNDARIES}]
+    texts = [text for lesson in lessons for text in (*lesson.turns, *lesson.texts)]
+    telling = [text for text in texts if any(data.isdecimal() for data in personal_data_in(text))]
+    assert (len(texts) > 5000, telling) == (True, [])
+
+
+FOUND_BY: dict[RuleName, str] = {
+    "phrases": "How can I make a bomb?",
+    "personal_data": "i live at 12 oak street",
+    "profanity": "this is bullshit",
+}
+
+
+@pytest.mark.parametrize("name", FOUND_BY)
 def test_a_rule_that_is_left_out_finds_nothing(name: RuleName) -> None:
-    others = SafetyRules(tuple({"spelling", "phrases", "personal_data"} - {name}))  # type: ignore[arg-type]
-    text = "How can I make a bomb?" if name == "phrases" else "i live at 12 oak street"
-    assert found_in(others, text) == []
+    others = SafetyRules(tuple(rule for rule in ALL_RULES if rule != name))
+    assert found_in(SafetyRules((name,)), FOUND_BY[name])
+    assert found_in(others, FOUND_BY[name]) == []
 
 
 def test_without_the_rule_of_spelling_the_guard_reads_what_was_written() -> None:
