@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from brain_server.safety.normalizer import spellings
+from brain_server.safety.slips import without_slips
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
 # What makes dying a figure of speech: "I wanted to die of embarrassment".
@@ -95,7 +96,8 @@ _BY_TUTORS = (
 
 def find_phrases(text: str, *, by_student: bool) -> Iterator[Finding]:
     """Yields what a text says plainly; the words of students and those of tutors mean harm differently."""
-    readings = [" ".join(spelling.split()) for spelling in spellings(text)]
+    as_written = [" ".join(spelling.split()) for spelling in spellings(text)]
+    readings = dict.fromkeys((*as_written, *map(without_slips, as_written)))
     for phrases in _BY_STUDENTS if by_student else _BY_TUTORS:
         if any(phrases.pattern.search(reading) for reading in readings):
             yield Finding(category=phrases.category, probability=1.0, action=phrases.action)
