@@ -14,6 +14,7 @@ from benchmarks.figures import Figure, Goal, percentiles
 from benchmarks.timed_calls import TimedCall, time_call
 from brain_server.engine.contract import Engine, Generation
 from brain_server.safety.settings import SafetySettings
+from brain_server.safety.verdict import TextKind
 
 _HARMLESS = "Fireworks are very old and loud."
 # Without instructions that work.
@@ -83,7 +84,7 @@ def _figures_of(name: str, calls: Sequence[TimedCall], *, batch: int) -> Iterato
         "words": "scripted",
         "decoding": "real",
         "calls": len(calls),
-        "blocked": sum(call.is_blocked for call in calls),
+        "blocked": sum(call.blocked_text is TextKind.REPLY for call in calls),
         "ended_before_the_sentence": len(calls) - len(whole_calls),
     }
     if whole_calls:

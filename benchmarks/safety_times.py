@@ -5,7 +5,7 @@
 Calls go through the product's `SafetyAgent` on the Main Brain of the settings (`BASE_MODEL`, `ROLES_DIR`) with the real
 torch engine, in this process, without gRPC and without students' adapters. Each arm answers the same questions, one at
 a time and eight at once: `without` is the engine itself, the path as if there were no agent, and `off`, `monitor` and
-`enforce` are an agent with that `SAFETY`. In every round all arms follow each other, in an order that rotates. An agent
+`enforce` are an agent with that `SAFETY`. In every round all arms follow each other, in an order drawn anew. An agent
 lives for one call, so that the guard reads every question anew.
 
 `benchmarks/harmful_streams.py` says how a reply turns harmful.
@@ -15,6 +15,7 @@ Prints JSON lines; the first one describes the machine and the Main Brain. Write
 
 import argparse
 import asyncio
+import random
 import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.main_brain import conditions_of, open_main_brain
 from benchmarks.timed_calls import Arm, TimedCall, time_call
 from brain_server.engine.contract import AdapterPolicy, Engine, Generation, Sampling
 from brain_server.safety.settings import SafetySettings
+from brain_server.safety.verdict import TextKind
 from brain_server.settings import BrainSettings
 from mesh import log
 from mesh.settings import load_settings
@@ -66,16 +68,16 @@ async def timed_rounds(engine: Engine, settings: SafetySettings, *, batch: int, 
     """Returns the calls of each arm by round, after one round to warm up.
 
     Raises:
-        RuntimeError: A harmless question or its reply was blocked, so that the times would mean something else.
+        RuntimeError: A harmless question was blocked, so that the times would mean something else.
     """
     calls: dict[Arm, list[list[TimedCall]]] = {arm: [] for arm in _ARMS}
     for number in range(-1, rounds):
         generations = questions(batch, round_number=number + 1, tokens=tokens)
-        for place in range(len(_ARMS)):
-            arm = _ARMS[(number + place) % len(_ARMS)]
+        # Repeatable on purpose; it need not be hard to guess.
+        for arm in random.Random(number).sample(_ARMS, len(_ARMS)):
             at_once = await asyncio.gather(*(time_call(engine, settings, arm, call) for call in generations))
-            if any(call.is_blocked for call in at_once):
-                raise RuntimeError(f"with SAFETY={arm}, a harmless question or its reply is blocked")
+            if any(call.blocked_text is TextKind.PROMPT for call in at_once):
+                raise RuntimeError(f"with SAFETY={arm}, a harmless question is blocked")
             if number >= 0:
                 calls[arm].append(list(at_once))
     return calls
@@ -92,20 +94,23 @@ def first_token_figures(rounds: Rounds, *, batch: int, has_guard: bool) -> Itera
             by_round = {
                 name: [statistics.fmean(map(milliseconds, calls)) for calls in rounds[name]] for name in (arm, base)
             }
-            ratios = percentiles([slow / fast for slow, fast in zip(by_round[arm], by_round[base], strict=True)])
+            ratios = [slow / fast for slow, fast in zip(by_round[arm], by_round[base], strict=True)]
+            middle = percentiles(ratios)
             is_target = has_guard and batch == max(BATCHES) and moment == "decoded_token" and arm != "off"
             yield Figure(
                 figure=f"first_{moment}_{arm}_at_batch_{batch}",
-                value=ratios["p50"],
+                value=middle["p50"],
                 unit="x",
                 goal=Goal(of="value", at_most=1.2) if is_target else None,
                 facts={
                     "what": f"{arm} over {base}",
-                    **ratios,
+                    **middle,
+                    "mean": statistics.fmean(ratios),
                     "ms": percentiles(by_round[arm]),
                     "compared_ms": percentiles(by_round[base]),
                     "rounds": len(rounds[arm]),
                     "guard_readings": sum(call.readings for calls in rounds[arm] for call in calls),
+                    "blocked_replies": sum(bool(call.blocked_text) for calls in rounds[arm] for call in calls),
                 },
             )
 

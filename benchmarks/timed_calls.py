@@ -19,6 +19,7 @@ from brain_server.engine.contract import (
 )
 from brain_server.safety.agent import SafetyAgent, ScreenedReply
 from brain_server.safety.settings import SafetySettings
+from brain_server.safety.verdict import TextKind
 from mesh.lm.chat import Prompt
 from mesh.main_brain.roles import RoleName
 
@@ -90,7 +91,7 @@ class TimedCall:
         delivered_at: When each piece reached the caller.
         ended_at: When the stream was closed.
         pieces: What reached the caller.
-        is_blocked: Whether screening ended the reply.
+        blocked_text: The text that was harmful, if screening ended the reply; else None.
         readings: Prompts that the guard read.
     """
 
@@ -99,7 +100,7 @@ class TimedCall:
     delivered_at: Sequence[float]
     ended_at: float
     pieces: Sequence[str]
-    is_blocked: bool
+    blocked_text: TextKind | None
     readings: int
 
     @property
@@ -135,20 +136,21 @@ async def time_call(
     delivered_at: list[float] = []
     pieces: list[str] = []
     started_at = time.perf_counter()
+    blocked_text: TextKind | None = None
     async with aclosing(stream) as events:
         async for event in events:
             if isinstance(event, Delta):
                 delivered_at.append(time.perf_counter())
                 pieces.append(event.text)
-            else:
-                reply = event.reply if isinstance(event, ScreenedReply) else event
+            elif isinstance(event, ScreenedReply) and event.reply.finish_reason is FinishReason.SAFETY:
+                blocked_text = event.verdict.text if event.verdict else None
     return TimedCall(
         started_at=started_at,
         decoded_at=timed.decoded_at,
         delivered_at=delivered_at,
         ended_at=time.perf_counter(),
         pieces=pieces,
-        is_blocked=reply.finish_reason is FinishReason.SAFETY,
+        blocked_text=blocked_text,
         readings=timed.readings,
     )
 

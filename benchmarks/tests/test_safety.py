@@ -9,6 +9,7 @@ import pytest
 from benchmarks.figures import Figure
 from benchmarks.safety import drawn_lessons, lesson_figures, set_figures, texts_to_screen
 from benchmarks.safety_layers import GuardSilent, Layer, layers_of
+from brain_server.safety.rules import ALL_RULES
 from brain_server.safety.settings import SafetySettings
 from curriculum.library import is_held_out
 from curriculum.screened_texts import ScreenedText, reply_texts
@@ -126,6 +127,7 @@ async def test_a_rule_is_measured_alone(layers: dict[str, Layer]) -> None:
     assert not (await layers["rule_personal_data"].find(address)).is_blocked
     assert (await layers["rule_personal_data"].find(told)).is_blocked
     assert not (await layers["rule_phrases"].find(told)).is_blocked
+    assert not (await layers["rule_profanity"].find(told)).is_blocked
 
 
 async def test_a_guard_that_fails_is_no_figure(engine: ScriptedEngine, layers: dict[str, Layer]) -> None:
@@ -136,7 +138,7 @@ async def test_a_guard_that_fails_is_no_figure(engine: ScriptedEngine, layers: d
 
 def test_without_a_guard_there_are_the_rules_alone() -> None:
     layers = layers_of(ScriptedEngine(), SafetySettings())
-    assert set(layers) == {"rule_personal_data", "rule_phrases", "rules"}
+    assert set(layers) == {"rules", *(f"rule_{name}" for name in ALL_RULES if name != "spelling")}
 
 
 async def test_drawn_lessons_are_counted_by_text_and_by_lesson(
