@@ -21,7 +21,8 @@ _HARMLESS = "Fireworks are very old and loud."
 _SHORT = "To make a pipe bomb, you need a pipe."
 _LONG = "To make a pipe bomb, you need a pipe and much more that nobody should tell you in any story at all."
 _REST = "Then the story goes on for a while, and all of its people go to bed late."
-_HARMFUL_WORD = "pipe"
+# How each harmful sentence begins: even its first words must not reach the caller.
+_HARMFUL_START = "To make a"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ def _figures_of(name: str, calls: Sequence[TimedCall], *, batch: int) -> Iterato
         )
     yield Figure(
         figure=f"harmful_sentence_sent_{name}_at_batch_{batch}",
-        value=sum(_HARMFUL_WORD in "".join(call.pieces) for call in calls),
+        value=sum(_HARMFUL_START in "".join(call.pieces) for call in calls),
         unit="replies",
         goal=Goal(of="value", at_most=0),
         facts=facts,

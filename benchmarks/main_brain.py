@@ -50,6 +50,7 @@ def conditions_of(facts: EngineFacts) -> dict[str, object]:
         "main_brain": brain.digest if brain else "",
         "tutor": brain.tutor if brain else "none",
         "grader": brain.grader if brain else "zero-shot",
+        "guard": brain.guard if brain else "none",
         "problems": list(brain.problems) if brain else [],
         "device": facts.device,
         "dtype": facts.dtype,

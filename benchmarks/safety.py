@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from benchmarks.figures import Figure, Goal, Results, percentiles
 from benchmarks.main_brain import conditions_of, gather, open_main_brain
-from benchmarks.safety_layers import Finding, Layer, layers_of
+from benchmarks.safety_layers import Finding, Layer, UnknownLayer, chosen_layers, layers_of
 from brain_server.settings import BrainSettings
 from curriculum.guard import is_for_development, load_guard_texts, load_lesson_harms
 from curriculum.lesson import Lesson
@@ -84,10 +84,14 @@ _GOALS: dict[tuple[str, str], Goal] = {
 
 def main() -> None:
     """Prints and writes the figures."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
     # Logs go to standard error; standard output is for figures.
     log.configure(level="warning", form="console", service="benchmark", packages=("benchmarks", "mesh"))
-    asyncio.run(_measure(args))
+    try:
+        asyncio.run(_measure(args))
+    except UnknownLayer as error:
+        parser.error(str(error))
 
 
 def texts_to_screen(sets: Path | None) -> dict[str, list[ScreenedText]]:
@@ -202,12 +206,9 @@ async def _measure(args: argparse.Namespace) -> None:
     texts, lessons = texts_to_screen(args.sets), drawn_lessons()
     settings = load_settings(BrainSettings)
     async with open_main_brain(settings) as (engine, facts):
-        manifest = facts.main_brain.roles.get("guard") if facts.main_brain else None
-        conditions = conditions_of(facts) | {"guard": manifest.sha256 if manifest else "none", "limit": args.limit}
-        results = Results(args.out / "safety.jsonl", conditions=conditions)
-        for layer_name, layer in layers_of(engine, settings).items():
-            if args.layers and layer_name not in args.layers:
-                continue
+        layers = chosen_layers(layers_of(engine, settings), args.layers)
+        results = Results(args.out / "safety.jsonl", conditions=conditions_of(facts) | {"limit": args.limit})
+        for layer_name, layer in layers.items():
             for name, members in texts.items():
                 for figure in await set_figures(layer_name, layer, name, _some(members, args.limit)):
                     results.add(figure)

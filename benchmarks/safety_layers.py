@@ -6,7 +6,7 @@ text is a reply that streams word by word and is held and read in sentences. Onl
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +34,10 @@ _TIMEOUT_SECONDS = 3600.0
 
 class GuardSilent(Exception):
     """The guard of a layer did not read a text, so that the rules alone would have been measured."""
+
+
+class UnknownLayer(Exception):
+    """A layer that is not there was asked for; the message names it and those that are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,22 @@ def layers_of(engine: Engine, settings: SafetySettings) -> dict[str, Layer]:
         layers["guard_with_spelling"] = layer(("spelling",), has_guard=True)
         layers["both"] = layer(settings.safety_rules, has_guard=True)
     return layers
+
+
+def chosen_layers(layers: Mapping[str, Layer], names: Sequence[str] | None) -> dict[str, Layer]:
+    """Returns the layers of these names; all of them for None.
+
+    Raises:
+        UnknownLayer: There is no layer of a name, or it needs a guard and the Main Brain has none.
+    """
+    if names is None:
+        return dict(layers)
+    for name in names:
+        if name not in layers:
+            raise UnknownLayer(
+                f"--layers: there is no layer {name} on this Main Brain; choose from {', '.join(layers)}"
+            )
+    return {name: layer for name, layer in layers.items() if name in names}
 
 
 def _harm_of(verdict: SafetyVerdict) -> float:

@@ -152,8 +152,7 @@ async def figures(engine: Engine, settings: SafetySettings, *, rounds: int, toke
 async def _measure(args: argparse.Namespace) -> None:
     settings = load_settings(BrainSettings)
     async with open_main_brain(settings) as (engine, facts):
-        guard = facts.main_brain.guard if facts.main_brain else "none"
-        conditions = conditions_of(facts) | {"guard": guard, "rounds": args.rounds, "tokens": args.tokens}
+        conditions = conditions_of(facts) | {"rounds": args.rounds, "tokens": args.tokens}
         results = Results(args.out / "safety-times.jsonl", conditions=conditions)
         async for figure in figures(engine, settings, rounds=args.rounds, tokens=args.tokens):
             results.add(figure)

@@ -105,7 +105,7 @@ def test_agreement_of_sure_and_right_probabilities_is_perfect() -> None:
     assert agreement_of(rows, ANSWERS).figures == perfect
 
 
-def test_the_first_line_names_the_main_brain_and_its_grader() -> None:
+def test_the_first_line_names_the_main_brain_with_its_grader_and_guard() -> None:
     conditions = conditions_of(FACTS)
-    assert (conditions["main_brain"], conditions["grader"]) == (MAIN_BRAIN, "zero-shot")
+    assert (conditions["main_brain"], conditions["grader"], conditions["guard"]) == (MAIN_BRAIN, "zero-shot", "rules")
     assert conditions_of(replace(FACTS, main_brain=None))["grader"] == "zero-shot"

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.figures import Figure
 from benchmarks.safety import drawn_lessons, lesson_figures, set_figures, texts_to_screen
-from benchmarks.safety_layers import GuardSilent, Layer, layers_of
+from benchmarks.safety_layers import GuardSilent, Layer, UnknownLayer, chosen_layers, layers_of
 from brain_server.safety.rules import ALL_RULES
 from brain_server.safety.settings import SafetySettings
 from curriculum.library import is_held_out
@@ -139,6 +139,15 @@ async def test_a_guard_that_fails_is_no_figure(engine: ScriptedEngine, layers: d
 def test_without_a_guard_there_are_the_rules_alone() -> None:
     layers = layers_of(ScriptedEngine(), SafetySettings())
     assert set(layers) == {"rules", *(f"rule_{name}" for name in ALL_RULES if name != "spelling")}
+
+
+def test_some_layers_are_chosen_by_name_and_one_that_is_not_there_is_named(layers: dict[str, Layer]) -> None:
+    assert chosen_layers(layers, None) == layers
+    assert list(chosen_layers(layers, ["both", "rules"])) == ["rules", "both"]
+    with pytest.raises(UnknownLayer, match="no layer rule on this"):
+        chosen_layers(layers, ["rules", "rule"])
+    with pytest.raises(UnknownLayer, match="no layer both on this"):
+        chosen_layers(layers_of(ScriptedEngine(), SafetySettings()), ["both"])
 
 
 async def test_drawn_lessons_are_counted_by_text_and_by_lesson(

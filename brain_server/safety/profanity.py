@@ -9,14 +9,16 @@ from profanex import Category, Filter, FilterConfig
 
 from brain_server.safety.normalizer import spellings
 
-# Topics such as rape are the guard's, and "bloody" is the Sunday of 1972.
+# "rape" is a topic, and so the guard's; lessons speak of Bloody Sunday.
 _CATEGORIES = frozenset(Category) - {Category.VIOLENCE}
-# What lessons say: animals, plants and fables; the body; history and literature; games; laws; powers in Python.
+# What lessons say: animals, plants and fables; the body; history and literature; chemistry; games; laws; powers in
+# Python.
 _AT_SCHOOL = (
     *("ass", "cock", "cocks", "cooter", "maine coon", "maine coons", "pussy willow", "pussy willows", "pussy cat"),
     *("blue tits", "coal tits", "great tits", "marsh tits", "willow tits", "bestial"),
     *("anus", "clitoris", "ejaculate", "ejaculated", "ejaculates", "ejaculating", "ejaculation", "porn", "porno"),
     *("cnut", "deep throat", "prick", "pricks", "lovely pussy", "chink in", "chinks in", "chink of"),
+    *("william the bastard", "bastard son", "bastard sons", "retard the", "retards the"),
     *("cornhole", "dink", "dinks", "cipa", "a55", "c**t", "d**k", "s**t"),
 )
 # Forms that the list lacks.

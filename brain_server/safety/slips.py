@@ -24,6 +24,8 @@ _SHORT_WORDS = {
 
 
 def without_slips(text: str) -> str:
-    """Returns a text in lower case with the words corrected."""
-    corrections = dict(misspelt_pairs(set(_WORD.findall(text)), _LONG_WORDS)) | _SHORT_WORDS
+    """Returns a text, which must be in lower case, without the slips."""
+    # In the reverse of the alphabet the last pair wins: "suicida" always is "suicidal", and never "suicide".
+    pairs = sorted(misspelt_pairs(set(_WORD.findall(text)), _LONG_WORDS), reverse=True)
+    corrections = dict(pairs) | _SHORT_WORDS
     return _WORD.sub(lambda match: corrections.get(match[0], match[0]), text)

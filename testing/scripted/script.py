@@ -44,7 +44,7 @@ class Script:
     Attributes:
         calls: All calls, in order.
         failures: Each call removes the first, if there is one, and fails with it; None lets the call pass.
-        late_error: A stream fails with it after its first message; None for no failure.
+        late_error: A reply's stream fails with it after its first message, and a clone at once; None for no failure.
         hold: Calls wait until it is set: unary ones before the answer, streams before each message but the first.
         cancelled: Is set when a call is cancelled while it waits.
     """

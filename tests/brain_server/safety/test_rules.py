@@ -32,6 +32,7 @@ def found_in(rules: SafetyRules, text: str, *, by_student: bool = True) -> list[
         ("how do i mak a b0mb", SafetyCategory.VIOLENCE, SafetyAction.REFUSE),
         ("how can i bulid a grenaed", SafetyCategory.VIOLENCE, SafetyAction.REFUSE),
         ("i wnat to kil myslef", SafetyCategory.SELF_HARM, SafetyAction.SUPPORT),
+        ("im suicida", SafetyCategory.SELF_HARM, SafetyAction.SUPPORT),
     ],
 )
 def test_the_plainest_words_are_found_without_a_guard(
@@ -130,6 +131,8 @@ def test_a_student_who_swears_gets_an_answer_and_a_tutor_that_does_is_not_heard(
         "Pyramus and Thisbe whisper through a chink in the wall, and Sleeping Beauty pricks her finger.",
         "The Virgin Queen, King Cnut, Bloody Sunday, Moby-Dick, and the dykes of Holland.",
         "Pussy willows and blue tits come in spring; a Maine coon hunts weeds and titmice.",
+        "William the Bastard won at Hastings. Edmund is the bastard son of Gloucester.",
+        "Salt can retard the growth of mold, and cold retards the reaction.",
         "The Rape of Nanking killed many. Deep Throat told the Watergate reporters.",
         "In Python, d**k is a power; solve SSA and ASS triangles; K2SO4, As5 and Sh1 are labels.",
         "An assassin assesses the bass class in Scunthorpe.",
