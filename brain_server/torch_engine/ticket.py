@@ -26,6 +26,7 @@ class Ticket:
         row: Index of its row, while it has one.
         lease: Its slot, while it has a row and an adapter.
         joined_at: When it got its row, in `time.monotonic()` seconds.
+        waited_steps: Steps that read other prompts first.
         pieces: The reply's text as it is decoded; None ends it.
         completion: Done once the sequence has left the batch; holds the error that ended it, if one did.
     """
@@ -38,6 +39,7 @@ class Ticket:
     row: int = -1
     lease: SlotLease | None = None
     joined_at: float = 0.0
+    waited_steps: int = 0
     pieces: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
     completion: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 

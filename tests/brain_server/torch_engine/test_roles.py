@@ -14,8 +14,10 @@ from torch import Tensor
 
 from brain_server.engine.contract import Delta, Tier, complete
 from brain_server.engine.settings import EngineSettings
+from brain_server.torch_engine import batch
 from brain_server.torch_engine.compute.model import TorchModel
 from brain_server.torch_engine.compute.role_tables import RoleUpdates
+from brain_server.torch_engine.compute.sequences import TokenSequence
 from brain_server.torch_engine.compute.step import BatchStep
 from brain_server.torch_engine.engine import TorchEngine
 from mesh.adapters.store import AdapterStore
@@ -269,3 +271,37 @@ async def test_the_guard_waits_neither_for_a_row_nor_for_a_place_in_the_queue(
         assert not waiting.done()
         await running.aclose()
         assert (await waiting).completion_tokens == 1
+
+
+@pytest.mark.parametrize("patience_steps", [1000, 0])
+async def test_the_guard_lets_the_prompts_of_replies_go_first_for_a_moment(
+    engine_settings: EngineSettings,
+    adapter_store: AdapterStore,
+    roles: dict[RoleName, TrainedRole],
+    monkeypatch: pytest.MonkeyPatch,
+    patience_steps: int,
+) -> None:
+    """While the guard's long prompt is read, a reply's comes: which of the two is read to its end before the other."""
+    read_roles: list[list[RoleName | None]] = []
+    run = TorchModel.run
+
+    def run_and_note(model: TorchModel, step: BatchStep) -> Sequence[TokenSequence]:
+        read_roles.append([row.role for row in step.prefill])
+        return run(model, step)
+
+    monkeypatch.setattr(TorchModel, "run", run_and_note)
+    monkeypatch.setattr(batch, "_GUARD_PATIENCE_STEPS", patience_steps)
+    settings = engine_settings.model_copy(update={"roles_dir": roles["guard"].folder.parents[1], "prefill_tokens": 2})
+    async with TorchEngine.open(settings, adapter_store) as engine:
+        await until_loaded(engine)
+        reading = asyncio.create_task(engine.weigh(prompt_of("word " * 1000), GUARD_LABELS, role="guard"))
+
+        async def reads() -> bool:
+            return ["guard"] in read_roles
+
+        await until(reads, seconds=60)
+        read_roles.clear()
+        await asyncio.gather(reading, complete(engine, greedy(max_tokens=1)))
+
+    last_steps = {role: max(n for n, step in enumerate(read_roles) if role in step) for role in (None, "guard")}
+    assert (last_steps[None] < last_steps["guard"]) is bool(patience_steps)
