@@ -85,7 +85,12 @@ def train_role(
     base_model: Annotated[str, typer.Option(help="Catalogue name, folder or repository; default: BASE_MODEL.")] = "",
     output: Annotated[Path, typer.Option(help="Roles folder, as in ROLES_DIR.")] = Path(".aivo/roles"),
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="How often each example is seen; default: the role's.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="How often each example is seen; default: the role's. With 0 and --start, a grader or guard keeps its "
+            "factors and is calibrated for the Main Brain that there is now.",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-9, max=1, help="Peak rate; default: the role's.")
@@ -102,6 +107,8 @@ def train_role(
     settings = _settings_of(role, epochs=epochs, learning_rate=learning_rate, batch=batch, seed=seed)
     if sets is not None and not sets.is_dir():
         _stop(f"--sets: there is no folder {sets}", _WRONG)
+    if epochs == 0 and (role == "tutor" or start is None):
+        _stop("--epochs: 0 is for a grader or guard with --start", _WRONG)
     if start is not None and not (start / WEIGHTS_FILE).is_file():
         _stop(f"--start: there is no {WEIGHTS_FILE} in {start}", _WRONG)
     try:
@@ -257,6 +264,8 @@ def _notes(role: RoleName, base: BaseModel, factors: TrainedFactors, *, start: b
         f"Trained on {factors.examples} examples, {settings.epochs} epoch{'s' if settings.epochs > 1 else ''}, batches "
         f"of {settings.batch}, peak learning rate {settings.learning_rate:g}, in {base.dtype} on {device}."
     )
+    if not settings.epochs:
+        how = f"It learned on an earlier Main Brain; for this one it was calibrated and measured, in {base.dtype}."
     if start is not None:
         how += f" It began with the factors whose SHA-256 is `{sha256(start).hexdigest()}`."
     return f"{_NOTES[role]}\n\n{how}"

@@ -40,13 +40,13 @@ from curriculum.variants import Spelling
 from mesh.lm.guarding import GUARD_LABELS, HarmCategory, HarmReading, thresholds_of_grade
 from mesh.tutoring.profile import GradeBand
 
-GUARD_SETTINGS = RoleSettings(epochs=4, learning_rate=7e-4, batch=32)
+GUARD_SETTINGS = RoleSettings(epochs=5, learning_rate=7e-4, batch=32)
 _SMOOTHING = 0.05
 # Longer examples are left out: of the moderation set's, a few would take a third of the time.
 _MAX_TOKENS = 192
 # Texts that an epoch tells of lessons and of the moderation set, drawn anew each time: some are enough to know school
 # work by, and the moderation set's are long.
-_LESSON_TEXTS, _MODERATED_TEXTS = 400, 200
+_LESSON_TEXTS, _MODERATED_TEXTS = 400, 300
 _SAFETY, _MODERATION, _REQUESTS = "safety", "openai_moderation.even_rows.jsonl", "simple_safety_tests_80.csv"
 # Any number; with another, the respelt texts that measure are others.
 _RESPELLING_SEED = 77
@@ -155,8 +155,8 @@ def train_guard(training: RoleTraining) -> TrainedFactors:
         weights=weights,
         settings=settings,
         evaluation=_figures(texts, guard, thresholds),
-        data_digests={"texts": digest_of(examples)},
-        examples=len(examples) // settings.epochs,
+        data_digests={"texts": digest_of(examples)} if examples else {},
+        examples=len(examples) // max(1, settings.epochs),
         labels=GUARD_LABELS,
         calibration=calibration,
         thresholds=thresholds,

@@ -117,8 +117,8 @@ def train_grader(training: RoleTraining) -> TrainedFactors:
         weights=weights,
         settings=settings,
         evaluation=_grader_figures(measured_sets, passes, factors, calibration, tokenizer=base.tokenizer),
-        data_digests={"answers": digest_of(examples)},
-        examples=len(examples) // settings.epochs,
+        data_digests={"answers": digest_of(examples)} if examples else {},
+        examples=len(examples) // max(1, settings.epochs),
         labels=LABELS,
         calibration=calibration,
     )

@@ -1,6 +1,7 @@
 """`python -m curriculum train`, on a base model that is small enough to be trained in seconds."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,25 @@ def test_a_training_may_begin_with_an_earlier_version_and_its_card_says_so(outpu
     assert f"It began with the factors whose SHA-256 is `{first['sha256']}`" in (folder / "README.md").read_text()
 
 
+def test_a_grader_is_calibrated_for_a_new_tutor_and_keeps_its_factors(output: Path) -> None:
+    run_training("tutor", output)
+    first = report_of(run_training("grader", output))
+    start = output.parent / "start"
+    shutil.copytree(Path(str(first["folder"])), start)
+    run_training("tutor", output, "--seed", "1")
+
+    again = report_of(run_training("grader", output, "--epochs", "0", "--start", str(start)))
+
+    assert again["sha256"] == first["sha256"]
+    card = (Path(str(again["folder"])) / "README.md").read_text()
+    assert "It learned on an earlier Main Brain" in card
+    before, after = (
+        json.loads((folder / "manifest.json").read_text()) for folder in (start, Path(str(again["folder"])))
+    )
+    assert before["base_digest"] != after["base_digest"]
+    assert before["calibration"] != after["calibration"]
+
+
 def test_a_guard_has_labels_calibration_thresholds_and_figures(
     small_folder: Path, output: Path, tmp_path: Path
 ) -> None:
@@ -177,7 +197,8 @@ def test_sets_that_lack_a_file_are_no_reason_to_train_without_it(output: Path, t
     [
         (["--sets", "nowhere"], 2, "--sets: there is no folder nowhere"),
         (["--start", "nowhere"], 2, "--start: there is no adapter_model.safetensors in nowhere"),
-        (["--epochs", "0"], 2, "--epochs"),
+        (["--epochs", "0"], 2, "--epochs: 0 is for a grader or guard with --start"),
+        (["--epochs", "-1"], 2, "--epochs"),
         (["--learning-rate", "0"], 2, "--learning-rate"),
         (["--base-model", "/nowhere/base"], 1, "/nowhere/base"),
     ],
