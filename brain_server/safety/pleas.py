@@ -1,8 +1,9 @@
 """Tells a child who needs help from one who asks for something harmful.
 
-The guard knows what a text is about, not what it calls for. Where in doubt, help: who is refused and needed help is
-hurt more than who is helped and needed none. On the students' harmful texts of `curriculum/guard_texts` this finds 82 %
-of those that people would help, and takes 26 % of those that people would refuse for one.
+The guard knows what a text is about, not what it calls for, unless it is about self-harm. Where in doubt, help: who is
+refused and needed help is hurt more than who is helped and needed none. On the students' harmful texts of
+`curriculum/guard_texts` on other matters this finds 82 % of those that people would help, and takes 25 % of those that
+people would refuse for one. Its words were chosen on the same texts.
 """
 
 import re
