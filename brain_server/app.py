@@ -69,6 +69,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         alerts = await _open_alerts(stack, settings, safety_metrics)
         recorder = await stack.enter_async_context(_recorder(settings, alerts, safety_metrics))
         agent = SafetyAgent.of(engine, settings, on_flag=recorder.add, observe=safety_metrics.observe)
+        stack.push_async_callback(agent.finish)
         health = await stack.enter_async_context(
             BrainHealthCheck(
                 engine,

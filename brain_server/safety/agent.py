@@ -1,26 +1,27 @@
 """The safety agent: replies that are screened before and while they are sent.
 
 The model begins to decode while the guard reads the prompt, in the same steps of the batch, so that screening hardly
-delays it. Nothing is sent before the prompt is cleared, and no sentence before it is cleared itself. Knows neither gRPC
-nor torch.
+delays it. Nothing is sent before the prompt is cleared, and no sentence before it is cleared itself. Where nothing is
+blocked, nothing waits. Knows neither gRPC nor torch.
 """
 
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from brain_server.engine.contract import Delta, Engine, Fallback, FinishReason, Generation, Reply, Timing
 from brain_server.safety.conversation import ScreenedConversation, screen_conversation
 from brain_server.safety.event_pump import EventPump
 from brain_server.safety.guard import GuardReader
-from brain_server.safety.rules import SafetyRules, SpokenText
+from brain_server.safety.monitoring import Monitor
+from brain_server.safety.reply_screening import ReplyScreening
+from brain_server.safety.rules import SafetyRules
 from brain_server.safety.screening import Screener, calls_for_alert
-from brain_server.safety.sentences import HeldText
 from brain_server.safety.settings import SafetyMode, SafetySettings
-from brain_server.safety.verdict import SafetyVerdict, TextKind, merge_verdicts
+from brain_server.safety.verdict import SafetyVerdict, merge_verdicts
 from brain_server.safety.written_replies import WrittenReplies
-from mesh.lm.chat import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class SafetyAgent:
         self.mode = mode
         self._engine = engine
         self._on_flag = on_flag
+        self._monitor = Monitor()
 
     @classmethod
     def of(
@@ -102,10 +104,20 @@ class SafetyAgent:
             generation: The conversation to continue.
             request_id: Id of the call, for adults.
         """
-        screened = self._unscreened(generation) if self.mode == "off" else self._screened(generation, request_id)
-        async with aclosing(screened) as events:
+        match self.mode:
+            case "enforce":
+                replies = self._screened(generation, request_id)
+            case "monitor":
+                replies = self._monitored(generation, request_id)
+            case "off":
+                replies = self._unscreened(generation)
+        async with aclosing(replies) as events:
             async for event in events:
                 yield event
+
+    async def finish(self) -> None:
+        """Returns once all that is screened beside replies has its verdict, or after some seconds."""
+        await self._monitor.finish()
 
     def blocks(self, verdict: SafetyVerdict) -> bool:
         """Returns whether a text must not pass."""
@@ -137,97 +149,86 @@ class SafetyAgent:
             async for event in events:
                 yield event if isinstance(event, Delta) else ScreenedReply(reply=event, verdict=None)
 
+    async def _monitored(self, generation: Generation, request_id: str) -> AsyncGenerator[Delta | ScreenedReply, None]:
+        pump = EventPump(self._engine.stream(generation))
+        # Not within the caller's deadline: adults should be told also of what the caller did not wait for.
+        screening = self._reply_screening(generation, request_id, deadline=None)
+        monitored = self._monitor.watch(self._screen_conversation(generation, request_id, deadline=None), screening)
+        try:
+            if self.screener.is_guard_required:
+                await monitored.conversation_screened()
+            async with aclosing(pump.batches()) as batches:
+                async for events in batches:
+                    for event in events:
+                        if isinstance(event, Delta):
+                            monitored.add(event.text)
+                            yield event
+                        else:
+                            monitored.end()
+                            yield ScreenedReply(reply=event, verdict=await monitored.verdict())
+        finally:
+            monitored.end()
+            await pump.aclose()
+
     async def _screened(self, generation: Generation, request_id: str) -> AsyncGenerator[Delta | ScreenedReply, None]:
         started_at = time.monotonic()
         pump = EventPump(self._engine.stream(generation))
         try:
-            conversation = await self._screen_conversation(generation, request_id)
-            if self.blocks(conversation.prompt_verdict):
+            conversation = await self._screen_conversation(generation, request_id, deadline=generation.deadline)
+            if conversation.prompt_verdict.is_blocked:
                 text = self.replies.pick(conversation.prompt_verdict, grade=generation.prompt.profile.grade)
                 yield Delta(text)
                 yield ScreenedReply(reply=self.written_reply(text, started_at), verdict=conversation.verdict)
                 return
-            if self.mode == "enforce" and conversation.turns != generation.prompt.turns:
+            if conversation.turns != generation.prompt.turns:
                 await pump.aclose()
                 generation = replace(generation, prompt=replace(generation.prompt, turns=conversation.turns))
                 pump = EventPump(self._engine.stream(generation))
-            reply_screening = _ReplyScreening(self, generation, request_id=request_id, started_at=started_at)
-            async with aclosing(reply_screening.run(pump, conversation.verdict)) as events:
+            screening = self._reply_screening(generation, request_id, deadline=generation.deadline)
+            screening.verdicts.append(conversation.verdict)
+            async with aclosing(self._let_through(pump, screening, generation, started_at)) as events:
                 async for event in events:
                     yield event
         finally:
             await pump.aclose()
 
-    async def _screen_conversation(self, generation: Generation, request_id: str) -> ScreenedConversation:
-        conversation = await screen_conversation(
-            self.screener, generation.prompt, replies=self.replies, deadline=generation.deadline
-        )
-        words = generation.prompt.turns[-1].text
-        self.flag(conversation.prompt_verdict, words, student_id=generation.student_id, request_id=request_id)
-        return conversation
-
-
-class _ReplyScreening:
-    """Lets one reply through, sentence by sentence."""
-
-    def __init__(self, agent: SafetyAgent, generation: Generation, *, request_id: str, started_at: float) -> None:
-        self._agent = agent
-        self._generation = generation
-        self._request_id = request_id
-        self._started_at = started_at
-        self._text = HeldText()
-        self._verdicts: list[SafetyVerdict] = []
-        student_turns = [turn.text for turn in generation.prompt.turns if turn.role is Role.STUDENT]
-        self._answers = "\n".join(student_turns)
-
-    async def run(
-        self, pump: EventPump[Delta | Reply], verdict: SafetyVerdict
+    async def _let_through(
+        self, pump: EventPump[Delta | Reply], screening: ReplyScreening, generation: Generation, started_at: float
     ) -> AsyncGenerator[Delta | ScreenedReply, None]:
-        """Yields what is cleared of a stream, then the reply, or what people wrote in place of its rest.
-
-        Args:
-            pump: The stream of the engine.
-            verdict: That on the conversation so far.
-        """
-        self._verdicts.append(verdict)
-        holds = self._agent.mode == "enforce"
+        """Yields what is cleared of a stream, then the reply, or what people wrote in place of its rest."""
+        held_text = screening.held_text
         async with aclosing(pump.batches()) as batches:
             async for events in batches:
                 reply = next((event for event in events if isinstance(event, Reply)), None)
                 for event in events:
                     if isinstance(event, Delta):
-                        self._text.add(event.text)
-                        if not holds:
-                            yield event
-                while text := self._text.next_text(is_whole=reply is not None):
-                    if not await self._clear(text):
-                        text = self._replacement()
+                        held_text.add(event.text)
+                while text := held_text.next_text(is_whole=reply is not None):
+                    verdict = await screening.screen(text)
+                    if verdict is not None and verdict.is_blocked:
+                        written = self.replies.pick(verdict, grade=generation.prompt.profile.grade)
+                        text = f"\n\n{written}" if held_text.passed.strip() else written
                         yield Delta(text)
-                        written = self._agent.written_reply(self._text.passed + text, self._started_at)
-                        yield ScreenedReply(reply=written, verdict=merge_verdicts(self._verdicts))
+                        yield ScreenedReply(
+                            reply=self.written_reply(held_text.passed + text, started_at),
+                            verdict=merge_verdicts(screening.verdicts),
+                        )
                         return
-                    self._text.let_through(text)
-                    if holds:
-                        yield Delta(text)
+                    held_text.let_through(text)
+                    yield Delta(text)
                 if reply is not None:
-                    yield ScreenedReply(reply=reply, verdict=merge_verdicts(self._verdicts))
+                    yield ScreenedReply(reply=reply, verdict=merge_verdicts(screening.verdicts))
 
-    async def _clear(self, text: str) -> bool:
-        """Screens the next text of the reply; returns whether it may pass."""
-        generation = self._generation
-        words = self._text.in_context(text)
-        if not words:
-            return True
-        verdict = await self._agent.screener.screen(
-            SpokenText(text=words, by_student=False, answers=self._answers),
-            TextKind.REPLY,
-            grade=generation.prompt.profile.grade,
-            deadline=generation.deadline,
+    def _reply_screening(self, generation: Generation, request_id: str, *, deadline: float | None) -> ReplyScreening:
+        flag = partial(self.flag, student_id=generation.student_id, request_id=request_id)
+        return ReplyScreening(self.screener, generation, deadline=deadline, flag=flag)
+
+    async def _screen_conversation(
+        self, generation: Generation, request_id: str, *, deadline: float | None
+    ) -> ScreenedConversation:
+        conversation = await screen_conversation(
+            self.screener, generation.prompt, replies=self.replies, deadline=deadline
         )
-        self._verdicts.append(verdict)
-        self._agent.flag(verdict, words, student_id=generation.student_id, request_id=self._request_id)
-        return not self._agent.blocks(verdict)
-
-    def _replacement(self) -> str:
-        text = self._agent.replies.pick(self._verdicts[-1], grade=self._generation.prompt.profile.grade)
-        return f"\n\n{text}" if self._text.passed.strip() else text
+        words = generation.prompt.turns[-1].text
+        self.flag(conversation.prompt_verdict, words, student_id=generation.student_id, request_id=request_id)
+        return conversation

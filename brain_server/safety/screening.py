@@ -34,11 +34,8 @@ def calls_for_alert(verdict: SafetyVerdict) -> bool:
 class Screener:
     """Screens texts.
 
-    Args:
-        guard: Judges.
-        rules: Judge beside it.
+    Attributes:
         is_guard_required: Whether a text that the guard can't judge is an error.
-        observe: Is called with every verdict, for metrics.
     """
 
     def __init__(
@@ -49,9 +46,10 @@ class Screener:
         is_guard_required: bool,
         observe: Callable[[SafetyVerdict], None] = lambda _: None,
     ) -> None:
+        """Takes the guard, rules that judge beside it, and a function for every verdict, for metrics."""
+        self.is_guard_required = is_guard_required
         self._guard = guard
         self._rules = rules
-        self._is_guard_required = is_guard_required
         self._observe = observe
 
     async def screen(
@@ -74,7 +72,7 @@ class Screener:
         try:
             judgement = await self._guard.read(readable, grade=grade, deadline=deadline)
         except GuardUnavailable:
-            if self._is_guard_required and not any(finding.action >= SafetyAction.REFUSE for finding in findings):
+            if self.is_guard_required and not any(finding.action >= SafetyAction.REFUSE for finding in findings):
                 raise SafetyUnavailable from None
             verdict = _verdict(kind, findings, guard=RULES)
         else:

@@ -15,7 +15,7 @@ SafetyMode = Literal["enforce", "monitor", "off"]
 class SafetySettings(Settings):
     """What is screened, and what follows."""
 
-    # `monitor` screens and tells adults, and blocks nothing. `off` screens nothing and costs nothing.
+    # `monitor` screens and tells adults, and blocks and delays nothing. `off` screens nothing and costs nothing.
     safety: SafetyMode = "enforce"
     # Whether a call fails if the guard cannot judge it; otherwise the rules alone decide then, and the reply says so.
     safety_required: bool = False

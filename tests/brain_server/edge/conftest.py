@@ -55,6 +55,7 @@ async def serve(
     health = BrainHealthCheck(engine, adapters=store, safety=safety.safety, is_draining=lambda: server.draining)
     flags: list[SafetyFlag] = []
     agent = SafetyAgent.of(engine, safety, on_flag=flags.append, observe=SafetyMetrics(server.registry).observe)
+    stack.push_async_callback(agent.finish)
     await stack.enter_async_context(health)
     server.add(
         add_BrainServiceServicer_to_server,
