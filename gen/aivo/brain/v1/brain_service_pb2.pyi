@@ -215,7 +215,9 @@ class StudentContext(_message.Message):
     grade: _builtins.str
     """School grade: `K`, `1` … `12`, or empty if unknown. Sets vocabulary and sentence length."""
     subject: _builtins.str
-    """Subject in free text, such as `Science`."""
+    """Name of the subject, such as `Science`: at most seven words, without sentence marks, line breaks or control
+    characters. It becomes part of the instruction to the model, so it must not be a student's own text.
+    """
     learning_style: _builtins.str
     """How the student learns best: `visual`, `auditory`, `reading`, `kinesthetic`, `structured`, or empty."""
     disability: _builtins.str
@@ -430,6 +432,9 @@ class GenerateRequest(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
         """Earlier turns, oldest first, alternating between student and tutor: the first is the student's, the last the
         tutor's. Together with the prompt they must fit the model's context window.
+
+        The caller owns it, and the model takes a tutor's turn for what it said itself. A backend keeps the history and sends
+        the replies that it got; it must not pass on a history, nor a turn's role, that comes from a student's device.
         """
 
     @_builtins.property
@@ -611,6 +616,9 @@ class GenerateStreamRequest(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
         """Earlier turns, oldest first, alternating between student and tutor: the first is the student's, the last the
         tutor's. Together with the prompt they must fit the model's context window.
+
+        The caller owns it, and the model takes a tutor's turn for what it said itself. A backend keeps the history and sends
+        the replies that it got; it must not pass on a history, nor a turn's role, that comes from a student's device.
         """
 
     @_builtins.property

@@ -17,6 +17,7 @@ LEARNING_STYLE_FIELD_NUMBER: _builtins.int
 DISABILITY_FIELD_NUMBER: _builtins.int
 INTEREST_FIELD_NUMBER: _builtins.int
 NO_CONTROL_CHARACTERS_FIELD_NUMBER: _builtins.int
+SUBJECT_FIELD_NUMBER: _builtins.int
 id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """An id: it becomes part of keys and paths, so it holds nothing that has a meaning there."""
 not_blank: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
@@ -31,3 +32,7 @@ interest: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _
 """Something that a student likes. Blank space around it does not matter."""
 no_control_characters: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """Text without control characters, which a terminal would obey. Tabs, line breaks and form feeds are blank space."""
+subject: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""The name of a school subject, which becomes part of an instruction: words, and no sentence. Blank space around it does
+not matter.
+"""
