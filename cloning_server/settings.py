@@ -1,6 +1,6 @@
 """Settings of the cloning server."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mesh.settings import AdapterStoreSettings, BaseModelSettings, ServingSettings
 
@@ -46,6 +46,14 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
     deploy_timeout_seconds: float = Field(default=600, ge=0)
     # Wait before a clone runs again whose trainer died; doubles with each time.
     trainer_pause_seconds: float = Field(default=5, ge=0)
+
+    @field_validator("brain_address")
+    @classmethod
+    def _is_one_brain(cls, address: str) -> str:
+        # gRPC would take a list for one name that it can't find, and each clone would wait for that brain in vain.
+        if "," in address:
+            raise ValueError("must be one host:port here: that of one brain, or a name with the addresses of all")
+        return address
 
     @property
     def clones_at_once(self) -> int:

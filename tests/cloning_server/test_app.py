@@ -57,17 +57,20 @@ def test_all_faults_of_the_environment_are_told_at_once(monkeypatch: pytest.Monk
     assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == set(wrong)
 
 
-async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("CLONING_PORT", "many"), ("BRAIN_ADDRESS", "10.0.0.1:50051,10.0.0.2:50051")]
+)
+async def test_the_command_ends_with_the_faults_of_its_environment(tmp_path: Path, name: str, value: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "cloning_server",
-        env={"CLONING_PORT": "many", "PATH": str(tmp_path)},
+        env={name: value, "PATH": str(tmp_path)},
         stderr=asyncio.subprocess.PIPE,
     )
     _, stderr = await process.communicate()
     assert process.returncode == 2
-    assert b"CLONING_PORT" in stderr
+    assert f"{name}: ".encode() in stderr
     assert b"Traceback" not in stderr
 
 
