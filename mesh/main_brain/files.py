@@ -28,7 +28,7 @@ from mesh.lm.locks import exclusive
 from mesh.log import get_logger
 from mesh.main_brain.merging import MERGE_VERSION, OnProgress, merge_adapter
 from mesh.main_brain.role_manifest import RoleManifest
-from mesh.main_brain.roles import PACKAGED_ROLES, RoleName, RoleProblem, TrainedRole, find_role
+from mesh.main_brain.roles import PACKAGED_ROLES, RoleName, TrainedRole, find_role
 from mesh.tutoring.overlap import OVERLAP_FEATURES
 
 _log = get_logger(__name__)
@@ -122,16 +122,14 @@ def fetch_main_brain(
     problems: list[str] = []
 
     def find(role: RoleName, digest: str) -> TrainedRole | None:
-        found_role = find_role(roles_dirs, base_model=name, role=role, base_digest=digest)
-        if isinstance(found_role, RoleProblem):
-            problems.append(found_role.reason)
-            return None
-        if found_role and (fault := _FAULTS_OF.get(role, _no_fault)(found_role.manifest)):
-            reason = f"the {role} in {found_role.folder} can't be used: {fault}"
+        search = find_role(roles_dirs, base_model=name, role=role, base_digest=digest)
+        problems.extend(problem.reason for problem in search.problems)
+        if search.role and (fault := _FAULTS_OF.get(role, _no_fault)(search.role.manifest)):
+            reason = f"the {role} in {search.role.folder} can't be used: {fault}"
             _log.warning("role_unusable", role=role, base_model=name, reason=reason)
             problems.append(reason)
             return None
-        return found_role
+        return search.role
 
     path, digest, tutor = base.path, base.digest, find("tutor", base.digest)
     if tutor is not None:

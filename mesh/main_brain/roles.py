@@ -34,6 +34,7 @@ __all__ = [
     "RoleManifest",
     "RoleName",
     "RoleProblem",
+    "RoleSearch",
     "TrainedRole",
     "find_role",
     "remove_role",
@@ -89,10 +90,25 @@ class RoleProblem:
     Attributes:
         role: The role.
         reason: A sentence for operators: which folder, and what is wrong.
+        is_damaged: Whether the role says that it was trained on these weights, so that it should fit.
     """
 
     role: RoleName
     reason: str
+    is_damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSearch:
+    """What was found of a role.
+
+    Attributes:
+        role: The role that fits; None if there is none that can be used.
+        problems: Those that were looked at before it and can't be used.
+    """
+
+    role: TrainedRole | None
+    problems: tuple[RoleProblem, ...]
 
 
 def roles_folders(configured: Path | None) -> tuple[Path, ...]:
@@ -105,13 +121,12 @@ def role_folder(roles_dir: Path, base_model: str, role: RoleName) -> Path:
     return roles_dir / base_model.replace("/", "--") / role
 
 
-def find_role(
-    roles_dirs: Sequence[Path], *, base_model: str, role: RoleName, base_digest: str
-) -> TrainedRole | RoleProblem | None:
-    """Returns the role that was trained on these weights, why it can't be used, or None if there is none.
+def find_role(roles_dirs: Sequence[Path], *, base_model: str, role: RoleName, base_digest: str) -> RoleSearch:
+    """Looks for the role that was trained on these weights, and for why others of its name can't be used.
 
-    The first of the folders that has the role for this digest or, failing that, for a base model of this name decides.
-    Never raises. Logs a problem.
+    The first of the folders that has the role for this digest decides, also if its files are damaged: another role in
+    its place could be one that was meant to be replaced. A role of other weights, for a base model of this name, hides
+    none. Never raises. Logs problems.
 
     Args:
         roles_dirs: See `roles_folders`.
@@ -119,13 +134,17 @@ def find_role(
         role: The role.
         base_digest: Digest of what the role must have been trained on; see `RoleManifest.base_digest`.
     """
+    problems: list[RoleProblem] = []
     for roles_dir in roles_dirs:
-        found_role = _find_in(roles_dir, base_model=base_model, role=role, base_digest=base_digest)
-        if isinstance(found_role, RoleProblem):
-            _log.warning("role_unusable", role=role, base_model=base_model, reason=found_role.reason)
-        if found_role is not None:
-            return found_role
-    return None
+        outcome = _find_in(roles_dir, base_model=base_model, role=role, base_digest=base_digest)
+        if isinstance(outcome, TrainedRole):
+            return RoleSearch(role=outcome, problems=tuple(problems))
+        if outcome is not None:
+            _log.warning("role_unusable", role=role, base_model=base_model, reason=outcome.reason)
+            problems.append(outcome)
+            if outcome.is_damaged:
+                break
+    return RoleSearch(role=None, problems=tuple(problems))
 
 
 def write_role(roles_dir: Path, weights: bytes, manifest: RoleManifest, *, notes: str = "") -> TrainedRole:
@@ -195,10 +214,14 @@ def _find_in(roles_dir: Path, *, base_model: str, role: RoleName, base_digest: s
         except (AdapterCorrupt, AdapterIncompatible) as error:
             fault = str(error)
             if _claims_digest(folder, base_digest):
-                return RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
+                return _problem(folder, role, fault, is_damaged=True)
         if folder == named_folder:
-            problem = RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}")
+            problem = _problem(folder, role, fault, is_damaged=False)
     return problem
+
+
+def _problem(folder: Path, role: RoleName, fault: str, *, is_damaged: bool) -> RoleProblem:
+    return RoleProblem(role=role, reason=f"the {role} in {folder} can't be used: {fault}", is_damaged=is_damaged)
 
 
 def _folders_of(roles_dir: Path, role: RoleName, *, first: Path) -> Iterator[Path]:

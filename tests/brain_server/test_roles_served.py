@@ -67,8 +67,8 @@ def guard(settings: BrainSettings) -> TrainedRole:
     """The guard of the settings, with thresholds that no text reaches: its weights are random."""
     assert settings.roles_dir is not None
     digest = fetch_main_brain(settings.base_model, Path(settings.base_model).parent).digest
-    role = find_role((settings.roles_dir,), base_model=settings.base_model, role="guard", base_digest=digest)
-    assert isinstance(role, TrainedRole)
+    role = find_role((settings.roles_dir,), base_model=settings.base_model, role="guard", base_digest=digest).role
+    assert role is not None
     manifest_path = role.folder / "manifest.json"
     document = json.loads(manifest_path.read_text())
     document["thresholds"] = {category: dict.fromkeys(GradeBand, 1.0) for category in HarmCategory}

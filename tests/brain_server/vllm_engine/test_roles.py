@@ -16,7 +16,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.errors import ModelNotLoaded
 from mesh.lm.chat import encode_prompt
 from mesh.main_brain.files import MainBrainFiles
-from mesh.main_brain.roles import WEIGHTS_FILE, RoleName, TrainedRole, find_role
+from mesh.main_brain.roles import WEIGHTS_FILE, RoleName, find_role
 from testing.adapters import publish
 from testing.models.random_adapters import random_weights, recipe
 from testing.models.random_roles import write_random_role
@@ -79,8 +79,8 @@ def facts_of(engine: VllmEngine) -> tuple[str, set[RoleName], int]:
 
 
 def sha256_of(role: RoleName, files: MainBrainFiles, roles_dir: Path) -> str:
-    trained_role = find_role([roles_dir], base_model=files.name, role=role, base_digest=files.digest)
-    assert isinstance(trained_role, TrainedRole)
+    trained_role = find_role([roles_dir], base_model=files.name, role=role, base_digest=files.digest).role
+    assert trained_role is not None
     return trained_role.manifest.sha256
 
 

@@ -59,6 +59,19 @@ def test_another_tutor_makes_another_main_brain_beside_the_first(
     assert second.path != first.path
 
 
+def test_a_tutor_of_other_weights_hides_none_that_fits_and_is_a_problem(
+    base_folder: Path, cache: Path, roles_dir: Path, tutor: TrainedRole, tmp_path: Path
+) -> None:
+    own = write_random_role(
+        tmp_path / "own", base_folder, role="tutor", base_digest="b" * 64, base_model=str(base_folder)
+    )
+    brain = fetch_main_brain(str(base_folder), cache, [tmp_path / "own", roles_dir])
+
+    assert brain.tutor == tutor
+    assert brain.digest == fetch_main_brain(str(base_folder), cache, [roles_dir]).digest
+    assert [str(own.folder) in problem and "other weights" in problem for problem in brain.problems] == [True]
+
+
 def _cut_weights(folder: Path) -> None:
     path = max(folder.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-4])

@@ -54,7 +54,9 @@ def tutor(roles_dir: Path, base_folder: Path) -> TrainedRole:
 def found(
     *roles_dirs: Path, base_model: str = "org/small", base_digest: str = DIGEST
 ) -> TrainedRole | RoleProblem | None:
-    return find_role(roles_dirs, base_model=base_model, role="tutor", base_digest=base_digest)
+    """The tutor that fits, or why there is none, or None if there is nothing."""
+    search = find_role(roles_dirs, base_model=base_model, role="tutor", base_digest=base_digest)
+    return search.role or next(iter(search.problems), None)
 
 
 def test_what_training_wrote_is_found(roles_dir: Path, tutor: TrainedRole) -> None:
@@ -87,7 +89,7 @@ def test_what_is_not_there_is_none(roles_dir: Path, tutor: TrainedRole) -> None:
     assert found() is None
     assert found(roles_dir / "missing") is None
     assert found(roles_dir, base_model="other", base_digest="b" * 64) is None
-    assert find_role([roles_dir], base_model="org/small", role="guard", base_digest=DIGEST) is None
+    assert find_role([roles_dir], base_model="org/small", role="guard", base_digest=DIGEST).role is None
 
 
 def test_the_first_folder_decides(roles_dir: Path, tutor: TrainedRole, base_folder: Path, tmp_path: Path) -> None:
@@ -103,6 +105,15 @@ def test_a_role_of_other_weights_is_a_problem_for_the_model_of_its_name(roles_di
 
     assert isinstance(problem, RoleProblem)
     assert "trained on other weights (aaaaaaaaaaaa, not bbbbbbbbbbbb)" in problem.reason
+
+
+def test_a_damaged_role_for_these_weights_is_not_replaced_by_another(
+    roles_dir: Path, tutor: TrainedRole, base_folder: Path, tmp_path: Path
+) -> None:
+    own = write_random_role(tmp_path / "own", base_folder, role="tutor", base_digest=DIGEST, base_model="org/small")
+    _truncate(own)
+
+    assert isinstance(found(tmp_path / "own", roles_dir), RoleProblem)
 
 
 def _truncate(role: TrainedRole) -> None:
@@ -245,13 +256,13 @@ def test_the_product_holds_a_folder_for_its_own_roles() -> None:
 def test_every_role_of_the_product_is_sound() -> None:
     for manifest_path in PACKAGED_ROLES.glob("*/*/manifest.json"):
         document = json.loads(manifest_path.read_text())
-        role = find_role(
+        search = find_role(
             [PACKAGED_ROLES],
             base_model=document["base_model"],
             role=document["role"],
             base_digest=document["base_digest"],
         )
-        assert isinstance(role, TrainedRole), role
+        assert search.role is not None, search.problems
 
 
 def test_a_role_that_can_not_be_put_in_place_leaves_the_earlier_one(
@@ -267,7 +278,7 @@ def test_a_role_that_can_not_be_put_in_place_leaves_the_earlier_one(
     monkeypatch.setattr(Path, "replace", fail_at_the_end)
     with pytest.raises(OSError, match="no space left"):
         write_random_role(roles_dir, base_folder, role="tutor", base_digest=DIGEST, base_model="org/small", seed=9)
-    assert find_role([roles_dir], base_model="org/small", role="tutor", base_digest=DIGEST) == tutor
+    assert found(roles_dir) == tutor
 
 
 def guard_with(thresholds: dict[HarmCategory, dict[GradeBand, float]] | None) -> RoleManifest:
