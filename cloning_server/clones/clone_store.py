@@ -260,9 +260,15 @@ class CloneStore:
             return None
         return ErasedRecords(clones=len(clone_ids), request_ids=len(request_ids))
 
+    async def is_idle(self, student_id: str, *, before: datetime) -> bool:
+        """Returns whether the student's latest clone was accepted before this time; False for nobody's id."""
+        async with _answers_in_time():
+            accepted = await self._redis.zscore(self._key("students"), student_id)
+        return accepted is not None and accepted < _milliseconds(before.timestamp())
+
     async def list_idle_students(self, *, before: datetime, limit: int) -> list[str]:
         """Returns students whose latest clone was accepted before this time, oldest first."""
-        latest = f"({before.timestamp() * 1000:.0f}"
+        latest = f"({_milliseconds(before.timestamp())}"
         async with _answers_in_time():
             student_ids = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
         return cast("list[str]", student_ids)

@@ -17,7 +17,7 @@ from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import encode_baseline, encode_clone
 from cloning_server.clones.records import Backlog, NewClone
-from mesh.errors import CloneAlreadyRunning, ConsentRequired, QueueFull, RequestIdReused
+from mesh.errors import CloneAlreadyRunning, CloneNotFound, ConsentRequired, QueueFull, RequestIdReused
 
 _BASELINE = TypeAdapter(Baseline)
 _TERMS = TypeAdapter(Terms)
@@ -53,6 +53,7 @@ class Intake:
         Raises:
             ConsentRequired: A consent is needed and missing, or the consent has expired.
             RequestIdReused: Another request has this id.
+            CloneNotFound: The same request came before, and the clone that it made then is lost.
             CloneAlreadyRunning: Another clone of the student must end first; see `Terms.queue_behind`.
             QueueFull: Too many clones wait.
         """
@@ -93,15 +94,20 @@ class Intake:
         return await self._find_accepted(clone_id)
 
     async def _accept(self, clone: Clone, new: NewClone, *, backlog: Backlog) -> Clone:
+        missing_id = ""
         while True:
             outcome, clone_id = await self._store.start(new, queue_limit=self._queue_limit)
             match outcome:
                 case "made":
                     return clone
                 case "same":
-                    # If the student was erased since the line above, so was the request, and it is a new one now.
                     if earlier := await self._find_accepted(clone_id):
                         return earlier
+                    if clone_id == missing_id:
+                        # The store lost the clone and kept the request.
+                        raise CloneNotFound(clone_id=clone_id)
+                    # If the student was erased just now, so was the request, and it is a new one in the next turn.
+                    missing_id = clone_id
                 case "reused":
                     raise RequestIdReused(request_id=clone.request_id, clone_id=clone_id)
                 case "running":

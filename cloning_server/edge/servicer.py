@@ -7,7 +7,7 @@ from dataclasses import replace
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceServicer
 
-from cloning_server.clone import Clone
+from cloning_server.clone import Clone, CloneState
 from cloning_server.clones.cancellation import cancel
 from cloning_server.clones.feed import Feed
 from cloning_server.clones.registry import Registry
@@ -51,7 +51,9 @@ class CloningServicer(CloningServiceServicer):
         clone_id, after_sequence = request.clone_id, wire.after_sequence_from(request)
         async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
             async for change in changes:
-                yield wire.change_from(change)
+                clone = change.clone
+                active_version = await self._active_version_beside(clone) if clone.state.is_final else None
+                yield wire.change_from(change, active_version=active_version)
 
     async def CancelClone(self, request: pb.CancelCloneRequest, context: Context) -> pb.CancelCloneResponse:
         """Cancels a clone."""
@@ -79,11 +81,14 @@ class CloningServicer(CloningServiceServicer):
         )
 
     async def _active_version_beside(self, clone: Clone) -> int | None:
-        """The active version of the clone's student; the clone's own version while the adapter store is down."""
+        """The active version of the clone's student.
+
+        While the adapter store is down, that of a completed clone, which became active just before the clone completed.
+        """
         if clone.manifest is None:
             return None
         try:
             active = await self._adapters.resolve_active(clone.student_id)
         except AdapterStoreUnavailable:
-            return clone.manifest.ref.version
+            return clone.manifest.ref.version if clone.state is CloneState.COMPLETED else None
         return None if active is None else active.ref.version

@@ -94,8 +94,8 @@ def clone_from(clone: Clone, *, active_version: int | None) -> pb.GetCloneRespon
     return response
 
 
-def change_from(change: Change) -> pb.WatchCloneResponse:
-    """Converts a change of a clone. Its model becomes the active one just before the clone completes."""
+def change_from(change: Change, *, active_version: int | None) -> pb.WatchCloneResponse:
+    """Converts a change of a clone; the active version, if there is one, shows whether its model answers."""
     clone = change.clone
     response = pb.WatchCloneResponse(
         sequence=clone.sequence,
@@ -111,7 +111,6 @@ def change_from(change: Change) -> pb.WatchCloneResponse:
         estimated_time_seconds=_seconds_left(clone),
     )
     if clone.manifest is not None:
-        active_version = clone.manifest.ref.version if clone.state is CloneState.COMPLETED else None
         response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
     if clone.failure is not None:
         response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))

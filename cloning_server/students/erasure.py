@@ -5,8 +5,9 @@ records: while any version is left, the records still lead to the student. The b
 brain could load again what is still stored.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cloning_server.clone import CloneState
@@ -44,6 +45,16 @@ class Receipt:
     evicted_adapters: int | None
 
 
+@dataclass(slots=True)
+class _Removal:
+    """What an erasure has removed so far; `clones` is None while clone records are left."""
+
+    clones: ErasedRecords | None = None
+    cancelled_clones: int = 0
+    models: RemovedAdapters = field(default_factory=lambda: RemovedAdapters(versions=0, objects=0, bytes=0))
+    alerts: int = 0
+
+
 class Erasure:
     """Erases students.
 
@@ -67,39 +78,69 @@ class Erasure:
         Raises:
             AdapterStoreUnavailable, AlertStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
         """
-        # Before the clone records, which lead to the student for as long as anything is left.
-        alerts = await self._alerts.erase(student_id)
-        cancelled_clones, models = 0, RemovedAdapters(versions=0, objects=0, bytes=0)
-        erased: ErasedRecords | None = None
+        removal = _Removal()
         # Repeats if another clone of the student was accepted meanwhile.
-        while erased is None:
-            cancelled_clones += await self._cancel_all(student_id)
-            removed = await self._adapters.delete_student(student_id)
-            models = RemovedAdapters(
-                versions=models.versions + removed.versions,
-                objects=models.objects + removed.objects,
-                bytes=models.bytes + removed.bytes,
-            )
-            erased = await self._store.erase(student_id)
+        while removal.clones is None:
+            await self._remove(student_id, await self._store.read_lane(student_id), removal)
+        return await self._receipt(student_id, removal, removal.clones)
+
+    async def erase_idle(self, student_id: str, *, before: datetime) -> Receipt | None:
+        """Removes everything about a student whose latest clone was accepted before this time.
+
+        Returns:
+            What was removed. None if the student has a later clone, also one that is accepted meanwhile: that clone
+            stays, with the records of the earlier ones. Their versions may be gone by then.
+
+        Raises:
+            AdapterStoreUnavailable, AlertStoreUnavailable, CloneStoreUnavailable: Some of it may be left; call again.
+        """
+        # Read first: if the student is idle after that, no clone in it is a later one.
+        lane = await self._store.read_lane(student_id)
+        if not await self._store.is_idle(student_id, before=before):
+            return None
+        removal = _Removal()
+        await self._remove(student_id, lane, removal)
+        if removal.clones is None:
+            await self._evict(student_id)
+            return None
+        return await self._receipt(student_id, removal, removal.clones)
+
+    async def _remove(self, student_id: str, lane: Sequence[str], removal: "_Removal") -> None:
+        """Removes everything but the clone records if there are clones beside those in the lane, which it cancels."""
+        # Before the clone records, which lead to the student for as long as anything is left.
+        removal.alerts += await self._alerts.erase(student_id)
+        removal.cancelled_clones += await self._cancel(lane)
+        models = await self._adapters.delete_student(student_id)
+        removal.models = RemovedAdapters(
+            versions=removal.models.versions + models.versions,
+            objects=removal.models.objects + models.objects,
+            bytes=removal.models.bytes + models.bytes,
+        )
+        removal.clones = await self._store.erase(student_id)
+
+    async def _receipt(self, student_id: str, removal: "_Removal", clones: ErasedRecords) -> Receipt:
         evicted_adapters = await self._evict(student_id)
         _log.info(
-            "student_erased", clones=erased.clones, versions=models.versions, brain_reached=evicted_adapters is not None
+            "student_erased",
+            clones=clones.clones,
+            versions=removal.models.versions,
+            brain_reached=evicted_adapters is not None,
         )
         return Receipt(
             student_id=student_id,
             erased_time=datetime.now(UTC),
-            clones=erased,
-            cancelled_clones=cancelled_clones,
-            models=models,
-            alerts=alerts,
+            clones=clones,
+            cancelled_clones=removal.cancelled_clones,
+            models=removal.models,
+            alerts=removal.alerts,
             evicted_adapters=evicted_adapters,
         )
 
-    async def _cancel_all(self, student_id: str) -> int:
-        """Cancels the student's clones, also those that have committed a version; returns how many it cancelled."""
+    async def _cancel(self, clone_ids: Sequence[str]) -> int:
+        """Cancels clones, also those that have committed a version; returns how many it cancelled."""
         cancelled_clones = 0
         # The second clone first: it would run as soon as the first has ended.
-        for clone_id in reversed(await self._store.read_lane(student_id)):
+        for clone_id in reversed(clone_ids):
             # A commit that does not parse can't be completed either, and the versions go next.
             with suppress(AdapterCorrupt):
                 await self._adapters.void(clone_id)

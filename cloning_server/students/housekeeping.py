@@ -53,7 +53,8 @@ class Housekeeping(BackgroundTask):
         if self._retention is not None:
             before = datetime.now(UTC) - self._retention
             for student_id in await self._store.list_idle_students(before=before, limit=STUDENTS_PER_TURN):
-                await self._erasure.erase(student_id)
+                # Not whoever came back since the list was read.
+                await self._erasure.erase_idle(student_id, before=before)
         report = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
         _log.info("housekeeping_done", swept=str(report))
 

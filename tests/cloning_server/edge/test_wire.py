@@ -291,7 +291,7 @@ def test_why_a_clone_failed_is_told_as_the_error_it_was() -> None:
         estimated_seconds=45,
         failure=Failure(reason="NO_TRAINABLE_EXAMPLES", message="too few", facts={"responses": "3", "usable": "1"}),
     )
-    for response in (wire.clone_from(clone, active_version=0), wire.change_from(Change(clone=clone))):
+    for response in (wire.clone_from(clone, active_version=0), wire.change_from(Change(clone=clone), active_version=0)):
         error = error_from(response.error)
         assert isinstance(error, NoTrainableExamples)
         assert (str(error), error.facts) == ("too few", {"responses": "3", "usable": "1"})

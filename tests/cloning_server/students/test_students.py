@@ -294,6 +294,31 @@ async def test_a_request_that_is_repeated_while_its_student_is_deleted_makes_a_n
     assert (await watch_all(stub, started.clone_id))[-1].status == "completed"
 
 
+async def test_a_request_whose_clone_the_store_lost_is_told_so(cloning: Cloning, stub: CloningStub) -> None:
+    clone_id = await clone(stub, request_id="enrol")
+    await cloning.redis.delete(f"{{aivo:{cloning.settings.tenant}}}:feed:{clone_id}")
+    with raised() as failure:
+        await stub.StartClone(order(request_id="enrol"), timeout=20)
+    assert isinstance(failure.error, CloneNotFound)
+
+
+async def test_the_end_of_a_watch_says_whether_the_model_answers_now(cloning: Cloning) -> None:
+    cloning.set(deploy_timeout_seconds=0.3)
+    async with cloning.serve() as stub:
+        first = await clone(stub)
+        assert (await watch_all(stub, first))[-1].model.active
+        await clone(stub)
+        assert not (await watch_all(stub, first))[-1].model.active, "the second version answers"
+
+        await cloning.brain.stop()
+        failed = (await stub.StartClone(order())).clone_id
+        assert not (await watch_all(stub, failed))[-1].model.active
+        await cloning.brain.start()
+        await stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=3))
+        last = (await watch_all(stub, failed))[-1]
+        assert (last.status, last.model.version, last.model.active) == ("failed", 3, True)
+
+
 async def test_watchers_of_a_deleted_clone_are_told_its_end(cloning: Cloning, stub: CloningStub) -> None:
     cloning.trainer.gates[CloneState.FINE_TUNING].shut()
     clone_id = (await stub.StartClone(order())).clone_id
@@ -338,6 +363,38 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
         assert isinstance(failure.error, CloneNotFound)
         assert (await models_of(stub, "old")).active_version == 0
         assert (await models_of(stub, "new")).active_version == 1
+
+
+@pytest.mark.parametrize("place", ["list_idle_students", "is_idle"])
+async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_the_clone(
+    place: str, cloning: Cloning, clones: CloneStore, adapters: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cloning.serve() as stub, open_channel(cloning.brain.address) as channel:
+        await clone(stub)
+        long_ago = datetime.now(UTC) - timedelta(days=31)
+        students = f"{{aivo:{cloning.settings.tenant}}}:students"
+        await cloning.redis.zadd(students, {STUDENT: long_ago.timestamp() * 1000})
+        gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+        gate.shut()
+        read = getattr(clones, place)
+        clone_ids: list[str] = []
+
+        async def read_before_the_student_returns(*args: object, **options: object) -> object:
+            answer = await read(*args, **options)
+            clone_ids.append((await stub.StartClone(order())).clone_id)
+            return answer
+
+        monkeypatch.setattr(clones, place, read_before_the_student_returns)
+        alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
+        erasure = Erasure(clones, adapters=adapters, alerts=alerts, brain=GrpcBrain(channel))
+        await Housekeeping(
+            clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
+        ).clean_up()
+
+        gate.open()
+        (clone_id,) = clone_ids
+        assert (await watch_all(stub, clone_id))[-1].status == "completed"
+        assert (await models_of(stub)).models[0].clone_id == clone_id
 
 
 async def test_of_many_servers_one_keeps_house_at_a_time(clones: CloneStore) -> None:
