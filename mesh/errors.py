@@ -10,7 +10,7 @@ Knows nothing of gRPC.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 Fact = str | int | float
 
@@ -306,14 +306,20 @@ class ResourceExhausted(AivoError):
 
 
 class QueueFull(ResourceExhausted):
-    """The queue is full, or the student has as many calls in it as one student may have."""
+    """The queue is full, or as full as one student, or calls that name no student, may make it."""
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, *, limit: int, retry_seconds: float, of_one_student: bool = False) -> None:
-        full = f"the queue is full with {limit} waiting; try again later"
-        many = f"one student may have {limit} calls at a time; wait until one of them ends"
-        super().__init__(many if of_one_student else full, {"limit": limit})
+    def __init__(
+        self, *, limit: int, retry_seconds: float, whose: Literal["all", "one student", "no student"] = "all"
+    ) -> None:
+        """Takes the limit, when to try again, and whose calls it bounds."""
+        message = {
+            "all": f"the queue is full with {limit} waiting; try again later",
+            "one student": f"one student may have {limit} calls at a time; wait until one of them ends",
+            "no student": f"calls that name no student, and Assess, may be {limit} at a time; try again later",
+        }[whose]
+        super().__init__(message, {"limit": limit})
         self.retry_seconds = retry_seconds
 
 

@@ -1,4 +1,4 @@
-"""Admission: limits the requests in the engine, in total and per student.
+"""Admission: limits the requests in the engine: in total, per student, and those that name no student together.
 
 Knows nothing of models. For the event loop.
 """
@@ -19,18 +19,21 @@ _FIRST_RETRY_SECONDS = 1.0
 class Admission:
     """Gives each request a place, from its arrival to its end."""
 
-    def __init__(self, *, limit: int, student_limit: int) -> None:
+    def __init__(self, *, limit: int, student_limit: int, anonymous_limit: int) -> None:
         """Takes the limits.
 
         Args:
             limit: Most requests that may wait or run at the same time.
             student_limit: Most of them that may belong to one student.
+            anonymous_limit: Most of them that may name no student.
         """
         self._limit = limit
         self._student_limit = student_limit
+        self._anonymous_limit = anonymous_limit
         self._present: set[Allowance] = set()
         self._extra: set[Allowance] = set()
-        self._student_counts: Counter[str] = Counter()
+        # By student; None stands for all requests that name none.
+        self._caller_counts: Counter[str | None] = Counter()
         self._closing = False
         self._mean_seconds: float | None = None
 
@@ -57,34 +60,61 @@ class Admission:
             self._extra.discard(allowance)
 
     @contextmanager
+    def own_place(self) -> Iterator[Allowance]:
+        """Holds a place for work of the server itself, which only the limit for all bounds.
+
+        Raises:
+            QueueFull: All places are taken.
+            ServerDraining: The engine is closing.
+        """
+        self._require_free_place()
+        with self._present_until_exit(None) as allowance:
+            yield allowance
+
+    @contextmanager
     def place(self, deadline: float | None, *, student_id: str | None = None) -> Iterator[Allowance]:
         """Holds a place for one request.
 
-        The limit per student leaves places for the others, however many requests one student sends.
+        The limit per student leaves places for the others, however many requests one student sends. So does the limit
+        for requests that name no student, which anybody may send.
 
         Raises:
-            QueueFull: All places are taken, or all that one student may have. Its retry hint is the mean duration of a
-                request, after which a place is likely to be free.
+            QueueFull: All places are taken, or all that one student, or requests without one, may have. Its retry hint
+                is the mean duration of a request, after which a place is likely to be free.
             ServerDraining: The engine is closing.
         """
-        if self._closing:
-            raise ServerDraining("the engine is closing")
-        if len(self._present) >= self._limit:
-            raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
-        if student_id is not None and self._student_counts[student_id] >= self._student_limit:
-            raise QueueFull(limit=self._student_limit, retry_seconds=self._retry_seconds, of_one_student=True)
+        self._require_free_place()
+        limit = self._anonymous_limit if student_id is None else self._student_limit
+        if self._caller_counts[student_id] >= limit:
+            raise QueueFull(
+                limit=limit,
+                retry_seconds=self._retry_seconds,
+                whose="no student" if student_id is None else "one student",
+            )
+        self._caller_counts[student_id] += 1
+        try:
+            with self._present_until_exit(deadline) as allowance:
+                yield allowance
+        finally:
+            self._caller_counts[student_id] -= 1
+            if not self._caller_counts[student_id]:
+                del self._caller_counts[student_id]
+
+    @contextmanager
+    def _present_until_exit(self, deadline: float | None) -> Iterator[Allowance]:
         allowance = Allowance(deadline)
         self._present.add(allowance)
-        self._student_counts.update([student_id] if student_id is not None else [])
         try:
             yield allowance
         finally:
             allowance.withdraw()
             self._present.discard(allowance)
-            if student_id is not None:
-                self._student_counts[student_id] -= 1
-                if not self._student_counts[student_id]:
-                    del self._student_counts[student_id]
+
+    def _require_free_place(self) -> None:
+        if self._closing:
+            raise ServerDraining("the engine is closing")
+        if len(self._present) >= self._limit:
+            raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
 
     def record_duration(self, seconds: float) -> None:
         """Counts how long a request was decoded, for the retry hint of refused ones."""

@@ -25,6 +25,8 @@ class EngineSettings(BaseModelSettings):
     queue_limit: int = Field(default=256, ge=1)
     # Requests per student, waiting or decoding, so that no student fills the queue alone.
     student_limit: int = Field(default=8, ge=1)
+    # Requests that name no student, and the gradings of Assess, together. None: see `anonymous_places`.
+    anonymous_limit: int | None = Field(default=None, ge=1)
     # Replies that are decoded at the same time, each in a row of the key-value cache.
     max_batch: int = Field(default=16, ge=1)
     # Bytes of that cache, allocated once. A row's share limits a prompt and its reply together: to 2,912 tokens for the
@@ -43,6 +45,16 @@ class EngineSettings(BaseModelSettings):
     adapter_pointer_ttl_seconds: float = Field(default=2, ge=0)
     # Adapters kept in host memory: about 280 of the default base model's 1.8 MB, or ten of a 7B model's 50 MB.
     adapter_host_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
+
+    @property
+    def places(self) -> int:
+        """Most requests that wait or decode at the same time."""
+        return self.queue_limit + self.max_batch
+
+    @property
+    def anonymous_places(self) -> int:
+        """Most of them that name no student: as set, or a quarter, so that students find a place at any time."""
+        return self.anonymous_limit or max(1, self.places // 4)
 
     @field_validator("adapter_target_modules", mode="before")
     @classmethod

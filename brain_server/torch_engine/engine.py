@@ -82,7 +82,9 @@ class TorchEngine:
         one_core = partial(torch.set_num_threads, 1)
         self._adapter_thread = ThreadPoolExecutor(1, thread_name_prefix="adapters", initializer=one_core)
         self._admission = Admission(
-            limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
+            limit=settings.places,
+            student_limit=settings.student_limit,
+            anonymous_limit=settings.anonymous_places,
         )
         self._role_prompts: Counter[RoleName] = Counter()
         self._loaded: _LoadedParts | None = None
@@ -173,7 +175,7 @@ class TorchEngine:
         """See `Engine.warm`."""
         loaded = self._require_loaded()
         async with AsyncExitStack() as stack:
-            allowance = stack.enter_context(self._admission.place(None))
+            allowance = stack.enter_context(self._admission.own_place())
             started_at = time.monotonic()
             await self.pointers.resolve(student_id, refresh=True)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))

@@ -72,7 +72,9 @@ class VllmEngine:
         self._store = store
         self._client = client
         self._admission = Admission(
-            limit=settings.queue_limit + settings.max_batch, student_limit=settings.student_limit
+            limit=settings.places,
+            student_limit=settings.student_limit,
+            anonymous_limit=settings.anonymous_places,
         )
         self._role_prompts: Counter[RoleName] = Counter()
         self._parts: _VllmParts | None = None
@@ -160,7 +162,7 @@ class VllmEngine:
         parts, decoder = self._require_ready()
         async with AsyncExitStack() as stack:
             stack.enter_context(self._noticing_outages())
-            allowance = stack.enter_context(self._admission.place(None))
+            allowance = stack.enter_context(self._admission.own_place())
             arrived_at = time.monotonic()
             await self.pointers.resolve(student_id, refresh=True)
             adapter = await stack.enter_async_context(parts.adapters.lease(student_id, version))

@@ -51,6 +51,7 @@ def engine_settings(files: MainBrainFiles) -> EngineSettings:
         device="cpu",
         dtype="float32",
         queue_limit=2,
+        anonymous_limit=6,
         max_batch=4,
         adapter_slots=4,
         kv_cache_bytes=256 * 1024 * 1024,

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 import pytest
 
 from brain_server.engine.admission import Admission
+from brain_server.engine.settings import EngineSettings
 from mesh.errors import QueueFull, ServerDraining
 
 
 def test_a_request_beyond_the_limit_is_refused_until_another_ends() -> None:
-    admission = Admission(limit=2, student_limit=2)
+    admission = Admission(limit=2, student_limit=2, anonymous_limit=2)
     with ExitStack() as stack:
         stack.enter_context(admission.place(None))
         with admission.place(None):
@@ -22,21 +23,43 @@ def test_a_request_beyond_the_limit_is_refused_until_another_ends() -> None:
 
 
 def test_a_student_at_their_limit_is_refused_while_others_are_admitted() -> None:
-    admission = Admission(limit=10, student_limit=2)
+    admission = Admission(limit=10, student_limit=2, anonymous_limit=10)
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(admission.place(None, student_id="ada"))
         with pytest.raises(QueueFull), admission.place(None, student_id="ada"):
             pass
-        # Requests without a student are not counted together.
         for student_id in ("ben", None, None, None):
             stack.enter_context(admission.place(None, student_id=student_id))
     with admission.place(None, student_id="ada"), admission.place(None, student_id="ada"):
         assert admission.present == 2
 
 
+def test_requests_without_a_student_leave_places_for_students() -> None:
+    admission = Admission(limit=8, student_limit=8, anonymous_limit=2)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(admission.place(None))
+        with pytest.raises(QueueFull, match="name no student") as caught, admission.place(None):
+            pass
+        assert caught.value.facts == {"limit": 2}
+        # Neither students nor the server itself are held up.
+        for _ in range(5):
+            stack.enter_context(admission.place(None, student_id="ada"))
+        with admission.own_place(), pytest.raises(QueueFull), admission.own_place():
+            pass
+    with admission.place(None), admission.place(None):
+        assert admission.present == 2
+
+
+def test_a_quarter_of_the_places_is_for_requests_without_a_student_unless_it_is_set() -> None:
+    assert EngineSettings(queue_limit=256, max_batch=16).anonymous_places == 68
+    assert EngineSettings(queue_limit=1, max_batch=1).anonymous_places == 1
+    assert EngineSettings(anonymous_limit=5).anonymous_places == 5
+
+
 def test_a_request_that_fails_gives_its_place_back() -> None:
-    admission = Admission(limit=1, student_limit=1)
+    admission = Admission(limit=1, student_limit=1, anonymous_limit=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), admission.place(None, student_id="ada") as allowance:
             _ = 1 / 0
@@ -47,7 +70,7 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 
 
 def test_a_refused_caller_is_told_to_retry_after_the_recent_mean_duration() -> None:
-    admission = Admission(limit=1, student_limit=1)
+    admission = Admission(limit=1, student_limit=1, anonymous_limit=1)
     assert retry_seconds(admission) == 1.0
     admission.record_duration(4.0)
     assert retry_seconds(admission) == pytest.approx(4.0)
@@ -57,7 +80,7 @@ def test_a_refused_caller_is_told_to_retry_after_the_recent_mean_duration() -> N
 
 
 def test_closing_withdraws_the_present_requests_and_refuses_new_ones() -> None:
-    admission = Admission(limit=3, student_limit=3)
+    admission = Admission(limit=3, student_limit=3, anonymous_limit=3)
     with admission.place(time.monotonic() + 60) as allowance:
         allowance.check()
         admission.close()

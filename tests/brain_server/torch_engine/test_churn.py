@@ -46,6 +46,7 @@ async def test_no_reply_ever_holds_a_token_decoded_with_another_adapter(
             "base_model": small_base.name,
             "queue_limit": 64,
             "student_limit": 64,
+            "anonymous_limit": 64,
             "kv_cache_bytes": 1024 * 1024,
             # The longer prompt takes three steps to read.
             "prefill_tokens": 24,

@@ -62,6 +62,7 @@ def settings(server: VllmServer, files: MainBrainFiles, tmp_path_factory: pytest
         model_cache_dir=files.path.parent,
         max_batch=MAX_SEQS,
         queue_limit=2,
+        anonymous_limit=MAX_SEQS + 2,
         adapter_pointer_ttl_seconds=60,
     )
 
