@@ -15,7 +15,8 @@ SafetyMode = Literal["enforce", "monitor", "off"]
 class SafetySettings(Settings):
     """What is screened, and what follows."""
 
-    # `monitor` screens and tells adults, and blocks and delays nothing. `off` screens nothing and costs nothing.
+    # `monitor` screens and tells adults, and blocks and delays nothing. `off` screens nothing and takes no time; the
+    # guard's weights and rows stay in memory.
     safety: SafetyMode = "enforce"
     # Whether a call fails if the guard cannot judge it; otherwise the rules alone decide then, and the reply says so.
     safety_required: bool = False
