@@ -50,18 +50,14 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
     """Yields the server, ready to start; drains it on exit.
 
     Does not wait for the base model, nor for the store: the server starts without them, and its health reports that.
-    Without Redis, or while it is down, the brain notices a new version when its cached pointer expires. Without
-    Redis it keeps no alerts; while Redis is down, they wait.
+    Without Redis, or while it is down, the brain notices a new version, or that a student was deleted, when what it has
+    read of the store expires. Without Redis it keeps no alerts; while Redis is down, they wait.
     """
     async with AsyncExitStack() as stack:
         adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
         engine = await _open_engine(stack, settings, adapters)
         if settings.redis_url is not None:
-            pointers = engine.pointers
-            listener = Listener(
-                settings.redis_url, tenant=settings.tenant, on_moved=pointers.mark_stale, on_gap=pointers.mark_all_stale
-            )
-            await stack.enter_async_context(listener)
+            await stack.enter_async_context(_listener(settings, settings.redis_url, engine))
 
         server = _server(settings)
         server.registry.register(EngineCollector(engine))
@@ -99,6 +95,18 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         server.add(add_SafetyServiceServicer_to_server, safety_servicer, service=SAFETY_SERVICE, ready=lambda: True)
         stack.push_async_callback(server.stop)
         yield server
+
+
+def _listener(settings: BrainSettings, redis_url: str, engine: TorchEngine | VllmEngine) -> Listener:
+    pointers = engine.pointers
+    return Listener(
+        redis_url,
+        tenant=settings.tenant,
+        on_moved=pointers.mark_stale,
+        on_deleted=lambda student_id: len(engine.forget(student_id)),
+        on_gap=pointers.mark_all_stale,
+        on_heard=pointers.mark_heard,
+    )
 
 
 async def _open_alerts(stack: AsyncExitStack, settings: BrainSettings, metrics: SafetyMetrics) -> AlertParts | None:

@@ -23,7 +23,7 @@ from cloning_server.settings import CloningSettings
 from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import Housekeeping
 from cloning_server.training import Trainer
-from mesh.adapters.notices import announce
+from mesh.adapters.notices import announce, announce_deletion
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.alerts.alert_store import AlertStore
@@ -81,8 +81,14 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             lease_seconds=settings.lease_seconds,
         )
         await stack.enter_async_context(worker)
-        alerts = AlertStore(redis, tenant=settings.tenant)
-        erasure = Erasure(store, adapters=adapters, alerts=alerts, brain=brain)
+        erasure = Erasure(
+            store,
+            adapters=adapters,
+            alerts=AlertStore(redis, tenant=settings.tenant),
+            brain=brain,
+            inform_brains=partial(announce_deletion, redis, tenant=settings.tenant),
+            trust_seconds=settings.adapter_trust_seconds,
+        )
         await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
 
         parts = await stack.enter_async_context(

@@ -2,10 +2,10 @@
 
 from pydantic import Field, field_validator
 
-from mesh.settings import AdapterStoreSettings, BaseModelSettings, ServingSettings
+from mesh.settings import AdapterStoreSettings, AdapterTrustSettings, BaseModelSettings, ServingSettings
 
 
-class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings):
+class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, AdapterTrustSettings):
     """The settings that the cloning server reads from the environment."""
 
     cloning_host: str = "127.0.0.1"

@@ -68,6 +68,20 @@ class AdapterStoreSettings(Settings):
     tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
+class AdapterTrustSettings(Settings):
+    """How long a brain trusts what it has read of the adapter store. Both servers need the same values."""
+
+    # How long a newly activated version, or a removed one, may go unnoticed without a notice.
+    adapter_pointer_ttl_seconds: float = Field(default=2, ge=0)
+    # How long a brain that hears from neither store nor Valkey answers with the adapters that it holds.
+    adapter_outage_seconds: float = Field(default=60, ge=0)
+
+    @property
+    def adapter_trust_seconds(self) -> float:
+        """The longest that a brain answers with an adapter after its last word of the store or of Valkey."""
+        return max(self.adapter_pointer_ttl_seconds, self.adapter_outage_seconds)
+
+
 S = TypeVar("S", bound=Settings)
 
 

@@ -107,7 +107,7 @@ class StudentAdapters(Generic[C]):
     async def lease(self, student_id: str, version: int | None = None) -> AsyncIterator[HostAdapter[C]]:
         """Holds a student's adapter in memory.
 
-        While the store does not answer, the last known active version counts as active if it is in memory.
+        While the store does not answer, what it said last counts for a bounded time, if the adapter is in memory.
 
         Args:
             student_id: The student.
@@ -121,8 +121,7 @@ class StudentAdapters(Generic[C]):
         """
         async with AsyncExitStack() as stack:
             if version is not None:
-                ref = self._store.ref(student_id, version)
-                yield await stack.enter_async_context(self.host.lease(ref))
+                yield await self._lease_version(stack, self._store.ref(student_id, version))
             else:
                 yield await self._lease_active(stack, student_id)
 
@@ -162,6 +161,27 @@ class StudentAdapters(Generic[C]):
             raise StudentModelNotFound(student_id=student_id)
         return await self._lease_if_current(stack, fresh)
 
+    async def _lease_version(self, stack: AsyncExitStack, ref: AdapterRef) -> HostAdapter[C]:
+        """Holds a version that the request names, if the store has it still: its student may have been deleted."""
+        try:
+            identity = await self.pointers.identify(ref)
+        except ModelVersionNotFound:
+            self.host.evict(ref.student_id, version=ref.version)
+            raise
+        except AdapterStoreUnavailable:
+            last_known = self.pointers.last_known_version(ref)
+            if last_known is None or not self.host.holds(ref, sha256=last_known.sha256):
+                raise
+            identity = last_known
+        try:
+            return await stack.enter_async_context(self.host.lease(ref, sha256=identity.sha256))
+        except AdapterCorrupt:
+            # The version may have been deleted, and its number published again, since it was read.
+            fresh = await self.pointers.identify(ref, refresh=True)
+            if fresh == identity:
+                raise
+        return await stack.enter_async_context(self.host.lease(ref, sha256=fresh.sha256))
+
     async def _lease_if_current(self, stack: AsyncExitStack, active: ActiveAdapter) -> HostAdapter[C]:
         """Holds the active version; remembers it if it is outdated, so that later requests read nothing."""
         ref, identity = active.ref, LoadedAdapter(ref=active.ref, sha256=active.sha256)
@@ -188,6 +208,8 @@ class StudentAdapters(Generic[C]):
             if active is None or not self.host.holds(active.ref, sha256=active.sha256):
                 raise
         if active is None:
+            # Of a student who was deleted, nothing stays in memory.
+            self.host.evict(student_id)
             raise StudentModelNotFound(student_id=student_id)
         return active
 

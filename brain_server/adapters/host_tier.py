@@ -128,12 +128,21 @@ class HostTier(Generic[C]):
             for identity, resident in reversed(self._residents.items())
         ]
 
-    def evict(self, student_id: str) -> list[LoadedAdapter]:
-        """Drops a student's adapters and returns them. Later leases fetch again; the current ones are not affected."""
-        for ref, sha256 in [key for key in self._fetches if key[0].student_id == student_id]:
+    def evict(self, student_id: str, *, version: int | None = None) -> list[LoadedAdapter]:
+        """Drops a student's adapters and returns them. Later leases fetch again; the current ones are not affected.
+
+        Args:
+            student_id: The student.
+            version: The only version to drop; None for all of them.
+        """
+
+        def is_meant(ref: AdapterRef) -> bool:
+            return ref.student_id == student_id and version in (None, ref.version)
+
+        for ref, sha256 in [key for key in self._fetches if is_meant(key[0])]:
             # Callers that wait for it get it, but it does not stay in memory.
             del self._fetches[ref, sha256]
-        identities = [identity for identity in self._residents if identity.ref.student_id == student_id]
+        identities = [identity for identity in self._residents if is_meant(identity.ref)]
         for identity in identities:
             self._drop(identity)
         return identities

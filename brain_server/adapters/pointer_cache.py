@@ -1,41 +1,75 @@
-"""A cache of the students' pointers: which version is each student's active one.
+"""A cache of the store's answers: which version is each student's active one, and which versions exist.
 
-A cached pointer is valid until it expires or is reported to have moved; then the next request reads it again. While the
-store does not answer, the last known pointer still counts: a student whose adapter is in memory keeps it, rather than
-being answered by the base model. Availability goes before freshness here, as versions are immutable and an earlier one
-is still the student's own. Knows nothing of weights.
+An answer is valid until it expires or is reported to have changed; then the next request asks the store again. So a
+version that was removed, or whose student was deleted, answers nobody for longer than an answer's time to live.
+
+While the store does not answer, the last answer still counts: a student whose adapter is in memory keeps it, rather
+than being answered by the base model. It counts for as long as notices are heard, because a deletion would come with
+one, and for a bounded time after the last word of store or notices. Knows nothing of weights.
 """
 
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
+from brain_server.engine.contract import LoadedAdapter
 from mesh.adapters.pointer import ActiveAdapter
+from mesh.adapters.ref import AdapterRef
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AdapterStoreUnavailable
+from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
 
-# A pointer takes about 1 kB. The least recently used are dropped first; each costs one read when it is needed again.
-_MAX_POINTERS = 65_536
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+# An answer takes about 1 kB. The least recently used are dropped first; each costs one read when it is needed again.
+_MAX_ANSWERS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _CachedPointer:
-    active: ActiveAdapter | None
+class _StoreAnswer(Generic[T]):
+    value: T
     read_at: float
     stale: bool
 
 
-class ActivePointers:
-    """Reads pointers from the store, and caches them for a time to live."""
+class _Answers(OrderedDict[K, _StoreAnswer[T]]):
+    """Answers by what they are about; the least recently read comes first."""
 
-    def __init__(self, store: AdapterStore, *, ttl_seconds: float) -> None:
+    def put(self, key: K, answer: _StoreAnswer[T]) -> None:
+        latest = self.get(key)
+        # Of two concurrent reads, the one that began later counts, whichever ends later.
+        if latest is None or latest.read_at <= answer.read_at:
+            self[key] = answer
+        self.move_to_end(key)
+        while len(self) > _MAX_ANSWERS:
+            self.popitem(last=False)
+
+
+class ActivePointers:
+    """Reads pointers and versions from the store, and caches the answers for a time to live."""
+
+    def __init__(self, store: AdapterStore, *, ttl_seconds: float, outage_seconds: float) -> None:
+        """Starts with an empty cache.
+
+        Args:
+            store: Is asked.
+            ttl_seconds: How long an answer is valid.
+            outage_seconds: How long an answer counts while the store does not answer, since the last word of the store
+                or of the notices.
+        """
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._cached_pointers: OrderedDict[str, _CachedPointer] = OrderedDict()
+        self._outage_seconds = outage_seconds
+        self._pointers: _Answers[str, ActiveAdapter | None] = _Answers()
+        self._versions: _Answers[AdapterRef, LoadedAdapter] = _Answers()
         self._down_until = 0.0
-        # When any pointer, and when all of them, were last reported to have moved.
+        # When any answer, and when all of them, were last reported to have changed.
         self._stale_at = 0.0
         self._all_stale_at = 0.0
+        # When the notices were last heard, without a gap since `_all_stale_at`.
+        self._heard_at = 0.0
 
     async def resolve(self, student_id: str, *, refresh: bool = False) -> ActiveAdapter | None:
         """Returns the student's active version, or None if the student has none.
@@ -49,54 +83,99 @@ class ActivePointers:
                 down, not every caller waits for its timeouts.
             AdapterCorrupt: The pointer does not parse.
         """
+        return await self._ask(
+            self._pointers, student_id, lambda: self._store.resolve_active(student_id), refresh=refresh
+        )
+
+    async def identify(self, ref: AdapterRef, *, refresh: bool = False) -> LoadedAdapter:
+        """Returns the identity of a version that a request names.
+
+        Args:
+            ref: The version.
+            refresh: Whether to read the store even if the answer is cached.
+
+        Raises:
+            ModelVersionNotFound: The student has no such version, or no longer.
+            AdapterStoreUnavailable: As for `resolve`.
+            AdapterCorrupt: The version's manifest does not parse.
+        """
+
+        async def read() -> LoadedAdapter:
+            return LoadedAdapter(ref=ref, sha256=await self._store.read_sha256(ref))
+
+        try:
+            return await self._ask(self._versions, ref, read, refresh=refresh)
+        except ModelVersionNotFound:
+            self._versions.pop(ref, None)
+            raise
+
+    async def refresh(self, student_id: str, version: int | None) -> None:
+        """Reads the student's pointer again, and the version if one is named. Raises as the two methods above do."""
+        await self.resolve(student_id, refresh=True)
+        if version is not None:
+            await self.identify(self._store.ref(student_id, version), refresh=True)
+
+    def last_known(self, student_id: str) -> ActiveAdapter | None:
+        """Returns the active version by the last read, if that still counts during an outage; None if not."""
+        return self._last_value(self._pointers.get(student_id))
+
+    def last_known_version(self, ref: AdapterRef) -> LoadedAdapter | None:
+        """Returns the version's identity by the last read, if that still counts during an outage; None if not."""
+        return self._last_value(self._versions.get(ref))
+
+    def mark_stale(self, student_id: str) -> None:
+        """Makes the student's next request read the pointer again; the cached one stays the last known."""
+        self._stale_at = time.monotonic()
+        if (pointer := self._pointers.get(student_id)) is not None:
+            self._pointers[student_id] = replace(pointer, stale=True)
+
+    def mark_all_stale(self) -> None:
+        """Does the same for every student and every version, in constant time."""
+        self._all_stale_at = self._heard_at = time.monotonic()
+
+    def mark_heard(self) -> None:
+        """Notes that notices are heard: none was missed since `mark_all_stale` was called."""
+        self._heard_at = time.monotonic()
+
+    def forget(self, student_id: str) -> None:
+        """Removes all answers about a student from the cache."""
+        # A read that is under way may return what was there before.
+        self._stale_at = time.monotonic()
+        self._pointers.pop(student_id, None)
+        for ref in [ref for ref in self._versions if ref.student_id == student_id]:
+            del self._versions[ref]
+
+    async def _ask(self, answers: _Answers[K, T], key: K, read: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
+        """Returns the cached answer if it is valid, or else the store's, which it caches."""
         now = time.monotonic()
-        pointer = self._cached_pointers.get(student_id)
+        answer = answers.get(key)
         if not refresh:
-            if pointer is not None and self._is_valid(pointer, now):
-                return pointer.active
+            if answer is not None and self._is_valid(answer, now):
+                return answer.value
             if now < self._down_until:
                 raise AdapterStoreUnavailable(
                     "the adapter store did not answer a moment ago; try again in a few seconds"
                 )
         try:
-            active = await self._store.resolve_active(student_id)
+            value = await read()
         except AdapterStoreUnavailable:
             self._down_until = time.monotonic() + self._ttl_seconds
             raise
         self._down_until = 0.0
-        # A read during which some pointer moved may have returned the old one. That is right for this request, which
-        # began before, but not for the next.
-        self._put(student_id, _CachedPointer(active=active, read_at=now, stale=now <= self._stale_at))
-        return active
+        # A read during which something changed may have returned what was before. That is right for this request,
+        # which began before, but not for the next.
+        answers.put(key, _StoreAnswer(value=value, read_at=now, stale=now <= self._stale_at))
+        return value
 
-    def last_known(self, student_id: str) -> ActiveAdapter | None:
-        """Returns the active version by the last read, however old; None without one, or if the student had none."""
-        pointer = self._cached_pointers.get(student_id)
-        return None if pointer is None else pointer.active
+    def _is_valid(self, answer: _StoreAnswer[T], now: float) -> bool:
+        fresh = now - answer.read_at < self._ttl_seconds
+        return fresh and not answer.stale and self._is_since_gap(answer)
 
-    def mark_stale(self, student_id: str) -> None:
-        """Makes the student's next request read the pointer again; the cached one stays the last known."""
-        self._stale_at = time.monotonic()
-        if (pointer := self._cached_pointers.get(student_id)) is not None:
-            self._cached_pointers[student_id] = replace(pointer, stale=True)
+    def _last_value(self, answer: _StoreAnswer[T] | None) -> T | None:
+        if answer is None:
+            return None
+        confirmed_at = max(answer.read_at, self._heard_at) if self._is_since_gap(answer) else answer.read_at
+        return answer.value if time.monotonic() - confirmed_at < self._outage_seconds else None
 
-    def mark_all_stale(self) -> None:
-        """Does the same for every student, in constant time."""
-        self._all_stale_at = time.monotonic()
-
-    def forget(self, student_id: str) -> None:
-        """Removes a student's pointer from the cache."""
-        self._cached_pointers.pop(student_id, None)
-
-    def _is_valid(self, pointer: _CachedPointer, now: float) -> bool:
-        fresh = now - pointer.read_at < self._ttl_seconds
-        return fresh and not pointer.stale and pointer.read_at > self._all_stale_at
-
-    def _put(self, student_id: str, pointer: _CachedPointer) -> None:
-        latest = self._cached_pointers.get(student_id)
-        # Of two concurrent reads, the one that began later counts, whichever ends later.
-        if latest is None or latest.read_at <= pointer.read_at:
-            self._cached_pointers[student_id] = pointer
-        self._cached_pointers.move_to_end(student_id)
-        while len(self._cached_pointers) > _MAX_POINTERS:
-            self._cached_pointers.popitem(last=False)
+    def _is_since_gap(self, answer: _StoreAnswer[T]) -> bool:
+        return answer.read_at > self._all_stale_at

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from mesh.settings import BaseModelSettings
+from mesh.settings import AdapterTrustSettings, BaseModelSettings
 
 
-class EngineSettings(BaseModelSettings):
+class EngineSettings(BaseModelSettings, AdapterTrustSettings):
     """Which base model answers, and how much work and memory the engine may take on."""
 
     # Where replies are computed: by torch in this process, or by a vLLM server beside it.
@@ -41,8 +41,6 @@ class EngineSettings(BaseModelSettings):
     adapter_target_modules: Annotated[tuple[str, ...], NoDecode] = ("q_proj", "v_proj")
     # A step of the batch takes less than a second. Health reports a stall when one takes longer than this.
     stall_seconds: float = Field(default=30, gt=0)
-    # How long a newly activated version may go unnoticed without a notice. Cloning warms what it publishes.
-    adapter_pointer_ttl_seconds: float = Field(default=2, ge=0)
     # Adapters kept in host memory: about 280 of the default base model's 1.8 MB, or ten of a 7B model's 50 MB.
     adapter_host_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
 

@@ -135,6 +135,11 @@ class Batch:
         self._has_work.set()
         return evicted_adapters
 
+    def discard(self, adapter: HostAdapter[SlotWeights]) -> None:
+        """Drops an adapter that left host memory from its slot too, which is wiped before the next token."""
+        self.slots.drop(adapter.identity)
+        self._has_work.set()
+
     async def close(self) -> None:
         """Ends all sequences, and returns once the torch thread is idle."""
         self._loop.cancel()

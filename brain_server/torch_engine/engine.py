@@ -64,11 +64,16 @@ class TorchEngine:
     """An `Engine` on torch. Create it with `open`.
 
     Attributes:
-        pointers: The cache of the students' active versions. On news of another version, call its `mark_stale`.
+        pointers: The cache of the students' active versions. On news of another version, call its `mark_stale`; on news
+            of a deleted student, call `forget`.
     """
 
     def __init__(self, settings: EngineSettings, *, store: AdapterStore) -> None:
-        self.pointers = ActivePointers(store, ttl_seconds=settings.adapter_pointer_ttl_seconds)
+        self.pointers = ActivePointers(
+            store,
+            ttl_seconds=settings.adapter_pointer_ttl_seconds,
+            outage_seconds=settings.adapter_outage_seconds,
+        )
         self._settings = settings
         self._store = store
         self._auto_device = pick_device()
@@ -177,7 +182,7 @@ class TorchEngine:
         async with AsyncExitStack() as stack:
             allowance = stack.enter_context(self._admission.own_place())
             started_at = time.monotonic()
-            await self.pointers.resolve(student_id, refresh=True)
+            await self.pointers.refresh(student_id, version)
             adapter = await stack.enter_async_context(loaded.adapters.lease(student_id, version))
             leased_at = time.monotonic()
             probe = loaded.model.reply(loaded.model.encode(PROBE), serving=PROBE_SERVING)
@@ -200,10 +205,16 @@ class TorchEngine:
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         """See `Engine.evict`."""
-        loaded = self._require_loaded()
+        self._require_loaded()
+        return self.forget(student_id)
+
+    def forget(self, student_id: str) -> Sequence[LoadedAdapter]:
+        """Does what `evict` does, at once and also before the base model is loaded."""
         self.pointers.forget(student_id)
-        in_host = loaded.adapters.evict(student_id)
-        in_slots = loaded.batch.evict(student_id)
+        if self._loaded is None:
+            return []
+        in_host = self._loaded.adapters.evict(student_id)
+        in_slots = self._loaded.batch.evict(student_id)
         return list(dict.fromkeys([*in_host, *in_slots]))
 
     @property
@@ -267,6 +278,7 @@ class TorchEngine:
             base_digest=model.base.digest,
             pointers=self.pointers,
             prepare=partial(self._prepare, model),
+            discard=batch.discard,
             host_bytes=settings.adapter_host_bytes,
         )
         decoder = TorchReplyDecoder(model, batch, prompt_thread=self._prompt_thread)

@@ -72,10 +72,14 @@ class Slots:
         """Drops a student's adapters, so that no later lease gets them. Returns the dropped adapters."""
         evicted_adapters = [identity for identity in self._resident if identity.ref.student_id == student_id]
         for identity in evicted_adapters:
-            lease = self._resident.pop(identity)
-            if lease.lease_count == 0:
-                self._free_slot(lease)
+            self.drop(identity)
         return evicted_adapters
+
+    def drop(self, identity: LoadedAdapter) -> None:
+        """Drops one adapter, if it has a slot, so that no later lease gets it."""
+        lease = self._resident.pop(identity, None)
+        if lease is not None and lease.lease_count == 0:
+            self._free_slot(lease)
 
     def clear(self) -> None:
         """Drops all adapters and wipes all slots, for when their content is unknown. No lease may be left."""

@@ -63,11 +63,16 @@ class VllmEngine:
     """An `Engine` on vLLM. Create it with `open`.
 
     Attributes:
-        pointers: Each student's active version. Call its `mark_stale` when a version was activated.
+        pointers: Each student's active version. Call its `mark_stale` when a version was activated, and `forget` when
+            a student was deleted.
     """
 
     def __init__(self, settings: EngineSettings, *, store: AdapterStore, client: VllmClient) -> None:
-        self.pointers = ActivePointers(store, ttl_seconds=settings.adapter_pointer_ttl_seconds)
+        self.pointers = ActivePointers(
+            store,
+            ttl_seconds=settings.adapter_pointer_ttl_seconds,
+            outage_seconds=settings.adapter_outage_seconds,
+        )
         self._settings = settings
         self._store = store
         self._client = client
@@ -164,7 +169,7 @@ class VllmEngine:
             stack.enter_context(self._noticing_outages())
             allowance = stack.enter_context(self._admission.own_place())
             arrived_at = time.monotonic()
-            await self.pointers.resolve(student_id, refresh=True)
+            await self.pointers.refresh(student_id, version)
             adapter = await stack.enter_async_context(parts.adapters.lease(student_id, version))
             leased_at = time.monotonic()
             prompt = await decoder.encode(PROBE, allowance)
@@ -187,10 +192,14 @@ class VllmEngine:
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         """See `Engine.evict`. Returns once vLLM has unloaded the adapters that nobody used."""
         parts, _ = self._require_ready()
-        self.pointers.forget(student_id)
-        evicted_adapters = parts.adapters.evict(student_id)
+        evicted_adapters = self.forget(student_id)
         await parts.folders.settle()
         return evicted_adapters
+
+    def forget(self, student_id: str) -> Sequence[LoadedAdapter]:
+        """Has no later request use a student's adapters, at once; vLLM unloads them soon after."""
+        self.pointers.forget(student_id)
+        return [] if self._parts is None else self._parts.adapters.evict(student_id)
 
     @contextmanager
     def _noticing_outages(self) -> Iterator[None]:

@@ -144,7 +144,7 @@ def activated_from(activation: Activation) -> pb.ActivateStudentModelResponse:
 
 def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
     """Converts a receipt: what was removed where."""
-    clones, models, adapters = receipt.clones, receipt.models, receipt.evicted_adapters
+    clones, models = receipt.clones, receipt.models
     return student_pb.DeleteStudentResponse(
         student_id=receipt.student_id,
         delete_time=timestamp_from(receipt.erased_time),
@@ -152,8 +152,19 @@ def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
             clones=clones.clones, cancelled=receipt.cancelled_clones, request_ids=clones.request_ids
         ),
         models=student_pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
-        brain=student_pb.EvictedAdapters(reached=adapters is not None, adapters=adapters or 0),
+        brain=_evicted_from(receipt),
         alerts=receipt.alerts,
+    )
+
+
+def _evicted_from(receipt: Receipt) -> student_pb.EvictedAdapters:
+    brains = receipt.informed_brains
+    return student_pb.EvictedAdapters(
+        reached=receipt.evicted_adapters is not None,
+        adapters=(receipt.evicted_adapters or 0) + (brains.adapters if brains else 0),
+        listening=brains.listening if brains else None,
+        confirmed=brains.confirmed if brains else None,
+        forget_time=timestamp_from(receipt.forgotten_time) if receipt.forgotten_time else None,
     )
 
 

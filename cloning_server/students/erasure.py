@@ -1,20 +1,22 @@
 """Erasing a student: removes everything that AIVO stores about them. It may be interrupted anywhere and repeated.
 
 The order matters. Clones are cancelled first, so that nothing new is made. Then the versions go, then the clone
-records: while any version is left, the records still lead to the student. The brain's memory comes last, because the
-brain could load again what is still stored.
+records: while any version is left, the records still lead to the student. The memory of the brains comes last, because
+a brain could load again what is still stored: one brain is called, and all that listen get a notice. A brain that
+neither reaches finds out when it next asks the adapter store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cloning_server.clone import CloneState
 from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.running.brain import Brain
+from mesh.adapters.notices import InformedBrains
 from mesh.adapters.store import AdapterStore, RemovedAdapters
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AdapterCorrupt, BrainUnavailable, CloneNotFound
@@ -33,7 +35,9 @@ class Receipt:
         cancelled_clones: How many of the clones it cancelled.
         models: What it removed from the adapter store.
         alerts: How many safety alerts it removed.
-        evicted_adapters: How many adapters the brain dropped from memory; None if the brain did not answer.
+        evicted_adapters: How many adapters the brain that was called dropped from memory; None if it did not answer.
+        informed_brains: Which brains a notice reached; None if it could not be sent.
+        forgotten_time: When the last brain has forgotten the student at the latest; None if no notice was sent.
     """
 
     student_id: str
@@ -43,6 +47,8 @@ class Receipt:
     models: RemovedAdapters
     alerts: int
     evicted_adapters: int | None
+    informed_brains: InformedBrains | None
+    forgotten_time: datetime | None
 
 
 @dataclass(slots=True)
@@ -63,14 +69,27 @@ class Erasure:
         adapters: Holds their versions.
         alerts: Holds the safety alerts about them.
         brain: Holds their adapters in memory.
+        inform_brains: Tells all brains that a student was deleted, as `mesh.adapters.notices.announce_deletion` does.
+        trust_seconds: How long a brain answers from memory that hears from neither the adapter store nor the notices.
     """
 
-    def __init__(self, store: CloneStore, *, adapters: AdapterStore, alerts: AlertStore, brain: Brain) -> None:
+    def __init__(
+        self,
+        store: CloneStore,
+        *,
+        adapters: AdapterStore,
+        alerts: AlertStore,
+        brain: Brain,
+        inform_brains: Callable[[str], Awaitable[InformedBrains | None]],
+        trust_seconds: float,
+    ) -> None:
         self._store = store
         self._changes = CloneChanges(store)
         self._adapters = adapters
         self._alerts = alerts
         self._brain = brain
+        self._inform_brains = inform_brains
+        self._trust = timedelta(seconds=trust_seconds)
 
     async def erase(self, student_id: str) -> Receipt:
         """Removes everything about a student. It succeeds also if there is nothing.
@@ -102,6 +121,7 @@ class Erasure:
         await self._remove(student_id, lane, removal)
         if removal.clones is None:
             await self._evict(student_id)
+            await self._inform_brains(student_id)
             return None
         return await self._receipt(student_id, removal, removal.clones)
 
@@ -120,20 +140,27 @@ class Erasure:
 
     async def _receipt(self, student_id: str, removal: "_Removal", clones: ErasedRecords) -> Receipt:
         evicted_adapters = await self._evict(student_id)
+        informed_brains = await self._inform_brains(student_id)
         _log.info(
             "student_erased",
             clones=clones.clones,
             versions=removal.models.versions,
             brain_reached=evicted_adapters is not None,
+            brains_listening=informed_brains and informed_brains.listening,
+            brains_confirmed=informed_brains and informed_brains.confirmed,
         )
+        # After the notice: a brain that missed it may have heard Valkey until then.
+        erased_time = datetime.now(UTC)
         return Receipt(
             student_id=student_id,
-            erased_time=datetime.now(UTC),
+            erased_time=erased_time,
             clones=clones,
             cancelled_clones=removal.cancelled_clones,
             models=removal.models,
             alerts=removal.alerts,
             evicted_adapters=evicted_adapters,
+            informed_brains=informed_brains,
+            forgotten_time=erased_time + self._trust if informed_brains else None,
         )
 
     async def _cancel(self, clone_ids: Sequence[str]) -> int:

@@ -182,6 +182,16 @@ class AdapterStore:
         with adapter_errors_name(student_id, version):
             return await self._reading.read_manifest(self.ref(student_id, version))
 
+    async def read_sha256(self, ref: AdapterRef) -> str:
+        """Returns the identity of a version's weights, in one read: the cheapest proof that the version exists.
+
+        Raises:
+            ModelVersionNotFound: The student has no such version.
+            AdapterCorrupt: The version's manifest does not parse.
+        """
+        with adapter_errors_name(ref.student_id, ref.version):
+            return (await self._documents.read_manifest(ref)).sha256
+
     async def list_versions(self, student_id: str) -> list[Manifest]:
         """Returns the manifests of all versions, oldest first; skips and logs those that do not parse."""
         return await self._reading.list_versions(student_id)

@@ -117,7 +117,15 @@ async def test_a_clone_that_completes_has_told_the_brains_of_its_version(cloning
     moved: asyncio.Queue[str] = asyncio.Queue()
     listens = asyncio.Event()
     url, tenant = cloning.settings.redis_url, cloning.settings.tenant
-    async with Listener(url, tenant=tenant, on_moved=moved.put_nowait, on_gap=listens.set), cloning.serve() as stub:
+    listener = Listener(
+        url,
+        tenant=tenant,
+        on_moved=moved.put_nowait,
+        on_deleted=lambda _student_id: 0,
+        on_gap=listens.set,
+        on_heard=lambda: None,
+    )
+    async with listener, cloning.serve() as stub:
         await listens.wait()
         await until(stub, (await stub.StartClone(order())).clone_id, "completed")
 

@@ -76,8 +76,10 @@ async def parse_weights(stored_adapter: StoredAdapter) -> Mapping[str, Tensor]:
 Adapters = StudentAdapters[Mapping[str, Tensor]]
 
 
-def adapters_of(store: AdapterStore, *, ttl: float = 0, host_bytes: int = 1 << 30) -> Adapters:
-    pointers = ActivePointers(store, ttl_seconds=ttl)
+def adapters_of(
+    store: AdapterStore, *, ttl: float = 0, outage: float = HOUR_SECONDS, host_bytes: int = 1 << 30
+) -> Adapters:
+    pointers = ActivePointers(store, ttl_seconds=ttl, outage_seconds=outage)
     return StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=parse_weights, host_bytes=host_bytes)
 
 
@@ -274,6 +276,63 @@ async def test_an_evicted_adapter_serves_its_holder_and_is_fetched_again_for_oth
     assert len(adapters.host.residencies()) == 1
 
 
+async def test_a_version_that_a_request_names_is_asked_for_again_once_what_was_read_has_expired(
+    store: AdapterStore, student: str
+) -> None:
+    await publish_random(store, student)
+    patient, strict = adapters_of(store, ttl=HOUR_SECONDS), adapters_of(store)
+    for adapters in (patient, strict):
+        assert (await choose(adapters, request_of(student, version=1))).adapter is not None
+    await store.delete_student(student)
+
+    assert (await choose(patient, request_of(student, version=1))).adapter is not None, "within the time to live"
+    with pytest.raises(ModelVersionNotFound):
+        await choose(strict, request_of(student, version=1))
+    assert strict.host.residencies() == []
+    patient.pointers.forget(student)
+    with pytest.raises(ModelVersionNotFound):
+        await choose(patient, request_of(student, version=1))
+    assert patient.host.residencies() == []
+
+
+async def test_a_named_version_that_was_published_again_answers_with_the_new_bytes(
+    store: AdapterStore, student: str
+) -> None:
+    await publish_random(store, student, seed=1)
+    adapters = adapters_of(store)
+    await choose(adapters, request_of(student, version=1))
+    await store.delete_student(student)
+    republished = await publish_random(store, student, seed=2)
+    choice = await choose(adapters, request_of(student, version=1))
+    assert choice.adapter is not None
+    assert choice.adapter.identity.sha256 == republished.sha256
+
+
+async def test_a_named_version_that_was_published_again_is_found_also_before_what_was_read_expires(
+    store: AdapterStore, student: str
+) -> None:
+    await publish_random(store, student, seed=1)
+    adapters = adapters_of(store, ttl=HOUR_SECONDS)
+    await choose(adapters, request_of(student, version=1))
+    await store.delete_student(student)
+    republished = await publish_random(store, student, seed=2)
+    adapters.host.evict(student)
+    choice = await choose(adapters, request_of(student, version=1))
+    assert choice.adapter is not None
+    assert choice.adapter.identity.sha256 == republished.sha256
+
+
+async def test_a_deleted_student_leaves_memory_when_the_pointer_is_read_again(
+    store: AdapterStore, student: str
+) -> None:
+    await publish_random(store, student)
+    adapters = adapters_of(store)
+    await choose(adapters, request_of(student))
+    await store.delete_student(student)
+    assert (await choose(adapters, request_of(student))).fallback is Fallback.NO_STUDENT_MODEL
+    assert adapters.host.residencies() == []
+
+
 class TestAnOutage:
     """The store fails while a brain runs, and recovers."""
 
@@ -307,6 +366,21 @@ class TestAnOutage:
             await endpoint.part.start()
             recovered = await _until_adapter(adapters, "stranger")
             assert recovered.adapter is not None
+
+    async def test_an_adapter_in_memory_answers_for_a_bounded_time_alone(
+        self, endpoint: S3Endpoint, bucket: str
+    ) -> None:
+        async with _blobs(endpoint, bucket) as blobs:
+            store = AdapterStore(blobs)
+            await publish_random(store, "resident")
+            adapters = adapters_of(store, outage=0)
+            for version in (None, 1):
+                assert (await choose(adapters, request_of("resident", version=version))).adapter is not None
+            await endpoint.part.kill()
+
+            assert (await choose(adapters, request_of("resident"))).fallback is Fallback.ADAPTER_STORE_UNAVAILABLE
+            with pytest.raises(AdapterStoreUnavailable):
+                await choose(adapters, request_of("resident", version=1))
 
     async def test_not_every_caller_waits_for_a_store_that_is_down(self, endpoint: S3Endpoint, bucket: str) -> None:
         async with _blobs(endpoint, bucket) as blobs:

@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis.asyncio import Redis
 
 from brain_server.adapters.pointer_cache import ActivePointers
+from brain_server.engine.contract import LoadedAdapter
 from mesh.adapters.blobs import Blob
 from mesh.adapters.notices import Listener, announce
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AdapterStoreUnavailable
+from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
 from testing.adapters import publish
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
 from tests.mesh.adapters.conftest import recipe, weights
@@ -45,7 +47,7 @@ class PointerListener:
     """The pointers of a brain that listens for notices, and a way to wait for a notice."""
 
     def __init__(self, store: AdapterStore) -> None:
-        self.pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
+        self.pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS)
         self._notice_received = asyncio.Event()
         self._listening_started = asyncio.Event()
 
@@ -59,7 +61,15 @@ class PointerListener:
             self.pointers.mark_all_stale()
             self._listening_started.set()
 
-        async with Listener(endpoint.url, tenant=tenant, on_moved=on_moved, on_gap=on_gap):
+        listener = Listener(
+            endpoint.url,
+            tenant=tenant,
+            on_moved=on_moved,
+            on_deleted=lambda _student_id: 0,
+            on_gap=on_gap,
+            on_heard=self.pointers.mark_heard,
+        )
+        async with listener:
             await self.wait_listening()
             yield
 
@@ -149,7 +159,9 @@ async def test_a_read_during_which_the_pointer_moved_is_not_cached(
 ) -> None:
     first = await publish_version(silent_store, "ada", 1)
     async with LateBlobs(s3_endpoint, bucket=bucket) as late:
-        pointers = ActivePointers(AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS)
+        pointers = ActivePointers(
+            AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS
+        )
         early = asyncio.create_task(pointers.resolve("ada"))
         await _wait_for(late.has_read)
         second = await publish_version(silent_store, "ada", 2)
@@ -169,7 +181,7 @@ async def test_a_stale_pointer_is_still_the_last_known_while_the_store_is_down(t
         S3Blobs(bucket=bucket, endpoint_url=endpoint.url, create_bucket=True) as blobs,
     ):
         store = AdapterStore(blobs)
-        pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS)
+        pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS)
         first = await publish_version(store, "ada", 1)
         assert await pointers.resolve("ada") == first
         await endpoint.part.stop()
@@ -179,3 +191,52 @@ async def test_a_stale_pointer_is_still_the_last_known_while_the_store_is_down(t
         with pytest.raises(AdapterStoreUnavailable):
             await pointers.resolve("ada")
         assert pointers.last_known("ada") == first
+
+
+async def test_what_the_store_said_last_counts_for_a_bounded_time_or_as_long_as_notices_are_heard(
+    silent_store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    # The module's clock alone: asyncio needs its own.
+    monkeypatch.setattr("brain_server.adapters.pointer_cache.time", SimpleNamespace(monotonic=lambda: now))
+    first = await publish_version(silent_store, "ada", 1)
+    pointers = ActivePointers(silent_store, ttl_seconds=2, outage_seconds=60)
+    assert await pointers.resolve("ada") == first
+    identity = await pointers.identify(first.ref)
+
+    def last_known() -> tuple[ActiveAdapter | None, LoadedAdapter | None]:
+        return pointers.last_known("ada"), pointers.last_known_version(first.ref)
+
+    now += 59
+    assert last_known() == (first, identity)
+    now += 1
+    assert last_known() == (None, None)
+    pointers.mark_heard()
+    assert last_known() == (first, identity), "a deletion would have been heard"
+    now += 59
+    assert last_known() == (first, identity)
+    pointers.mark_all_stale()
+    pointers.mark_heard()
+    assert last_known() == (None, None), "a deletion may have been missed before it listened again"
+
+
+async def test_a_read_during_which_the_student_was_deleted_is_not_cached(
+    silent_store: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str
+) -> None:
+    first = await publish_version(silent_store, "ada", 1)
+    async with LateBlobs(s3_endpoint, bucket=bucket) as late:
+        pointers = ActivePointers(
+            AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS
+        )
+        pointer_read = asyncio.create_task(pointers.resolve("ada"))
+        await _wait_for(late.has_read)
+        version_read = asyncio.create_task(pointers.identify(first.ref))
+        await _wait_for(late.has_read)
+        await silent_store.delete_student("ada")
+        pointers.forget("ada")
+        late.arrives.set()
+        await asyncio.gather(pointer_read, version_read)
+
+        assert await pointers.resolve("ada") is None
+        with pytest.raises(ModelVersionNotFound):
+            await pointers.identify(first.ref)

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import Housekeeping
+from mesh.adapters.notices import announce_deletion
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.alerts.alert import NewFinding
@@ -234,7 +236,9 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert receipt.models.versions == 2
     assert receipt.models.objects >= 2 * 2 + 1, "weights and manifests of both, and the pointer"
     assert receipt.models.bytes > 0
-    assert receipt.brain == student_pb.EvictedAdapters(reached=True, adapters=2)
+    assert (receipt.brain.reached, receipt.brain.adapters) == (True, 2)
+    assert (receipt.brain.HasField("listening"), receipt.brain.listening) == (True, 0), "the scripted brain is deaf"
+    assert receipt.brain.forget_time.seconds >= receipt.delete_time.seconds
     assert cloning.brain.evicted_students == [STUDENT]
 
     await cloning.trainer.cut_off.wait()
@@ -354,7 +358,14 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
         await cloning.redis.zadd(students, {"old": long_ago.timestamp() * 1000})
         async with open_channel(cloning.brain.address) as channel:
             alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
-            erasure = Erasure(clones, adapters=adapters, alerts=alerts, brain=GrpcBrain(channel))
+            erasure = Erasure(
+                clones,
+                adapters=adapters,
+                alerts=alerts,
+                brain=GrpcBrain(channel),
+                inform_brains=partial(announce_deletion, cloning.redis, tenant=cloning.settings.tenant),
+                trust_seconds=60,
+            )
             await Housekeeping(
                 clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
             ).clean_up()

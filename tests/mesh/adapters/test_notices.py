@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from mesh.adapters import notices
-from mesh.adapters.notices import Listener, announce, channel_of
+from mesh.adapters.notices import InformedBrains, Listener, announce, announce_deletion, channel_of
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.s3 import S3Blobs
@@ -25,14 +25,26 @@ WAIT_SECONDS = 20
 
 
 class Inbox:
-    """What a listener receives: students, and None for a gap."""
+    """What a listener receives: students, and None for a gap; deleted students with a dash before them.
+
+    Attributes:
+        heard: Is set each time that Redis is heard.
+    """
 
     def __init__(self) -> None:
+        self.heard = asyncio.Event()
         self._received: asyncio.Queue[str | None] = asyncio.Queue()
 
     def listener(self, endpoint: RedisEndpoint, *, tenant: str) -> Listener:
         put = self._received.put_nowait
-        return Listener(endpoint.url, tenant=tenant, on_moved=put, on_gap=partial(put, None))
+        return Listener(
+            endpoint.url,
+            tenant=tenant,
+            on_moved=put,
+            on_deleted=self._delete,
+            on_gap=partial(put, None),
+            on_heard=self.heard.set,
+        )
 
     async def next(self) -> str | None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -41,6 +53,10 @@ class Inbox:
     @property
     def empty(self) -> bool:
         return self._received.empty()
+
+    def _delete(self, student_id: str) -> int:
+        self._received.put_nowait(f"-{student_id}")
+        return len(student_id)
 
 
 @pytest.fixture
@@ -102,6 +118,9 @@ async def test_a_notice_says_version_and_identity_and_nothing_else(redis: Redis,
         b'{"student_id": "ada", "version": 1, "sha256": "short"}',
         b'{"student_id": "../ada", "version": 1, "sha256": "%s"}' % SHA256.encode(),
         b'{"student_id": "ada", "version": 1, "sha256": "%s", "prompt": "secret"}' % SHA256.encode(),
+        b'{"deleted_student_id": "ada"}',
+        b'{"deleted_student_id": "../ada", "deletion_id": "%s"}' % (b"ab" * 16),
+        b'{"deleted_student_id": "ada", "deletion_id": "another:key"}',
     ],
 )
 async def test_a_malformed_notice_does_nothing_and_is_logged_once_without_what_it_said(
@@ -116,6 +135,53 @@ async def test_a_malformed_notice_does_nothing_and_is_logged_once_without_what_i
             assert await inbox.next() == "bob"
 
     assert logs == [{"event": "pointer_notice_malformed", "log_level": "warning"}]
+
+
+async def test_all_brains_that_listen_are_told_of_a_deletion_and_counted_once_they_have_forgotten(
+    redis: Redis, redis_endpoint: RedisEndpoint, inbox: Inbox, tenant: str
+) -> None:
+    assert await announce_deletion(redis, "ada", tenant=tenant) == InformedBrains(listening=0, confirmed=0, adapters=0)
+    second = Inbox()
+    async with inbox.listener(redis_endpoint, tenant=tenant), second.listener(redis_endpoint, tenant=tenant):
+        assert (await inbox.next(), await second.next()) == (None, None)
+
+        informed = await announce_deletion(redis, "ada", tenant=tenant)
+
+        assert informed == InformedBrains(listening=2, confirmed=2, adapters=2 * len("ada"))
+        assert (await inbox.next(), await second.next()) == ("-ada", "-ada")
+    keys = [key async for key in redis.scan_iter(f"*{tenant}*")]
+    assert [await redis.ttl(key) > 0 for key in keys] == [True], "the answers expire by themselves"
+    assert b"ada" not in b"".join(keys)
+
+
+async def test_a_brain_that_does_not_answer_a_deletion_is_told_of_and_not_counted_as_forgetting(
+    redis: Redis, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "FORGET_SECONDS", 0.2)
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(channel_of(tenant))
+        assert await pubsub.get_message(timeout=WAIT_SECONDS) is None, "the subscription stands"
+        informed = await announce_deletion(redis, "ada", tenant=tenant)
+    assert informed == InformedBrains(listening=1, confirmed=0, adapters=0)
+
+
+async def test_a_deletion_that_can_not_be_told_is_logged(own_redis: RedisEndpoint, tenant: str) -> None:
+    await own_redis.part.stop()
+    with capture_logs() as logs:
+        async with Redis.from_url(own_redis.url) as redis:
+            assert await announce_deletion(redis, "ada", tenant=tenant) is None
+    assert [line["event"] for line in logs] == ["deletion_notice_unsent"]
+
+
+async def test_a_listener_knows_that_it_hears_also_while_nobody_says_anything(
+    redis_endpoint: RedisEndpoint, inbox: Inbox, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "SILENCE_SECONDS", 0.1)
+    async with inbox.listener(redis_endpoint, tenant=tenant), asyncio.timeout(WAIT_SECONDS):
+        assert await inbox.next() is None
+        for _ in range(3):
+            inbox.heard.clear()
+            await inbox.heard.wait()
 
 
 async def test_a_listener_comes_back_after_an_outage_tells_of_the_gap_and_logs_it_once(

@@ -29,7 +29,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/student_service.proto\x12\x0f\x61ivo.cloning.v1\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\x14\x44\x65leteStudentRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\xfb\x01\n\x15\x44\x65leteStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06\x63lones\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedClones\x12-\n\x06models\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedModels\x12/\n\x05\x62rain\x18\x05 \x01(\x0b\x32 .aivo.cloning.v1.EvictedAdapters\x12\x0e\n\x06\x61lerts\x18\x06 \x01(\r\"F\n\x0c\x45rasedClones\x12\x0e\n\x06\x63lones\x18\x01 \x01(\r\x12\x11\n\tcancelled\x18\x02 \x01(\r\x12\x13\n\x0brequest_ids\x18\x03 \x01(\r\"@\n\x0c\x45rasedModels\x12\x10\n\x08versions\x18\x01 \x01(\r\x12\x0f\n\x07objects\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x01\"4\n\x0f\x45victedAdapters\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x02 \x01(\r2\x94\x01\n\x0eStudentService\x12\x81\x01\n\rDeleteStudent\x12%.aivo.cloning.v1.DeleteStudentRequest\x1a&.aivo.cloning.v1.DeleteStudentResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/students/{student_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/student_service.proto\x12\x0f\x61ivo.cloning.v1\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\x14\x44\x65leteStudentRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\xfb\x01\n\x15\x44\x65leteStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06\x63lones\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedClones\x12-\n\x06models\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedModels\x12/\n\x05\x62rain\x18\x05 \x01(\x0b\x32 .aivo.cloning.v1.EvictedAdapters\x12\x0e\n\x06\x61lerts\x18\x06 \x01(\r\"F\n\x0c\x45rasedClones\x12\x0e\n\x06\x63lones\x18\x01 \x01(\r\x12\x11\n\tcancelled\x18\x02 \x01(\r\x12\x13\n\x0brequest_ids\x18\x03 \x01(\r\"@\n\x0c\x45rasedModels\x12\x10\n\x08versions\x18\x01 \x01(\r\x12\x0f\n\x07objects\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x01\"\xb1\x01\n\x0f\x45victedAdapters\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x02 \x01(\r\x12\x16\n\tlistening\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tconfirmed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12/\n\x0b\x66orget_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_listeningB\x0c\n\n_confirmed2\x94\x01\n\x0eStudentService\x12\x81\x01\n\rDeleteStudent\x12%.aivo.cloning.v1.DeleteStudentRequest\x1a&.aivo.cloning.v1.DeleteStudentResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/students/{student_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,8 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASEDCLONES']._serialized_end=592
   _globals['_ERASEDMODELS']._serialized_start=594
   _globals['_ERASEDMODELS']._serialized_end=658
-  _globals['_EVICTEDADAPTERS']._serialized_start=660
-  _globals['_EVICTEDADAPTERS']._serialized_end=712
-  _globals['_STUDENTSERVICE']._serialized_start=715
-  _globals['_STUDENTSERVICE']._serialized_end=863
+  _globals['_EVICTEDADAPTERS']._serialized_start=661
+  _globals['_EVICTEDADAPTERS']._serialized_end=838
+  _globals['_STUDENTSERVICE']._serialized_start=841
+  _globals['_STUDENTSERVICE']._serialized_end=989
 # @@protoc_insertion_point(module_scope)

@@ -69,7 +69,7 @@ class DeleteStudentResponse(_message.Message):
 
     @_builtins.property
     def brain(self) -> Global___EvictedAdapters:
-        """What left the brain's memory."""
+        """What left the memory of the brains."""
 
     def __init__(
         self,
@@ -151,26 +151,57 @@ Global___ErasedModels: _TypeAlias = ErasedModels  # noqa: Y015
 
 @_typing.final
 class EvictedAdapters(_message.Message):
-    """What left the brain's memory."""
+    """What left the memory of the brains, and when the last of them forgets the student.
+
+    A deletion calls one brain, and sends a notice to all that listen for them (`REDIS_URL`). A brain that neither reaches
+    finds out when what it has read of the adapter store expires, after `ADAPTER_POINTER_TTL_SECONDS`. A reply that has
+    begun is finished.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REACHED_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    LISTENING_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    FORGET_TIME_FIELD_NUMBER: _builtins.int
     reached: _builtins.bool
-    """Whether the brain was reached. If not, repeat the call: the brain answers with none of it, but may still hold it."""
+    """Whether the brain that was called answered."""
     adapters: _builtins.int
-    """Adapters that left, or will with the reply that uses them."""
+    """Adapters that left, or will with the reply that uses them; of all brains that answered."""
+    listening: _builtins.int
+    """Brains that listened when the notice was sent. Unset: it could not be sent; repeat the call."""
+    confirmed: _builtins.int
+    """Of these, the brains that have forgotten the student. Fewer than `listening`: repeat the call, or wait until
+    `forget_time`.
+    """
+    @_builtins.property
+    def forget_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last brain has forgotten the student, whatever it hears: later, no request is answered with an adapter of
+        theirs. A brain that hears from neither the adapter store nor Valkey takes that long (`ADAPTER_OUTAGE_SECONDS`).
+        Unset if the notice could not be sent.
+        """
+
     def __init__(
         self,
         *,
         reached: _builtins.bool = ...,
         adapters: _builtins.int = ...,
+        listening: _builtins.int | None = ...,
+        confirmed: _builtins.int | None = ...,
+        forget_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmed", b"_confirmed", "_listening", b"_listening", "confirmed", b"confirmed", "forget_time", b"forget_time", "listening", b"listening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "reached", b"reached"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmed", b"_confirmed", "_listening", b"_listening", "adapters", b"adapters", "confirmed", b"confirmed", "forget_time", b"forget_time", "listening", b"listening", "reached", b"reached"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__confirmed: _TypeAlias = _typing.Literal["confirmed"]  # noqa: Y015
+    _WhichOneofArgType__confirmed: _TypeAlias = _typing.Literal["_confirmed", b"_confirmed"]  # noqa: Y015
+    _WhichOneofReturnType__listening: _TypeAlias = _typing.Literal["listening"]  # noqa: Y015
+    _WhichOneofArgType__listening: _TypeAlias = _typing.Literal["_listening", b"_listening"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confirmed) -> _WhichOneofReturnType__confirmed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__listening) -> _WhichOneofReturnType__listening | None: ...
 
 Global___EvictedAdapters: _TypeAlias = EvictedAdapters  # noqa: Y015

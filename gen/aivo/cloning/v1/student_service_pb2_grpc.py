@@ -56,9 +56,9 @@ class StudentServiceServicer:
         """Removes everything that AIVO holds of a student, and answers with a receipt.
 
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
-        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-        student without any data gets a receipt of zeros.
+        every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
+        clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
+        removed, and a student without any data gets a receipt of zeros.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

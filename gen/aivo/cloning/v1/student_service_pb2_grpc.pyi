@@ -41,9 +41,9 @@ class StudentServiceStub:
     """Removes everything that AIVO holds of a student, and answers with a receipt.
 
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
-    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student without any data gets a receipt of zeros.
+    every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
+    clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
+    removed, and a student without any data gets a receipt of zeros.
     """
 
 @_typing.type_check_only
@@ -59,9 +59,9 @@ class StudentServiceAsyncStub(StudentServiceStub):
     """Removes everything that AIVO holds of a student, and answers with a receipt.
 
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-    every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
-    versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-    student without any data gets a receipt of zeros.
+    every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
+    clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
+    removed, and a student without any data gets a receipt of zeros.
     """
 
 class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,9 +80,9 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes everything that AIVO holds of a student, and answers with a receipt.
 
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
-        every version in the adapter store, safety alerts, and what the brain holds in memory. Afterwards the student's clones, models and
-        versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is removed, and a
-        student without any data gets a receipt of zeros.
+        every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
+        clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
+        removed, and a student without any data gets a receipt of zeros.
         """
 
 def add_StudentServiceServicer_to_server(servicer: StudentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
