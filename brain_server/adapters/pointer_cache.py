@@ -100,11 +100,11 @@ class ActivePointers:
             AdapterCorrupt: The version's manifest does not parse.
         """
 
-        async def read() -> LoadedAdapter:
+        async def read_identity() -> LoadedAdapter:
             return LoadedAdapter(ref=ref, sha256=await self._store.read_sha256(ref))
 
         try:
-            return await self._ask(self._versions, ref, read, refresh=refresh)
+            return await self._ask(self._versions, ref, read_identity, refresh=refresh)
         except ModelVersionNotFound:
             self._versions.pop(ref, None)
             raise
@@ -121,6 +121,10 @@ class ActivePointers:
 
     def last_known_version(self, ref: AdapterRef) -> LoadedAdapter | None:
         """Returns the version's identity by the last read, if that still counts during an outage; None if not."""
+        active = self.last_known(ref.student_id)
+        if active is not None and active.ref == ref:
+            # A pointer names only a version that exists.
+            return LoadedAdapter(ref=ref, sha256=active.sha256)
         return self._last_value(self._versions.get(ref))
 
     def mark_stale(self, student_id: str) -> None:
@@ -145,7 +149,7 @@ class ActivePointers:
         for ref in [ref for ref in self._versions if ref.student_id == student_id]:
             del self._versions[ref]
 
-    async def _ask(self, answers: _Answers[K, T], key: K, read: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
+    async def _ask(self, answers: _Answers[K, T], key: K, call: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
         """Returns the cached answer if it is valid, or else the store's, which it caches."""
         now = time.monotonic()
         answer = answers.get(key)
@@ -157,7 +161,7 @@ class ActivePointers:
                     "the adapter store did not answer a moment ago; try again in a few seconds"
                 )
         try:
-            value = await read()
+            value = await call()
         except AdapterStoreUnavailable:
             self._down_until = time.monotonic() + self._ttl_seconds
             raise
