@@ -397,7 +397,14 @@ async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_th
 
         monkeypatch.setattr(clones, place, read_before_the_student_returns)
         alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
-        erasure = Erasure(clones, adapters=adapters, alerts=alerts, brain=GrpcBrain(channel))
+        erasure = Erasure(
+            clones,
+            adapters=adapters,
+            alerts=alerts,
+            brain=GrpcBrain(channel),
+            inform_brains=partial(announce_deletion, cloning.redis, tenant=cloning.settings.tenant),
+            trust_seconds=60,
+        )
         await Housekeeping(
             clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
         ).clean_up()
