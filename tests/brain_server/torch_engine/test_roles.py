@@ -188,7 +188,7 @@ def _rewrite(role: TrainedRole, state: dict[str, Tensor], files: MainBrainFiles)
     write_role(role.folder.parents[1], weights, manifest)
 
 
-@pytest.fixture(params=[_truncate, _move_to_another_base, _lose_a_layer, _overflow])
+@pytest.fixture(params=[_truncate, _lose_a_layer, _overflow])
 def folder_with_a_broken_grader(request: pytest.FixtureRequest, files: MainBrainFiles, tmp_path: Path) -> Path:
     """A folder with a sound guard, and a grader that is broken in one way."""
     write_random_role(tmp_path, files.path, role="guard", base_digest=files.digest, seed=1)
@@ -218,6 +218,20 @@ async def test_a_broken_role_is_left_out_and_reported_and_the_rest_serves(
             assert await engine.weigh(prompt, LABELS, role="guard") != pytest.approx(zero_shot, rel=0.05)
             assert (await complete(engine, greedy("ada", max_tokens=2))).adapter is not None
     assert [log["role"] for log in logs if log["event"] == "role_unusable"] == ["grader"]
+
+
+async def test_a_grader_of_other_weights_is_reported_and_the_packaged_one_serves(
+    engine_settings: EngineSettings, adapter_store: AdapterStore, files: MainBrainFiles, tmp_path: Path
+) -> None:
+    _move_to_another_base(write_random_role(tmp_path, files.path, role="grader", base_digest=files.digest), files)
+    async with TorchEngine.open(engine_settings.model_copy(update={"roles_dir": tmp_path}), adapter_store) as engine:
+        facts = await until_loaded(engine)
+        assert facts.main_brain is not None
+        assert facts.main_brain.grader.startswith("lora:")
+        assert [problem for problem in facts.main_brain.problems if "grader" in problem]
+        prompt = prompt_of()
+        zero_shot = await engine.weigh(prompt, LABELS)
+        assert await engine.weigh(prompt, LABELS, role="grader") != pytest.approx(zero_shot, rel=0.05)
 
 
 async def test_a_role_that_fails_later_is_left_out_from_then_on(
