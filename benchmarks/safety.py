@@ -187,7 +187,7 @@ def _figures_of(
         "layer": layer_name,
         "harmful": sum(text.category is not None for text in texts),
         "harmless": sum(text.category is None for text in texts),
-        "passed_with_care": sum(finding.needs_care for finding in findings),
+        "passed_with_care": sum(finding.has_finding for finding in findings),
     }
     for metric, metric_name in _NAMES.items():
         # Blocked or not is no order: recall at another share of false blocks would be made up.

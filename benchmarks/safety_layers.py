@@ -47,13 +47,13 @@ class Finding:
     Attributes:
         harm: How likely harm is, 0 to 1, for ordering; None from a layer that knows no probabilities.
         is_blocked: Whether the text is blocked.
-        needs_care: Whether it passes, but callers are told of something in it.
+        has_finding: Whether it passes, with something found in it that the caller is told of.
         seconds: How long it took.
     """
 
     harm: float | None
     is_blocked: bool
-    needs_care: bool
+    has_finding: bool
     seconds: float
 
 
@@ -95,7 +95,7 @@ class AgentLayer:
         return Finding(
             harm=_harm_of(verdict) if self._has_guard else None,
             is_blocked=is_blocked,
-            needs_care=bool(verdict.findings) and not is_blocked,
+            has_finding=bool(verdict.findings) and not is_blocked,
             seconds=seconds,
         )
 

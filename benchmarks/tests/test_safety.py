@@ -94,7 +94,7 @@ async def test_a_tutors_text_is_read_as_a_reply_is_sentence_by_sentence(
 
     engine.weights = {"rude.": HATEFUL, "": SAFE}
     rude = said(
-        f"{sentence}Whoever asks such a thing must not wonder that all of us become very, very rude. {sentence}"
+        f"{sentence}After the lesson one of the older students said something loud and very, very rude. {sentence}"
     )
     assert (await layers["guard"].find(replace(rude, speaker=Speaker.TUTOR))).is_blocked
     assert not (await layers["guard"].find(rude)).is_blocked, "a student's text is read whole"
@@ -120,14 +120,14 @@ async def test_rules_have_a_recall_of_their_own_and_no_order(layers: dict[str, L
 async def test_a_rule_is_measured_alone(layers: dict[str, Layer]) -> None:
     request = said(PLAIN_REQUEST, HarmCategory.VIOLENCE)
     address = said("I live at 12 Oak Street")
-    told = said("Write to jo@example.com if you need help with this.", speaker=Speaker.TUTOR)
+    tutor_text = said("Write to jo@example.com if you need help with this.", speaker=Speaker.TUTOR)
     assert (await layers["rule_phrases"].find(request)).is_blocked
     assert not (await layers["rule_personal_data"].find(request)).is_blocked
-    assert (await layers["rule_personal_data"].find(address)).needs_care
+    assert (await layers["rule_personal_data"].find(address)).has_finding
     assert not (await layers["rule_personal_data"].find(address)).is_blocked
-    assert (await layers["rule_personal_data"].find(told)).is_blocked
-    assert not (await layers["rule_phrases"].find(told)).is_blocked
-    assert not (await layers["rule_profanity"].find(told)).is_blocked
+    assert (await layers["rule_personal_data"].find(tutor_text)).is_blocked
+    assert not (await layers["rule_phrases"].find(tutor_text)).is_blocked
+    assert not (await layers["rule_profanity"].find(tutor_text)).is_blocked
 
 
 async def test_a_guard_that_fails_is_no_figure(engine: ScriptedEngine, layers: dict[str, Layer]) -> None:

@@ -5,8 +5,8 @@ and hands the thread one `BatchStep`; they share no state while the thread compu
 the tokens of the other replies, so that a long prompt delays nobody.
 
 The guard has rows of its own and waits in no queue: what it reads decides on replies that have a row, and must not wait
-until one of them ends. For a moment it lets the prompts of replies go first. A reply's first tokens are decoded sooner
-so, and its first sentence, which waits for the guard, is not there yet.
+until one of them ends. But for two steps it lets the prompts of replies go first, so that their first tokens come
+sooner: its verdict is wanted when the first sentence of a reply is whole, and that takes many more steps.
 """
 
 import asyncio

@@ -2,41 +2,33 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from structlog.testing import capture_logs
-from torch import Tensor
 
-from brain_server.adapters.choice import AdapterChoice, StudentAdapters
-from brain_server.adapters.pointer_cache import ActivePointers
-from brain_server.engine.contract import AdapterPolicy, Fallback, Generation
+from brain_server.engine.contract import AdapterPolicy, Fallback
 from mesh.adapters.blobs import Blob
-from mesh.adapters.manifest import Manifest
 from mesh.adapters.s3 import S3Blobs
-from mesh.adapters.store import AdapterStore, StoredAdapter
+from mesh.adapters.store import AdapterStore
 from mesh.errors import (
     AdapterCorrupt,
     AdapterIncompatible,
-    AdapterStoreUnavailable,
-    AivoError,
     ModelVersionNotFound,
     StudentModelNotFound,
 )
-from mesh.lm.chat import Prompt, Role, Turn
-from mesh.lm.lora import from_safetensors
-from mesh.tutoring.profile import StudentProfile
-from testing.adapters import publish
-from testing.models.random_adapters import publish_unchecked, random_weights, recipe, with_nan
-from testing.parts.stores import S3Endpoint, seaweed
-
-DIGEST = "d" * 64
-WEIGHTS = random_weights(1, rank=1)
-PROMPT = Prompt(profile=StudentProfile(), turns=(Turn(role=Role.STUDENT, text="Why?"),))
-HOUR_SECONDS = 3600.0
+from testing.models.random_adapters import publish_unchecked, recipe, with_nan
+from testing.parts.stores import S3Endpoint
+from tests.brain_server.adapters.choosing import (
+    DIGEST,
+    HOUR_SECONDS,
+    WEIGHTS,
+    adapters_of,
+    choose,
+    publish_random,
+    request_of,
+)
 
 
 class CountingS3(S3Blobs):
@@ -47,55 +39,6 @@ class CountingS3(S3Blobs):
     async def read(self, key: str, *, limit_bytes: int) -> Blob | None:
         self.keys_read.append(key)
         return await super().read(key, limit_bytes=limit_bytes)
-
-
-def _blobs(endpoint: S3Endpoint, bucket: str) -> S3Blobs:
-    return S3Blobs(bucket=bucket, endpoint_url=endpoint.url, create_bucket=True)
-
-
-@pytest.fixture
-async def blobs(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Blobs]:
-    async with _blobs(s3_endpoint, bucket) as opened:
-        yield opened
-
-
-@pytest.fixture
-def store(blobs: S3Blobs) -> AdapterStore:
-    return AdapterStore(blobs)
-
-
-@pytest.fixture
-def student() -> str:
-    return f"student-{uuid.uuid4().hex[:12]}"
-
-
-async def parse_weights(stored_adapter: StoredAdapter) -> Mapping[str, Tensor]:
-    return from_safetensors(stored_adapter.weights)
-
-
-Adapters = StudentAdapters[Mapping[str, Tensor]]
-
-
-def adapters_of(
-    store: AdapterStore, *, ttl: float = 0, outage: float = HOUR_SECONDS, host_bytes: int = 1 << 30
-) -> Adapters:
-    pointers = ActivePointers(store, ttl_seconds=ttl, outage_seconds=outage)
-    return StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=parse_weights, host_bytes=host_bytes)
-
-
-async def publish_random(store: AdapterStore, student: str, *, seed: int = 1, digest: str = DIGEST) -> Manifest:
-    return await publish(store, student, random_weights(seed, rank=1), recipe=recipe(base_digest=digest, rank=1))
-
-
-def request_of(
-    student: str | None, *, policy: AdapterPolicy = AdapterPolicy.PREFER, version: int | None = None
-) -> Generation:
-    return Generation(prompt=PROMPT, student_id=student, policy=policy, version=version)
-
-
-async def choose(adapters: Adapters, generation: Generation) -> AdapterChoice[Mapping[str, Tensor]]:
-    async with adapters.choose(generation) as choice:
-        return choice
 
 
 async def test_the_active_adapter_answers(store: AdapterStore, student: str) -> None:
@@ -331,77 +274,3 @@ async def test_a_deleted_student_leaves_memory_when_the_pointer_is_read_again(
     await store.delete_student(student)
     assert (await choose(adapters, request_of(student))).fallback is Fallback.NO_STUDENT_MODEL
     assert adapters.host.residencies() == []
-
-
-class TestAnOutage:
-    """The store fails while a brain runs, and recovers."""
-
-    @pytest.fixture
-    async def endpoint(self, s3_endpoint: S3Endpoint, tmp_path: Path) -> AsyncIterator[S3Endpoint]:
-        # Not the shared store, which other tests use; its credentials in the environment are valid here too.
-        async with seaweed(tmp_path) as endpoint:
-            yield endpoint
-
-    async def test_an_adapter_in_memory_answers_and_others_fall_back_until_the_store_is_back(
-        self, endpoint: S3Endpoint, bucket: str
-    ) -> None:
-        async with _blobs(endpoint, bucket) as blobs:
-            store = AdapterStore(blobs)
-            adapters = adapters_of(store)
-            await publish_random(store, "resident")
-            await publish_random(store, "stranger")
-            await choose(adapters, request_of("resident"))
-
-            await endpoint.part.kill()
-            assert (await choose(adapters, request_of("resident"))).adapter is not None
-            assert (await choose(adapters, request_of("resident", version=1))).adapter is not None
-            stranger = await choose(adapters, request_of("stranger"))
-            assert stranger.fallback is Fallback.ADAPTER_STORE_UNAVAILABLE
-            for generation in (request_of("stranger", policy=AdapterPolicy.REQUIRE), request_of("stranger", version=1)):
-                with pytest.raises(AdapterStoreUnavailable):
-                    await choose(adapters, generation)
-            with pytest.raises(AdapterStoreUnavailable):
-                await adapters.pointers.resolve("resident", refresh=True)
-
-            await endpoint.part.start()
-            recovered = await _until_adapter(adapters, "stranger")
-            assert recovered.adapter is not None
-
-    async def test_an_adapter_in_memory_answers_for_a_bounded_time_alone(
-        self, endpoint: S3Endpoint, bucket: str
-    ) -> None:
-        async with _blobs(endpoint, bucket) as blobs:
-            store = AdapterStore(blobs)
-            await publish_random(store, "resident")
-            adapters = adapters_of(store, outage=0)
-            for version in (None, 1):
-                assert (await choose(adapters, request_of("resident", version=version))).adapter is not None
-            await endpoint.part.kill()
-
-            assert (await choose(adapters, request_of("resident"))).fallback is Fallback.ADAPTER_STORE_UNAVAILABLE
-            with pytest.raises(AdapterStoreUnavailable):
-                await choose(adapters, request_of("resident", version=1))
-
-    async def test_not_every_caller_waits_for_a_store_that_is_down(self, endpoint: S3Endpoint, bucket: str) -> None:
-        async with _blobs(endpoint, bucket) as blobs:
-            adapters = adapters_of(AdapterStore(blobs), ttl=HOUR_SECONDS)
-            await endpoint.part.kill()
-            with pytest.raises(AdapterStoreUnavailable):
-                await adapters.pointers.resolve("anyone")
-            await endpoint.part.start()
-            # It is up again, which the cache does not know: no request has read from it since.
-            with pytest.raises(AdapterStoreUnavailable, match="a moment ago"):
-                await adapters.pointers.resolve("someone-else")
-            assert await adapters.pointers.resolve("someone-else", refresh=True) is None
-
-
-async def _until_adapter(adapters: Adapters, student: str) -> AdapterChoice[Mapping[str, Tensor]]:
-    """Retries: SeaweedFS reports that it is up a moment before it finds all its objects."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                choice = await choose(adapters, request_of(student))
-            except AivoError:
-                continue
-            if choice.adapter is not None:
-                return choice

@@ -12,21 +12,17 @@ from aivo.safety.v1 import safety_pb2
 from google.protobuf.json_format import ParseDict
 from prometheus_client import generate_latest
 
-from brain_server.engine.contract import Generation
 from brain_server.safety.settings import SafetySettings
 from brain_server.safety.written_replies import load_written_replies
 from mesh.errors import ModelNotLoaded, QueueFull
 from mesh.lm.guarding import HarmCategory
-from testing.models.random_roles import role_manifest
 from testing.parts.stores import S3Endpoint
-from testing.scripted.engine import MAIN_BRAIN, PIECES, SHA256
-from testing.waiting import until
+from testing.scripted.engine import PIECES, SHA256
 from tests.brain_server.edge.conftest import Served, serve
+from tests.brain_server.edge.screened_calls import ADA, SAD, give_guard, request_of, stream_of
 
 GUARD = f"lora:{SHA256}"
 WRITTEN = [text.replace("{help_line}", "call or text 988") for text in load_written_replies().values()]
-SAD = "I do not want to be here, nobody needs me"
-ADA: dict[str, Any] = {"student_id": "ada", "grade": "4"}
 
 
 @pytest.fixture
@@ -39,38 +35,8 @@ async def screened(settings: SafetySettings, s3_endpoint: S3Endpoint, bucket: st
     """A brain that screens, with a guard."""
     async with AsyncExitStack() as stack:
         served = await serve(stack, s3_url=s3_endpoint.url, bucket=bucket, safety=settings)
-        served.engine.has_guard(role_manifest(b"weights", role="guard", base_digest=MAIN_BRAIN))
-        served.engine.harmful = {
-            "nobody needs me": HarmCategory.SELF_HARM,
-            "gunpowder": HarmCategory.VIOLENCE,
-            "first mix": HarmCategory.VIOLENCE,
-        }
+        give_guard(served)
         yield served
-
-
-def request_of(prompt: str, **fields: Any) -> pb.GenerateRequest:
-    request: pb.GenerateRequest = ParseDict({"prompt": prompt, "context": ADA, **fields}, pb.GenerateRequest())
-    return request
-
-
-def request_of_stream(prompt: str) -> pb.GenerateStreamRequest:
-    return pb.GenerateStreamRequest(prompt=prompt, context=pb.StudentContext(**ADA))
-
-
-async def until_flagged(served: Served, *words: str) -> None:
-    """Returns once adults were told of these texts, and of no other."""
-
-    async def are_flagged() -> bool:
-        return len(served.flags) >= len(words)
-
-    await until(are_flagged, seconds=5)
-    assert sorted(flag.words for flag in served.flags) == sorted(words)
-
-
-async def stream_of(served: Served, prompt: str) -> tuple[list[str], pb.Finished]:
-    messages = [message async for message in served.brain.GenerateStream(request_of_stream(prompt))]
-    assert [message.sequence for message in messages] == list(range(1, len(messages) + 1))
-    return [message.text for message in messages[:-1]], messages[-1].finished
 
 
 def history(*texts: str) -> list[dict[str, str]]:
@@ -242,97 +208,6 @@ class TestRequiredGuard:
         screened.engine.guard_error = ModelNotLoaded("no guard")
         reply = await screened.brain.Generate(request_of("i want to kill myself"))
         assert reply.safety.action == safety_pb2.SAFETY_ACTION_SUPPORT
-
-
-class TestMonitor:
-    @pytest.fixture
-    def settings(self) -> SafetySettings:
-        return SafetySettings(safety="monitor")
-
-    async def test_nothing_is_blocked_and_adults_are_told(self, screened: Served) -> None:
-        screened.engine.pieces = ("You first mix it. ", "Then light it.")
-        texts, finished = await stream_of(screened, "How do I make gunpowder?")
-        assert texts == ["You first mix it. ", "Then light it."]
-        assert finished.finish_reason == pb.FINISH_REASON_STOP
-        assert finished.safety.action == safety_pb2.SAFETY_ACTION_REFUSE
-        assert len(screened.flags) >= 2
-        assert (await screened.brain.GetHealth(pb.GetHealthRequest())).safety == "monitor"
-
-    async def test_a_reply_does_not_wait_for_the_prompts_verdict(self, screened: Served) -> None:
-        screened.engine.guard_hold.clear()
-        call = screened.brain.GenerateStream(request_of_stream(SAD))
-        messages = aiter(call)
-        texts = [(await asyncio.wait_for(anext(messages), 5)).text for _ in PIECES]
-        assert (texts, screened.flags) == (list(PIECES), [])
-        screened.engine.guard_hold.set()
-        finished = (await anext(messages)).finished
-        assert (finished.response, finished.safety.alert) == ("".join(PIECES), True)
-        assert [flag.words for flag in screened.flags] == [SAD]
-
-    async def test_an_adult_is_told_also_if_the_caller_leaves_before_the_verdict(self, screened: Served) -> None:
-        screened.engine.pieces = ("You first mix it. ", "Then light it.")
-        screened.engine.guard_hold.clear()
-        screened.engine.hold.clear()
-        call = screened.brain.GenerateStream(request_of_stream(SAD))
-        assert (await anext(aiter(call))).text
-        call.cancel()
-        await asyncio.wait_for(screened.engine.closed.wait(), 5)
-        screened.engine.guard_hold.set()
-        await until_flagged(screened, SAD, "You first mix it.")
-
-    async def test_an_adult_is_told_also_if_the_reply_fails(self, screened: Served) -> None:
-        screened.engine.guard_hold.clear()
-        screened.engine.error = QueueFull(limit=1, retry_seconds=1)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await screened.brain.Generate(request_of(SAD))
-        screened.engine.guard_hold.set()
-        await until_flagged(screened, SAD)
-
-    async def test_a_call_that_the_engine_refuses_at_once_leaves_no_screening_behind(
-        self, screened: Served, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(generation: Generation) -> None:
-            raise ModelNotLoaded("loading")
-
-        monkeypatch.setattr(screened.engine, "stream", refuse)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await screened.brain.Generate(request_of(SAD))
-
-        async def nothing_is_screened() -> bool:
-            return not any("screen" in task.get_name() for task in asyncio.all_tasks())
-
-        await until(nothing_is_screened, seconds=5)
-
-    async def test_a_brain_that_stops_waits_for_the_verdicts(
-        self, settings: SafetySettings, s3_endpoint: S3Endpoint, bucket: str
-    ) -> None:
-        async with AsyncExitStack() as stack:
-            served = await serve(stack, s3_url=s3_endpoint.url, bucket=bucket, safety=settings)
-            served.engine.has_guard(role_manifest(b"weights", role="guard", base_digest=MAIN_BRAIN))
-            served.engine.harmful = {"nobody needs me": HarmCategory.SELF_HARM}
-            served.engine.guard_hold.clear()
-            call = served.brain.GenerateStream(request_of_stream(SAD))
-            assert (await anext(aiter(call))).text
-            call.cancel()
-            asyncio.get_running_loop().call_later(0.5, served.engine.guard_hold.set)
-        assert [flag.words for flag in served.flags] == [SAD]
-
-
-class TestMonitorWithARequiredGuard:
-    @pytest.fixture
-    def settings(self) -> SafetySettings:
-        return SafetySettings(safety="monitor", safety_required=True)
-
-    async def test_a_call_that_no_guard_can_judge_is_refused_before_anything_is_sent(self, screened: Served) -> None:
-        screened.engine.guard_error = ModelNotLoaded("no guard")
-        call = screened.brain.GenerateStream(request_of_stream("What do plants eat?"))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await anext(aiter(call))
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-    async def test_a_judged_reply_is_sent_whole(self, screened: Served) -> None:
-        texts, finished = await stream_of(screened, SAD)
-        assert ("".join(texts), finished.safety.alert) == ("".join(PIECES), True)
 
 
 class TestHelpLineAndThresholds:

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import grpc
 import pytest
@@ -13,16 +12,11 @@ from aivo.cloning.v1 import student_service_pb2 as student_pb
 from cloning_server.clone import CloneState, Consent, Terms
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
-from cloning_server.running.brain import GrpcBrain
-from cloning_server.students.erasure import Erasure
-from cloning_server.students.housekeeping import Housekeeping
-from mesh.adapters.notices import announce_deletion
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore, CloneVoided
 from mesh.alerts.alert import NewFinding
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
-from mesh.rpc.channels import open_channel
 from mesh.rpc.errors import error_from, error_of
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import (
@@ -34,24 +28,7 @@ from tests.cloning_server.conftest import (
     raised,
     watch_all,
 )
-
-
-async def clone(stub: CloningStub, student_id: str = STUDENT, *, base_version: int = 0, request_id: str = "") -> str:
-    """Clones a student until the end."""
-    request = order(student_id, request_id=request_id)
-    if base_version:
-        request.base_version = base_version
-    clone_id = (await stub.StartClone(request)).clone_id
-    assert (await watch_all(stub, clone_id))[-1].status == "completed"
-    return clone_id
-
-
-async def models_of(stub: CloningStub, student_id: str = STUDENT) -> models_pb.ListStudentModelsResponse:
-    return await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=student_id))
-
-
-async def delete(stub: CloningStub, student_id: str = STUDENT) -> student_pb.DeleteStudentResponse:
-    return await stub.DeleteStudent(student_pb.DeleteStudentRequest(student_id=student_id))
+from tests.cloning_server.students.calls import clone, delete, models_of
 
 
 async def test_an_earlier_version_answers_again_and_then_the_later_one(stub: CloningStub) -> None:
@@ -345,76 +322,3 @@ async def test_a_brain_that_is_away_is_told_in_the_receipt(cloning: Cloning, stu
     assert (receipt.models.versions, receipt.brain.reached) == (1, False)
     await cloning.brain.start()
     assert (await delete(stub)).brain.reached
-
-
-async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_not(
-    cloning: Cloning, clones: CloneStore, adapters: AdapterStore
-) -> None:
-    async with cloning.serve() as stub:
-        old = await clone(stub, "old")
-        await clone(stub, "new")
-        long_ago = datetime.now(UTC) - timedelta(days=31)
-        students = f"{{aivo:{cloning.settings.tenant}}}:students"
-        await cloning.redis.zadd(students, {"old": long_ago.timestamp() * 1000})
-        async with open_channel(cloning.brain.address) as channel:
-            alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
-            erasure = Erasure(
-                clones,
-                adapters=adapters,
-                alerts=alerts,
-                brain=GrpcBrain(channel),
-                inform_brains=partial(announce_deletion, cloning.redis, tenant=cloning.settings.tenant),
-                trust_seconds=60,
-            )
-            await Housekeeping(
-                clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
-            ).clean_up()
-        with raised() as failure:
-            await stub.GetClone(pb.GetCloneRequest(clone_id=old))
-        assert isinstance(failure.error, CloneNotFound)
-        assert (await models_of(stub, "old")).active_version == 0
-        assert (await models_of(stub, "new")).active_version == 1
-
-
-@pytest.mark.parametrize("place", ["list_idle_students", "is_idle"])
-async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_the_clone(
-    place: str, cloning: Cloning, clones: CloneStore, adapters: AdapterStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with cloning.serve() as stub, open_channel(cloning.brain.address) as channel:
-        await clone(stub)
-        long_ago = datetime.now(UTC) - timedelta(days=31)
-        students = f"{{aivo:{cloning.settings.tenant}}}:students"
-        await cloning.redis.zadd(students, {STUDENT: long_ago.timestamp() * 1000})
-        gate = cloning.trainer.gates[CloneState.FINE_TUNING]
-        gate.shut()
-        read = getattr(clones, place)
-        clone_ids: list[str] = []
-
-        async def read_before_the_student_returns(*args: object, **options: object) -> object:
-            answer = await read(*args, **options)
-            clone_ids.append((await stub.StartClone(order())).clone_id)
-            return answer
-
-        monkeypatch.setattr(clones, place, read_before_the_student_returns)
-        alerts = AlertStore(cloning.redis, tenant=cloning.settings.tenant)
-        erasure = Erasure(
-            clones,
-            adapters=adapters,
-            alerts=alerts,
-            brain=GrpcBrain(channel),
-            inform_brains=partial(announce_deletion, cloning.redis, tenant=cloning.settings.tenant),
-            trust_seconds=60,
-        )
-        await Housekeeping(
-            clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=timedelta(days=30)
-        ).clean_up()
-
-        gate.open()
-        (clone_id,) = clone_ids
-        assert (await watch_all(stub, clone_id))[-1].status == "completed"
-        assert (await models_of(stub)).models[0].clone_id == clone_id
-
-
-async def test_of_many_servers_one_keeps_house_at_a_time(clones: CloneStore) -> None:
-    turns = await asyncio.gather(*(clones.take_turn(seconds=60) for _ in range(8)))
-    assert sum(turns) == 1

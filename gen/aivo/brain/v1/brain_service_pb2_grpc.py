@@ -92,9 +92,10 @@ class BrainServiceServicer:
     def GenerateStream(self, request, context):
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
-        Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
-        the call's status. Cancelling the call stops decoding within one token.
+        Sends zero or more messages with `text`, then exactly one with `finished`. Unless screening only watches or is off
+        (`SAFETY`), a sentence is sent once it is screened. Fails as `Generate` does; before the first message by the call's
+        status alone, after it in `finished.error` and by the call's status. Cancelling the call stops decoding within one
+        token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

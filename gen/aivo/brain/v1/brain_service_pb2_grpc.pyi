@@ -53,9 +53,10 @@ class BrainServiceStub:
     GenerateStream: _grpc.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
-    Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
-    the call's status. Cancelling the call stops decoding within one token.
+    Sends zero or more messages with `text`, then exactly one with `finished`. Unless screening only watches or is off
+    (`SAFETY`), a sentence is sent once it is screened. Fails as `Generate` does; before the first message by the call's
+    status alone, after it in `finished.error` and by the call's status. Cancelling the call stops decoding within one
+    token.
     """
     Assess: _grpc.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]
     """Assesses a student's answer.
@@ -100,9 +101,10 @@ class BrainServiceAsyncStub(BrainServiceStub):
     GenerateStream: _aio.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Streams an answer as it is decoded.
 
-    Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
-    Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
-    the call's status. Cancelling the call stops decoding within one token.
+    Sends zero or more messages with `text`, then exactly one with `finished`. Unless screening only watches or is off
+    (`SAFETY`), a sentence is sent once it is screened. Fails as `Generate` does; before the first message by the call's
+    status alone, after it in `finished.error` and by the call's status. Cancelling the call stops decoding within one
+    token.
     """
     Assess: _aio.UnaryUnaryMultiCallable[_brain_service_pb2.AssessRequest, _brain_service_pb2.AssessResponse]  # type: ignore[assignment]
     """Assesses a student's answer.
@@ -156,9 +158,10 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_brain_service_pb2.GenerateStreamResponse], _abc.AsyncIterator[_brain_service_pb2.GenerateStreamResponse]]:
         """Streams an answer as it is decoded.
 
-        Sends zero or more messages with `text`, then exactly one with `finished`. A sentence is sent once it is screened.
-        Fails as `Generate` does; before the first message by the call's status alone, after it in `finished.error` and by
-        the call's status. Cancelling the call stops decoding within one token.
+        Sends zero or more messages with `text`, then exactly one with `finished`. Unless screening only watches or is off
+        (`SAFETY`), a sentence is sent once it is screened. Fails as `Generate` does; before the first message by the call's
+        status alone, after it in `finished.error` and by the call's status. Cancelling the call stops decoding within one
+        token.
         """
 
     @_abc_1.abstractmethod
