@@ -41,6 +41,9 @@ _OPTIONS = (
     # Callers may ping as often as `mesh.rpc.channels` does; by default gRPC hangs up on them.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A call that a busy server has not taken up yet waits for as long as its caller does. By default gRPC ends it after
+    # 30 s, with the code that it has when its caller cancels it.
+    ("grpc.server_max_unrequested_time_in_server", 3_600),
 )
 
 ServicerT = TypeVar("ServicerT")

@@ -90,6 +90,9 @@ async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_v
     assert [model["version"] for model in models["models"]] == [models["active_version"]]
 
 
+# Three trainings of the default base model, one after another.
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_versions_are_gated_pinned_and_rolled_back_through_the_gateway(cloning: httpx.AsyncClient) -> None:
     whole = start_body("returner")["baseline_data"]
     few = whole | {"responses": whole["responses"][:5]}
