@@ -5,6 +5,7 @@ import sys
 
 from brain_server.settings import BrainSettings
 from mesh import log, process
+from mesh.background import FAILED_STATUS, TaskFailed
 from mesh.settings import InvalidSettings, load_settings
 
 # The torch thread takes the interpreter lock after each of about a thousand operations per step, and by default waits
@@ -13,7 +14,10 @@ _SWITCH_SECONDS = 0.0005
 
 
 def main() -> int:
-    """Runs the server. Returns the exit status: 0 after a drain, 1 if it can't listen, 2 for invalid settings."""
+    """Runs the server and returns its exit status.
+
+    0 after a drain, 1 if it can't listen, 2 for invalid settings, 3 if a background task kept crashing.
+    """
     try:
         settings = load_settings(BrainSettings)
     except InvalidSettings as error:
@@ -34,6 +38,9 @@ def main() -> int:
     except OSError as error:
         log.get_logger("brain_server").error("cannot_listen", why=str(error))
         return 1
+    except TaskFailed:
+        # It is in the log already.
+        return FAILED_STATUS
     return 0
 
 

@@ -36,10 +36,11 @@ SAFETY_SERVICE = "aivo.safety.v1.SafetyService"
 
 
 async def run(settings: BrainSettings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains.
+    """Serves until SIGTERM, SIGINT or a failure of a background task, then drains.
 
     Raises:
         OSError: The server can't listen on its address.
+        TaskFailed: A background task kept crashing.
     """
     async with open_server(settings) as server:
         await server.serve_until_signal()
@@ -54,16 +55,16 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
     read of the store expires. Without Redis it keeps no alerts; while Redis is down, they wait.
     """
     async with AsyncExitStack() as stack:
-        adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
-        engine = await _open_engine(stack, settings, adapters)
-        if settings.redis_url is not None:
-            await stack.enter_async_context(_listener(settings, settings.redis_url, engine))
-
         server = _server(settings)
+        adapters = AdapterStore(await stack.enter_async_context(S3Blobs.of(settings)), tenant=settings.tenant)
+        engine = server.watch(await _open_engine(stack, settings, adapters))
+        if settings.redis_url is not None:
+            server.watch(await stack.enter_async_context(_listener(settings, settings.redis_url, engine)))
+
         server.registry.register(EngineCollector(engine))
         safety_metrics = SafetyMetrics(server.registry)
-        alerts = await _open_alerts(stack, settings, safety_metrics)
-        recorder = await stack.enter_async_context(_recorder(settings, alerts, safety_metrics))
+        alerts = await _open_alerts(stack, server, settings, safety_metrics)
+        recorder = server.watch(await stack.enter_async_context(_recorder(settings, alerts, safety_metrics)))
         agent = SafetyAgent.of(engine, settings, on_flag=recorder.add, observe=safety_metrics.observe)
         stack.push_async_callback(agent.finish)
         health = await stack.enter_async_context(
@@ -73,6 +74,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
                 safety=settings.safety,
                 alerts=alerts.store if alerts else None,
                 is_draining=lambda: server.draining,
+                task_faults=lambda: server.task_faults,
             )
         )
         brain_servicer = BrainServicer(
@@ -109,13 +111,15 @@ def _listener(settings: BrainSettings, redis_url: str, engine: TorchEngine | Vll
     )
 
 
-async def _open_alerts(stack: AsyncExitStack, settings: BrainSettings, metrics: SafetyMetrics) -> AlertParts | None:
+async def _open_alerts(
+    stack: AsyncExitStack, server: Server, settings: BrainSettings, metrics: SafetyMetrics
+) -> AlertParts | None:
     """Opens the alert store, its feed and the webhook; returns None without Redis."""
     if settings.redis_url is None:
         return None
     redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
     store = AlertStore(redis, tenant=settings.tenant, retention=timedelta(days=settings.safety_alert_days))
-    wakeups = await stack.enter_async_context(Wakeups(redis, store.channel))
+    wakeups = server.watch(await stack.enter_async_context(Wakeups(redis, store.channel)))
     if settings.safety_webhook_url and settings.safety_webhook_secret:
         webhook = Webhook(
             store,
@@ -125,7 +129,7 @@ async def _open_alerts(stack: AsyncExitStack, settings: BrainSettings, metrics: 
             encode=json_of,
             observe=metrics.count_delivery,
         )
-        await stack.enter_async_context(webhook)
+        server.watch(await stack.enter_async_context(webhook))
     return AlertParts(store=store, feed=AlertFeed(store, wakeups=wakeups, heartbeat_seconds=settings.heartbeat_seconds))
 
 

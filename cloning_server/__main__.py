@@ -5,11 +5,15 @@ import sys
 
 from cloning_server.settings import CloningSettings
 from mesh import log, process
+from mesh.background import FAILED_STATUS, TaskFailed
 from mesh.settings import InvalidSettings, load_settings
 
 
 def main() -> int:
-    """Returns the exit status: 0 after an orderly end, 1 if the port is in use, 2 for invalid settings."""
+    """Runs the server and returns its exit status.
+
+    0 after a drain, 1 if it can't listen, 2 for invalid settings, 3 if a background task kept crashing.
+    """
     try:
         settings = load_settings(CloningSettings)
     except InvalidSettings as error:
@@ -32,6 +36,9 @@ def main() -> int:
     except OSError as error:
         log.get_logger("cloning_server").error("cannot_listen", why=str(error))
         return 1
+    except TaskFailed:
+        # It is in the log already.
+        return FAILED_STATUS
     return 0
 
 

@@ -38,12 +38,14 @@ STUDENT_SERVICE = "aivo.cloning.v1.StudentService"
 
 
 async def run(settings: CloningSettings) -> None:
-    """Serves until told to stop, then drains.
+    """Serves until told to stop or until a background task has failed, then drains.
 
     Raises:
         OSError: If the server can't listen.
+        TaskFailed: A background task kept crashing.
     """
     async with RayTrainer(settings) as trainer, open_server(settings, trainer=trainer) as server:
+        server.watch(trainer)
         await server.serve_until_signal()
 
 
@@ -54,6 +56,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
     Opens no connection yet: the server starts even while its stores or the brain are down, and its health says so.
     """
     async with AsyncExitStack() as stack:
+        server = _server(settings)
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
         store = CloneStore(redis, tenant=settings.tenant)
         registry = Registry.of(
@@ -62,12 +65,11 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             parallel=settings.clones_at_once,
             require_consent=settings.require_consent,
         )
-        wakeups = await stack.enter_async_context(Wakeups(redis, store.channel))
+        wakeups = server.watch(await stack.enter_async_context(Wakeups(redis, store.channel)))
         blobs = await stack.enter_async_context(S3Blobs.of(settings))
         adapters = AdapterStore(blobs, tenant=settings.tenant, announce=partial(announce, redis))
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
-        server = _server(settings)
         policy = _policy(settings)
         runner = CloneRunner(registry.leases, trainer=trainer, adapters=adapters, brain=brain, policy=policy)
         worker = Worker(
@@ -80,7 +82,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             parallel=settings.clones_at_once,
             lease_seconds=settings.lease_seconds,
         )
-        await stack.enter_async_context(worker)
+        server.watch(await stack.enter_async_context(worker))
         erasure = Erasure(
             store,
             adapters=adapters,
@@ -89,13 +91,21 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             inform_brains=partial(announce_deletion, redis, tenant=settings.tenant),
             trust_seconds=settings.adapter_trust_seconds,
         )
-        await stack.enter_async_context(_housekeeping(settings, store, adapters=adapters, erasure=erasure))
+        housekeeping = _housekeeping(settings, store, adapters=adapters, erasure=erasure)
+        server.watch(await stack.enter_async_context(housekeeping))
 
-        parts = await stack.enter_async_context(
-            CloningHealthCheck(
-                registry, adapters=adapters, trainer=trainer, brain=brain, is_draining=lambda: server.draining
-            )
+        health = CloningHealthCheck(
+            registry.listing,
+            store=store,
+            wakeups=wakeups,
+            worker=worker,
+            adapters=adapters,
+            trainer=trainer,
+            brain=brain,
+            is_draining=lambda: server.draining,
+            task_faults=lambda: server.task_faults,
         )
+        server.watch(await stack.enter_async_context(health))
         feed = Feed(
             registry.changes,
             listing=registry.listing,
@@ -104,10 +114,10 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         server.add(
             add_CloningServiceServicer_to_server,
-            CloningServicer(registry, feed=feed, adapters=adapters, health=parts),
+            CloningServicer(registry, feed=feed, adapters=adapters, health=health),
             service=CLONING_SERVICE,
             # Clones are accepted while the trainer still loads, and wait for it.
-            ready=lambda: wakeups.is_connected and worker.is_running,
+            ready=lambda: health.accepts_clones,
         )
         server.add(
             add_StudentModelServiceServicer_to_server,
@@ -120,7 +130,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             add_StudentServiceServicer_to_server,
             StudentServicer(erasure),
             service=STUDENT_SERVICE,
-            ready=lambda: wakeups.is_connected,
+            ready=lambda: health.has_clone_store,
         )
         stack.push_async_callback(server.stop)
         yield server

@@ -41,6 +41,9 @@ class DependencyCheck:
     Args:
         name: Name of the part.
         check: Returns if the part answers, and raises the reason if it does not.
+
+    Attributes:
+        latest: What the latest `probe` returned.
     """
 
     def __init__(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
@@ -48,6 +51,7 @@ class DependencyCheck:
         self._check = check
         self._check_task: asyncio.Task[str] | None = None
         self._checked_at = -FRESH_SECONDS
+        self.latest = Dependency(name=name, reason="not checked yet")
 
     async def probe(self) -> Dependency:
         """Returns the part's availability. Never fails, and takes no longer than `CHECK_SECONDS`."""
@@ -57,7 +61,8 @@ class DependencyCheck:
             self._check_task = asyncio.create_task(self._find_reason(), name=f"{self._name} check")
         done, _ = await asyncio.wait([self._check_task], timeout=CHECK_SECONDS)
         reason = self._check_task.result() if done else f"no answer within {CHECK_SECONDS} s"
-        return Dependency(name=self._name, reason=reason)
+        self.latest = Dependency(name=self._name, reason=reason)
+        return self.latest
 
     async def aclose(self) -> None:
         """Cancels the running check."""

@@ -9,6 +9,7 @@ import yaml
 
 from brain_server.settings import BrainSettings
 from cloning_server.settings import CloningSettings
+from mesh.rpc.health import LIVENESS
 
 SETTINGS: dict[str, type[BrainSettings] | type[CloningSettings]] = {
     "brain_server": BrainSettings,
@@ -43,3 +44,4 @@ def test_a_sketch_sets_what_its_servers_read_and_gives_them_time_to_drain(sketch
         assert pod["terminationGracePeriodSeconds"] > settings.drain_seconds
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["readinessProbe"]["grpc"]["service"].startswith("aivo.")
+        assert container["livenessProbe"]["grpc"]["service"] == LIVENESS

@@ -79,8 +79,16 @@ class AlertRecorder(BackgroundTask):
 
     async def _run(self) -> None:
         while True:
-            await self._record(await self._findings.get())
-            self._findings.task_done()
+            finding = await self._findings.get()
+            try:
+                await self._record(finding)
+            except Exception:
+                # A bug: this finding is lost, and must not take those that wait with it.
+                self._counter.count("lost")
+                _log.error("alert_lost", reason="a bug in recording it")
+                raise
+            finally:
+                self._findings.task_done()
 
     async def _record(self, finding: NewFinding) -> None:
         assert self._store is not None

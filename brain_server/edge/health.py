@@ -26,6 +26,7 @@ class BrainHealthReport:
     engine: EngineFacts
     safety: SafetyMode
     dependencies: tuple[Dependency, ...]
+    task_faults: tuple[str, ...]
 
     @property
     def model_loaded(self) -> bool:
@@ -36,7 +37,10 @@ class BrainHealthReport:
     def reason(self) -> str:
         """What is missing; empty if nothing is."""
         parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
-        return "; ".join([*filter(None, [self.engine.reason]), *_problems(self.engine), *parts])
+        engine_reasons = [self.engine.reason] if self.engine.reason else []
+        # The engine is a background task too, and its reason says so already.
+        task_faults = [fault for fault in self.task_faults if fault != self.engine.reason]
+        return "; ".join([*engine_reasons, *_problems(self.engine), *task_faults, *parts])
 
 
 class BrainHealthCheck:
@@ -48,6 +52,7 @@ class BrainHealthCheck:
         safety: What screening does.
         alerts: The alert store; None if the brain has none.
         is_draining: Whether the server was told to stop.
+        task_faults: Returns why background tasks do not run.
     """
 
     def __init__(
@@ -58,12 +63,14 @@ class BrainHealthCheck:
         safety: SafetyMode = "off",
         alerts: AlertStore | None = None,
         is_draining: Callable[[], bool],
+        task_faults: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._engine = engine
         self._safety = safety
         self._stores = [DependencyCheck(ADAPTER_STORE, adapters.check)]
         self._stores += [DependencyCheck(ALERT_STORE, alerts.check)] if alerts else []
         self._is_draining = is_draining
+        self._task_faults = task_faults
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,12 +84,16 @@ class BrainHealthCheck:
     async def report(self) -> BrainHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
         stores = tuple(await asyncio.gather(*(store.probe() for store in self._stores)))
-        facts = self._engine.facts
+        facts, task_faults = self._engine.facts, self._task_faults()
         return BrainHealthReport(
-            status=self._status(facts, stores), engine=facts, safety=self._safety, dependencies=stores
+            status=self._status(facts, stores, task_faults),
+            engine=facts,
+            safety=self._safety,
+            dependencies=stores,
+            task_faults=task_faults,
         )
 
-    def _status(self, facts: EngineFacts, stores: Sequence[Dependency]) -> str:
+    def _status(self, facts: EngineFacts, stores: Sequence[Dependency], task_faults: Sequence[str]) -> str:
         if self._is_draining():
             return "draining"
         if facts.loading:
@@ -90,7 +101,7 @@ class BrainHealthCheck:
         if not facts.ready:
             return "unhealthy"
         is_down = any(not store.available for store in stores)
-        is_degraded = facts.reason or facts.fallback_for or _problems(facts) or is_down
+        is_degraded = facts.reason or facts.fallback_for or _problems(facts) or is_down or task_faults
         return "degraded" if is_degraded else "healthy"
 
 

@@ -14,7 +14,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import NoReturn, cast
 
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.engine.contract import LoadedAdapter
@@ -27,7 +27,7 @@ from brain_server.torch_engine.compute.step import BatchStep, StepRow
 from brain_server.torch_engine.slots import Slots
 from brain_server.torch_engine.ticket import Ticket
 from brain_server.torch_engine.turns import FairQueue
-from mesh.errors import AdapterCorrupt, AivoError, ServerDraining
+from mesh.errors import AdapterCorrupt, AivoError, ModelNotLoaded, ServerDraining
 from mesh.log import get_logger
 from mesh.main_brain.roles import RoleName
 
@@ -45,7 +45,7 @@ class NotFinite(Exception):
 
 
 class Batch:
-    """Runs many sequences at once on a model. For the event loop.
+    """Runs many sequences at once on a model, while `run` runs. For the event loop.
 
     Attributes:
         slots: Which adapter has which slot.
@@ -74,15 +74,19 @@ class Batch:
         self.slots = Slots(slots)
         self._model = model
         self._thread = thread
-        self._rows = Rows(rows + guard_rows)
+        self._row_count = rows + guard_rows
+        self._rows = Rows(self._row_count)
         self._reply_rows = rows
         self._prefill_tokens = prefill_tokens
         self._queue: FairQueue[Ticket] = FairQueue()
         self._guard_queue: FairQueue[Ticket] = FairQueue()
+        # All sequences that have not ended, wherever they are.
+        self._present: set[Ticket] = set()
+        self._is_running = False
+        self._is_closing = False
         self._has_work = asyncio.Event()
         self._turn_numbers = itertools.count()
         self._step_started_at: float | None = None
-        self._loop = asyncio.create_task(self._run(), name="run the batch")
 
     @property
     def running_count(self) -> int:
@@ -104,13 +108,18 @@ class Batch:
         allowance: Allowance,
         student_id: str | None,
     ) -> Ticket:
-        """Queues a sequence. The caller must call `release` in the end, whatever happens."""
+        """Queues a sequence. The caller must call `release` in the end, whatever happens.
+
+        The sequence ends with `ServerDraining` if the batch is closed, and with `ModelNotLoaded` if a bug has ended
+        `run`; both also while it runs.
+        """
         # Requests without a student are not one student's: each takes a turn of its own.
         turn_key: Hashable = student_id if student_id is not None else next(self._turn_numbers)
         ticket = Ticket(sequence=sequence, adapter=adapter, role=role, allowance=allowance, turn_key=turn_key)
-        if self._loop.done():
-            self._end(ticket, ServerDraining("the engine is closing"))
+        if not self._is_running:
+            self._end(ticket, self._reason_to_stop())
         else:
+            self._present.add(ticket)
             self._queue_of(ticket).push(ticket, key=turn_key)
             self._has_work.set()
         return ticket
@@ -140,26 +149,30 @@ class Batch:
         self.slots.drop(adapter.identity)
         self._has_work.set()
 
-    async def close(self) -> None:
-        """Ends all sequences, and returns once the torch thread is idle."""
-        self._loop.cancel()
-        await wait_until_done(self._loop)
-        for ticket in self._tickets():
-            self._leave(ticket, ServerDraining("the engine is closing"))
-        for queue in (self._guard_queue, self._queue):
-            while queue:
-                self._end(queue.pop(), ServerDraining("the engine is closing"))
+    def close(self) -> None:
+        """Says that the end of `run`, which follows, is orderly."""
+        self._is_closing = True
 
-    async def _run(self) -> None:
-        while True:
-            step = self._next_step()
-            if step.is_empty:
-                self._has_work.clear()
-                await self._has_work.wait()
-                continue
-            await self._compute(step)
-            # A step without rows takes no time; this lets other tasks run.
-            await asyncio.sleep(0)
+    async def run(self) -> NoReturn:
+        """Runs sequences until it is cancelled, and ends once the torch thread is idle. Then every sequence has ended.
+
+        May run again after a bug has ended it.
+        """
+        self._is_running = True
+        try:
+            while True:
+                step = self._next_step()
+                if step.is_empty:
+                    self._has_work.clear()
+                    await self._has_work.wait()
+                    continue
+                await self._compute(step)
+                # A step without rows takes no time; this lets other tasks run.
+                await asyncio.sleep(0)
+        finally:
+            self._is_running = False
+            self._queue, self._guard_queue = FairQueue(), FairQueue()
+            self._start_over(tuple(self._present), self._reason_to_stop())
 
     async def _compute(self, step: BatchStep) -> None:
         self._step_started_at = time.monotonic()
@@ -171,7 +184,7 @@ class Batch:
             raise
         except Exception as error:  # noqa: BLE001 - the next step may work, as after running out of memory
             _log.exception("step_failed", sequences=len(step.rows))
-            self._start_over(error)
+            self._start_over(self._tickets(), error)
         else:
             self._settle(broken_sequences)
         finally:
@@ -189,12 +202,22 @@ class Batch:
             elif sequence.is_finished:
                 self._leave(ticket, None)
 
-    def _start_over(self, error: Exception) -> None:
-        """Ends all sequences that have a row. How far the step came is unknown, and so is what rows and slots hold."""
-        for ticket in self._tickets():
-            self._leave(ticket, error)
+    def _start_over(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        """Ends these sequences, all that have a row among them, and forgets what rows and slots hold.
+
+        How far the latest step came is unknown, and after a bug also whether rows and slots are booked as they are.
+        """
+        for ticket in tickets:
+            ticket.lease = None
+            self._end(ticket, error)
         self.slots.clear()
+        self._rows = Rows(self._row_count)
         self._rows.clear(self._model.context_tokens)
+
+    def _reason_to_stop(self) -> AivoError:
+        if self._is_closing:
+            return ServerDraining("the engine is closing")
+        return ModelNotLoaded("the engine crashed and starts again")
 
     def _next_step(self) -> BatchStep:
         for ticket in self._tickets():
@@ -275,6 +298,7 @@ class Batch:
         self._end(ticket, error)
 
     def _end(self, ticket: Ticket, error: Exception | None) -> None:
+        self._present.discard(ticket)
         ticket.pieces.put_nowait(None)
         if error is None:
             ticket.completion.set_result(None)

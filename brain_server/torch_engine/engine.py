@@ -31,7 +31,7 @@ from brain_server.engine.contract import (
     TierCounts,
     WarmedAdapter,
 )
-from brain_server.engine.deadline import wait_until_done, within
+from brain_server.engine.deadline import within
 from brain_server.engine.defaults import PROBE, PROBE_SERVING
 from brain_server.engine.main_brain import MainBrainFacts
 from brain_server.engine.settings import EngineSettings
@@ -40,6 +40,7 @@ from brain_server.torch_engine.compute.model import TorchModel, guard_rows_of, l
 from brain_server.torch_engine.compute.slot_layout import SlotWeights
 from brain_server.torch_engine.reply_decoder import TorchReplyDecoder
 from mesh.adapters.store import AdapterStore, StoredAdapter
+from mesh.background import BackgroundTask
 from mesh.errors import AivoError, ModelNotLoaded
 from mesh.lm.chat import Prompt
 from mesh.lm.lora import from_safetensors
@@ -60,8 +61,8 @@ class _LoadedParts:
     decoder: TorchReplyDecoder
 
 
-class TorchEngine:
-    """An `Engine` on torch. Create it with `open`.
+class TorchEngine(BackgroundTask):
+    """An `Engine` on torch. Create it with `open`. In the background it loads the base model and runs the batch.
 
     Attributes:
         pointers: The cache of the students' active versions. On news of another version, call its `mark_stale`; on news
@@ -94,7 +95,6 @@ class TorchEngine:
         self._role_prompts: Counter[RoleName] = Counter()
         self._loaded: _LoadedParts | None = None
         self._failure = ""
-        self._loading = asyncio.create_task(self._load(), name="load the base model")
 
     @classmethod
     @asynccontextmanager
@@ -108,8 +108,18 @@ class TorchEngine:
             stack.push_async_callback(asyncio.to_thread, engine._torch_thread.shutdown)
             stack.push_async_callback(asyncio.to_thread, engine._prompt_thread.shutdown)
             stack.push_async_callback(asyncio.to_thread, engine._adapter_thread.shutdown)
-            stack.push_async_callback(engine._end)
-            yield engine
+            async with engine:
+                yield engine
+
+    async def __aexit__(self, *error: object) -> None:
+        self._admission.close()
+        if self._loaded is not None:
+            self._loaded.batch.close()
+        try:
+            await super().__aexit__(*error)
+        finally:
+            if self._loaded is not None:
+                await self._loaded.adapters.host.close()
 
     @property
     def facts(self) -> EngineFacts:
@@ -117,7 +127,7 @@ class TorchEngine:
         settings = self._settings
         base = self._loaded.model.base if self._loaded else None
         return EngineFacts(
-            ready=base is not None and not self._stall,
+            ready=base is not None and not self._obstacle,
             loading=base is None and not self._failure,
             reason=self._reason,
             model=base.name if base else settings.base_model,
@@ -218,8 +228,10 @@ class TorchEngine:
         return list(dict.fromkeys([*in_host, *in_slots]))
 
     @property
-    def _stall(self) -> str:
+    def _obstacle(self) -> str:
         """Why decoding makes no progress; empty if it does or nothing is to decode."""
+        if self.fault:
+            return self.fault
         seconds = self._loaded.batch.step_seconds if self._loaded else 0.0
         return f"decoding has made no progress for {seconds:.0f} s" if seconds > self._settings.stall_seconds else ""
 
@@ -227,7 +239,7 @@ class TorchEngine:
     def _reason(self) -> str:
         if self._loaded is None:
             return self._failure or f"loading {self._settings.base_model}"
-        return self._stall or self._loaded.model.base.fallback_reason or ""
+        return self._obstacle or self._loaded.model.base.fallback_reason or ""
 
     async def _prepare(self, model: TorchModel, stored: StoredAdapter) -> SlotWeights:
         def pack() -> SlotWeights:
@@ -240,12 +252,22 @@ class TorchEngine:
             raise ModelNotLoaded(self.facts.reason)
         return self._loaded
 
+    async def _run(self) -> None:
+        if self._loaded is None:
+            await self._load()
+        if self._loaded is None:
+            # Health says why.
+            await asyncio.Event().wait()
+        else:
+            await self._loaded.batch.run()
+
     async def _load(self) -> None:
         settings = self._settings
         name = settings.base_model
         started_at = time.monotonic()
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._torch_thread, load_model, settings)
+            self._loaded = self._assemble(model)
         except AivoError as error:
             self._failure = str(error)
             _log.error("base_model_unavailable", base_model=name, reason=self._failure)
@@ -253,7 +275,6 @@ class TorchEngine:
             self._failure = f"{name} could not be loaded: {type(error).__name__}"
             _log.exception("base_model_failed", base_model=name)
         else:
-            self._loaded = self._assemble(model)
             _log.info(
                 "base_model_loaded",
                 base_model=model.base.name,
@@ -283,10 +304,3 @@ class TorchEngine:
         )
         decoder = TorchReplyDecoder(model, batch, prompt_thread=self._prompt_thread)
         return _LoadedParts(model=model, adapters=adapters, batch=batch, decoder=decoder)
-
-    async def _end(self) -> None:
-        self._admission.close()
-        await wait_until_done(self._loading)
-        if self._loaded is not None:
-            await self._loaded.batch.close()
-            await self._loaded.adapters.host.close()

@@ -41,6 +41,7 @@ from brain_server.vllm_engine.reply_decoder import VllmReplyDecoder
 from brain_server.vllm_engine.roles import VllmRoles
 from brain_server.vllm_engine.watch import VllmWatch
 from mesh.adapters.store import AdapterStore
+from mesh.background import BackgroundTask
 from mesh.errors import AdapterIncompatible, AivoError, ModelNotLoaded
 from mesh.lm.chat import Prompt
 from mesh.log import get_logger
@@ -59,8 +60,8 @@ class _VllmParts:
     adapters: StudentAdapters[VllmAdapter]
 
 
-class VllmEngine:
-    """An `Engine` on vLLM. Create it with `open`.
+class VllmEngine(BackgroundTask):
+    """An `Engine` on vLLM. Create it with `open`. In the background it reads the base model's files and watches vLLM.
 
     Attributes:
         pointers: Each student's active version. Call its `mark_stale` when a version was activated, and `forget` when
@@ -85,28 +86,36 @@ class VllmEngine:
         self._parts: _VllmParts | None = None
         self._failure = ""
         self._watch = VllmWatch(client, base_model=settings.base_model, on_first_answer=self._on_first_answer)
-        self._watching = asyncio.create_task(self._run(), name="watch vLLM")
 
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: EngineSettings, store: AdapterStore) -> AsyncIterator[Self]:
         """Starts to wait for vLLM and yields at once; `facts` reports progress. vLLM keeps running after exit."""
-        async with VllmClient.open(settings.vllm_url) as client:
-            engine = cls(settings, store=store, client=client)
-            try:
-                yield engine
-            finally:
-                await engine._close()
+        async with (
+            VllmClient.open(settings.vllm_url) as client,
+            cls(settings, store=store, client=client) as engine,
+        ):
+            yield engine
+
+    async def __aexit__(self, *error: object) -> None:
+        self._admission.close()
+        try:
+            await super().__aexit__(*error)
+        finally:
+            if self._parts is not None:
+                await self._parts.roles.aclose()
+                await self._parts.adapters.host.close()
+                await self._parts.folders.settle()
 
     @property
     def facts(self) -> EngineFacts:
         """See `Engine.facts`. vLLM reports neither device nor dtype, so both are those of the settings."""
         settings = self._settings
-        ready = self._watch.served_model is not None and not self._failure
+        ready = self._watch.served_model is not None and not self._failure and not self.fault
         return EngineFacts(
             ready=ready,
             loading=not (self._failure or self._watch.has_answered),
-            reason=self._failure or self._watch.reason,
+            reason=self._failure or self.fault or self._watch.reason,
             model=settings.base_model,
             device="vllm" if settings.device == "auto" else settings.device.partition(":")[0],
             gpu_available=settings.device.startswith("cuda"),
@@ -223,10 +232,18 @@ class VllmEngine:
         return parts, decoder
 
     async def _run(self) -> None:
+        if self._parts is None:
+            await self._read()
+        if self._parts is None:
+            # Health says why.
+            await asyncio.Event().wait()
+        else:
+            await self._watch.run()
+
+    async def _read(self) -> None:
         name = self._settings.base_model
         try:
             self._parts = self._assemble(await asyncio.to_thread(VllmModel.read, self._settings))
-            await self._watch.run()
         except AivoError as error:
             self._failure = str(error)
             _log.error("base_model_unavailable", base_model=name, reason=self._failure)
@@ -252,12 +269,3 @@ class VllmEngine:
         await self._parts.folders.sweep(served_model)
         await self._parts.folders.load_blank(self._settings.adapter_target_modules)
         await self._parts.roles.load()
-
-    async def _close(self) -> None:
-        self._admission.close()
-        self._watching.cancel()
-        await asyncio.wait([self._watching])
-        if self._parts is not None:
-            await self._parts.roles.aclose()
-            await self._parts.adapters.host.close()
-            await self._parts.folders.settle()

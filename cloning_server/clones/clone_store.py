@@ -16,6 +16,7 @@ sizes                 hash: the number of responses of each clone that is not fi
 students              sorted set: students by the time at which their latest clone was accepted
 counter, lease_counter, pace  strings: the last clone number, the last lease token, the seconds per response
 housekeeping          string: exists while a server has its turn at housekeeping
+write_check           string: written to find out whether Redis takes writes
 ```
 
 All keys of a tenant share one hash tag, so that the scripts also run on a cluster. Changes that must be atomic are Lua
@@ -40,7 +41,10 @@ _SCRIPTS = "cloning_server.clones.scripts"
 
 
 class CloneStore:
-    """One tenant's clones in Redis. Every method raises `CloneStoreUnavailable` while Redis does not answer."""
+    """One tenant's clones in Redis.
+
+    Every method raises `CloneStoreUnavailable` while Redis does not answer, or refuses because, say, its disk is full.
+    """
 
     def __init__(self, redis: Redis, *, tenant: str = DEFAULT_TENANT) -> None:
         self._redis = redis
@@ -55,6 +59,11 @@ class CloneStore:
     def channel(self) -> str:
         """The channel on which Redis publishes the id of every clone that changes."""
         return self._key("changes")
+
+    async def check(self) -> None:
+        """Returns if Redis takes writes; a Redis that only answers can't keep a clone."""
+        async with _answers_in_time():
+            await self._redis.set(self._key("write_check"), "1")
 
     async def start(self, new: NewClone, *, queue_limit: int) -> tuple[StartOutcome, str]:
         """Writes a clone unless something stands in its way.

@@ -4,16 +4,18 @@ Knows nothing of gRPC.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from cloning_server.clones.listing import CloneCounts
-from cloning_server.clones.registry import Registry
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.listing import CloneCounts, CloneListing
 from cloning_server.running.brain import Brain
+from cloning_server.running.worker import Worker
 from cloning_server.training import Trainer, TrainerFacts
 from mesh.adapters.store import AdapterStore
-from mesh.dependencies import Dependency, DependencyCheck
+from mesh.background import BackgroundTask
+from mesh.dependencies import FRESH_SECONDS, Dependency, DependencyCheck
+from mesh.valkey.wakeups import Wakeups
 
 CLONE_STORE, ADAPTER_STORE, TRAINER, BRAIN = "clone_store", "adapter_store", "trainer", "brain"
 
@@ -26,73 +28,113 @@ class CloningHealthReport:
     trainer: TrainerFacts
     counts: CloneCounts
     dependencies: tuple[Dependency, ...]
+    task_faults: tuple[str, ...]
 
     @property
     def reason(self) -> str:
         """What is missing; empty if nothing is."""
         fallback = f"{self.trainer.model} trains in place of {self.trainer.fallback_for}"
         parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
-        return "; ".join([*([fallback] if self.trainer.fallback_for else []), *self.trainer.problems, *parts])
+        fallbacks = [fallback] if self.trainer.fallback_for else []
+        return "; ".join([*fallbacks, *self.trainer.problems, *self.task_faults, *parts])
 
 
-class CloningHealthCheck:
+class CloningHealthCheck(BackgroundTask):
     """Asks every part, all at the same time. Open it with `async with`; it then owns the questions under way.
 
+    In the background it asks the clone store once a second, so that `accepts_clones` is up to date for `grpc.health`,
+    and says the same as a report.
+
     Args:
-        registry: The clone store's face.
+        listing: Counts the clones.
+        store: The clone store.
+        wakeups: Wake whoever waits for a change of a clone.
+        worker: Takes clones off the queue.
         adapters: The adapter store.
         trainer: Trains.
         brain: Answers.
         is_draining: Whether the server was told to stop.
+        task_faults: Returns why background tasks do not run.
     """
 
     def __init__(
         self,
-        registry: Registry,
+        listing: CloneListing,
         *,
+        store: CloneStore,
+        wakeups: Wakeups,
+        worker: Worker,
         adapters: AdapterStore,
         trainer: Trainer,
         brain: Brain,
         is_draining: Callable[[], bool],
+        task_faults: Callable[[], tuple[str, ...]],
     ) -> None:
-        self._registry = registry
+        self._listing = listing
+        self._wakeups = wakeups
+        self._worker = worker
         self._trainer = trainer
         self._is_draining = is_draining
+        self._task_faults = task_faults
         self._counts = CloneCounts(queued_clones=0, running_clones=0)
-        self._clone_store = DependencyCheck(CLONE_STORE, self._count)
+        self._clone_store = DependencyCheck(CLONE_STORE, store.check)
+        self._counting = DependencyCheck(CLONE_STORE, self._count)
         self._adapter_store = DependencyCheck(ADAPTER_STORE, adapters.check)
         self._brain = DependencyCheck(BRAIN, brain.check)
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await super().__aexit__(*error)
+        finally:
+            for check in (self._clone_store, self._counting, self._adapter_store, self._brain):
+                await check.aclose()
 
-    async def __aexit__(self, *_: object) -> None:
-        for check in (self._clone_store, self._adapter_store, self._brain):
-            await check.aclose()
+    @property
+    def has_clone_store(self) -> bool:
+        """Whether the clone store took a write a moment ago, and tells of changes."""
+        return self._clone_store.latest.available and self._wakeups.is_connected
+
+    @property
+    def accepts_clones(self) -> bool:
+        """Whether clones can be accepted, and are taken off the queue."""
+        return self.has_clone_store and self._worker.is_running
 
     async def report(self) -> CloningHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
-        clone_store, adapter_store, brain = await asyncio.gather(
-            self._clone_store.probe(), self._adapter_store.probe(), self._brain.probe()
+        _, counting, adapter_store, brain = await asyncio.gather(
+            self._clone_store.probe(), self._counting.probe(), self._adapter_store.probe(), self._brain.probe()
         )
-        facts = self._trainer.facts
+        # By now there may be a later result than that of this probe; `accepts_clones` tells of it.
+        clone_store = self._clone_store.latest
+        if clone_store.available and not self._wakeups.is_connected:
+            clone_store = replace(clone_store, reason="it does not tell of changes")
+        facts, task_faults = self._trainer.facts, self._task_faults()
         trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")
         parts = (clone_store, adapter_store, trainer, brain)
-        unknown = CloneCounts(queued_clones=0, running_clones=0)
-        counts = self._counts if clone_store.available else unknown
-        return CloningHealthReport(status=self._status(parts, facts), trainer=facts, counts=counts, dependencies=parts)
+        return CloningHealthReport(
+            status=self._status(parts, facts, task_faults),
+            trainer=facts,
+            counts=self._counts if counting.available else CloneCounts(queued_clones=0, running_clones=0),
+            dependencies=parts,
+            task_faults=task_faults,
+        )
+
+    async def _run(self) -> None:
+        while True:
+            await self._clone_store.probe()
+            await asyncio.sleep(FRESH_SECONDS)
 
     async def _count(self) -> None:
-        self._counts = await self._registry.listing.count()
+        self._counts = await self._listing.count()
 
-    def _status(self, parts: tuple[Dependency, ...], facts: TrainerFacts) -> str:
+    def _status(self, parts: Sequence[Dependency], facts: TrainerFacts, task_faults: Sequence[str]) -> str:
         missing = {part.name for part in parts if not part.available}
         if self._is_draining():
             return "draining"
-        if CLONE_STORE in missing:
-            # Nothing can be accepted; without the other parts, clones are accepted and wait for them.
+        if not self.accepts_clones:
+            # Without the other parts, clones are accepted and wait for them.
             return "unhealthy"
         # A trainer knows its device once it has loaded, or tried to.
         if missing == {TRAINER} and not facts.device:
             return "loading"
-        return "degraded" if missing or facts.fallback_for or facts.problems else "healthy"
+        return "degraded" if missing or facts.fallback_for or facts.problems or task_faults else "healthy"

@@ -55,16 +55,20 @@ class Classroom:
             seat.is_left = True
 
     async def _drive(self) -> None:
-        run = asyncio.get_running_loop().run_in_executor
-        while self._seats:
-            seats = tuple(self._seats)
-            await run(self._thread, self._round, seats)
+        try:
+            while self._seats:
+                seats = tuple(self._seats)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._round, seats)
+                for seat in seats:
+                    seat.deliver()
+                # Those that wait for a result are first in the next round.
+                self._seats = sorted(
+                    (seat for seat in self._seats if not seat.is_over), key=lambda seat: seat.request is None
+                )
+        except Exception as error:  # noqa: BLE001 - `attend` raises it, or would wait for ever
+            seats, self._seats = tuple(self._seats), []
             for seat in seats:
-                seat.deliver()
-            # Those that wait for a result are first in the next round.
-            self._seats = sorted(
-                (seat for seat in self._seats if not seat.is_over), key=lambda seat: seat.request is None
-            )
+                seat.news.put_nowait(error)
 
     def _round(self, seats: Sequence["_Seat"]) -> None:
         """Advances every seat by a step, and computes a batch of decodings and one of training steps. Never raises."""

@@ -7,7 +7,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.students.erasure import Erasure
 from mesh.adapters.store import AdapterStore
 from mesh.background import BackgroundTask
-from mesh.errors import AivoError
+from mesh.errors import AivoError, Unavailable
 from mesh.log import get_logger
 
 # The sweep removes uncommitted files that are older than this. No publication takes so long.
@@ -47,16 +47,26 @@ class Housekeeping(BackgroundTask):
     async def clean_up(self) -> None:
         """Erases the students whose retention time is over, and sweeps the adapter store.
 
+        A student who can't be erased is logged and stays; the others are erased all the same.
+
         Raises:
-            AdapterStoreUnavailable, CloneStoreUnavailable: The rest is left for the next turn.
+            Unavailable: A store does not answer; the rest is left for the next turn.
         """
         if self._retention is not None:
             before = datetime.now(UTC) - self._retention
             for student_id in await self._store.list_idle_students(before=before, limit=STUDENTS_PER_TURN):
-                # Not whoever came back since the list was read.
-                await self._erasure.erase_idle(student_id, before=before)
+                await self._erase(student_id, before=before)
         report = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
         _log.info("housekeeping_done", swept=str(report))
+
+    async def _erase(self, student_id: str, *, before: datetime) -> None:
+        try:
+            # Not whoever came back since the list was read.
+            await self._erasure.erase_idle(student_id, before=before)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001 - whatever is wrong with one student's data, the others' time is over too
+            _log.exception("retention_failed", student_id=student_id)
 
     async def _run(self) -> None:
         while True:

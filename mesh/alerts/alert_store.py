@@ -8,6 +8,7 @@ open_alert:{student_id}     string: the alert in which further findings count; e
 alert_sequence              string: the number of the latest change
 alert_deliveries            sorted set: alerts that the webhook has not received, by the time of the next attempt, in
                             milliseconds since 1970
+alert_write_check           string: written to find out whether Redis takes writes
 ```
 
 An alert's place in the sorted sets moves with each change. Whoever reads what comes after a number therefore gets every
@@ -36,7 +37,9 @@ _SCRIPTS = "mesh.alerts.scripts"
 
 
 class AlertStore:
-    """One tenant's alerts. Every method raises `AlertStoreUnavailable` while Redis does not answer.
+    """One tenant's alerts.
+
+    Every method raises `AlertStoreUnavailable` while Redis does not answer, or refuses because, say, its disk is full.
 
     Args:
         redis: Holds them.
@@ -63,9 +66,9 @@ class AlertStore:
         return f"{self._prefix}alert_changes"
 
     async def check(self) -> None:
-        """Returns if Redis answers."""
+        """Returns if Redis takes writes; a Redis that only answers can't keep an alert."""
         async with _answers_in_time():
-            await self._redis.ping()
+            await self._redis.set(f"{self._prefix}alert_write_check", "1")
 
     async def record(self, finding: NewFinding, *, with_webhook: bool = False) -> str:
         """Counts a finding, or raises an alert; returns the alert's id. A repeated call has no further effect.

@@ -1,13 +1,17 @@
-"""Figures of every RPC in Prometheus' format, and the HTTP endpoint that shows them.
+"""Figures of every RPC, of health and of background tasks in Prometheus' format, and the HTTP endpoint that shows them.
 
-Labels are names of services, methods and codes, never of students.
+Labels are names of services, methods, codes and tasks, never of students.
 """
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from mesh.background import BackgroundTask
 from mesh.rpc.ports import with_address
 
 # From a lookup in memory to a long generation. Watches of clones fall into the last bucket.
@@ -62,6 +66,33 @@ class CallMetrics:
             service=service,
             method=method,
         )
+
+
+class ServerCollector(Collector):
+    """Shows what `grpc.health` says, and how the background tasks are.
+
+    Args:
+        tasks: The tasks; more may be added.
+        serving: Whether each service is ready; the server as a whole has the empty name.
+    """
+
+    def __init__(self, tasks: Sequence[BackgroundTask], serving: Mapping[str, bool]) -> None:
+        self._tasks = tasks
+        self._serving = serving
+
+    def collect(self) -> Iterable[Metric]:
+        """Reads both once."""
+        health = GaugeMetricFamily("aivo_serving", "Whether grpc.health says SERVING.", labels=("service",))
+        for service, is_serving in tuple(self._serving.items()):
+            health.add_metric((service,), is_serving)
+        running = GaugeMetricFamily("aivo_background_running", "Whether a background task runs.", labels=("task",))
+        restarts = CounterMetricFamily(
+            "aivo_background_restarts", "How often a background task was started again.", labels=("task",)
+        )
+        for task in tuple(self._tasks):
+            running.add_metric((task.name,), task.is_running)
+            restarts.add_metric((task.name,), task.restarts)
+        return health, running, restarts
 
 
 class MetricsEndpoint:

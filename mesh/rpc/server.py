@@ -14,11 +14,11 @@ from typing import TypeVar
 import grpc
 from prometheus_client import CollectorRegistry
 
-from mesh.background import cancel_and_wait
+from mesh.background import BackgroundTask
 from mesh.log import get_logger
 from mesh.rpc import health, reflection
 from mesh.rpc.interceptor import CallInterceptor
-from mesh.rpc.metrics import MetricsEndpoint, new_registry
+from mesh.rpc.metrics import MetricsEndpoint, ServerCollector, new_registry
 from mesh.rpc.ports import address_of, why_not
 from mesh.rpc.validation import prepare
 
@@ -47,12 +47,13 @@ _OPTIONS = (
 )
 
 ServicerT = TypeVar("ServicerT")
+TaskT = TypeVar("TaskT", bound=BackgroundTask)
 
 _log = get_logger(__name__)
 
 
 class Server:
-    """Serves until it is asked to stop, then drains.
+    """Serves until it is asked to stop, or until a background task that it watches has failed, then drains.
 
     Args:
         host: Address to listen on.
@@ -72,12 +73,14 @@ class Server:
         self._reflection = reflection
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._services: list[str] = []
-        self._health = health.Health()
         self._stopping = asyncio.Event()
+        self._tasks: list[BackgroundTask] = []
+        self._health = self.watch(health.Health(lambda: not any(task.has_failed for task in self._tasks)))
         self._open = AsyncExitStack()
         self._port: int | None = None
         self._metrics_port: int | None = None
         self.registry: CollectorRegistry = new_registry()
+        self.registry.register(ServerCollector(self._tasks, self._health.serving))
         self._interceptor = CallInterceptor(self.registry)
 
     def add(
@@ -100,6 +103,17 @@ class Server:
         self._services.append(service)
         self._health.add(service, ready)
         prepare(service)
+
+    def watch(self, task: TaskT) -> TaskT:
+        """Returns a background task whose failure ends the server, and which liveness and metrics show from now on."""
+        self._tasks.append(task)
+        task.call_on_failure(self._stopping.set)
+        return task
+
+    @property
+    def task_faults(self) -> tuple[str, ...]:
+        """Why background tasks do not run that should; see `BackgroundTask.fault`."""
+        return tuple(task.fault for task in self._tasks if task.fault)
 
     @property
     def port(self) -> int:
@@ -135,10 +149,7 @@ class Server:
             except RuntimeError:
                 raise why_not(self._host, self._asked_port) from None
             await self._health.refresh()
-            following = asyncio.create_task(self._health.follow(), name="health")
-            # A server whose health is no longer updated must not go on.
-            following.add_done_callback(lambda _: self._stopping.set())
-            opening.push_async_callback(cancel_and_wait, following)
+            await opening.enter_async_context(self._health)
             opening.push_async_callback(server.stop, _FLUSH_SECONDS)
             opening.push_async_callback(self._drain)
             await server.start()
@@ -152,10 +163,13 @@ class Server:
         await closing.aclose()
 
     async def serve_until_signal(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains; a second signal cuts the drain short. Starts if need be.
+        """Serves until SIGTERM, SIGINT or a failure of a background task, then drains. Starts if need be.
+
+        A second signal cuts the drain short. Leaving the task that failed raises `TaskFailed`.
 
         Raises:
             OSError: As `start` does.
+            TaskFailed: A service could not say whether it is ready.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

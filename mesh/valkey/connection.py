@@ -5,6 +5,7 @@ Knows nothing of what is stored there.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 
 from redis import exceptions
@@ -23,7 +24,8 @@ ANSWER_SECONDS = 5.0
 # Enough for a pooled connection that a restart of Redis has closed. Waiting out an outage is up to the caller.
 RETRIES = 2
 
-# Temporary: no answer, a replica during a failover, no memory left, a cluster that changes shape.
+# Temporary: no answer, a replica during a failover, no memory left, a cluster that changes shape, and rights that an
+# operator takes away and gives back.
 _TRANSIENT = (
     TimeoutError,
     exceptions.ConnectionError,
@@ -33,7 +35,13 @@ _TRANSIENT = (
     exceptions.ClusterDownError,
     exceptions.MasterDownError,
     exceptions.TryAgainError,
+    exceptions.NoPermissionError,
 )
+# Temporary refusals for which the client has no class: the disk is full, too few replicas are connected, a script runs
+# for too long.
+_REFUSALS = frozenset({"MISCONF", "NOREPLICAS", "BUSY"})
+# Redis answers with the code first; in a pipeline, the client writes before it which command was refused.
+_CODE = re.compile(r"(?:^|caused error: )([A-Z]+) ")
 
 
 def open_redis(url: str) -> Redis:
@@ -54,7 +62,7 @@ def open_redis(url: str) -> Redis:
 
 @contextlib.asynccontextmanager
 async def answers_in_time(unavailable: Callable[[str], AivoError], store: str) -> AsyncIterator[None]:
-    """Limits the calls inside to `ANSWER_SECONDS`.
+    """Limits the calls inside to `ANSWER_SECONDS`, and raises every temporary error as one of AIVO's.
 
     Args:
         unavailable: Makes the error that is raised in place of every temporary one.
@@ -68,3 +76,8 @@ async def answers_in_time(unavailable: Callable[[str], AivoError], store: str) -
             yield
     except _TRANSIENT as error:
         raise unavailable(f"the {store} does not answer ({type(error).__name__})") from error
+    except exceptions.ResponseError as error:
+        code = _CODE.search(str(error))
+        if code is None or code[1] not in _REFUSALS:
+            raise
+        raise unavailable(f"the {store} refuses calls ({code[1]})") from error

@@ -62,8 +62,8 @@ class Wakeups(BackgroundTask):
 
     @property
     def is_connected(self) -> bool:
-        """Whether Redis answers."""
-        return self._is_connected
+        """Whether Redis answers and wake-ups arrive."""
+        return self.is_running and self._is_connected
 
     @contextlib.contextmanager
     def waiter(self, item_id: str = "") -> Iterator[Waiter]:

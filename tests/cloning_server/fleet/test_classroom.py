@@ -65,6 +65,15 @@ def most_together(batches: Sequence[Sequence[ComputeRequest]], kind: type[Comput
     return max(sum(isinstance(request, kind) for request in requests) for requests in batches)
 
 
+async def test_a_classroom_that_can_not_compute_tells_everybody_who_attends(start: Start) -> None:
+    thread = ThreadPoolExecutor(1)
+    thread.shutdown()
+    room = Classroom(thread, size=8)
+    calls = [attend(room, start(plan)) for plan in PLANS[:2]]
+    errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+    assert [type(error) for error in errors] == [RuntimeError] * 2
+
+
 async def attend(room: Classroom, run: TrainingRun) -> TrainedAdapter:
     *_, last = [item async for item in room.attend(run)]
     assert isinstance(last, TrainedAdapter)

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from structlog.testing import capture_logs
 
 from cloning_server.clone import CloneState
 from cloning_server.clones.clone_store import CloneStore
@@ -40,9 +41,9 @@ async def housekeeping(cloning: Cloning, clones: CloneStore, adapters: AdapterSt
         yield Housekeeping(clones, adapters=adapters, erasure=erasure, every_seconds=60, retention=RETENTION)
 
 
-async def let_time_pass(cloning: Cloning, student_id: str) -> None:
-    """Has the student's latest clone accepted longer ago than students are kept."""
-    long_ago = datetime.now(UTC) - RETENTION - timedelta(days=1)
+async def let_time_pass(cloning: Cloning, student_id: str, *, days: int = 1) -> None:
+    """Has the student's latest clone accepted so many days longer ago than students are kept."""
+    long_ago = datetime.now(UTC) - RETENTION - timedelta(days=days)
     students = f"{{aivo:{cloning.settings.tenant}}}:students"
     await cloning.redis.zadd(students, {student_id: long_ago.timestamp() * 1000})
 
@@ -60,6 +61,28 @@ async def test_a_student_whose_time_is_over_is_erased_and_one_who_came_back_is_n
         assert isinstance(failure.error, CloneNotFound)
         assert (await models_of(stub, "old")).active_version == 0
         assert (await models_of(stub, "new")).active_version == 1
+
+
+async def test_a_student_who_can_not_be_erased_keeps_nobody_else(
+    cloning: Cloning, clones: CloneStore, housekeeping: Housekeeping
+) -> None:
+    async with cloning.serve() as stub:
+        for student_id in ("broken", "old"):
+            await clone(stub, student_id)
+    # The broken student comes first.
+    await let_time_pass(cloning, "broken", days=2)
+    await let_time_pass(cloning, "old")
+    lane = f"{{aivo:{cloning.settings.tenant}}}:lane:broken"
+    await cloning.redis.set(lane, "not a list")
+    with capture_logs() as events:
+        await housekeeping.clean_up()
+    failures = [(event["event"], event["student_id"]) for event in events if event["log_level"] == "error"]
+    assert failures == [("retention_failed", "broken")]
+    assert "housekeeping_done" in {event["event"] for event in events}
+    assert await clones.list_idle_students(before=datetime.now(UTC), limit=9) == ["broken"]
+    await cloning.redis.delete(lane)
+    await housekeeping.clean_up()
+    assert await clones.list_idle_students(before=datetime.now(UTC), limit=9) == []
 
 
 @pytest.mark.parametrize("place", ["list_idle_students", "is_idle"])

@@ -12,10 +12,13 @@ import pytest
 from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.brain.v1 import brain_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import generate_latest
 
+from mesh.background import BackgroundTask, TaskFailed
 from mesh.errors import ServerDraining
 from mesh.rpc.calls import Context
 from mesh.rpc.errors import error_of
+from mesh.rpc.health import LIVENESS
 from mesh.rpc.ports import PortTaken
 from mesh.rpc.server import MAX_REQUEST_BYTES, Server
 from tests.mesh.rpc.conftest import SERVICE, BrainStub, Logs, ScriptedBrain, calling, serving
@@ -161,8 +164,79 @@ async def test_a_service_that_cannot_say_how_it_is_ends_the_server(brain: Script
 
     server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=1)
     server.add(pb_grpc.add_BrainServiceServicer_to_server, brain, service=SERVICE, ready=ready)
-    with pytest.raises(LookupError):
+    with pytest.raises(TaskFailed) as caught:
         await asyncio.wait_for(server.serve_until_signal(), 5)
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert logs.of("background_task_failed", task="Health")
+
+
+class Crashing(BackgroundTask):
+    """Crashes once it is told to; every crash is final."""
+
+    max_restarts = 0
+
+    def __init__(self) -> None:
+        self.shall_crash = asyncio.Event()
+
+    async def _run(self) -> None:
+        await self.shall_crash.wait()
+        raise ValueError("a bug")
+
+
+async def test_a_background_task_that_fails_drains_the_server_and_ends_it(brain: ScriptedBrain, logs: Logs) -> None:
+    paced, task = Paced(brain), Crashing()
+    server = Server(host="127.0.0.1", port=0, metrics_port=None, drain_seconds=5)
+    server.add(pb_grpc.add_BrainServiceServicer_to_server, brain, service=SERVICE, ready=lambda: brain.ready)
+
+    async def serve() -> None:
+        async with server.watch(task):
+            await server.serve_until_signal()
+
+    await server.start()
+    ending = asyncio.create_task(serve())
+    async with calling(server) as channel:
+        watches = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+            for service in (SERVICE, "", LIVENESS)
+        ]
+        assert [(await watch.read()).status for watch in watches] == [SERVING] * 3
+        running = pb_grpc.BrainServiceStub(channel).GenerateStream(pb.GenerateStreamRequest(prompt="Why?"))
+        assert (await anext(aiter(running))).text == "one"
+        task.shall_crash.set()
+        assert [(await watch.read()).status for watch in watches] == [NOT_SERVING] * 3
+        assert server.task_faults == ("Crashing crashed (ValueError) and does not start again",)
+        metrics = generate_latest(server.registry).decode()
+        paced.go_on.set()
+        assert [message.text async for message in running] == ["two"]
+        for watch in watches:
+            watch.cancel()
+    with pytest.raises(TaskFailed):
+        await asyncio.wait_for(ending, 10)
+    assert 'aivo_background_running{task="Crashing"} 0.0' in metrics
+    assert 'aivo_background_running{task="Health"} 1.0' in metrics
+    assert f'aivo_serving{{service="{LIVENESS}"}} 0.0' in metrics
+    assert f'aivo_serving{{service="{SERVICE}"}} 0.0' in metrics
+
+
+async def test_a_server_that_is_not_ready_or_drains_is_alive(brain: ScriptedBrain, logs: Logs) -> None:
+    paced = Paced(brain)
+    brain.ready = False
+    async with serving(brain) as server, calling(server) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def statuses() -> list[int]:
+            requests = [health_pb2.HealthCheckRequest(service=service) for service in ("", LIVENESS)]
+            return [(await health.Check(request)).status for request in requests]
+
+        assert await statuses() == [NOT_SERVING, SERVING]
+        running = pb_grpc.BrainServiceStub(channel).GenerateStream(pb.GenerateStreamRequest(prompt="Why?"))
+        assert (await anext(aiter(running))).text == "one"
+        stopping = asyncio.create_task(server.stop())
+        while not server.draining:  # noqa: ASYNC110 - the drain sets nothing else
+            await asyncio.sleep(0)
+        assert await statuses() == [NOT_SERVING, SERVING]
+        paced.go_on.set()
+        await stopping
 
 
 async def test_a_port_that_is_taken_is_named(brain: ScriptedBrain, server: Server) -> None:
