@@ -20,16 +20,14 @@ BRAIN_METRICS_PORT ?= 9801
 CLONING_METRICS_PORT ?= 9802
 BRAIN_REST_PORT ?= 8001
 CLONING_REST_PORT ?= 8014
-ENVOY_ADMIN_PORT ?= 9901
+ENVOY_METRICS_PORT ?= 9901
 REDIS_PORT ?= 6390
 # SeaweedFS uses this port, the next four, and the same five 10000 higher.
 S3_PORT ?= 8333
 BRAIN_ADDRESS ?= 127.0.0.1:$(BRAIN_PORT)
 CLONING_ADDRESS ?= 127.0.0.1:$(CLONING_PORT)
-REDIS_URL ?= redis://127.0.0.1:$(REDIS_PORT)/0
 S3_ENDPOINT_URL ?= http://127.0.0.1:$(S3_PORT)
 AWS_ACCESS_KEY_ID ?= aivo
-AWS_SECRET_ACCESS_KEY ?= aivo-local-only
 AWS_DEFAULT_REGION ?= us-east-1
 MODEL_CACHE_DIR ?= $(DATA)/models
 ROLES_DIR ?= $(DATA)/roles
@@ -37,8 +35,8 @@ LOG_FORMAT ?= console
 # Short, so that Ctrl-C does not take long.
 DRAIN_SECONDS ?= 1
 UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN_REST_PORT CLONING_REST_PORT \
-	ENVOY_ADMIN_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS REDIS_URL S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
-	AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION MODEL_CACHE_DIR ROLES_DIR LOG_FORMAT DRAIN_SECONDS
+	ENVOY_METRICS_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
+	AWS_DEFAULT_REGION MODEL_CACHE_DIR ROLES_DIR LOG_FORMAT DRAIN_SECONDS
 PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
 
 # Processes that run tests. Many tests wait for servers, so that two keep two cores busy.
@@ -60,13 +58,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 model: $(INSTALLED) ## Fetch the base model (BASE_MODEL) and merge its tutor, once
 	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.main_brain.weights
 
+# Lines of the `Procfile` to run; empty for all of them.
+PARTS ?=
 # Only for these two targets: tests have ports and folders of their own.
 $(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))
 up: model ## Run the whole stack; Ctrl-C stops it
 	@python -m gateway.preflight $(PORTS)
-	@mkdir -p $(DATA)/valkey $(DATA)/s3
-	@# By default honcho kills what runs 5 s after Ctrl-C; Ray takes 4 s to stop.
-	@exec python -c 'import honcho.command, honcho.manager as m; m.KILL_WAIT = 15; honcho.command.main()' start
+	@exec python -m gateway.local_stack $(DATA) $(PARTS)
 
 # The public sets (CONTRIBUTING.md says where they come from); without them the roles learn from the lessons alone.
 SETS ?=

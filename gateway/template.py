@@ -10,6 +10,7 @@ from string import Template
 from gateway.settings import GatewaySettings
 
 _TEMPLATE = Path(__file__).with_name("envoy.yaml")
+_CALLERS = Path(__file__).with_name("callers.lua")
 # In a checkout a link to what `make protos` writes; the wheel has the file itself.
 _DESCRIPTORS = Path(__file__).with_name("descriptors.binpb")
 
@@ -20,11 +21,14 @@ def render(settings: GatewaySettings) -> str:
         GATEWAY_HOST=settings.gateway_host,
         BRAIN_REST_PORT=settings.brain_rest_port,
         CLONING_REST_PORT=settings.cloning_rest_port,
-        ENVOY_ADMIN_PORT=settings.envoy_admin_port,
+        ENVOY_METRICS_PORT=settings.envoy_metrics_port,
         # JSON is YAML.
         BRAIN_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.brain_address]),
         CLONING_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.cloning_address]),
         CORS_ALLOW_ORIGINS=json.dumps([{"exact": origin} for origin in settings.cors_allow_origins]),
+        ALLOWED_HOSTS=json.dumps(dict.fromkeys(settings.allowed_hosts, True)),
+        ALLOWED_ORIGINS=json.dumps(dict.fromkeys(settings.cors_allow_origins, True)),
+        CALLERS=_CALLERS,
         DESCRIPTORS=_DESCRIPTORS,
     )
 

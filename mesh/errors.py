@@ -84,6 +84,31 @@ class RequestTooLarge(InvalidArgument):
     reason = "REQUEST_TOO_LARGE"
 
 
+class UnsupportedMediaType(InvalidArgument):
+    """The gateway reads bodies of JSON and gRPC alone."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+
+# Who may not call.
+
+
+class PermissionDenied(AivoError):
+    """The caller may not do this."""
+
+
+class HostNotAllowed(PermissionDenied):
+    """The gateway does not serve the host that the request names."""
+
+    reason = "HOST_NOT_ALLOWED"
+
+
+class OriginNotAllowed(PermissionDenied):
+    """The request is from a web page whose origin may not call."""
+
+    reason = "ORIGIN_NOT_ALLOWED"
+
+
 # What does not exist.
 
 

@@ -154,7 +154,7 @@ def test_the_brain_serves(installation: Installation) -> None:
 def test_the_gateway_finds_its_configuration_and_descriptors(installation: Installation) -> None:
     # Of the extra `stack`: Envoy's program, which is not among what a new environment borrows.
     (installation.bin / "envoy").symlink_to(Path(sysconfig.get_path("scripts")) / "envoy")
-    names = ("BRAIN_REST_PORT", "CLONING_REST_PORT", "ENVOY_ADMIN_PORT")
+    names = ("BRAIN_REST_PORT", "CLONING_REST_PORT", "ENVOY_METRICS_PORT")
     ports = dict(zip(names, map(str, free_ports(3)), strict=True))
     env = {**ports, "ENVOY_LOG_LEVEL": "info"}
     with installation.started("python", "-m", "gateway", "config", **env) as process:

@@ -22,6 +22,7 @@ from mesh.errors import (
     InvalidArgument,
     InvalidField,
     NotFound,
+    PermissionDenied,
     QueueFull,
     ResourceExhausted,
     ServerUnreachable,
@@ -39,6 +40,7 @@ MAX_VIOLATIONS_BYTES = 3000
 
 _CODES: Mapping[type[AivoError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Aborted: grpc.StatusCode.ABORTED,

@@ -20,39 +20,47 @@ class Edge:
         cloning_url: REST of the cloning server, without a final slash.
         brain_address: gRPC of the brain through the gateway.
         cloning_address: gRPC of the cloning server through the gateway.
-        admin_url: Envoy's own interface.
-        folder: Holds the configuration and the `log`; the log is complete once the part has stopped.
+        metrics_url: Envoy's figures, read-only.
+        folder: Holds the configuration, the socket of Envoy's own interface, and the `log`, which is complete once the
+            part has stopped.
     """
 
     brain_url: str
     cloning_url: str
     brain_address: str
     cloning_address: str
-    admin_url: str
+    metrics_url: str
     folder: Path
     part: Part
+
+    @property
+    def admin(self) -> httpx.AsyncClient:
+        """A client of Envoy's own interface."""
+        socket = str(self.folder / "admin.sock")
+        return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://localhost")
 
 
 @contextlib.asynccontextmanager
 async def envoy(
-    folder: Path, *, brain_address: str, cloning_address: str, cors_allow_origins: str = ""
+    folder: Path, *, brain_address: str, cloning_address: str, cors_allow_origins: str = "", allowed_hosts: str = ""
 ) -> AsyncIterator[Edge]:
     """Runs the gateway in front of two servers, which may start later."""
-    brain_port, cloning_port, admin_port = free_ports(3)
+    brain_port, cloning_port, metrics_port = free_ports(3)
     env = {
         "BRAIN_REST_PORT": str(brain_port),
         "CLONING_REST_PORT": str(cloning_port),
-        "ENVOY_ADMIN_PORT": str(admin_port),
+        "ENVOY_METRICS_PORT": str(metrics_port),
         "BRAIN_ADDRESS": brain_address,
         "CLONING_ADDRESS": cloning_address,
         "CORS_ALLOW_ORIGINS": cors_allow_origins,
+        "ALLOWED_HOSTS": allowed_hosts,
     }
-    admin_url = f"http://127.0.0.1:{admin_port}"
+    metrics_url = f"http://127.0.0.1:{metrics_port}"
 
     async def live() -> bool:
         async with httpx.AsyncClient() as client:
             try:
-                return (await client.get(f"{admin_url}/ready")).status_code == httpx.codes.OK
+                return (await client.get(f"{metrics_url}/ready")).status_code == httpx.codes.OK
             except httpx.TransportError:
                 return False
 
@@ -64,7 +72,7 @@ async def envoy(
             cloning_url=f"http://127.0.0.1:{cloning_port}",
             brain_address=f"127.0.0.1:{brain_port}",
             cloning_address=f"127.0.0.1:{cloning_port}",
-            admin_url=admin_url,
+            metrics_url=metrics_url,
             folder=folder,
             part=part,
         )

@@ -24,6 +24,7 @@ async def test_an_allowed_origin_passes_the_preflight(brain_rest: httpx.AsyncCli
 async def test_another_origin_does_not(brain_rest: httpx.AsyncClient, brain: Script) -> None:
     answer = await brain_rest.options("/v1/generate", headers={"origin": "https://evil.example", **PREFLIGHT})
 
+    assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
     assert brain.calls == []
 
@@ -35,7 +36,7 @@ async def test_a_page_may_read_replies_and_errors(brain_rest: httpx.AsyncClient,
     answers = [
         await brain_rest.post("/v1/generate", json={"prompt": "Why?"}, headers=headers),
         await brain_rest.post("/v1/generate", json={"prompt": "Why?"}, headers=headers),
-        await brain_rest.post("/v1/generate", content="{", headers=headers),
+        await brain_rest.post("/v1/generate", content="{", headers=headers | {"content-type": "application/json"}),
     ]
 
     assert [answer.status_code for answer in answers] == [404, 200, 400]

@@ -17,6 +17,7 @@ from testing.scripted.script import BASE_MODEL, Script, failure, info
 
 UNAVAILABLE = failure(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_LOADED")
 PROMPT = {"prompt": "Why is the sky blue?"}
+JSON = {"content-type": "application/json"}
 NOWHERE = "127.0.0.1:9"
 
 
@@ -71,11 +72,12 @@ async def test_a_server_that_is_not_ready_still_says_why(tmp_path: Path) -> None
     async with (
         serving_brain(brain, healthy=False) as port,
         envoy(tmp_path, brain_address=f"127.0.0.1:{port}", cloning_address=NOWHERE) as edge,
+        edge.admin as admin,
         httpx.AsyncClient() as client,
     ):
         hosts = ""
         while "failed_active_hc" not in hosts:
-            hosts = (await client.get(f"{edge.admin_url}/clusters")).text
+            hosts = (await admin.get("/clusters")).text
         answer = await client.get(f"{edge.brain_url}/health")
 
     assert (answer.status_code, answer.json()["model_name"]) == (200, BASE_MODEL)
@@ -106,7 +108,7 @@ async def test_the_access_log_has_facts_and_no_words(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=edge.brain_url) as client,
     ):
         await client.post("/v1/generate", json={"prompt": "hush-hush"})
-        await client.post("/v1/generate", content='{"prompt": "hush-hush')
+        await client.post("/v1/generate", content='{"prompt": "hush-hush', headers=JSON)
         await client.get("/v1/nothing?words=hush-hush")
         answer = await client.post("/v1/generate?words=hush-hush", json={"prompt": "hush-hush"})
 
@@ -137,9 +139,9 @@ def test_all_faults_of_the_settings_are_told_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_ports_must_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENVOY_ADMIN_PORT", "8001")
+    monkeypatch.setenv("ENVOY_METRICS_PORT", "8001")
 
-    with pytest.raises(InvalidSettings, match="BRAIN_REST_PORT and ENVOY_ADMIN_PORT"):
+    with pytest.raises(InvalidSettings, match="BRAIN_REST_PORT and ENVOY_METRICS_PORT"):
         load_settings(GatewaySettings)
 
 

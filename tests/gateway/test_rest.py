@@ -13,6 +13,7 @@ from testing.scripted.cloning_server import CLONE_ID
 from testing.scripted.script import BASE_MODEL, Script, failure, info
 
 Code = grpc.StatusCode
+JSON = {"content-type": "application/json"}
 
 GENERATE = {
     "prompt": "Explain photosynthesis in simple terms",
@@ -179,7 +180,7 @@ async def test_an_error_keeps_its_reason_and_gets_its_http_code(
 async def test_a_malformed_body_is_named_without_its_words(
     brain_rest: httpx.AsyncClient, brain: Script, body: str | bytes, message: str
 ) -> None:
-    answer = await brain_rest.post("/v1/generate", content=body)
+    answer = await brain_rest.post("/v1/generate", content=body, headers=JSON)
 
     assert answer.status_code == 400
     assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
@@ -200,7 +201,7 @@ async def test_a_body_over_the_limit_is_refused(
     two_mib = {"student_id": "s", "baseline_data": {"assessment_id": "x" * 2**21}}
     refused = await brain_rest.post("/v1/generate", json=two_mib)
     accepted = await cloning_rest.post("/v1/clone/start", json=two_mib)
-    also_refused = await cloning_rest.post("/v1/clone/start", content=json.dumps(two_mib) + " " * 2**23)
+    also_refused = await cloning_rest.post("/v1/clone/start", content=json.dumps(two_mib) + " " * 2**23, headers=JSON)
 
     assert [refused.status_code, accepted.status_code, also_refused.status_code] == [413, 200, 413]
     error_body = {"code": 3, "message": "the body is too large", "details": [info("REQUEST_TOO_LARGE")]}

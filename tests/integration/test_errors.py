@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from testing.baseline import start_body
 from testing.parts.stack import Stack, until_status
 
+JSON = {"content-type": "application/json"}
 ASK: dict[str, Any] = {"prompt": "What is rain?", "max_tokens": 4, "temperature": 0}
 
 
@@ -233,9 +234,11 @@ async def test_bodies_that_no_server_sees_are_refused_in_the_same_form(
     brain: httpx.AsyncClient, cloning: httpx.AsyncClient
 ) -> None:
     answers = {
-        httpx.codes.BAD_REQUEST: await brain.post("/v1/generate", content=b'{"prompt": '),
+        httpx.codes.BAD_REQUEST: await brain.post("/v1/generate", content=b'{"prompt": ', headers=JSON),
         httpx.codes.NOT_FOUND: await brain.get("/v1/nothing"),
-        httpx.codes.REQUEST_ENTITY_TOO_LARGE: await cloning.post("/v1/clone/start", content=b"x" * (9 << 20)),
+        httpx.codes.REQUEST_ENTITY_TOO_LARGE: await cloning.post(
+            "/v1/clone/start", content=b"x" * (9 << 20), headers=JSON
+        ),
     }
     for code, answer in answers.items():
         assert answer.status_code == code

@@ -8,7 +8,6 @@ import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from aivo.cloning.v1 import student_service_pb2 as student_pb
-from structlog.testing import capture_logs
 
 from cloning_server.clone import CloneState, Consent, Terms
 from cloning_server.clones.clone_store import CloneStore

@@ -200,6 +200,23 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
+    REASON_UNSUPPORTED_MEDIA_TYPE: _Reason.ValueType  # 31
+    """The body is neither JSON nor gRPC, by its content-type (`INVALID_ARGUMENT`, 415). From the gateway.
+
+        {"reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "aivo"}
+    """
+    REASON_HOST_NOT_ALLOWED: _Reason.ValueType  # 32
+    """The gateway does not serve the host that the request names: `ALLOWED_HOSTS` lists those that it does
+    (`PERMISSION_DENIED`, 403).
+
+        {"reason": "HOST_NOT_ALLOWED", "domain": "aivo"}
+    """
+    REASON_ORIGIN_NOT_ALLOWED: _Reason.ValueType  # 33
+    """The request is from a web page whose origin may not call: `CORS_ALLOW_ORIGINS` lists those that may
+    (`PERMISSION_DENIED`, 403). From the gateway.
+
+        {"reason": "ORIGIN_NOT_ALLOWED", "domain": "aivo"}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -386,5 +403,22 @@ REASON_ALERT_STORE_UNAVAILABLE: Reason.ValueType  # 30
 """Valkey, which keeps the safety alerts, does not answer, or the brain has none (`UNAVAILABLE`, 503).
 
     {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+"""
+REASON_UNSUPPORTED_MEDIA_TYPE: Reason.ValueType  # 31
+"""The body is neither JSON nor gRPC, by its content-type (`INVALID_ARGUMENT`, 415). From the gateway.
+
+    {"reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "aivo"}
+"""
+REASON_HOST_NOT_ALLOWED: Reason.ValueType  # 32
+"""The gateway does not serve the host that the request names: `ALLOWED_HOSTS` lists those that it does
+(`PERMISSION_DENIED`, 403).
+
+    {"reason": "HOST_NOT_ALLOWED", "domain": "aivo"}
+"""
+REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 33
+"""The request is from a web page whose origin may not call: `CORS_ALLOW_ORIGINS` lists those that may
+(`PERMISSION_DENIED`, 403). From the gateway.
+
+    {"reason": "ORIGIN_NOT_ALLOWED", "domain": "aivo"}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,201 @@
+"""What `make up` opens: its listening sockets, what they answer without credentials, and who can read its files."""
+
+import random
+import re
+import socket
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from boto3.session import Session
+from botocore.exceptions import ClientError
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
+
+from gateway.local_stack import NAMES, stored_credentials
+from testing.parts.part import Part, free_ports
+from testing.waiting import until
+
+ROOT = Path(__file__).parents[1]
+# Ray, and with it the cloning server, is left out: it picks ports of its own.
+PARTS = "valkey s3 brain gateway"
+VARIABLES = (
+    "BRAIN_PORT", "BRAIN_METRICS_PORT", "BRAIN_REST_PORT", "CLONING_REST_PORT", "ENVOY_METRICS_PORT", "REDIS_PORT",
+    "CLONING_PORT", "CLONING_METRICS_PORT",
+)  # fmt: skip
+OF_CLONING = ("CLONING_PORT", "CLONING_METRICS_PORT")
+# SeaweedFS's ports: S3, master, volume, filer, admin, and gRPC of each.
+S3_OFFSETS = (0, 1, 2, 3, 4, 10000, 10001, 10002, 10003, 10004)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalStack:
+    """A running `make up` on free ports, without the cloning server."""
+
+    folder: Path
+    ports: dict[str, int]
+    part: Part
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        return stored_credentials(self.folder / "data" / "credentials.env")
+
+    def listeners(self) -> set[tuple[str, int]]:
+        """Address and port of every socket on which a process of the stack listens."""
+        return {
+            # gRPC's sockets take IPv4 as IPv6.
+            (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+            for process in psutil.Process(self.part.process_id).children(recursive=True)
+            for connection in process.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+
+
+def seaweed_port() -> int:
+    """The first of SeaweedFS's ports, all of them free."""
+    while True:
+        first = random.randrange(10_000, 20_000)
+        try:
+            for offset in S3_OFFSETS:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", first + offset))
+        except OSError:
+            continue
+        return first
+
+
+@pytest.fixture(scope="module")
+async def local_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    folder = tmp_path_factory.mktemp("up")
+    ports = dict(zip(VARIABLES, free_ports(len(VARIABLES)), strict=True)) | {"S3_PORT": seaweed_port()}
+    # The brain serves without a base model too, and says so in its health. The caller's own umask must not matter.
+    env = {**{name: str(port) for name, port in ports.items()}, "BASE_MODEL": "./no-such-model", "PARTS": PARTS}
+    command = f"umask 022; exec make -s -C {ROOT} -o .venv/.installed -o model up DATA={folder / 'data'}"
+    listeners = {ports[name] for name in VARIABLES if name not in OF_CLONING} | {ports["S3_PORT"] + 10000}
+
+    async def drawn() -> bool:
+        return (folder / "data" / "credentials.env").exists()
+
+    stack = LocalStack(
+        folder=folder, ports=ports, part=Part(["bash", "-c", command], folder=folder, probe=drawn, env=env)
+    )
+
+    async def all_listen() -> bool:
+        return {port for _, port in stack.listeners()} >= listeners
+
+    await stack.part.start()
+    try:
+        await until(all_listen, seconds=240)
+        yield stack
+    finally:
+        # With the parts, each of which has a process group of its own.
+        await stack.part.lose()
+
+
+def test_what_listens_is_what_is_listed_and_all_of_it_on_loopback(local_stack: LocalStack) -> None:
+    listed = {port for name, port in local_stack.ports.items() if name not in OF_CLONING}
+    listed |= {local_stack.ports["S3_PORT"] + offset for offset in S3_OFFSETS}
+
+    assert local_stack.listeners() == {("127.0.0.1", port) for port in listed}
+
+
+def test_only_this_user_reads_what_the_stack_writes(local_stack: LocalStack) -> None:
+    data = local_stack.folder / "data"
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (data, *data.rglob("*"))}
+
+    assert {data / "valkey", data / "s3", data / "gateway.log", data / "admin.sock"} <= modes.keys()
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
+
+
+def test_no_credential_is_printed_or_on_a_command_line(local_stack: LocalStack) -> None:
+    processes = psutil.Process(local_stack.part.process_id).children(recursive=True)
+    commands = [word for process in processes for word in process.cmdline()]
+    printed = [
+        path.read_text(errors="replace")
+        for path in (local_stack.folder / "log", *local_stack.folder.glob("data/*.log"))
+    ]
+    assert len(printed) == 3
+
+    assert [
+        name for name, value in local_stack.credentials.items() for text in (*commands, *printed) if value in text
+    ] == []
+
+
+async def test_valkey_asks_for_its_password(local_stack: LocalStack) -> None:
+    port = local_stack.ports["REDIS_PORT"]
+    async with Redis(port=port) as stranger, Redis(port=port, password="aivo") as guesser:
+        for redis in (stranger, guesser):
+            with pytest.raises(AuthenticationError):
+                await redis.ping()
+    async with Redis(port=port, password=local_stack.credentials["VALKEY_PASSWORD"]) as owner:
+        await owner.ping()
+
+        async def brain_listens() -> bool:
+            return bool(await owner.pubsub_channels())
+
+        # The brain was given the password, and hears of new versions.
+        await until(brain_listens, seconds=60)
+
+
+def test_s3_asks_for_its_key(local_stack: LocalStack) -> None:
+    url = f"http://127.0.0.1:{local_stack.ports['S3_PORT']}"
+    refused = []
+    for key in ("aivo-local-only", "aivo-secret"):
+        with pytest.raises(ClientError) as caught:
+            s3_client(url, key).list_buckets()
+        refused.append(caught.value.response["ResponseMetadata"]["HTTPStatusCode"])
+
+    assert refused == [403, 403]
+    assert httpx.get(url).status_code == 403
+    assert s3_client(url, local_stack.credentials["AWS_SECRET_ACCESS_KEY"]).list_buckets()["Buckets"] is not None
+
+
+def test_seaweed_gives_and_takes_nothing_by_its_other_ports(local_stack: LocalStack) -> None:
+    first = local_stack.ports["S3_PORT"]
+    s3 = s3_client(f"http://127.0.0.1:{first}", local_stack.credentials["AWS_SECRET_ACCESS_KEY"])
+    s3.create_bucket(Bucket="doors")
+    s3.put_object(Bucket="doors", Key="adapter", Body=b"weights" * 100_000)
+    master, volume, filer = (f"http://127.0.0.1:{first + offset}" for offset in (1, 2, 3))
+
+    answers = {
+        (method, url): httpx.request(method, url).status_code
+        for method, url in (
+            ("GET", f"{filer}/buckets/doors/adapter"),
+            ("GET", f"{filer}/buckets/"),
+            ("PUT", f"{filer}/buckets/doors/adapter"),
+            ("DELETE", f"{filer}/buckets/doors/adapter"),
+            ("GET", f"{master}/col/delete?collection=doors"),
+            ("GET", f"{master}/dir/assign"),
+            ("GET", f"{master}/dir/status"),
+            ("GET", f"{volume}/1,01637037d6"),
+            ("DELETE", f"{volume}/1,01637037d6"),
+        )
+    }
+
+    assert set(answers.values()) <= {401, 404}, answers
+    assert [status for (_, url), status in answers.items() if url.startswith(volume)] == [401, 401]
+    assert s3.get_object(Bucket="doors", Key="adapter")["Body"].read() == b"weights" * 100_000
+
+
+def test_credentials_are_drawn_once_and_a_removed_one_is_drawn_anew(tmp_path: Path) -> None:
+    file = tmp_path / "credentials.env"
+    first = stored_credentials(file)
+    assert stored_credentials(file) == first
+    assert len(set(first.values())) == len(NAMES)
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in first.values())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "VALKEY" not in line))
+    second = stored_credentials(file)
+
+    assert {name for name in NAMES if first[name] != second[name]} == {"VALKEY_PASSWORD"}
+    assert stored_credentials(file) == second
+
+
+def s3_client(url: str, secret_key: str) -> Any:
+    return Session("aivo", secret_key).client("s3", endpoint_url=url, region_name="us-east-1")
