@@ -55,12 +55,12 @@ class DependencyCheck:
 
     async def probe(self) -> Dependency:
         """Returns the part's availability. Never fails, and takes no longer than `CHECK_SECONDS`."""
-        if self._check_task is None or (
-            self._check_task.done() and time.monotonic() - self._checked_at > FRESH_SECONDS
-        ):
-            self._check_task = asyncio.create_task(self._find_reason(), name=f"{self._name} check")
-        done, _ = await asyncio.wait([self._check_task], timeout=CHECK_SECONDS)
-        reason = self._check_task.result() if done else f"no answer within {CHECK_SECONDS} s"
+        check = self._check_task
+        if check is None or (check.done() and time.monotonic() - self._checked_at > FRESH_SECONDS):
+            check = self._check_task = asyncio.create_task(self._find_reason(), name=f"{self._name} check")
+        done, _ = await asyncio.wait([check], timeout=CHECK_SECONDS)
+        # Not of `_check_task`, which may be a later check by now.
+        reason = check.result() if done else f"no answer within {CHECK_SECONDS} s"
         self.latest = Dependency(name=self._name, reason=reason)
         return self.latest
 
