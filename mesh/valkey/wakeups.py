@@ -63,7 +63,7 @@ class Wakeups(BackgroundTask):
     @property
     def is_connected(self) -> bool:
         """Whether Redis answers and wake-ups arrive."""
-        return self.is_running and self._is_connected
+        return self._is_connected
 
     @contextlib.contextmanager
     def waiter(self, item_id: str = "") -> Iterator[Waiter]:
@@ -91,6 +91,8 @@ class Wakeups(BackgroundTask):
             except (RedisError, OSError) as error:
                 if self._is_connected:
                     _log.warning("valkey_connection_lost", error=type(error).__name__)
+            finally:
+                # Also after a crash: nothing arrives until the next subscription is active.
                 self._is_connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
