@@ -40,6 +40,7 @@ class Health(BackgroundTask):
         self._is_alive = is_alive
         self._ready: dict[str, Callable[[], bool]] = {}
         self._is_draining = False
+        self._refresh_lock = asyncio.Lock()
         self.serving: dict[str, bool] = {}
 
     def add(self, service: str, ready: Callable[[], bool]) -> None:
@@ -52,15 +53,17 @@ class Health(BackgroundTask):
 
     async def refresh(self) -> None:
         """Asks every service and notifies watchers of changes. The server serves if all its services do."""
-        serving = {service: not self._is_draining and ready() for service, ready in self._ready.items()}
-        serving[""] = all(serving.values())
-        serving[LIVENESS] = self._is_alive()
-        for service, is_serving in serving.items():
-            if self.serving.get(service) != is_serving:
-                self.serving[service] = is_serving
-                _log.info("health_changed", name=service or "server", serving=is_serving)
-                kind = health_pb2.HealthCheckResponse
-                await self._servicer.set(service, kind.SERVING if is_serving else kind.NOT_SERVING)
+        # One at a time: a refresh that began before a drain must not report after it that a service serves.
+        async with self._refresh_lock:
+            serving = {service: not self._is_draining and ready() for service, ready in self._ready.items()}
+            serving[""] = all(serving.values())
+            serving[LIVENESS] = self._is_alive()
+            for service, is_serving in serving.items():
+                if self.serving.get(service) != is_serving:
+                    self.serving[service] = is_serving
+                    _log.info("health_changed", name=service or "server", serving=is_serving)
+                    kind = health_pb2.HealthCheckResponse
+                    await self._servicer.set(service, kind.SERVING if is_serving else kind.NOT_SERVING)
 
     async def drain(self) -> None:
         """Reports from now on that no service serves. A process that drains is alive."""
