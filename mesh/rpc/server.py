@@ -74,6 +74,7 @@ class Server:
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._services: list[str] = []
         self._stopping = asyncio.Event()
+        self._has_signal = False
         self._tasks: list[BackgroundTask] = []
         self._health = self.watch(health.Health(lambda: not any(task.has_failed for task in self._tasks)))
         self._open = AsyncExitStack()
@@ -184,8 +185,10 @@ class Server:
                 loop.remove_signal_handler(number)
 
     def _request_stop(self) -> None:
-        if self._stopping.is_set():
+        # Not the first signal after a failure, which has begun a drain too: Kubernetes sends one then.
+        if self._has_signal:
             self._interceptor.cut()
+        self._has_signal = True
         self._stopping.set()
 
     def _build(self) -> grpc.aio.Server:
