@@ -98,6 +98,9 @@ class Worker(BackgroundTask):
         except CloneStoreUnavailable:
             # If the claim was written and only its answer was lost, its lease expires.
             return STORE_PAUSE_SECONDS
+        except CloneNotFound:
+            # It was cancelled and erased with its student between its claim and the read that follows.
+            return 0.0
         if isinstance(claim, Pause):
             # A millisecond later than due, because the store counts in whole milliseconds.
             return POLL_SECONDS if claim.seconds is None else min(POLL_SECONDS, claim.seconds + 0.001)
