@@ -96,7 +96,7 @@ class Webhook(BackgroundTask):
         try:
             answer = await client.post(self._url, content=body, headers=headers)
             fault = "" if answer.is_success else f"HTTP status {answer.status_code}"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             fault = type(error).__name__
         if not fault:
             await self._store.end_delivery(alert_id)
