@@ -78,7 +78,7 @@ class CloningHealthCheck(BackgroundTask):
         self._task_faults = task_faults
         self._counts = CloneCounts(queued_clones=0, running_clones=0)
         self._clone_store = DependencyCheck(CLONE_STORE, store.check)
-        self._counting = DependencyCheck(CLONE_STORE, self._count)
+        self._count_check = DependencyCheck(CLONE_STORE, self._count)
         self._adapter_store = DependencyCheck(ADAPTER_STORE, adapters.check)
         self._brain = DependencyCheck(BRAIN, brain.check)
 
@@ -86,7 +86,7 @@ class CloningHealthCheck(BackgroundTask):
         try:
             await super().__aexit__(*error)
         finally:
-            for check in (self._clone_store, self._counting, self._adapter_store, self._brain):
+            for check in (self._clone_store, self._count_check, self._adapter_store, self._brain):
                 await check.aclose()
 
     @property
@@ -101,8 +101,8 @@ class CloningHealthCheck(BackgroundTask):
 
     async def report(self) -> CloningHealthReport:
         """Never fails, and takes no longer than `mesh.dependencies.CHECK_SECONDS`."""
-        _, counting, adapter_store, brain = await asyncio.gather(
-            self._clone_store.probe(), self._counting.probe(), self._adapter_store.probe(), self._brain.probe()
+        _, count_part, adapter_store, brain = await asyncio.gather(
+            self._clone_store.probe(), self._count_check.probe(), self._adapter_store.probe(), self._brain.probe()
         )
         # By now there may be a later result than that of this probe; `accepts_clones` tells of it.
         clone_store = self._clone_store.latest
@@ -114,7 +114,7 @@ class CloningHealthCheck(BackgroundTask):
         return CloningHealthReport(
             status=self._status(parts, facts, task_faults),
             trainer=facts,
-            counts=self._counts if counting.available else CloneCounts(queued_clones=0, running_clones=0),
+            counts=self._counts if count_part.available else CloneCounts(queued_clones=0, running_clones=0),
             dependencies=parts,
             task_faults=task_faults,
         )

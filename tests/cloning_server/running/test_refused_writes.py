@@ -109,9 +109,9 @@ async def test_clones_outlive_a_store_that_refuses_writes_and_both_healths_tell(
     async with cloning.connect() as channel:
         server = Watched(channel)
         await server.until_both_say("healthy", SERVING)
-        running = await start_clone(server.stub)
+        running_id = await start_clone(server.stub)
         await gate.reached.wait()
-        waiting = await start_clone(server.stub, "waiting")
+        waiting_id = await start_clone(server.stub, "waiting")
         async with refusing(own_redis.url, tmp_path / "valkey", code):
             health = await server.until_both_say("unhealthy", NOT_SERVING)
             assert f"clone_store: the clone store refuses calls ({code})" in health.reason
@@ -124,7 +124,7 @@ async def test_clones_outlive_a_store_that_refuses_writes_and_both_healths_tell(
             gate.open()
             # The running clone can't write its progress, and the worker can't claim the waiting one.
             await asyncio.sleep(1)
-        changes = [(await watch_all(server.stub, clone_id))[-1] for clone_id in (running, waiting)]
+        changes = [(await watch_all(server.stub, clone_id))[-1] for clone_id in (running_id, waiting_id)]
         assert [(change.status, change.attempt) for change in changes] == [("completed", 1)] * 2
         await server.until_both_say("healthy", SERVING)
         health = await server.stub.GetHealth(pb.GetHealthRequest())
