@@ -8,7 +8,7 @@ import os
 
 from client.brain import BrainClient
 from client.cloning import CloningClient
-from mesh.errors import AivoError
+from mesh.errors import AivoError, DeadlineExceeded, Unavailable
 
 _PAUSE_SECONDS = 0.5
 _READY = ("healthy", "degraded")
@@ -29,20 +29,26 @@ async def main() -> None:
 
 async def _until_ready(name: str, client: BrainClient | CloningClient) -> None:
     printed = ""
-    while True:
-        try:
-            health = await client.health()
-        except AivoError:
-            # Not up yet. If a part dies, the stack stops, and this process with it.
-            await asyncio.sleep(_PAUSE_SECONDS)
-            continue
-        if health.status in _READY:
-            return
-        state = f"{name} is {health.status}: {health.reason}"
-        if state != printed and health.status != "loading":
-            _say(state)
-            printed = state
+    while (fault := await _fault(name, client)) is not None:
+        if fault and fault != printed:
+            _say(fault)
+            printed = fault
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _fault(name: str, client: BrainClient | CloningClient) -> str | None:
+    """Returns why a server is not ready, empty for one that just needs time; None for one that is ready."""
+    try:
+        health = await client.health()
+    except (Unavailable, DeadlineExceeded):
+        # Not up yet. If a part dies, the stack stops, and this process with it.
+        return ""
+    except AivoError as error:
+        # Time does not help: such as a gateway whose ALLOWED_HOSTS lack 127.0.0.1.
+        return f"{name} can't be asked through the gateway: {error}"
+    if health.status in _READY:
+        return None
+    return "" if health.status == "loading" else f"{name} is {health.status}: {health.reason}"
 
 
 def _say(line: str) -> None:
