@@ -13,8 +13,8 @@ import honcho.command
 import honcho.manager
 
 # Valkey's password, the S3 key, and the keys by which SeaweedFS's parts know each other's requests for objects.
-NAMES = ("VALKEY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY",
-         "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")  # fmt: skip
+CREDENTIALS = ("VALKEY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY",
+               "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")  # fmt: skip
 # Ray takes 4 s to stop after Ctrl-C; by default honcho kills after 5.
 _KILL_SECONDS = 15
 
@@ -40,9 +40,11 @@ def stored_credentials(file: Path) -> dict[str, str]:
     """Returns the credentials in the file, lines of `NAME=value`; draws those that it lacks and adds them."""
     lines = file.read_text().splitlines() if file.exists() else []
     stored = dict(line.split("=", 1) for line in lines if "=" in line)
-    credentials = {name: stored.get(name) or secrets.token_hex(32) for name in NAMES}
-    if credentials != stored:
-        _write(file, "".join(f"{name}={value}\n" for name, value in credentials.items()))
+    credentials = {name: stored.get(name) or secrets.token_hex(32) for name in CREDENTIALS}
+    # Lines of others stay: who loads the file may keep more in it.
+    complete = stored | credentials
+    if complete != stored:
+        _write(file, "".join(f"{name}={value}\n" for name, value in complete.items()))
     return credentials
 
 

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 
-from gateway.local_stack import NAMES, stored_credentials
+from gateway.local_stack import CREDENTIALS, stored_credentials
 from testing.parts.part import Part, free_ports
 from testing.waiting import until
 
@@ -101,7 +101,7 @@ async def local_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         "BASE_MODEL": "./no-such-model",
         "PARTS": PARTS,
         # Other tests' stores leave their key in the environment, where it would win. Empty is unset.
-        **dict.fromkeys((*NAMES, "REDIS_URL"), ""),
+        **dict.fromkeys((*CREDENTIALS, "REDIS_URL"), ""),
         "AWS_ACCESS_KEY_ID": "aivo",
     }
     command = f"umask 022; exec make -s -C {ROOT} -o .venv/.installed -o model up DATA={folder / 'data'}"
@@ -217,15 +217,26 @@ def test_credentials_are_drawn_once_and_a_removed_one_is_drawn_anew(tmp_path: Pa
     file = tmp_path / "credentials.env"
     first = stored_credentials(file)
     assert stored_credentials(file) == first
-    assert len(set(first.values())) == len(NAMES)
+    assert len(set(first.values())) == len(CREDENTIALS)
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in first.values())
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "VALKEY" not in line))
     second = stored_credentials(file)
 
-    assert {name for name in NAMES if first[name] != second[name]} == {"VALKEY_PASSWORD"}
+    assert {name for name in CREDENTIALS if first[name] != second[name]} == {"VALKEY_PASSWORD"}
     assert stored_credentials(file) == second
+
+
+def test_a_line_of_somebody_else_stays_in_the_file_of_credentials(tmp_path: Path) -> None:
+    file = tmp_path / "credentials.env"
+    file.write_text("AWS_ACCESS_KEY_ID=aivo\n")
+
+    credentials = stored_credentials(file)
+
+    assert set(credentials) == set(CREDENTIALS)
+    assert file.read_text().startswith("AWS_ACCESS_KEY_ID=aivo\n")
+    assert stored_credentials(file) == credentials
 
 
 def s3_client(url: str, secret_key: str) -> Any:
