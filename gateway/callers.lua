@@ -24,7 +24,7 @@ local function is_from_us(origin, authority, origins)
 end
 
 -- A page sends other types of bodies without asking first.
-local function is_read(content_type)
+local function is_json_or_grpc(content_type)
   local media_type = content_type:lower():match("^[^;%s]*")
   return media_type == "application/json" or media_type == "application/grpc" or media_type:find("^application/grpc%+")
 end
@@ -38,7 +38,7 @@ function envoy_on_request(request)
   if not is_from_us(headers:get("origin"), authority, request:filterContext():get("origins")) then
     return refuse(request, "403", 7, "ORIGIN_NOT_ALLOWED", "the Origin header is not one of CORS_ALLOW_ORIGINS")
   end
-  if not is_read(headers:get("content-type") or "") then
+  if not is_json_or_grpc(headers:get("content-type") or "") then
     local body = request:body()
     if body and body:length() > 0 then
       refuse(request, "415", 3, "UNSUPPORTED_MEDIA_TYPE", "the body's content-type must be application/json, or gRPC's")
