@@ -40,7 +40,7 @@ LEAST_RISE = 1.5
 MATTER = frozenset({Kind.EXPLAIN, Kind.FEEDBACK, Kind.HINT, Kind.ASSESS, Kind.WORKED})
 # The grade or grades that a code names: CCSS.MATH.CONTENT.5.NF.A.1, CCSS.ELA-LITERACY.RL.9-10.2, NGSS.MS-PS2-1.
 GRADES_IN_CODE = re.compile(
-    r"^(?:CCSS\.MATH\.CONTENT\.(K|\d|HS)[A-Z]*\.|CCSS\.ELA-LITERACY\.[A-Z]+\.(K|\d+-\d+|\d+)\.|NGSS\.(K|\d|MS|HS)-"
+    r"^(?:CCSS\.MATH\.CONTENT\.(K|\d|HS)[A-Z-]*\.|CCSS\.ELA-LITERACY\.[A-Z]+\.(K|\d+-\d+|\d+)\.|NGSS\.(K|\d|MS|HS)-"
     r"|C3\.D\d\.[A-Za-z]+\.\d+\.(K-2|3-5|6-8|9-12))"
 )
 OF_BAND = {band: [grade for grade in GRADES if GradeBand.of(grade) is band] for band in GradeBand}
