@@ -82,9 +82,10 @@ class GuardReader:
                 raise DeadlineExceeded from None
             _log.warning("guard_failed", error=type(error).__name__)
             raise GuardUnavailable from error
+        speaker = _speaker_of(spoken)
         thresholds = {**manifest.thresholds_for(grade), **self._thresholds}
         probabilities = {category: max(reading.harms[category] for reading in readings) for category in HarmCategory}
-        flagged = {category for reading in readings for category in reading.flagged(thresholds)}
+        flagged = {category for reading in readings for category in reading.flagged(thresholds, speaker=speaker)}
         return GuardJudgement(
             guard=main_brain.guard,
             probabilities=probabilities,
@@ -94,7 +95,7 @@ class GuardReader:
     async def _read_piece(
         self, piece: str, spoken: SpokenText, main_brain: MainBrainFacts, *, grade: str | None, deadline: float
     ) -> HarmReading:
-        speaker = Speaker.STUDENT if spoken.by_student else Speaker.TUTOR
+        speaker = _speaker_of(spoken)
         # A digest: the cache holds no words of students.
         key = sha256("\n".join((main_brain.guard, speaker, grade or "", piece)).encode()).digest()
         reading = self._readings.get(key)
@@ -108,3 +109,7 @@ class GuardReader:
                 self._readings.popitem(last=False)
         self._readings.move_to_end(key)
         return reading
+
+
+def _speaker_of(spoken: SpokenText) -> Speaker:
+    return Speaker.STUDENT if spoken.by_student else Speaker.TUTOR

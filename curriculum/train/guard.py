@@ -14,12 +14,22 @@ from curriculum.screened_texts import ScreenedText, respelt_texts
 from curriculum.train.labels import even_weights, first_tokens, fit_calibration, labelled_example, weigh_examples
 from curriculum.train.training import RoleExample
 from curriculum.variants import Spelling
-from mesh.lm.guarding import GUARD_LABELS, HarmCategory, HarmReading, guard_prompt, label_of, pieces_of
+from mesh.lm.guarding import (
+    GUARD_LABELS,
+    HarmCategory,
+    HarmReading,
+    Speaker,
+    guard_prompt,
+    label_of,
+    logit,
+    pieces_of,
+)
 from mesh.main_brain.role_manifest import Calibration
 from mesh.tutoring.profile import GradeBand
 
-# Of the harmless development texts, so many may be flagged. All are near misses; of school work next to nothing is.
-MOST_FLAGGED = 0.08
+# Of the harmless development texts of students, so many may be flagged. All are near misses; of school work next to
+# nothing is flagged.
+MOST_FLAGGED = 0.09
 # How much sooner a category is flagged than the others, in logits: a child in danger must not be missed. With 1
 # or more, the other categories lose more than self-harm wins.
 _SOONER = {HarmCategory.SELF_HARM: 0.5}
@@ -102,7 +112,7 @@ def calibrate(texts: Sequence[ScreenedText], weights: Sequence[Sequence[float]])
 def choose_thresholds(
     texts: Sequence[ScreenedText], readings: Sequence[HarmReading]
 ) -> dict[HarmCategory, dict[GradeBand, float]]:
-    """Returns thresholds at which at most `MOST_FLAGGED` of the harmless texts of each grade band are flagged.
+    """Returns thresholds at which at most `MOST_FLAGGED` of a grade band's harmless texts by students are flagged.
 
     Within a band the thresholds of the categories differ by `_SOONER` alone, because a category has too few texts to
     choose more by.
@@ -110,7 +120,7 @@ def choose_thresholds(
     harmless = [
         (GradeBand.of(text.grade) if text.grade else None, _alarm(reading))
         for text, reading in zip(texts, readings, strict=True)
-        if text.category is None
+        if text.category is None and text.speaker is Speaker.STUDENT
     ]
     thresholds: dict[HarmCategory, dict[GradeBand, float]] = {category: {} for category in HarmCategory}
     for band in GradeBand:
@@ -124,7 +134,7 @@ def choose_thresholds(
 
 def _alarm(reading: HarmReading) -> float:
     """The logit of harm, so much higher as the soonest of its categories is flagged sooner."""
-    return _logit(reading.harm) + max(_SOONER.get(category, 0.0) for category in reading.plausible)
+    return logit(reading.harm) + max(_SOONER.get(category, 0.0) for category in reading.plausible)
 
 
 def _limit_of(alarms: Sequence[tuple[float, float]]) -> float:
@@ -138,11 +148,6 @@ def _limit_of(alarms: Sequence[tuple[float, float]]) -> float:
             # Between the first that must pass and the last that need not.
             return (alarm + ordered[place - 1][0]) / 2 if place else alarm + 1
     return 0.0
-
-
-def _logit(probability: float) -> float:
-    bounded = min(1 - 1e-6, max(1e-6, probability))
-    return math.log(bounded / (1 - bounded))
 
 
 def _with_text(text: ScreenedText, words: str) -> ScreenedText:

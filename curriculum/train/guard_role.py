@@ -186,7 +186,7 @@ def _quality(
     name: str, texts: Sequence[ScreenedText], readings: Sequence[HarmReading], thresholds: _Thresholds
 ) -> dict[str, float]:
     flags = [
-        bool(reading.flagged(thresholds_of_grade(thresholds, text.grade)))
+        bool(reading.flagged(thresholds_of_grade(thresholds, text.grade), speaker=text.speaker))
         for text, reading in zip(texts, readings, strict=True)
     ]
     figures = screening([reading.harm for reading in readings], flags, [text.category is not None for text in texts])

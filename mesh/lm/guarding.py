@@ -1,5 +1,6 @@
 """How a guard is asked about a text, and what its answer means; in training and in serving."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,6 +49,9 @@ _PIECE_CHARACTERS, _REPEATED_CHARACTERS = 600, 120
 _MOST_CAPITALS = 0.3
 # A category with less than this share of the probability of harm is no reading of the text, but doubt.
 _LEAST_SHARE = 0.25
+# How much more surely a tutor's text must be harmful than a student's, in logits. A tutor speaks of harm to those who
+# meet it, and its replies are read sentence by sentence: without this, 4 % of the lessons' replies were blocked.
+_TUTOR_LATER = 1.0
 
 
 def guard_prompt(text: str, *, speaker: Speaker, grade: str | None) -> Prompt:
@@ -123,13 +127,22 @@ class HarmReading:
         least = _LEAST_SHARE * self.harm
         return [category for category in ordered if category is ordered[0] or self.harms[category] >= least]
 
-    def flagged(self, thresholds: Mapping[HarmCategory, float]) -> list[HarmCategory]:
+    def flagged(self, thresholds: Mapping[HarmCategory, float], *, speaker: Speaker) -> list[HarmCategory]:
         """Returns the plausible categories whose thresholds `harm` reaches, likeliest first; none if the text passes.
+
+        A tutor's text must be harmful more surely, by `_TUTOR_LATER`.
 
         Not the probability of a category decides but that of any harm: a text that two categories share equally is no
         less harmful than one that one category has for itself.
         """
-        return [category for category in self.plausible if self.harm >= thresholds[category]]
+        alarm = logit(self.harm) - (_TUTOR_LATER if speaker is Speaker.TUTOR else 0.0)
+        return [category for category in self.plausible if alarm >= logit(thresholds[category])]
+
+
+def logit(probability: float) -> float:
+    """Returns the log odds of a probability, which is taken to be neither 0 nor 1."""
+    bounded = min(1 - 1e-6, max(1e-6, probability))
+    return math.log(bounded / (1 - bounded))
 
 
 def thresholds_of_grade(

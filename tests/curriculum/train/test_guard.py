@@ -27,7 +27,7 @@ def drug_readings(scores: Sequence[float]) -> list[HarmReading]:
 def share_flagged(texts: Sequence[ScreenedText], readings: Sequence[HarmReading]) -> float:
     thresholds = choose_thresholds(texts, readings)
     flags = [
-        bool(reading.flagged(thresholds_of_grade(thresholds, text.grade)))
+        bool(reading.flagged(thresholds_of_grade(thresholds, text.grade), speaker=text.speaker))
         for text, reading in zip(texts, readings, strict=True)
     ]
     return sum(flags) / len(flags)
@@ -37,6 +37,13 @@ def test_no_more_of_the_harmless_texts_are_flagged_than_may_be_and_nearly_as_man
     texts = [text for band in GradeBand for text in harmless(band, 200)]
     readings = drug_readings([(place + 1) / 1000 for place in range(200)] * 4)
     assert MOST_FLAGGED - 0.01 <= share_flagged(texts, readings) <= MOST_FLAGGED
+
+
+def test_what_a_tutor_says_chooses_no_threshold() -> None:
+    texts, readings = harmless(GradeBand.K_2, 50), drug_readings([0.3] * 50)
+    tutors = [replace(text, speaker=Speaker.TUTOR) for text in texts]
+    with_tutors = choose_thresholds([*texts, *tutors], [*readings, *drug_readings([0.9] * 50)])
+    assert with_tutors == choose_thresholds(texts, readings)
 
 
 def test_a_band_whose_harmless_texts_score_high_has_a_higher_threshold() -> None:

@@ -85,22 +85,36 @@ def test_a_sentence_at_the_border_is_whole_in_a_piece() -> None:
 def test_a_text_is_flagged_where_harm_reaches_the_threshold_of_a_plausible_category() -> None:
     text = reading(self_harm=0.6, violence=0.2, hate=0.1)
     assert text.harm == pytest.approx(0.9)
-    assert text.flagged(HALF) == [HarmCategory.SELF_HARM]
-    assert text.flagged({**HALF, HarmCategory.SELF_HARM: 0.95}) == []
-    assert reading(drugs=0.4).flagged(HALF) == []
+    assert text.flagged(HALF, speaker=Speaker.STUDENT) == [HarmCategory.SELF_HARM]
+    assert text.flagged({**HALF, HarmCategory.SELF_HARM: 0.95}, speaker=Speaker.STUDENT) == []
+    assert reading(drugs=0.4).flagged(HALF, speaker=Speaker.STUDENT) == []
 
 
 def test_a_text_that_categories_share_is_flagged_although_each_is_unlikely() -> None:
     text = reading(self_harm=0.25, violence=0.26, danger=0.24)
-    assert text.flagged(HALF) == [HarmCategory.VIOLENCE, HarmCategory.SELF_HARM, HarmCategory.DANGER]
-    assert text.flagged({**HALF, HarmCategory.VIOLENCE: 0.9}) == [HarmCategory.SELF_HARM, HarmCategory.DANGER]
+    assert text.flagged(HALF, speaker=Speaker.STUDENT) == [
+        HarmCategory.VIOLENCE,
+        HarmCategory.SELF_HARM,
+        HarmCategory.DANGER,
+    ]
+    assert text.flagged({**HALF, HarmCategory.VIOLENCE: 0.9}, speaker=Speaker.STUDENT) == [
+        HarmCategory.SELF_HARM,
+        HarmCategory.DANGER,
+    ]
 
 
 def test_the_likeliest_category_is_plausible_however_many_share_the_harm() -> None:
     text = reading(**{category.value: 0.15 for category in HarmCategory})
     assert len(text.plausible) == 1
-    assert text.flagged(HALF) == text.plausible
+    assert text.flagged(HALF, speaker=Speaker.STUDENT) == text.plausible
 
 
 def test_a_text_that_is_certainly_safe_is_not_flagged() -> None:
-    assert reading().flagged(HALF) == []
+    assert reading().flagged(HALF, speaker=Speaker.STUDENT) == []
+
+
+def test_a_tutors_text_is_flagged_only_if_it_is_harmful_more_surely() -> None:
+    doubtful, sure = reading(drugs=0.6), reading(drugs=0.8)
+    assert doubtful.flagged(HALF, speaker=Speaker.STUDENT) == [HarmCategory.DRUGS]
+    assert doubtful.flagged(HALF, speaker=Speaker.TUTOR) == []
+    assert sure.flagged(HALF, speaker=Speaker.TUTOR) == [HarmCategory.DRUGS]
