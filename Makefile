@@ -68,8 +68,8 @@ up: model ## Run the whole stack; Ctrl-C stops it
 
 # The public sets (CONTRIBUTING.md says where they come from); without them the roles learn from the lessons alone.
 SETS ?=
-# After some hundred steps on a CPU, glibc's malloc searches its lists of freed memory for half of the time. Ray brings
-# an allocator that does not.
+# After some hundred steps on a CPU, glibc's malloc searches long lists of freed memory. Ray brings an allocator that
+# does not.
 brain: export LD_PRELOAD := $(abspath $(wildcard $(VENV)/lib/python3*/site-packages/ray/core/libjemalloc.so))
 brain: model ## Train tutor, grader and guard for BASE_MODEL, with the public sets in SETS
 	@for role in tutor grader guard; do MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' \
