@@ -47,7 +47,7 @@ class Finding:
     Attributes:
         harm: How likely harm is, 0 to 1, for ordering; None from a layer that knows no probabilities.
         is_blocked: Whether the text is blocked.
-        has_finding: Whether it passes, with something found in it that the caller is told of.
+        has_finding: Whether the text passes although something was found in it, such as an address.
         seconds: How long it took.
     """
 

@@ -38,7 +38,7 @@ STUDENT_SERVICE = "aivo.cloning.v1.StudentService"
 
 
 async def run(settings: CloningSettings) -> None:
-    """Serves until told to stop or until a background task has failed, then drains.
+    """Serves until it is told to stop, or a background task has failed. Then it drains.
 
     Raises:
         OSError: If the server can't listen.

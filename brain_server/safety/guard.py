@@ -71,18 +71,18 @@ class GuardReader:
             raise GuardUnavailable
         manifest = main_brain.roles["guard"]
         pieces = pieces_of(spoken.text)
+        speaker = Speaker.STUDENT if spoken.by_student else Speaker.TUTOR
         limit = min(time.monotonic() + self._timeout_seconds, deadline or float("inf"))
         try:
             async with asyncio.timeout(max(limit - time.monotonic(), 0)):
                 readings = await asyncio.gather(
-                    *(self._read_piece(piece, spoken, main_brain, grade=grade, deadline=limit) for piece in pieces)
+                    *(self._read_piece(piece, speaker, main_brain, grade=grade, deadline=limit) for piece in pieces)
                 )
         except (AivoError, TimeoutError) as error:
             if deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineExceeded from None
             _log.warning("guard_failed", error=type(error).__name__)
             raise GuardUnavailable from error
-        speaker = _speaker_of(spoken)
         thresholds = {**manifest.thresholds_for(grade), **self._thresholds}
         probabilities = {category: max(reading.harms[category] for reading in readings) for category in HarmCategory}
         flagged = {category for reading in readings for category in reading.flagged(thresholds, speaker=speaker)}
@@ -93,9 +93,8 @@ class GuardReader:
         )
 
     async def _read_piece(
-        self, piece: str, spoken: SpokenText, main_brain: MainBrainFacts, *, grade: str | None, deadline: float
+        self, piece: str, speaker: Speaker, main_brain: MainBrainFacts, *, grade: str | None, deadline: float
     ) -> HarmReading:
-        speaker = _speaker_of(spoken)
         # A digest: the cache holds no words of students.
         key = sha256("\n".join((main_brain.guard, speaker, grade or "", piece)).encode()).digest()
         reading = self._readings.get(key)
@@ -109,7 +108,3 @@ class GuardReader:
                 self._readings.popitem(last=False)
         self._readings.move_to_end(key)
         return reading
-
-
-def _speaker_of(spoken: SpokenText) -> Speaker:
-    return Speaker.STUDENT if spoken.by_student else Speaker.TUTOR

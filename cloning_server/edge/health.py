@@ -48,7 +48,7 @@ class CloningHealthCheck(BackgroundTask):
     Args:
         listing: Counts the clones.
         store: The clone store.
-        wakeups: Wake whoever waits for a change of a clone.
+        wakeups: Notices of changed clones, from Valkey.
         worker: Takes clones off the queue.
         adapters: The adapter store.
         trainer: Trains.
@@ -91,7 +91,7 @@ class CloningHealthCheck(BackgroundTask):
 
     @property
     def has_clone_store(self) -> bool:
-        """Whether the clone store took a write a moment ago, and tells of changes."""
+        """Whether the clone store took the latest test write, and its notices of changes arrive."""
         return self._clone_store.latest.available and self._wakeups.is_connected
 
     @property
@@ -104,7 +104,7 @@ class CloningHealthCheck(BackgroundTask):
         _, count_part, adapter_store, brain = await asyncio.gather(
             self._clone_store.probe(), self._count_check.probe(), self._adapter_store.probe(), self._brain.probe()
         )
-        # By now there may be a later result than that of this probe; `accepts_clones` tells of it.
+        # Not the result of this probe: a later check may have ended meanwhile, and `accepts_clones` goes by the latest.
         clone_store = self._clone_store.latest
         if clone_store.available and not self._wakeups.is_connected:
             clone_store = replace(clone_store, reason="it does not tell of changes")

@@ -61,7 +61,7 @@ class Housekeeping(BackgroundTask):
 
     async def _erase(self, student_id: str, *, before: datetime) -> None:
         try:
-            # Not whoever came back since the list was read.
+            # Spares a student who was cloned again after the list was read.
             await self._erasure.erase_idle(student_id, before=before)
         except Unavailable:
             raise

@@ -19,10 +19,12 @@ from brain_server.safety.assessing import ScreenedAssessor
 from brain_server.safety.settings import SafetySettings
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
+from mesh.lm.guarding import HarmCategory
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
+from testing.models.random_roles import role_manifest
 from testing.parts.stores import S3Endpoint
-from testing.scripted.engine import ScriptedEngine
+from testing.scripted.engine import MAIN_BRAIN, ScriptedEngine
 
 if TYPE_CHECKING:
     # The generated code has these for type checkers alone.
@@ -85,3 +87,22 @@ async def serve(
 async def served(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
     async with AsyncExitStack() as stack:
         yield await serve(stack, s3_url=s3_endpoint.url, bucket=bucket)
+
+
+def give_guard(served: Served) -> None:
+    """Gives a brain a guard that takes three phrases for harmful."""
+    served.engine.has_guard(role_manifest(b"weights", role="guard", base_digest=MAIN_BRAIN))
+    served.engine.harmful = {
+        "nobody needs me": HarmCategory.SELF_HARM,
+        "gunpowder": HarmCategory.VIOLENCE,
+        "first mix": HarmCategory.VIOLENCE,
+    }
+
+
+@pytest.fixture
+async def screened(settings: SafetySettings, s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
+    """A brain that screens as `settings` say, with a guard."""
+    async with AsyncExitStack() as stack:
+        served = await serve(stack, s3_url=s3_endpoint.url, bucket=bucket, safety=settings)
+        give_guard(served)
+        yield served

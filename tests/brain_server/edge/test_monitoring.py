@@ -1,7 +1,6 @@
 """SAFETY=monitor through the real edge: replies wait for nothing, and adults are told whatever becomes of a call."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import grpc
@@ -15,22 +14,13 @@ from mesh.errors import ModelNotLoaded, QueueFull
 from testing.parts.stores import S3Endpoint
 from testing.scripted.engine import PIECES
 from testing.waiting import until
-from tests.brain_server.edge.conftest import Served, serve
-from tests.brain_server.edge.screened_calls import SAD, give_guard, request_of, request_of_stream, stream_of
+from tests.brain_server.edge.conftest import Served, give_guard, serve
+from tests.brain_server.edge.screened_calls import SAD, request_of, request_of_stream, stream_of
 
 
 @pytest.fixture
 def settings() -> SafetySettings:
     return SafetySettings(safety="monitor")
-
-
-@pytest.fixture
-async def screened(settings: SafetySettings, s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
-    """A brain that screens beside its replies, with a guard."""
-    async with AsyncExitStack() as stack:
-        served = await serve(stack, s3_url=s3_endpoint.url, bucket=bucket, safety=settings)
-        give_guard(served)
-        yield served
 
 
 async def until_flagged(served: Served, *words: str) -> None:

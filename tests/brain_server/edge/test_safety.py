@@ -1,8 +1,6 @@
 """Screening through the real edge: what students are sent, and what callers and adults learn of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -16,10 +14,9 @@ from brain_server.safety.settings import SafetySettings
 from brain_server.safety.written_replies import load_written_replies
 from mesh.errors import ModelNotLoaded, QueueFull
 from mesh.lm.guarding import HarmCategory
-from testing.parts.stores import S3Endpoint
 from testing.scripted.engine import PIECES, SHA256
-from tests.brain_server.edge.conftest import Served, serve
-from tests.brain_server.edge.screened_calls import ADA, SAD, give_guard, request_of, stream_of
+from tests.brain_server.edge.conftest import Served
+from tests.brain_server.edge.screened_calls import ADA, SAD, request_of, stream_of
 
 GUARD = f"lora:{SHA256}"
 WRITTEN = [text.replace("{help_line}", "call or text 988") for text in load_written_replies().values()]
@@ -28,15 +25,6 @@ WRITTEN = [text.replace("{help_line}", "call or text 988") for text in load_writ
 @pytest.fixture
 def settings() -> SafetySettings:
     return SafetySettings()
-
-
-@pytest.fixture
-async def screened(settings: SafetySettings, s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Served]:
-    """A brain that screens, with a guard."""
-    async with AsyncExitStack() as stack:
-        served = await serve(stack, s3_url=s3_endpoint.url, bucket=bucket, safety=settings)
-        give_guard(served)
-        yield served
 
 
 def history(*texts: str) -> list[dict[str, str]]:
