@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from brain_server.torch_engine.compute.decoder import Segment
 from brain_server.torch_engine.compute.rows import Upkeep
@@ -87,11 +88,12 @@ class BatchStep:
 
     @property
     def role_segments(self) -> list[tuple[slice, RoleName]]:
-        """The range of each role's tokens among the tokens of all rows, and the role."""
+        """The ranges of each role's tokens among the tokens of all rows, and the role; neighbours are one range."""
         segments: list[tuple[slice, RoleName]] = []
         start = len(self.lane)
-        for row in self.prefill:
-            if row.role is not None:
-                segments.append((slice(start, start + row.token_count), row.role))
-            start += row.token_count
+        for role, rows in groupby(self.prefill, key=lambda row: row.role):
+            end = start + sum(row.token_count for row in rows)
+            if role is not None:
+                segments.append((slice(start, end), role))
+            start = end
         return segments
