@@ -39,7 +39,7 @@ class GuardText:
         action: What a harmful text calls for; None if it is harmless.
     """
 
-    id: Annotated[str, StringConstraints(pattern=r"^guard-[a-z-]+-\d{3}$")]
+    id: Annotated[str, StringConstraints(pattern=r"^guard-[a-z-]+-\d{3,4}$")]
     category: HarmCategory
     band: GradeBand
     speaker: Speaker

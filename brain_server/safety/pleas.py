@@ -2,8 +2,8 @@
 
 The guard knows what a text is about, not what it calls for, unless it is about self-harm. Where in doubt, help: who is
 refused and needed help is hurt more than who is helped and needed none. On the students' harmful texts of
-`curriculum/guard_texts` on other matters this finds 82 % of those that people would help, and takes 25 % of those that
-people would refuse for one. Its words were chosen on the same texts.
+`curriculum/guard_texts` on other matters this finds 83 % of those that people would help, and takes 25 % of those that
+people would refuse for one. Its words were chosen on most of these texts.
 """
 
 import re
