@@ -10,7 +10,8 @@ from string import Template
 from gateway.settings import GatewaySettings
 
 _TEMPLATE = Path(__file__).with_name("envoy.yaml")
-_CALLERS = Path(__file__).with_name("callers.lua")
+# The folder of the Lua files.
+_SCRIPTS = Path(__file__).parent
 # In a checkout a link to what `make protos` writes; the wheel has the file itself.
 _DESCRIPTORS = Path(__file__).with_name("descriptors.binpb")
 
@@ -27,8 +28,9 @@ def render(settings: GatewaySettings) -> str:
         CLONING_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.cloning_address]),
         CORS_ALLOW_ORIGINS=json.dumps([{"exact": origin} for origin in settings.cors_allow_origins]),
         ALLOWED_HOSTS=json.dumps(dict.fromkeys(settings.allowed_hosts, True)),
+        DEFAULT_HOST=settings.allowed_hosts[0],
         ALLOWED_ORIGINS=json.dumps(dict.fromkeys(settings.cors_allow_origins, True)),
-        CALLERS=_CALLERS,
+        SCRIPTS=_SCRIPTS,
         DESCRIPTORS=_DESCRIPTORS,
     )
 

@@ -18,6 +18,7 @@ async def test_an_allowed_origin_passes_the_preflight(brain_rest: httpx.AsyncCli
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "x-student-id" in answer.headers["access-control-allow-headers"]
+    assert "last-event-id" in answer.headers["access-control-allow-headers"]
     assert brain.calls == []
 
 

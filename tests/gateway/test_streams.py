@@ -6,26 +6,44 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 
 from testing.scripted.brain_server import PIECES
 from testing.scripted.cloning_server import CLONE_ID, STATES
-from testing.scripted.script import Script, failure
+from testing.scripted.script import Script, failure, info
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 async def frames(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """The messages of an event stream, as they come; fails on what is not `data: {json}` and an empty line."""
+    """The messages of an event stream, as they come; fails on what is not `data: {json}` and an empty line.
+
+    An event may have an id before that, which is then the sequence of its message.
+    """
     lines = answer.aiter_lines()
     async for line in lines:
-        assert line.startswith("data: {")
+        event_id = line.removeprefix("id: ") if line.startswith("id: ") else None
+        data = line if event_id is None else await anext(lines)
+        assert data.startswith("data: {")
         assert await anext(lines) == ""
-        yield json.loads(line.removeprefix("data: "))
+        message = json.loads(data.removeprefix("data: "))
+        assert event_id in {None, str(message["sequence"])}
+        yield message
+
+
+async def events(client: httpx.AsyncClient, path: str, *, last_event_id: str | None = None) -> list[tuple[str, str]]:
+    """The id and the status of each event of a watch, as a page's `EventSource` gets them."""
+    headers = {"accept": "text/event-stream"} | ({} if last_event_id is None else {"last-event-id": last_event_id})
+    text = (await client.get(path, headers=headers)).text
+    lines = [event.split("\n") for event in text.removesuffix("\n\n").split("\n\n")]
+    return [(event[0].removeprefix("id: "), json.loads(event[1].removeprefix("data: "))["status"]) for event in lines]
 
 
 async def test_each_piece_arrives_before_the_next_is_made(brain_rest: httpx.AsyncClient, brain: Script) -> None:
     brain.hold.clear()
 
     async with brain_rest.stream("POST", "/v1/generate/stream", json={"prompt": "Why?"}) as answer:
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, EVENT_STREAM)
         arriving = frames(answer)
         assert await anext(arriving) == {"sequence": 1, "text": PIECES[0]}
         # Only now may the server go on.
@@ -64,7 +82,7 @@ async def test_watching_resumes_after_a_sequence(cloning_rest: httpx.AsyncClient
     async with cloning_rest.stream("GET", path, headers=headers) as answer:
         states = [frame["status"] async for frame in frames(answer)]
 
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == EVENT_STREAM
     assert states == list(STATES[2:])
 
 
@@ -75,3 +93,55 @@ async def test_watching_an_unknown_clone_is_not_found(cloning_rest: httpx.AsyncC
 
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
     assert answer.json()["details"][0]["reason"] == "CLONE_NOT_FOUND"
+
+
+async def test_each_change_has_an_id_and_a_watch_goes_on_after_the_last_one(
+    cloning_rest: httpx.AsyncClient, cloning: Script
+) -> None:
+    path = f"/v1/clone/{CLONE_ID}/watch"
+    changes = [(str(sequence), status) for sequence, status in enumerate(STATES, start=1)]
+
+    assert await events(cloning_rest, path) == changes
+    assert await events(cloning_rest, path, last_event_id="5") == changes[5:]
+    # The page's URL is the same whenever it connects.
+    assert await events(cloning_rest, f"{path}?after_sequence=2", last_event_id="5") == changes[5:]
+    assert await events(cloning_rest, f"{path}?after_sequence=2", last_event_id="") == changes[2:]
+
+
+async def test_a_watch_that_can_bring_nothing_more_ends_for_good(
+    cloning_rest: httpx.AsyncClient, cloning: Script
+) -> None:
+    last = str(len(STATES))
+    watch = f"/v1/clone/{CLONE_ID}/watch"
+
+    answers = [
+        await cloning_rest.get(watch, headers={"last-event-id": last}),
+        await cloning_rest.get(f"{watch}?after_sequence={last}"),
+    ]
+
+    # At any other answer `EventSource` connects again.
+    assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 2
+    assert not any("content-type" in answer.headers for answer in answers)
+
+
+@pytest.mark.parametrize("last_event_id", ["abc", "-1", "1&clone_id=x", "9" * 5_000])
+async def test_an_id_that_is_none_of_a_stream_is_refused(
+    cloning_rest: httpx.AsyncClient, cloning: Script, last_event_id: str
+) -> None:
+    path = f"/v1/clone/{CLONE_ID}/watch"
+    answer = await cloning_rest.get(path, headers={"last-event-id": last_event_id})
+
+    assert answer.status_code == 400
+    message = "the Last-Event-ID header must be the id of an event of this stream"
+    assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
+    assert cloning.calls == []
+
+
+async def test_a_word_that_looks_like_an_event_starts_none(cloning_rest: httpx.AsyncClient, cloning: Script) -> None:
+    words = '\n\ndata: {"sequence":99,"status":"Å"}\n\n'
+    cloning.late_error = failure(grpc.StatusCode.FAILED_PRECONDITION, "GATE_NOT_PASSED", words=words)
+
+    async with cloning_rest.stream("GET", f"/v1/clone/{CLONE_ID}/watch") as answer:
+        (change,) = [frame async for frame in frames(answer)]
+
+    assert change["error"]["details"][0]["metadata"]["words"] == words
