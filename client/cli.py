@@ -122,9 +122,24 @@ def start_clone(
 
 
 @clone_app.command("watch")
-def watch_clone(clone_id: str, *, as_json: Json = False, cloning: Cloning = CLONING_ADDRESS) -> None:
-    """Follow a clone until it has ended."""
-    run_command(commands.watch_clone(cloning, clone_id, as_json=as_json))
+def watch_clones(
+    clone_ids: Annotated[list[str] | None, typer.Argument(metavar="[CLONE]...", help="Ids of clones.")] = None,
+    *,
+    students: Annotated[
+        list[str] | None,
+        typer.Option("--student", help="Id of a student: their clones that have not ended, else the latest."),
+    ] = None,
+    as_json: Json = False,
+    cloning: Cloning = CLONING_ADDRESS,
+) -> None:
+    """Follow clones until all have ended; status 1 unless all have completed."""
+    match clone_ids or [], students or []:
+        case [], []:
+            fail("aivo clone watch takes clones, or students with --student", WRONG)
+        case [clone_id], []:
+            run_command(commands.watch_clone(cloning, clone_id, as_json=as_json))
+        case clone_ids, student_ids:
+            run_command(commands.watch_clones(cloning, clone_ids, student_ids, as_json=as_json))
 
 
 @clone_app.command("status")

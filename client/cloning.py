@@ -8,7 +8,7 @@
 Takes and returns the messages of `aivo.cloning.v1`; failed calls raise an `AivoError`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
 from aivo.cloning.v1.cloning_service_pb2 import (
     CancelCloneRequest,
@@ -23,6 +23,8 @@ from aivo.cloning.v1.cloning_service_pb2 import (
     StartCloneResponse,
     WatchCloneRequest,
     WatchCloneResponse,
+    WatchClonesRequest,
+    WatchClonesResponse,
 )
 from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
 from aivo.cloning.v1.student_model_service_pb2 import (
@@ -68,6 +70,23 @@ class CloningClient(Client):
     ) -> AsyncGenerator[WatchCloneResponse, None]:
         """Yields the current state (or what came after a sequence), then each change until the last; no heartbeats."""
         call = self._clones.WatchClone(WatchCloneRequest(clone_id=clone_id, after_sequence=after_sequence))
+        try:
+            with typed_errors():
+                async for change in call:
+                    if not change.heartbeat:
+                        yield change
+        finally:
+            call.cancel()
+
+    async def watch_many(
+        self, *, clone_ids: Iterable[str] = (), student_ids: Iterable[str] = (), after_sequence: int | None = None
+    ) -> AsyncGenerator[WatchClonesResponse, None]:
+        """Yields the current state of each clone (or what came after a sequence), then each change; no heartbeats.
+
+        Follows the named clones, and of each student those that have not ended, else the latest.
+        """
+        request = WatchClonesRequest(clone_ids=clone_ids, student_ids=student_ids, after_sequence=after_sequence)
+        call = self._clones.WatchClones(request)
         try:
             with typed_errors():
                 async for change in call:

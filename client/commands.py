@@ -4,15 +4,17 @@ Each returns the exit status, and raises the `AivoError` of the call if it fails
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 from aivo.brain.v1.brain_service_pb2 import AssessRequest, GenerateStreamRequest
-from aivo.cloning.v1.cloning_service_pb2 import ListClonesRequest, StartCloneRequest
+from aivo.cloning.v1.cloning_service_pb2 import ListClonesRequest, StartCloneRequest, WatchCloneResponse
 from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from rich.console import Console
 
 from client.brain import BrainClient
 from client.cloning import CloningClient
 from client.display import (
+    ChangeT,
     Health,
     UnreachableHealth,
     author_of,
@@ -77,13 +79,24 @@ async def start_clone(address: str, request: StartCloneRequest, *, watch: bool, 
             print_json(_out, started, indent=None)
         else:
             _out.print(f"{started.clone_id}: about {started.estimated_time_seconds} s")
-        return await _follow(cloning, started.clone_id, as_json=as_json) if watch else DONE
+        return await _follow(cloning.watch(started.clone_id), as_json=as_json) if watch else DONE
 
 
 async def watch_clone(address: str, clone_id: str, *, as_json: bool) -> int:
     """Follows a clone until it has ended."""
     async with CloningClient(address) as cloning:
-        return await _follow(cloning, clone_id, as_json=as_json)
+        return await _follow(cloning.watch(clone_id), as_json=as_json)
+
+
+async def watch_clones(address: str, clone_ids: Sequence[str], student_ids: Sequence[str], *, as_json: bool) -> int:
+    """Follows clones until all have ended; `FAILED` unless all have completed."""
+    async with CloningClient(address) as cloning:
+        changes = cloning.watch_many(clone_ids=clone_ids, student_ids=student_ids)
+        last_changes = await _show(changes, as_json=as_json)
+    if not as_json:
+        for change in last_changes:
+            _out.print(f"{change.student_id}, {change.clone_id}: {change.error.message or change.status}")
+    return DONE if all(change.status == "completed" for change in last_changes) else FAILED
 
 
 async def show_clone(address: str, clone_id: str, *, as_json: bool) -> int:
@@ -221,14 +234,20 @@ def _print_next_page(token: str) -> None:
         _out.print(f"next page: --page-token {token}")
 
 
-async def _follow(cloning: CloningClient, clone_id: str, *, as_json: bool) -> int:
-    changes = cloning.watch(clone_id)
-    last = None
-    if as_json:
-        async for last in changes:
-            print_json(_out, last, indent=None)
-    else:
-        last = await show_progress(changes, _out)
-    if last is not None and last.HasField("error"):
-        raise error_from(last.error)
-    return DONE if last is not None and last.status == "completed" else FAILED
+async def _follow(changes: AsyncIterator[WatchCloneResponse], *, as_json: bool) -> int:
+    last_changes = await _show(changes, as_json=as_json)
+    for change in last_changes:
+        if change.HasField("error"):
+            raise error_from(change.error)
+    return DONE if [change.status for change in last_changes] == ["completed"] else FAILED
+
+
+async def _show(changes: AsyncIterator[ChangeT], *, as_json: bool) -> list[ChangeT]:
+    """Prints changes until they end; returns the last of each clone."""
+    if not as_json:
+        return await show_progress(changes, _out)
+    last_changes: dict[str, ChangeT] = {}
+    async for change in changes:
+        print_json(_out, change, indent=None)
+        last_changes[change.clone_id] = change
+    return list(last_changes.values())

@@ -97,7 +97,7 @@ async def _clone(cloning: CloningClient, request: StartCloneRequest, console: Co
     except CloneAlreadyRunning as error:
         clone_id = str(error.facts["clone_id"])
         console.print(f"{clone_id} is already running.")
-    last = await show_progress(cloning.watch(clone_id), console)
+    last = next(iter(await show_progress(cloning.watch(clone_id), console)), None)
     if last is not None and last.HasField("error"):
         failure = error_from(last.error)
         if not isinstance(failure, GateNotPassed):

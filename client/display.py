@@ -6,7 +6,7 @@ Knows nothing of calls.
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from aivo.brain.v1.brain_service_pb2 import (
     FALLBACK_REASON_SAFETY,
@@ -17,12 +17,12 @@ from aivo.brain.v1.brain_service_pb2 import (
 )
 from aivo.brain.v1.brain_service_pb2 import GetHealthResponse as BrainHealth
 from aivo.cloning.v1.cloning_service_pb2 import GetHealthResponse as CloningHealth
-from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse
+from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse, WatchClonesResponse
 from aivo.cloning.v1.student_model_service_pb2 import ListOutdatedStudentsResponse, ListStudentModelsResponse
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +40,7 @@ class UnreachableHealth:
     reason: str
 
 
+ChangeT = TypeVar("ChangeT", WatchCloneResponse, WatchClonesResponse)
 Health: TypeAlias = BrainHealth | CloningHealth | UnreachableHealth
 
 
@@ -81,9 +82,9 @@ def author_of(reply: GenerateResponse | Finished | AssessResponse) -> str:
     return f"base model {reply.model} ({why})"
 
 
-async def show_progress(changes: AsyncIterator[WatchCloneResponse], console: Console) -> WatchCloneResponse | None:
-    """Shows a clone's changes as a progress bar until they end; returns the last."""
-    bar = Progress(
+async def show_progress(changes: AsyncIterator[ChangeT], console: Console) -> list[ChangeT]:
+    """Shows a progress bar for each clone until the changes end; returns the last change of each clone."""
+    bars = Progress(
         TextColumn("{task.fields[status]:<20}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -91,12 +92,20 @@ async def show_progress(changes: AsyncIterator[WatchCloneResponse], console: Con
         TextColumn("{task.description}", markup=False),
         console=console,
     )
-    last = None
-    with bar:
-        task = bar.add_task("", total=100, status="")
-        async for last in changes:
-            bar.update(task, completed=last.progress, description=last.message, status=last.status)
-    return last
+    tasks: dict[str, TaskID] = {}
+    last_changes: dict[str, ChangeT] = {}
+    with bars:
+        async for change in changes:
+            last_changes[change.clone_id] = change
+            if change.clone_id not in tasks:
+                tasks[change.clone_id] = bars.add_task("", total=100, status="")
+            description = change.message
+            if isinstance(change, WatchClonesResponse):
+                description = f"{change.student_id}: {description}"
+            bars.update(
+                tasks[change.clone_id], completed=change.progress, description=description, status=change.status
+            )
+    return list(last_changes.values())
 
 
 def clones_table(page: ListClonesResponse) -> Table:

@@ -11,6 +11,7 @@ from aivo.cloning.v1.student_service_pb2_grpc import add_StudentServiceServicer_
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.feed import Feed
+from cloning_server.clones.joint_feed import JointFeed
 from cloning_server.clones.registry import Registry
 from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.servicer import CloningServicer
@@ -112,9 +113,15 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             wakeups=wakeups,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        joint_feed = JointFeed(
+            registry.changes,
+            listing=registry.listing,
+            wakeups=wakeups,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         server.add(
             add_CloningServiceServicer_to_server,
-            CloningServicer(registry, feed=feed, adapters=adapters, health=health),
+            CloningServicer(registry, feed=feed, joint_feed=joint_feed, adapters=adapters, health=health),
             service=CLONING_SERVICE,
             # Clones are accepted while the trainer still loads, and wait for it.
             ready=lambda: health.accepts_clones,

@@ -5,6 +5,8 @@ after the last change that its writer knows. It is refused if another lease repl
 first. The queue and the student's lane move in the same atomic step; see `scripts/change.lua`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloning_server.clone import Clone, CloneState, as_cancelled
@@ -16,6 +18,22 @@ from mesh.errors import CloneNotFound
 
 class CloneOvertaken(Exception):
     """Another server changed or leased the clone; this server must stop running it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedChange:
+    """A clone as of a change, and the number of the change among those of all clones."""
+
+    number: int
+    clone: Clone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointReading:
+    """Changes of several clones, in their order, and the ids of those clones that do not exist."""
+
+    changes: Sequence[NumberedChange]
+    missing_ids: frozenset[str]
 
 
 class CloneChanges:
@@ -42,6 +60,20 @@ class CloneChanges:
     async def read(self, clone_id: str, *, after: int, limit: int | None = None) -> list[Clone]:
         """Returns the clone as of each change after number `after`, in order; nothing if no clone has this id."""
         return [decode_clone(json) for json in await self._store.read_changes(clone_id, after=after, limit=limit)]
+
+    async def read_joint(self, clone_ids: Sequence[str], *, after: int | None) -> JointReading:
+        """Returns the changes of several clones as of one moment, in order; see `CloneStore.read_feeds`."""
+        reading = await self._store.read_feeds(clone_ids, after=after)
+        return JointReading(
+            changes=[
+                NumberedChange(number=change.number, clone=decode_clone(change.clone)) for change in reading.changes
+            ],
+            missing_ids=reading.missing_ids,
+        )
+
+    async def latest_number(self) -> int:
+        """Returns the number of the latest change of any clone; 0 if there is none."""
+        return await self._store.read_change_number()
 
     async def write(self, clone: Clone, *, token: int | None, delay_seconds: float | None = None) -> None:
         """Writes the clone's next change, and updates the queue. A repeated call has no further effect.

@@ -1,7 +1,8 @@
 """The clone store: the keys in Valkey or Redis that hold the clones, and the operations on them.
 
 ```
-feed:{clone_id}       stream: entry `n-0` is the clone (JSON) as of its n-th change; the last entry is its current state
+feed:{clone_id}       stream: entry `n-0` is the clone (JSON) as of its n-th change, and the number of the change among
+                      those of all clones; the last entry is its current state
 baseline:{clone_id}   string: the baseline (JSON), until the clone is final
 request:{request_id}  hash: the clone that this request made, and the digest of the request
 lane:{student_id}     list: the student's clones that are not final; the first may run, the second waits behind it
@@ -14,7 +15,8 @@ leases                sorted set: running clones by the time at which their leas
 tokens                hash: the lease token of each running clone
 sizes                 hash: the number of responses of each clone that is not final
 students              sorted set: students by the time at which their latest clone was accepted
-counter, lease_counter, pace  strings: the last clone number, the last lease token, the seconds per response
+counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
+                      lease token, the seconds per response
 housekeeping          string: exists while a server has its turn at housekeeping
 write_check           string: written to find out whether Redis takes writes
 ```
@@ -31,7 +33,16 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from cloning_server.clones.records import Backlog, Claim, ErasedRecords, NewChange, NewClone, StartOutcome
+from cloning_server.clones.records import (
+    Backlog,
+    Claim,
+    ErasedRecords,
+    NewChange,
+    NewClone,
+    StartOutcome,
+    StoredChange,
+    StoredReading,
+)
 from mesh.adapters.ref import DEFAULT_TENANT
 from mesh.errors import CloneStoreUnavailable
 from mesh.valkey.connection import answers_in_time
@@ -53,6 +64,7 @@ class CloneStore:
         self._claim = LuaScript(redis, "claim", package=_SCRIPTS)
         self._renew = LuaScript(redis, "renew", package=_SCRIPTS)
         self._change = LuaScript(redis, "change", package=_SCRIPTS)
+        self._read = LuaScript(redis, "read", package=_SCRIPTS)
         self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
 
     @property
@@ -86,6 +98,7 @@ class CloneStore:
                     "feed": self._key("feed", clone_id),
                     "baseline": self._key("baseline", clone_id),
                     "counter": self._key("counter"),
+                    "change_counter": self._key("change_counter"),
                     "students": self._key("students"),
                     "student_requests": self._key("requests", student_id),
                 },
@@ -149,6 +162,7 @@ class CloneStore:
                     "lane": self._key("lane", change.student_id),
                     "baseline": self._key("baseline", clone_id),
                     "sizes": self._key("sizes"),
+                    "change_counter": self._key("change_counter"),
                 },
                 args={
                     "clone_id": clone_id,
@@ -184,6 +198,35 @@ class CloneStore:
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
         return [fields["clone"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries)]
 
+    async def read_feeds(self, clone_ids: Sequence[str], *, after: int | None) -> StoredReading:
+        """Returns changes of several clones as of one moment, in their order.
+
+        Args:
+            clone_ids: Of the clones.
+            after: Number, among the changes of all clones, after which changes are returned. None returns the last
+                change of each clone.
+        """
+        async with _answers_in_time():
+            answer = await self._read(
+                keys={"feeds": [self._key("feed", clone_id) for clone_id in clone_ids]},
+                args={"after": "" if after is None else after},
+            )
+        missing, entries = cast("tuple[list[int], list[tuple[int, int, str]]]", answer)
+        # Each feed comes newest first.
+        changes = [
+            StoredChange(clone_id=clone_ids[index - 1], number=number, clone=clone)
+            for index, number, clone in reversed(entries)
+        ]
+        return StoredReading(
+            changes=sorted(changes, key=lambda change: change.number),
+            missing_ids=frozenset(clone_ids[index - 1] for index in missing),
+        )
+
+    async def read_change_number(self) -> int:
+        """Returns the number of the latest change of any clone; 0 if there is none."""
+        async with _answers_in_time():
+            return int(await self._redis.get(self._key("change_counter")) or 0)
+
     async def read_baseline(self, clone_id: str) -> str | None:
         """Returns the baseline, or None once the clone is final."""
         async with _answers_in_time():
@@ -197,6 +240,14 @@ class CloneStore:
                 self._key("clones", student_id), newest, "-inf", start=0, num=limit, withscores=True
             )
         return [(clone_id, int(number)) for clone_id, number in cast("list[tuple[str, float]]", ids_with_numbers)]
+
+    async def list_latest_ids(self, student_ids: Sequence[str], *, limit: int) -> list[list[str]]:
+        """Returns for each student the ids of so many of their latest clones, newest first."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for student_id in student_ids:
+                pipe.zrevrange(self._key("clones", student_id), 0, limit - 1)
+            async with _answers_in_time():
+                return cast("list[list[str]]", await pipe.execute())
 
     async def read_backlog(self) -> Backlog:
         """Returns the unfinished clones and the pace, from which estimates are made."""

@@ -6,7 +6,7 @@ Knows nothing of gRPC.
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from cloning_server.clone import Clone
@@ -65,7 +65,7 @@ class Feed:
                 message = f"must be at most {clone.sequence}, the number of the clone's latest change"
                 raise InvalidField([Violation("after_sequence", message)])
             last_sequence = clone.sequence - 1 if after_sequence is None else after_sequence
-            outage = _Outage()
+            outage = Outage()
             silent_since = time.monotonic()
             is_current_state = after_sequence is None
             while True:
@@ -80,27 +80,21 @@ class Feed:
                     silent_since = time.monotonic()
                 await waiter.wait(min(silence_left, OUTAGE_POLL_SECONDS) if outage.lasts else silence_left)
 
-    async def _read_changes(self, clone_id: str, *, after: int, outage: "_Outage") -> list[Clone]:
-        try:
+    async def _read_changes(self, clone_id: str, *, after: int, outage: "Outage") -> list[Clone]:
+        changes: list[Clone] = []
+        with outage.tolerated():
             # Reads the last known change once more: it is missing only if the clone was erased.
             changes = await self._changes.read(clone_id, after=max(0, after - 1))
-        except CloneStoreUnavailable:
-            if outage.seconds() > OUTAGE_SECONDS:
-                raise
-            return []
-        outage.end()
-        if not changes:
-            raise CloneNotFound(clone_id=clone_id)
+            if not changes:
+                raise CloneNotFound(clone_id=clone_id)
         return [clone for clone in changes if clone.sequence > after]
 
     async def _with_estimate(self, clone: Clone) -> Clone:
-        # A heartbeat with an old estimate is better than none.
-        with contextlib.suppress(CloneStoreUnavailable):
-            (clone,) = await self._listing.with_estimates([clone])
+        (clone,) = await self._listing.with_recent_estimates([clone])
         return clone
 
 
-class _Outage:
+class Outage:
     """An outage of the store, as a watcher sees it."""
 
     def __init__(self) -> None:
@@ -108,14 +102,19 @@ class _Outage:
 
     @property
     def lasts(self) -> bool:
+        """Whether the store did not answer when it was last read."""
         return self._since is not None
 
-    def seconds(self) -> float:
-        """Seconds since the outage began, which is the first call of this after the last `end`."""
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-        return now - self._since
-
-    def end(self) -> None:
-        self._since = None
+    @contextlib.contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """Ends the block, without an error, if the store does not answer, and has not for at most `OUTAGE_SECONDS`."""
+        try:
+            yield
+        except CloneStoreUnavailable:
+            now = time.monotonic()
+            if self._since is None:
+                self._since = now
+            if now - self._since > OUTAGE_SECONDS:
+                raise
+        else:
+            self._since = None

@@ -1,14 +1,23 @@
 """Lists of clones, how many there are, and where they stand in the queue."""
 
+import asyncio
+import contextlib
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cloning_server.clone import Clone
+from cloning_server.clone import Clone, CloneState
 from cloning_server.clones import estimates
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_clone
+from cloning_server.clones.records import Backlog
+from mesh.errors import CloneStoreUnavailable
 from mesh.paging import number_in, token_after
+
+# A queue moves in seconds. Without this, each of thousands of watchers would read the whole queue.
+BACKLOG_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,7 @@ class CloneListing:
     def __init__(self, store: CloneStore, *, parallel: int = 1) -> None:
         self._store = store
         self._parallel = parallel
+        self._recent_backlog = _RecentBacklog(store)
 
     async def list_clones(self, *, student_id: str = "", size: int = 20, token: str = "") -> ClonePage:
         """Returns a page of a student's clones, newest first; an empty id stands for all students.
@@ -61,10 +71,50 @@ class CloneListing:
         backlog, now = await self._store.read_backlog(), datetime.now(UTC)
         return [estimates.with_estimate(clone, backlog, parallel=self._parallel, now=now) for clone in clones]
 
+    async def with_recent_estimates(self, clones: Sequence[Clone]) -> list[Clone]:
+        """As `with_estimates`, as of at most `BACKLOG_SECONDS` ago; as they are while the store does not answer.
+
+        For watchers: however many there are, they read the store once in that time.
+        """
+        if all(clone.state.is_final for clone in clones):
+            return list(clones)
+        # An old estimate is better than none.
+        with contextlib.suppress(CloneStoreUnavailable):
+            backlog, now = await self._recent_backlog.read(clones), datetime.now(UTC)
+            return [estimates.with_estimate(clone, backlog, parallel=self._parallel, now=now) for clone in clones]
+        return list(clones)
+
+    async def list_latest_ids(self, student_ids: Sequence[str], *, limit: int) -> list[list[str]]:
+        """Returns for each student the ids of so many of their latest clones, newest first."""
+        return await self._store.list_latest_ids(student_ids, limit=limit)
+
     async def count(self) -> CloneCounts:
         """Counts the clones; cheap enough for a health check."""
         queued_clones, running_clones = await self._store.count()
         return CloneCounts(queued_clones=queued_clones, running_clones=running_clones)
+
+
+class _RecentBacklog:
+    """The backlog as it was a moment ago, shared by all who read it."""
+
+    def __init__(self, store: CloneStore) -> None:
+        self._store = store
+        self._backlog: Backlog | None = None
+        self._read_at = -math.inf
+        self._reading = asyncio.Lock()
+
+    async def read(self, clones: Sequence[Clone]) -> Backlog:
+        """Returns the backlog; read anew if it is too old, or older than one of these clones."""
+        async with self._reading:
+            backlog = self._backlog
+            if backlog is None or time.monotonic() - self._read_at > BACKLOG_SECONDS or _lacks_any(backlog, clones):
+                self._read_at = time.monotonic()
+                self._backlog = backlog = await self._store.read_backlog()
+            return backlog
+
+
+def _lacks_any(backlog: Backlog, clones: Sequence[Clone]) -> bool:
+    return any(clone.state is CloneState.QUEUED and clone.clone_id not in backlog.places for clone in clones)
 
 
 def _list_name(student_id: str) -> str:

@@ -1,6 +1,6 @@
 """What the clone store takes and returns. Clones and baselines are JSON here; `codec` reads and writes it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,33 @@ class NewChange:
     effect: Effect
     token: int | None
     delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredChange:
+    """A change as the store holds it.
+
+    Attributes:
+        number: Of the change, among the changes of all clones.
+        clone: The clone as of this change, JSON.
+    """
+
+    clone_id: str
+    number: int
+    clone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReading:
+    """What several feeds hold at one moment.
+
+    Attributes:
+        changes: In their order.
+        missing_ids: Of the clones that do not exist.
+    """
+
+    changes: Sequence[StoredChange]
+    missing_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

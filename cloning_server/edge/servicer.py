@@ -10,6 +10,7 @@ from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceServicer
 from cloning_server.clone import Clone, CloneState
 from cloning_server.clones.cancellation import cancel
 from cloning_server.clones.feed import Feed
+from cloning_server.clones.joint_feed import JointFeed
 from cloning_server.clones.registry import Registry
 from cloning_server.edge import order_wire, wire
 from cloning_server.edge.baseline_rules import check_baseline
@@ -21,11 +22,20 @@ from mesh.rpc.calls import Context
 
 
 class CloningServicer(CloningServiceServicer):
-    """Answers for the registry, the feed and the adapter store; raises what they raise."""
+    """Answers for the registry, the feeds and the adapter store; raises what they raise."""
 
-    def __init__(self, registry: Registry, *, feed: Feed, adapters: AdapterStore, health: CloningHealthCheck) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        feed: Feed,
+        joint_feed: JointFeed,
+        adapters: AdapterStore,
+        health: CloningHealthCheck,
+    ) -> None:
         self._registry = registry
         self._feed = feed
+        self._joint_feed = joint_feed
         self._adapters = adapters
         self._health = health
 
@@ -51,9 +61,18 @@ class CloningServicer(CloningServiceServicer):
         clone_id, after_sequence = request.clone_id, wire.after_sequence_from(request)
         async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
             async for change in changes:
-                clone = change.clone
-                active_version = await self._active_version_beside(clone) if clone.state.is_final else None
-                yield wire.change_from(change, active_version=active_version)
+                yield wire.change_from(change, active_version=await self._final_active_version(change.clone))
+
+    async def WatchClones(
+        self, request: pb.WatchClonesRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchClonesResponse, None]:
+        """Streams the changes of several clones."""
+        clone_ids, student_ids, after = request.clone_ids, request.student_ids, wire.after_sequence_from(request)
+        async with aclosing(
+            self._joint_feed.watch(clone_ids=clone_ids, student_ids=student_ids, after=after)
+        ) as changes:
+            async for change in changes:
+                yield wire.joint_change_from(change, active_version=await self._final_active_version(change.clone))
 
     async def CancelClone(self, request: pb.CancelCloneRequest, context: Context) -> pb.CancelCloneResponse:
         """Cancels a clone."""
@@ -79,6 +98,10 @@ class CloningServicer(CloningServiceServicer):
         return await self._registry.intake.start(
             order.student_id, order.baseline, request_id=order.request_id, terms=order.terms
         )
+
+    async def _final_active_version(self, clone: Clone) -> int | None:
+        """The active version beside a final clone; None before, when the clone's version can't answer yet."""
+        return await self._active_version_beside(clone) if clone.state.is_final else None
 
     async def _active_version_beside(self, clone: Clone) -> int | None:
         """The active version of the clone's student.

@@ -5,17 +5,21 @@ What StartClone asks for is in `order_wire`, what is about a student's models in
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from google.rpc import status_pb2
 
 from cloning_server.clone import Attempt, Clone, CloneState, Consent, Failure, Priority
 from cloning_server.clones.feed import Change
+from cloning_server.clones.joint_feed import JointChange
 from cloning_server.clones.listing import ClonePage
 from cloning_server.edge.health import CloningHealthReport
 from cloning_server.edge.student_wire import model_from, timestamp_from
 from mesh.paging import clamp_page_size
 from mesh.rpc.errors import revive, status_of
+
+ChangeResponseT = TypeVar("ChangeResponseT", pb.WatchCloneResponse, pb.WatchClonesResponse)
 
 _PRIORITIES: Mapping[Priority, pb.ClonePriority.ValueType] = {
     Priority.LOW: pb.CLONE_PRIORITY_LOW,
@@ -33,7 +37,7 @@ class ListQuery:
     token: str
 
 
-def after_sequence_from(request: pb.WatchCloneRequest) -> int | None:
+def after_sequence_from(request: pb.WatchCloneRequest | pb.WatchClonesRequest) -> int | None:
     """Converts the number of the last change that the watcher has; None if it has none."""
     return request.after_sequence if request.HasField("after_sequence") else None
 
@@ -96,24 +100,14 @@ def clone_from(clone: Clone, *, active_version: int | None) -> pb.GetCloneRespon
 
 def change_from(change: Change, *, active_version: int | None) -> pb.WatchCloneResponse:
     """Converts a change of a clone; the active version, if there is one, shows whether its model answers."""
-    clone = change.clone
-    response = pb.WatchCloneResponse(
-        sequence=clone.sequence,
-        heartbeat=change.heartbeat,
-        clone_id=clone.clone_id,
-        status=clone.state.value,
-        progress=clone.progress,
-        message=clone.message,
-        state=_state_from(clone.state),
-        attempt=clone.attempt,
-        update_time=timestamp_from(clone.updated_time),
-        queue_position=clone.queue_position or None,
-        estimated_time_seconds=_seconds_left(clone),
-    )
-    if clone.manifest is not None:
-        response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
-    if clone.failure is not None:
-        response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))
+    return _change_from(pb.WatchCloneResponse, change, sequence=change.clone.sequence, active_version=active_version)
+
+
+def joint_change_from(change: JointChange, *, active_version: int | None) -> pb.WatchClonesResponse:
+    """Converts a change of one of several clones, as `change_from` does."""
+    response = _change_from(pb.WatchClonesResponse, change, sequence=change.number, active_version=active_version)
+    response.student_id = change.clone.student_id
+    response.clone_sequence = change.clone.sequence
     return response
 
 
@@ -155,6 +149,30 @@ def health_from(report: CloningHealthReport) -> pb.GetHealthResponse:
         ],
         main_brain=report.trainer.main_brain,
     )
+
+
+def _change_from(
+    response_class: type[ChangeResponseT], change: Change, *, sequence: int, active_version: int | None
+) -> ChangeResponseT:
+    clone = change.clone
+    response = response_class(
+        sequence=sequence,
+        heartbeat=change.heartbeat,
+        clone_id=clone.clone_id,
+        status=clone.state.value,
+        progress=clone.progress,
+        message=clone.message,
+        state=_state_from(clone.state),
+        attempt=clone.attempt,
+        update_time=timestamp_from(clone.updated_time),
+        queue_position=clone.queue_position or None,
+        estimated_time_seconds=_seconds_left(clone),
+    )
+    if clone.manifest is not None:
+        response.model.CopyFrom(model_from(clone.manifest, active_version=active_version))
+    if clone.failure is not None:
+        response.error.CopyFrom(_error_from(clone.failure, clone.clone_id))
+    return response
 
 
 def _seconds_left(clone: Clone) -> int | None:

@@ -66,19 +66,21 @@ class Wakeups(BackgroundTask):
         return self._is_connected
 
     @contextlib.contextmanager
-    def waiter(self, item_id: str = "") -> Iterator[Waiter]:
-        """Yields a waiter for changes of what has this id; an empty id stands for everything.
+    def waiter(self, *item_ids: str) -> Iterator[Waiter]:
+        """Yields a waiter for changes of what has one of these ids; without ids, of everything.
 
         Enter this, then read it, then wait: so no change is missed in between.
         """
-        waiter = Waiter()
-        self._waiters[item_id].add(waiter)
+        waiter, topics = Waiter(), frozenset(item_ids or ("",))
+        for topic in topics:
+            self._waiters[topic].add(waiter)
         try:
             yield waiter
         finally:
-            self._waiters[item_id].discard(waiter)
-            if not self._waiters[item_id]:
-                del self._waiters[item_id]
+            for topic in topics:
+                self._waiters[topic].discard(waiter)
+                if not self._waiters[topic]:
+                    del self._waiters[topic]
 
     async def _run(self) -> None:
         while True:

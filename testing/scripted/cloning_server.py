@@ -38,7 +38,7 @@ class ScriptedCloning(
     student_model_service_pb2_grpc.StudentModelServiceServicer,
     student_service_pb2_grpc.StudentServiceServicer,
 ):
-    """Has one clone, which completes unless the script fails it.
+    """Has one clone, which completes unless the script fails it. Joint watches follow as many as they ask for.
 
     Attributes:
         script: Its calls, and how they go wrong.
@@ -88,6 +88,29 @@ class ScriptedCloning(
                 model=_model() if status == "completed" else None,
             )
             await self.script.wait_while_held()
+
+    async def WatchClones(
+        self, request: cloning_pb.WatchClonesRequest, context: Context
+    ) -> AsyncIterator[cloning_pb.WatchClonesResponse]:
+        await self.script.enter("WatchClones", request, context)
+        clones = dict.fromkeys(request.clone_ids, "student123")
+        clones |= {f"clone_of_{student_id}": student_id for student_id in request.student_ids}
+        sequence = 0
+        for number, status in enumerate(self.states, start=1):
+            for clone_id, student_id in clones.items():
+                sequence += 1
+                if sequence <= request.after_sequence:
+                    continue
+                yield cloning_pb.WatchClonesResponse(
+                    sequence=sequence,
+                    clone_id=clone_id,
+                    status=status,
+                    progress=100 * number // len(self.states),
+                    message=f"step {number}",
+                    student_id=student_id,
+                    clone_sequence=number,
+                )
+                await self.script.wait_while_held()
 
     async def CancelClone(
         self, request: cloning_pb.CancelCloneRequest, context: Context

@@ -96,6 +96,30 @@ async def test_a_clone_that_fails_ends_with_its_reason(aivo: Aivo, cloning: Scri
     assert result.err == "NO_TRAINABLE_EXAMPLES: it failed with NO_TRAINABLE_EXAMPLES\n"
 
 
+async def test_several_clones_are_watched_in_one_stream(aivo: Aivo, cloning: Script) -> None:
+    as_json = await aivo("clone", "watch", "c1", "c2", "--student", "alex", "--json")
+    for_people = await aivo("clone", "watch", "--student", "alex", "--student", "kim")
+
+    assert (as_json.status, as_json.err) == (0, "")
+    changes = [json.loads(line) for line in as_json.out.splitlines()]
+    assert len(changes) == 3 * len(STATES)
+    assert {change["clone_id"] for change in changes} == {"c1", "c2", "clone_of_alex"}
+    assert for_people.status == 0
+    assert for_people.out.splitlines()[-2:] == ["alex, clone_of_alex: completed", "kim, clone_of_kim: completed"]
+    requests = [call.request for call in cloning.calls]
+    assert requests == [
+        cloning_pb.WatchClonesRequest(clone_ids=["c1", "c2"], student_ids=["alex"]),
+        cloning_pb.WatchClonesRequest(student_ids=["alex", "kim"]),
+    ]
+
+
+async def test_a_watch_of_nothing_is_refused_before_any_call(aivo: Aivo, cloning: Script) -> None:
+    result = await aivo("clone", "watch")
+
+    assert (result.status, cloning.calls) == (2, [])
+    assert "--student" in result.err
+
+
 async def test_a_malformed_clone_file_is_refused_without_its_words(aivo: Aivo, cloning: Script) -> None:
     result = await aivo("clone", "start", "-", stdin='{"student_id": "secret')
 

@@ -47,6 +47,7 @@ class CloningStub:
         self.StartClone = clones.StartClone
         self.GetClone = clones.GetClone
         self.WatchClone = clones.WatchClone
+        self.WatchClones = clones.WatchClones
         self.CancelClone = clones.CancelClone
         self.ListClones = clones.ListClones
         self.GetHealth = clones.GetHealth

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 
 from testing.scripted.brain_server import PIECES
 from testing.scripted.cloning_server import CLONE_ID, STATES
@@ -112,15 +113,16 @@ async def test_a_watch_that_can_bring_nothing_more_ends_for_good(
     cloning_rest: httpx.AsyncClient, cloning: Script
 ) -> None:
     last = str(len(STATES))
-    watch = f"/v1/clone/{CLONE_ID}/watch"
+    watch, joint_watch = f"/v1/clone/{CLONE_ID}/watch", f"/v1/clones/watch?clone_id={CLONE_ID}"
 
     answers = [
         await cloning_rest.get(watch, headers={"last-event-id": last}),
         await cloning_rest.get(f"{watch}?after_sequence={last}"),
+        await cloning_rest.get(joint_watch, headers={"last-event-id": last}),
     ]
 
     # At any other answer `EventSource` connects again.
-    assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 2
+    assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 3
     assert not any("content-type" in answer.headers for answer in answers)
 
 
@@ -145,3 +147,36 @@ async def test_a_word_that_looks_like_an_event_starts_none(cloning_rest: httpx.A
         (change,) = [frame async for frame in frames(answer)]
 
     assert change["error"]["details"][0]["metadata"]["words"] == words
+
+
+async def test_a_class_is_watched_on_one_connection(cloning_rest: httpx.AsyncClient, cloning: Script) -> None:
+    path = "/v1/clones/watch?clone_id=c1&clone_ids=c2&student_id=alex&student_ids=kim&after_sequence=8"
+
+    async with cloning_rest.stream("GET", path) as answer:
+        changes = [frame async for frame in frames(answer)]
+
+    request = cloning.calls[0].request
+    assert isinstance(request, cloning_pb.WatchClonesRequest)
+    assert (request.clone_ids, request.student_ids) == (["c1", "c2"], ["alex", "kim"])
+    assert answer.headers["content-type"] == EVENT_STREAM
+    assert [change["sequence"] for change in changes] == list(range(9, 4 * len(STATES) + 1))
+    assert {(change["clone_id"], change["student_id"]) for change in changes} == {
+        ("c1", "student123"),
+        ("c2", "student123"),
+        ("clone_of_alex", "alex"),
+        ("clone_of_kim", "kim"),
+    }
+
+
+async def test_the_largest_joint_watch_passes(cloning_rest: httpx.AsyncClient, cloning: Script) -> None:
+    clone_ids, student_ids = ([f"{kind}{n:063}" for n in range(100)] for kind in "cs")
+    query = "&".join([*(f"clone_id={each}" for each in clone_ids), *(f"student_id={each}" for each in student_ids)])
+
+    answer = await cloning_rest.get(f"/v1/clones/watch?{query}&after_sequence={200 * len(STATES)}")
+
+    assert answer.status_code == 204
+    request = cloning.calls[0].request
+    assert isinstance(request, cloning_pb.WatchClonesRequest)
+    assert (request.clone_ids, request.student_ids) == (clone_ids, student_ids)
+    # The query is in no header that a server gets: gRPC bounds those.
+    assert all(len(value) < 100 for value in cloning.calls[0].metadata.values())

@@ -1,4 +1,4 @@
--- keys: feed queued leases tokens open lane baseline sizes
+-- keys: feed queued leases tokens open lane baseline sizes change_counter
 -- args: clone_id sequence clone effect token delay_milliseconds channel
 --
 -- Writes a clone's next change.
@@ -16,7 +16,7 @@ if last_entry == args.sequence .. '-0' and last_clone == args.clone then return 
 if args.token ~= '' and (redis.call('HGET', keys.tokens, args.clone_id) or '0') ~= args.token then return 0 end
 if last_entry ~= (tonumber(args.sequence) - 1) .. '-0' then return 0 end
 
-redis.call('XADD', keys.feed, args.sequence .. '-0', 'clone', args.clone)
+redis.call('XADD', keys.feed, args.sequence .. '-0', 'clone', args.clone, 'number', redis.call('INCR', keys.change_counter))
 if args.effect ~= 'runs' then
   redis.call('HDEL', keys.tokens, args.clone_id)
   redis.call('ZREM', keys.leases, args.clone_id)

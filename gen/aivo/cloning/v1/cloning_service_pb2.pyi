@@ -758,6 +758,139 @@ class WatchCloneResponse(_message.Message):
 Global___WatchCloneResponse: _TypeAlias = WatchCloneResponse  # noqa: Y015
 
 @_typing.final
+class WatchClonesRequest(_message.Message):
+    """Which clones to watch. At least one of `clone_ids` and `student_ids` is required."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_IDS_FIELD_NUMBER: _builtins.int
+    STUDENT_IDS_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """`sequence` of the last message that the caller has seen. Unset: the current states come first. 0: all changes."""
+    @_builtins.property
+    def clone_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of clones. As a query parameter `clone_id` or `clone_ids`, once per clone."""
+
+    @_builtins.property
+    def student_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of students. As a query parameter `student_id` or `student_ids`, once per student."""
+
+    def __init__(
+        self,
+        *,
+        clone_ids: _abc.Iterable[_builtins.str] | None = ...,
+        student_ids: _abc.Iterable[_builtins.str] | None = ...,
+        after_sequence: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "clone_ids", b"clone_ids", "student_ids", b"student_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
+    _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_sequence) -> _WhichOneofReturnType__after_sequence | None: ...
+
+Global___WatchClonesRequest: _TypeAlias = WatchClonesRequest  # noqa: Y015
+
+@_typing.final
+class WatchClonesResponse(_message.Message):
+    """A change of one of the clones, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    CLONE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TIME_SECONDS_FIELD_NUMBER: _builtins.int
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    CLONE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Number of the change among the changes of all clones, with gaps; grows within a stream. A heartbeat has that of the
+    message before it. To resume, pass it as `after_sequence`.
+    """
+    heartbeat: _builtins.bool
+    """Whether this only repeats the clone's last change to show that the stream lives."""
+    clone_id: _builtins.str
+    """Id of the clone."""
+    status: _builtins.str
+    """State of the clone in the frontend's word."""
+    progress: _builtins.int
+    """How far the clone is, 0 to 100."""
+    message: _builtins.str
+    """What happens at the moment, for people."""
+    state: Global___CloneState.ValueType
+    """State of the clone."""
+    attempt: _builtins.int
+    """Which try this is, from 1."""
+    queue_position: _builtins.int
+    """Place in the queue at this change: 1 is the next clone to run. A heartbeat and a clone's first message without
+    `after_sequence` have the present one. Unset: it does not wait.
+    """
+    estimated_time_seconds: _builtins.int
+    """Estimated time left at this change, queue included. A heartbeat and a clone's first message without
+    `after_sequence` have the present one. Unset: it has ended.
+    """
+    student_id: _builtins.str
+    """Id of the student."""
+    clone_sequence: _builtins.int
+    """Number of the change among the changes of this clone, from 1: the `sequence` of `WatchClone`."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the change happened."""
+
+    @_builtins.property
+    def model(self) -> _student_model_pb2.StudentModel:
+        """The model that the clone made. Set from `deploying` on."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why the clone failed."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        heartbeat: _builtins.bool = ...,
+        clone_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        progress: _builtins.int = ...,
+        message: _builtins.str = ...,
+        state: Global___CloneState.ValueType = ...,
+        attempt: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _student_model_pb2.StudentModel | None = ...,
+        error: _status_pb2.Status | None = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_time_seconds: _builtins.int | None = ...,
+        student_id: _builtins.str = ...,
+        clone_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "model", b"model", "queue_position", b"queue_position", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds", "_queue_position", b"_queue_position", "attempt", b"attempt", "clone_id", b"clone_id", "clone_sequence", b"clone_sequence", "error", b"error", "estimated_time_seconds", b"estimated_time_seconds", "heartbeat", b"heartbeat", "message", b"message", "model", b"model", "progress", b"progress", "queue_position", b"queue_position", "sequence", b"sequence", "state", b"state", "status", b"status", "student_id", b"student_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_time_seconds: _TypeAlias = _typing.Literal["estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_time_seconds: _TypeAlias = _typing.Literal["_estimated_time_seconds", b"_estimated_time_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_time_seconds) -> _WhichOneofReturnType__estimated_time_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
+
+Global___WatchClonesResponse: _TypeAlias = WatchClonesResponse  # noqa: Y015
+
+@_typing.final
 class ListClonesRequest(_message.Message):
     """Which clones to list."""
 

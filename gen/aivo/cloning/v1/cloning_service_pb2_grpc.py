@@ -53,6 +53,11 @@ class CloningServiceStub:
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneResponse.FromString,
                 _registered_method=True)
+        self.WatchClones = channel.unary_stream(
+                '/aivo.cloning.v1.CloningService/WatchClones',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesResponse.FromString,
+                _registered_method=True)
         self.CancelClone = channel.unary_unary(
                 '/aivo.cloning.v1.CloningService/CancelClone',
                 request_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.CancelCloneRequest.SerializeToString,
@@ -112,6 +117,24 @@ class CloningServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchClones(self, request, context):
+        """Streams the states of several clones, such as those of a class, until the last of each.
+
+        Follows the clones of `clone_ids`, and of each student of `student_ids` the clones that have not ended or, if there
+        is none, the latest. Clones that are accepted later are not followed. Sends the current state of each clone at once,
+        then every change, in the order in which they happen. With `after_sequence` it sends instead every change after that
+        one, each once, in order, also across restarts of the server; of a student it then follows those of the four latest
+        clones that have not ended or have changed since. Idle, it repeats the last message of each clone that has not ended
+        with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
+        nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
+
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
+        also in the middle if its student is deleted. A clone that is followed for its student is then left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelClone(self, request, context):
         """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
 
@@ -157,6 +180,11 @@ def add_CloningServiceServicer_to_server(servicer, server):
                     servicer.WatchClone,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneResponse.SerializeToString,
+            ),
+            'WatchClones': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchClones,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesResponse.SerializeToString,
             ),
             'CancelClone': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelClone,
@@ -259,6 +287,33 @@ class CloningService:
             '/aivo.cloning.v1.CloningService/WatchClone',
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneRequest.SerializeToString,
             aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchClones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aivo.cloning.v1.CloningService/WatchClones',
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_cloning__service__pb2.WatchClonesResponse.FromString,
             options,
             channel_credentials,
             insecure,

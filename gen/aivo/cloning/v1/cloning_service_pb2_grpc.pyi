@@ -60,6 +60,20 @@ class CloningServiceStub:
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
     a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
     """
+    WatchClones: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]
+    """Streams the states of several clones, such as those of a class, until the last of each.
+
+    Follows the clones of `clone_ids`, and of each student of `student_ids` the clones that have not ended or, if there
+    is none, the latest. Clones that are accepted later are not followed. Sends the current state of each clone at once,
+    then every change, in the order in which they happen. With `after_sequence` it sends instead every change after that
+    one, each once, in order, also across restarts of the server; of a student it then follows those of the four latest
+    clones that have not ended or have changed since. Idle, it repeats the last message of each clone that has not ended
+    with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
+    nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
+
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
+    also in the middle if its student is deleted. A clone that is followed for its student is then left out.
+    """
     CancelClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
 
@@ -107,6 +121,20 @@ class CloningServiceAsyncStub(CloningServiceStub):
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
     a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+    """
+    WatchClones: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]  # type: ignore[assignment]
+    """Streams the states of several clones, such as those of a class, until the last of each.
+
+    Follows the clones of `clone_ids`, and of each student of `student_ids` the clones that have not ended or, if there
+    is none, the latest. Clones that are accepted later are not followed. Sends the current state of each clone at once,
+    then every change, in the order in which they happen. With `after_sequence` it sends instead every change after that
+    one, each once, in order, also across restarts of the server; of a student it then follows those of the four latest
+    clones that have not ended or have changed since. Idle, it repeats the last message of each clone that has not ended
+    with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
+    nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
+
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
+    also in the middle if its student is deleted. A clone that is followed for its student is then left out.
     """
     CancelClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]  # type: ignore[assignment]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
@@ -170,6 +198,26 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
         a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchClones(
+        self,
+        request: _cloning_service_pb2.WatchClonesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cloning_service_pb2.WatchClonesResponse], _abc.AsyncIterator[_cloning_service_pb2.WatchClonesResponse]]:
+        """Streams the states of several clones, such as those of a class, until the last of each.
+
+        Follows the clones of `clone_ids`, and of each student of `student_ids` the clones that have not ended or, if there
+        is none, the latest. Clones that are accepted later are not followed. Sends the current state of each clone at once,
+        then every change, in the order in which they happen. With `after_sequence` it sends instead every change after that
+        one, each once, in order, also across restarts of the server; of a student it then follows those of the four latest
+        clones that have not ended or have changed since. Idle, it repeats the last message of each clone that has not ended
+        with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
+        nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
+
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
+        also in the middle if its student is deleted. A clone that is followed for its student is then left out.
         """
 
     @_abc_1.abstractmethod
