@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
-from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
 from google.protobuf.json_format import Parse, ParseError
 
 from client import commands
 from client.commands import WRONG
+from client.models_cli import models_app
 from client.running import (
     BRAIN_ADDRESS,
     CLONING_ADDRESS,
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 clone_app = typer.Typer(help="Create a student's model from a baseline assessment.", no_args_is_help=True)
 app.add_typer(clone_app, name="clone")
+app.add_typer(models_app, name="models")
 app.add_typer(safety_app, name="safety")
 
 
@@ -165,33 +166,6 @@ def list_clones(
     """List clones, newest first."""
     request = cloning_pb.ListClonesRequest(student_id=student, page_token=page_token)
     run_command(commands.list_clones(cloning, request, as_json=as_json))
-
-
-@app.command()
-def models(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[list] STUDENT | outdated",
-            help="Id of the student, after `list` if it is `outdated` or `list`; or `outdated`: who needs a new clone.",
-        ),
-    ],
-    *,
-    page_token: Annotated[str, typer.Option(help="next_page_token of the page before.")] = "",
-    as_json: Json = False,
-    cloning: Cloning = CLONING_ADDRESS,
-) -> None:
-    """List the versions of a student's model, newest first, or all students who need a new clone."""
-    match words:
-        case ["outdated"] if page_token:
-            fail("aivo models outdated lists all students, and takes no --page-token", WRONG)
-        case ["outdated"]:
-            run_command(commands.list_outdated(cloning, as_json=as_json))
-        case ["list", student_id] | [student_id] if words != ["list"]:
-            request = ListStudentModelsRequest(student_id=student_id, page_token=page_token)
-            run_command(commands.list_models(cloning, request, as_json=as_json))
-        case _:
-            fail("aivo models takes one student, as in `aivo models list STUDENT`, or `outdated`", WRONG)
 
 
 @app.command()

@@ -8,14 +8,17 @@ from mesh.adapters.store import AdapterStore
 async def leftovers(blobs: Blobs, store: AdapterStore, tenant: str) -> set[str]:
     """Returns the tenant's keys that belong to no complete version of a live commit; void commits do not count.
 
-    Also asserts that every committed version can be fetched, and that every pointer names one.
+    Also asserts that every committed version is complete and can be fetched, and that every pointer names one.
     """
     documents = Documents(blobs, tenant=tenant)
     keys = set(await blobs.keys(documents.keys.prefix))
     expected_keys = set()
     async for manifest in documents.commits():
         assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
-        expected_keys |= {manifest.ref.weights_key, manifest.ref.manifest_key}
+        expected_keys |= manifest.keys
+        assert manifest.keys <= keys
+        description = await documents.read(manifest.ref.config_key)
+        assert description is None or description.data == manifest.recipe.peft_config
     for key in keys:
         student_id = documents.keys.student_in(key)
         if student_id is None:

@@ -23,7 +23,7 @@ import safetensors.numpy
 from brain_server.adapters.host_tier import HostAdapter
 from brain_server.vllm_engine.client import ServedModel, UnknownToVllm, VllmClient, VllmRefused, VllmUnreachable
 from mesh.adapters.manifest import Lora
-from mesh.adapters.peft_config import peft_config
+from mesh.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, peft_config
 from mesh.adapters.store import StoredAdapter
 from mesh.errors import AdapterIncompatible, ModelNotLoaded
 from mesh.lm.digests import weight_files
@@ -32,9 +32,7 @@ from mesh.main_brain.roles import TrainedRole
 
 _log = get_logger(__name__)
 
-# PEFT's file names, and its prefix of tensor names.
-_WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
+# PEFT's prefix of tensor names.
 _PREFIX = "base_model.model."
 
 _BLANK = "base"
@@ -217,8 +215,8 @@ class AdapterFolders:
             alpha=files.scaling * files.lora.rank,
             target_modules=files.lora.target_modules,
         )
-        (folder / _WEIGHTS).write_bytes(files.weights)
-        (folder / _CONFIG).write_bytes(config)
+        (folder / WEIGHTS_FILE).write_bytes(files.weights)
+        (folder / CONFIG_FILE).write_bytes(config)
 
     def _empty(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -261,6 +259,6 @@ def _write_blank(folder: Path, shapes: Mapping[str, tuple[int, int]], target_mod
     name = f"{_PREFIX}{module.removesuffix('.weight')}"
     state = {f"{name}.lora_{factor}.weight": value for factor, value in factors.items()}
     folder.mkdir(parents=True)
-    (folder / _WEIGHTS).write_bytes(safetensors.numpy.save(state))
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.numpy.save(state))
     config = peft_config(base_model="", rank=1, alpha=1.0, target_modules=[name.rpartition(".")[2]])
-    (folder / _CONFIG).write_bytes(config)
+    (folder / CONFIG_FILE).write_bytes(config)

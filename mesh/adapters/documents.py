@@ -91,7 +91,7 @@ class Documents:
 
     async def has_weights(self, ref: AdapterRef) -> bool:
         """Whether the version's weights exist."""
-        return ref.weights_key in await self.blobs.keys(ref.weights_key)
+        return ref.has_weights(await self.blobs.keys(f"{ref}/"))
 
     async def has_weights_of(self, manifest: Manifest) -> bool:
         """Whether the version's weights are those that the manifest describes.
@@ -99,7 +99,7 @@ class Documents:
         Reads all of them: the number may have been freed and taken by another clone, whose weights have the same size.
         """
         try:
-            blob = await self.blobs.read(manifest.ref.weights_key, limit_bytes=manifest.size_bytes)
+            blob = await self.blobs.read(manifest.weights_key, limit_bytes=manifest.size_bytes)
         except AdapterCorrupt:
             return False
         return blob is not None and await asyncio.to_thread(manifest.describes, blob.data)
@@ -155,6 +155,14 @@ class Documents:
             blob = await self.blobs.read(key, limit_bytes=len(data))
             if blob is not None and blob.data == data:
                 await self.blobs.delete(key, etag=blob.etag)
+                await self.blobs.forget(key)
+
+    async def correct(self, key: str, data: bytes) -> None:
+        """Replaces another document at the key by this one; one that is gone, as after a deletion, stays gone."""
+        blob = await self.read(key)
+        if blob is not None and blob.data != data:
+            with suppress(BlobConflict):
+                await self.blobs.replace(key, data, etag=blob.etag)
                 await self.blobs.forget(key)
 
     async def remove(self, entries: Iterable[BlobEntry]) -> RemovedObjects:

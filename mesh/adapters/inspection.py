@@ -16,7 +16,7 @@ from mesh.adapters.manifest import Lora
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
 
 # PEFT's names, such as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
-_FACTOR = re.compile(r"(?P<module>.+\.(?P<target>[^.]+))\.lora_(?P<side>[AB])\.weight")
+_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+\.(?P<target>[^.]+))\.lora_(?P<side>[AB])\.weight")
 
 # A float whose exponent bits are all ones is an infinity or a NaN. Testing the bits also works for bfloat16, which
 # numpy lacks, and needs no float copy of the weights.
@@ -46,8 +46,8 @@ class _Tensor(TypedDict):
 def inspect(weights: bytes, *, lora: Lora, limits: AdapterLimits) -> None:
     """Returns if the bytes are a valid LoRA adapter of the given shape.
 
-    Every tensor is a factor A [rank, in] or B [out, rank] of a target module, each module has both factors, every
-    target module occurs, all tensors have the manifest's dtype, and every value is finite.
+    Every tensor is a factor A [rank, in] or B [out, rank] of a target module, named as PEFT does, each module has both
+    factors, every target module occurs, all tensors have the manifest's dtype, and every value is finite.
 
     Raises:
         AdapterIncompatible: The rank or the size is above the limits.

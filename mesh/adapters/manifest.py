@@ -4,6 +4,9 @@ JSON, parsed strictly: an unknown schema, a missing field or a wrong type raises
 ignored, as a newer server may write optional ones. Fields at their defaults are left out, so that older servers read
 what has nothing new. A manifest never holds a student's name or words; the interests of its policy are as the profile
 names them.
+
+A version of schema 2 is a folder that PEFT loads. In schema 1, of AIVO 0.1.0, the weights have another name and no
+description; the two documents differ in nothing else. A server that knows only schema 1 takes schema 2 for corrupt.
 """
 
 from datetime import UTC, datetime
@@ -13,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from mesh.adapters.peft_config import peft_config
 from mesh.adapters.ref import AdapterRef, validate_student_id
 from mesh.errors import AdapterCorrupt, InvalidField
 from mesh.tutoring.policy import TeachingPolicy
@@ -201,13 +205,23 @@ class Recipe:
         """The factor on the product of A and B when serving: `scale * alpha / rank`."""
         return self.scale * self.lora.alpha / self.lora.rank
 
+    @property
+    def peft_config(self) -> bytes:
+        """PEFT's description of the weights, with the strength that serves: its alpha is `scale * alpha`."""
+        return peft_config(
+            base_model=self.base_model,
+            rank=self.lora.rank,
+            alpha=self.scale * self.lora.alpha,
+            target_modules=self.lora.target_modules,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Manifest:
     """One version: the identity of its weights, and their recipe.
 
     Attributes:
-        schema: Version of the document's format.
+        schema: Version of the document's format: 2; 1 for a version of AIVO 0.1.0, whose folder PEFT can't load.
         ref: The version.
         sha256: Digest of the weights file, lower-case hex: the identity under which a brain holds the adapter.
         size_bytes: Size of the weights file.
@@ -215,7 +229,7 @@ class Manifest:
         recipe: How the weights were trained.
     """
 
-    schema: Literal[1]
+    schema: Literal[1, 2]
     ref: AdapterRef
     sha256: Digest
     size_bytes: Annotated[int, Field(ge=1)]
@@ -226,13 +240,24 @@ class Manifest:
     def of(cls, weights: bytes, *, ref: AdapterRef, recipe: Recipe) -> "Manifest":
         """Creates the manifest of these weights."""
         return cls(
-            schema=1,
+            schema=2,
             ref=ref,
             sha256=sha256(weights).hexdigest(),
             size_bytes=len(weights),
             created_time=datetime.now(UTC),
             recipe=recipe,
         )
+
+    @property
+    def weights_key(self) -> str:
+        """Key of the weights."""
+        return self.ref.bare_weights_key if self.schema == 1 else self.ref.weights_key
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of all objects that the version consists of."""
+        described = {self.weights_key, self.ref.manifest_key}
+        return frozenset(described if self.schema == 1 else described | {self.ref.config_key})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":

@@ -4,8 +4,9 @@ The clone's commit decides. It is created once, with `If-None-Match: *`: by a wo
 version, or by a process that cancels the clone, as void. So a worker that was paused and resumes late finds that the
 clone has a version already, or must not have one. It then removes what it wrote; if it dies first, the sweeper does.
 
-A publication writes weights, commit and manifest, and then reads the weights once more. A withdrawal makes the commit
-void, then removes manifest and weights. So whichever order their steps take, one of the two sees what the other did.
+A publication writes weights, commit, PEFT's description and manifest, and then reads the weights once more. A
+withdrawal makes the commit void, then removes the manifest and the rest. So whichever order their steps take, one of
+the two sees what the other did.
 """
 
 import asyncio
@@ -61,19 +62,27 @@ class Publication:
         return None if commit is None or commit == VOID else await self._complete(commit)
 
     async def _complete(self, commit: bytes) -> Manifest | None:
-        """Writes the manifest of a committed version if it is missing; returns None if the version was withdrawn.
+        """Writes what a committed version lacks, its manifest last; returns None if the version was withdrawn.
 
         After a crash between the commit and the manifest, any later call completes the version. The manifest is the
         commit, byte by byte, as it may hold fields that only a newer server knows.
         """
         manifest = Manifest.from_json(commit)
         ref = manifest.ref
+        if ref.config_key in manifest.keys:
+            await self._documents.create_once(ref.config_key, manifest.recipe.peft_config)
         document = await self._documents.create_once(ref.manifest_key, commit)
         is_own = document != VOID and Manifest.from_json(document) == manifest
-        if is_own and await self._documents.has_weights_of(manifest):
+        has_own_weights = await self._documents.has_weights_of(manifest)
+        if is_own and has_own_weights:
+            # A clone that woke up after its number was freed and taken may have left another.
+            await self._documents.correct(ref.config_key, manifest.recipe.peft_config)
             return manifest
         await self._documents.revoke(manifest.recipe.clone_id)
         await self._documents.take_back(ref.manifest_key, commit)
+        if has_own_weights or not await self._documents.has_weights(ref):
+            # Beside another clone's weights it may be theirs, as two descriptions can be alike.
+            await self._documents.take_back(ref.config_key, manifest.recipe.peft_config)
         return None
 
     async def _write_weights(self, student_id: str, weights: bytes) -> AdapterRef:

@@ -71,7 +71,7 @@ class Reading:
             raise AdapterIncompatible(
                 f"{ref} has {manifest.size_bytes} bytes, above the limit of {self._limits.size_bytes}"
             )
-        blob = await self._blobs.read(ref.weights_key, limit_bytes=manifest.size_bytes)
+        blob = await self._blobs.read(manifest.weights_key, limit_bytes=manifest.size_bytes)
         if blob is None:
             if await self._documents.is_void(manifest.recipe.clone_id):
                 # The version was removed between the two reads.
@@ -130,7 +130,7 @@ class Reading:
         present = set(await self._blobs.keys(keys.prefix))
         refs = [self._documents.ref(student_id, version) for version in versions_in(keys, present)]
         # A version with weights alone is not published yet; one with a manifest alone is being removed.
-        return [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= present]
+        return [ref for ref in refs if ref.is_complete(present)]
 
     async def _read_manifests(self, refs: Sequence[AdapterRef]) -> list[Manifest]:
         """Reads manifests in this order; skips those that do not parse, which it logs, and those that are gone."""

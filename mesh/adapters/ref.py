@@ -1,19 +1,25 @@
 """Names of stored adapters: a student, a version, and the keys that follow from them.
 
 ```
-{tenant}/{student_id}/v{version}/adapter.safetensors   the weights, immutable
-{tenant}/{student_id}/v{version}/manifest.json         the manifest, immutable; written after the weights
-{tenant}/{student_id}/active.json                      the pointer, changed by compare-and-swap
-{tenant}/_commits/{clone_id}.json                      the clone's commit: the same manifest, or a void document
+{tenant}/{student_id}/v{version}/adapter_model.safetensors   the weights, immutable
+                                 adapter_config.json         PEFT's description of them, immutable
+                                 manifest.json               the manifest, immutable; written after the other two
+{tenant}/{student_id}/active.json                            the pointer, changed by compare-and-swap
+{tenant}/_commits/{clone_id}.json                            the clone's commit: the same manifest, or a void document
 ```
+
+So PEFT and vLLM load the folder of a version. Versions of AIVO 0.1.0 have no description, and their weights are in
+`adapter.safetensors` (`AdapterRef.bare_weights_key`).
 
 Ids are validated before they become part of a key, so no id can reach another student's keys. No id begins with an
 underscore, so the folder of the commits is no student's.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from mesh.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE
 from mesh.errors import InvalidField, Violation
 
 DEFAULT_TENANT = "default"
@@ -147,17 +153,31 @@ class AdapterRef:
 
     @property
     def weights_key(self) -> str:
-        """Key of the weights in safetensors."""
-        return f"{self._prefix}adapter.safetensors"
+        """Key of the weights, in PEFT's layout."""
+        return f"{self}/{WEIGHTS_FILE}"
+
+    @property
+    def bare_weights_key(self) -> str:
+        """Key of the weights of a version of AIVO 0.1.0, whose folder PEFT can't load."""
+        return f"{self}/adapter.safetensors"
+
+    @property
+    def config_key(self) -> str:
+        """Key of PEFT's description of the weights."""
+        return f"{self}/{CONFIG_FILE}"
 
     @property
     def manifest_key(self) -> str:
         """Key of the manifest; a version exists once this key does."""
-        return f"{self._prefix}manifest.json"
+        return f"{self}/manifest.json"
+
+    def has_weights(self, present: Collection[str]) -> bool:
+        """Whether the weights of this version are among the present keys, under either name."""
+        return self.weights_key in present or self.bare_weights_key in present
+
+    def is_complete(self, present: Collection[str]) -> bool:
+        """Whether weights and manifest are among the present keys; with weights alone, a version is not published."""
+        return self.manifest_key in present and self.has_weights(present)
 
     def __str__(self) -> str:
         return f"{self.tenant}/{self.student_id}/v{self.version}"
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self}/"

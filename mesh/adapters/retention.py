@@ -1,7 +1,7 @@
 """Retention: which versions of a student stay, and how a student is deleted.
 
 A version is removed in this order: the pointer lists it as retiring, its clone's commit becomes void, its manifest is
-removed, then its weights. So it is complete or gone, and cannot become active meanwhile. A brain that holds it keeps
+removed, then the rest. So it is complete or gone, and cannot become active meanwhile. A brain that holds it keeps
 answering with it, because a brain knows it by its sha256.
 """
 
@@ -55,7 +55,7 @@ class Retention:
         async def condemn(pointer: Pointer) -> Pointer:
             present = set(await self._documents.blobs.keys(keys.prefix))
             refs = [self._documents.ref(student_id, version) for version in versions_in(keys, present)]
-            complete = [ref for ref in refs if {ref.weights_key, ref.manifest_key} <= present]
+            complete = [ref for ref in refs if ref.is_complete(present)]
             # Manifests are read, because a void one must not count as the newest version.
             versions = [ref.version for ref in complete if await self._documents.find_manifest(ref) is not None]
             return replace(pointer, retiring=pointer.retiring | (set(versions[:-keep]) - pointer.protected))

@@ -30,7 +30,7 @@ class SweepReport:
     Attributes:
         removed_versions: Folders of versions that were removed: no commit names their weights, or they were withdrawn.
         voided_commits: Commits whose weights are gone, or that name another clone's version.
-        finished_versions: Committed versions whose manifest was missing and has been written.
+        finished_versions: Committed versions that lacked manifest or description, which have been written.
         corrected_pointers: Pointers that named versions that are gone, or no version at all.
         removed_bytes: Size of what was removed.
     """
@@ -96,9 +96,9 @@ class _Sweep:
         report = SweepReport()
         for version in versions_in(keys, present):
             ref = self._documents.ref(student_id, version)
-            claims = self._claims.pop(ref, {}) if ref.weights_key in present else {}
+            claims = self._claims.pop(ref, {}) if ref.has_weights(present) else {}
             try:
-                if not await self._is_settled(ref, claims):
+                if not await self._is_settled(ref, claims, present):
                     report += await self._settle(ref, claims)
             except AdapterCorrupt:
                 # A person has to look at it, so it stays.
@@ -108,15 +108,15 @@ class _Sweep:
             report += SweepReport(corrected_pointers=int(await self._clear_pointer(student_id)))
         return report
 
-    async def _is_settled(self, ref: AdapterRef, claims: Mapping[str, bytes]) -> bool:
-        """Whether the version's manifest is what one clone committed, and no other clone names the version."""
+    async def _is_settled(self, ref: AdapterRef, claims: Mapping[str, bytes], present: AbstractSet[str]) -> bool:
+        """Whether all is there, the manifest is what one clone committed, and no other clone names the version."""
         if len(claims) != 1:
             return False
         try:
             manifest = await self._documents.read_manifest(ref)
         except ModelVersionNotFound:
             return False
-        return claims == {manifest.recipe.clone_id: _digest(manifest)}
+        return manifest.keys <= present and claims == {manifest.recipe.clone_id: _digest(manifest)}
 
     async def _settle(self, ref: AdapterRef, claims: Collection[str]) -> SweepReport:
         """Finishes or removes a version of which something is missing, or that not exactly one clone published."""
@@ -125,12 +125,13 @@ class _Sweep:
         present = {entry.key for entry in entries}
         if not entries or not self._are_old(entries):
             return SweepReport()
-        is_finished = [await self._publication.finish(clone_id) is not None for clone_id in claims]
+        outcomes = [await self._publication.finish(clone_id) for clone_id in claims]
+        manifests = [manifest for manifest in outcomes if manifest is not None]
         report = SweepReport(
-            finished_versions=sum(is_finished) if ref.manifest_key not in present else 0,
-            voided_commits=len(is_finished) - sum(is_finished),
+            finished_versions=sum(not manifest.keys <= present for manifest in manifests),
+            voided_commits=len(outcomes) - len(manifests),
         )
-        if any(is_finished) or not await self._is_condemned(ref, present):
+        if manifests or not await self._is_condemned(ref, present):
             return report
         # The manifest last: while its key is taken, nobody can publish what is removed here.
         entries.sort(key=lambda entry: entry.key == ref.manifest_key)
@@ -140,7 +141,7 @@ class _Sweep:
 
     async def _is_condemned(self, ref: AdapterRef, present: AbstractSet[str]) -> bool:
         """Whether nobody can publish this version any more."""
-        if ref.weights_key not in present:
+        if not ref.has_weights(present):
             return True
         try:
             manifest = await self._documents.read_manifest(ref)

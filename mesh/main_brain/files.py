@@ -160,6 +160,12 @@ def main_brain_digest(base_weights_digest: str, tutor_sha256: str) -> str:
     return sha256(f"merge {MERGE_VERSION}\nbase {base_weights_digest}\ntutor {tutor_sha256}\n".encode()).hexdigest()
 
 
+def merged_folder_name(base_model: str, digest: str) -> str:
+    """Returns the name of the folder, in the cache of models, of a Main Brain that has a tutor."""
+    # Of a repository or a local folder the last part; the digest makes it unique.
+    return f"{Path(base_model).name or 'model'}-{digest[:16]}"
+
+
 def _grader_fault(manifest: RoleManifest) -> str:
     """Returns why `Assess` can't ask a grader, as one of another version of the product; empty if it can."""
     if manifest.labels != LABELS:
@@ -191,9 +197,7 @@ class _Merge:
         self._base = base
         self._tutor = tutor
         self._cache_dir = cache_dir
-        digest = main_brain_digest(base.digest, tutor.manifest.sha256)
-        # Of a repository or a local folder the last part; the digest makes it unique.
-        self._name = f"{Path(base.name).name or 'model'}-{digest[:16]}"
+        self._name = merged_folder_name(base.name, main_brain_digest(base.digest, tutor.manifest.sha256))
 
     def folder(self, console: Console) -> Path:
         """Returns the merged folder; makes it first if it is missing or damaged."""

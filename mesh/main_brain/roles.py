@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mesh.adapters.inspection import AdapterLimits, inspect
-from mesh.adapters.peft_config import peft_config
+from mesh.adapters.peft_config import CONFIG_FILE, WEIGHTS_FILE, peft_config
 from mesh.errors import AdapterCorrupt, AdapterIncompatible
 from mesh.log import get_logger
 from mesh.main_brain.role_manifest import Calibration, RoleManifest, RoleName, model_card
@@ -48,8 +48,6 @@ _log = get_logger(__name__)
 # The roles that are committed with the product.
 PACKAGED_ROLES = Path(__file__).parent / "roles_data"
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-_CONFIG_FILE = "adapter_config.json"
 _MANIFEST_FILE = "manifest.json"
 _CARD_FILE = "README.md"
 
@@ -175,7 +173,7 @@ def write_role(roles_dir: Path, weights: bytes, manifest: RoleManifest, *, notes
             alpha=manifest.lora.alpha,
             target_modules=manifest.lora.target_modules,
         )
-        (complete_folder / _CONFIG_FILE).write_bytes(config + b"\n")
+        (complete_folder / CONFIG_FILE).write_bytes(config + b"\n")
         (complete_folder / _MANIFEST_FILE).write_bytes(manifest.to_json() + b"\n")
         (complete_folder / _CARD_FILE).write_text(model_card(manifest, notes))
         _put_in_place(complete_folder, folder, spare=Path(workspace) / "earlier")

@@ -173,8 +173,10 @@ async def test_an_id_that_no_header_can_hold_is_the_servers_to_refuse(aivo: Aivo
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("models", "list"), "aivo models takes one student"),
-        (("models", "outdated", "--page-token", "second"), "takes no --page-token"),
+        (("models", "list"), "Missing argument 'STUDENT'"),
+        (("models", "outdated", "--page-token", "second"), "No such option: --page-token"),
+        (("models", "export", "student123"), "Missing option '--output'"),
+        (("models", "export", "student123", "--output", "folder", "--version", "0"), "0 is not in the range"),
     ],
 )
 async def test_a_list_without_a_student_or_with_a_page_of_none_is_refused(
@@ -194,6 +196,14 @@ async def test_clones_and_models_are_listed(aivo: Aivo, cloning: Script) -> None
     assert status.out.startswith(f"{CLONE_ID}: fine_tuning, 55 %")
     assert CLONE_ID in clones.out
     assert json.loads(models.out)["models"][0]["metrics"]["heldout_loss_adapter"] == 1.5
+
+
+async def test_options_may_come_before_the_student(aivo: Aivo, cloning: Script) -> None:
+    result = await aivo("models", "--page-token", "second", "--json", "student123")
+
+    assert (result.status, result.err) == (0, "")
+    (call,) = cloning.calls
+    assert call.request == ListStudentModelsRequest(student_id="student123", page_token="second")
 
 
 async def test_models_are_listed_with_how_to_teach_their_student(aivo: Aivo, cloning: Script) -> None:
@@ -239,7 +249,7 @@ async def test_outdated_models_are_listed_to_the_last_page(aivo: Aivo, cloning: 
     assert [call.rpc for call in cloning.calls] == ["ListOutdatedStudents"] * 4
 
 
-@pytest.mark.parametrize("student_id", ["outdated", "list", "student123"])
+@pytest.mark.parametrize("student_id", ["outdated", "list", "export", "student123"])
 async def test_a_student_of_any_name_is_listed(aivo: Aivo, cloning: Script, *, student_id: str) -> None:
     result = await aivo("models", "list", student_id, "--json")
 
@@ -255,7 +265,7 @@ async def test_more_than_one_student_at_a_time_is_refused(
     result = await aivo("models", *words)
 
     assert (result.status, cloning.calls) == (2, [])
-    assert "aivo models list STUDENT" in result.err
+    assert "unexpected extra argument (student456)" in result.err
 
 
 async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: Aivo, cloning: Script) -> None:

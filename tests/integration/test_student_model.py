@@ -108,7 +108,7 @@ async def test_the_adapter_is_in_s3_as_safetensors(
     assert models["active_version"] == models["models"][0]["version"] == 1
 
     s3 = _s3_client(aivo)
-    s3.download_file(aivo.bucket, "default/student123/v1/adapter.safetensors", str(tmp_path / "adapter"))
+    s3.download_file(aivo.bucket, "default/student123/v1/adapter_model.safetensors", str(tmp_path / "adapter"))
     with safe_open(tmp_path / "adapter", framework="np") as weights:
         assert all(".lora_A." in name or ".lora_B." in name for name in weights.keys())  # noqa: SIM118 - no mapping
     assert (tmp_path / "adapter").stat().st_size <= 4_000_000

@@ -18,6 +18,8 @@ from mesh.alerts.alert import NewFinding
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AdapterIncompatible, CloneNotFound, ConsentRequired, InvalidField, ModelVersionNotFound
 from mesh.rpc.errors import error_from, error_of
+from testing.adapters import write_bare_version
+from testing.lessons import plan_of
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import (
     STUDENT,
@@ -97,6 +99,32 @@ async def test_models_tell_what_they_were_made_of(stub: CloningStub) -> None:
     await clone(stub)
     (model,) = (await models_of(stub)).models
     assert (model.data_digest, model.seed, model.metrics.seconds) == ("1" * 64, 0, 1.0)
+
+
+async def test_a_version_of_before_is_listed_cloned_upon_activated_again_and_deleted(
+    cloning: Cloning, stub: CloningStub, blobs: S3Blobs
+) -> None:
+    plan = plan_of(baseline())
+    weights, recipe = weights_for(plan), recipe_for(plan)
+    bare = await write_bare_version(blobs, cloning.adapters.ref(STUDENT, 1), weights, recipe=recipe)
+    await cloning.adapters.activate(STUDENT, 1)
+    assert [(model.version, model.sha256, model.active) for model in (await models_of(stub)).models] == [
+        (1, bare.sha256, True)
+    ]
+
+    await clone(stub, base_version=1)
+    (trained,) = cloning.trainer.plans
+    assert trained.previous is not None
+    assert (trained.previous.weights, trained.previous.warm) == (weights, True)
+    assert [model.version for model in (await models_of(stub)).models] == [2, 1]
+    again = await stub.ActivateStudentModel(models_pb.ActivateStudentModelRequest(student_id=STUDENT, version=1))
+    assert (again.previous_version, again.sha256) == (2, bare.sha256)
+
+    receipt = await delete(stub)
+    # Two objects of the first version, three of the second, and the pointer.
+    assert (receipt.models.versions, receipt.models.objects) == (2, 6)
+    assert (await models_of(stub)).models == []
+    assert await blobs.keys(f"{bare.ref.tenant}/{STUDENT}/") == []
 
 
 async def test_a_clone_is_measured_against_the_version_that_answers(cloning: Cloning, stub: CloningStub) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from dataclasses import replace
 
 from mesh.adapters.blobs import Blobs, RemovedObjects
 from mesh.adapters.store import AdapterStore, CloneVoided
@@ -45,7 +46,8 @@ class Worker:
     async def _publish(self) -> None:
         clone_id = self._draw_clone()
         student = clone_id.partition("_")[0]
-        await publish(self._store, student, weights(seed=self._chance.randrange(100)), recipe=recipe(clone_id))
+        adapter, scale = weights(seed=self._chance.randrange(100)), self._chance.choice((0.5, 1.5))
+        await publish(self._store, student, adapter, recipe=replace(recipe(clone_id), scale=scale))
         if student == LASTING_STUDENT:
             self.published.add(clone_id)
 

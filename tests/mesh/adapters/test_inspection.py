@@ -80,6 +80,7 @@ def test_another_rank_than_the_manifests_is_refused(rank: int) -> None:
         "base_model.model.model.layers.0.self_attn.q_proj.lora_C.weight",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
         "q_proj.lora_A.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
     ],
 )
 def test_a_tensor_that_is_no_factor_of_a_target_is_refused(name: str) -> None:

@@ -45,7 +45,7 @@ def test_no_accepted_id_leaves_its_own_folder(value: str) -> None:
         return
     ref = AdapterRef(student_id=value, version=1)
     assert posixpath.normpath(ref.weights_key) == ref.weights_key
-    assert ref.weights_key.split("/") == ["default", value, "v1", "adapter.safetensors"]
+    assert ref.weights_key.split("/") == ["default", value, "v1", "adapter_model.safetensors"]
 
 
 @given(VALID_IDS, VALID_IDS, st.integers(min_value=1, max_value=999_999_999))
@@ -53,11 +53,12 @@ def test_a_students_keys_are_its_own_and_tell_their_version(student: str, other:
     keys = StudentKeys(student_id=student)
     ref = AdapterRef(student_id=student, version=version)
 
-    assert {keys.version_in(ref.weights_key), keys.version_in(ref.manifest_key)} == {version}
+    version_keys = (ref.weights_key, ref.bare_weights_key, ref.config_key, ref.manifest_key)
+    assert {keys.version_in(key) for key in version_keys} == {version}
     assert keys.version_in(keys.active) is None
     tenant = TenantKeys()
     assert keys.version_in(tenant.commit(other)) is None
-    assert {tenant.student_in(key) for key in (ref.weights_key, ref.manifest_key, keys.active)} == {student}
+    assert {tenant.student_in(key) for key in (*version_keys, keys.active)} == {student}
     assert tenant.student_in(tenant.commit(other)) is None
     assert not tenant.commit(other).startswith(keys.prefix)
     if other != student:

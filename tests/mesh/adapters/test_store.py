@@ -66,7 +66,7 @@ async def test_a_crash_between_weights_and_manifest_publishes_nothing(
         await store.activate(student, 1)
 
 
-@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("writes", range(5))
 async def test_publishing_after_a_crash_anywhere_ends_with_one_version(
     store: AdapterStore, student: str, blobs: Blobs, writes: int, tenant: str
 ) -> None:

@@ -1,6 +1,7 @@
 """The sweeper leaves nothing that no commit names, and takes nothing from those who work, on the real S3."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,18 @@ async def test_a_version_that_lacks_its_manifest_is_finished(
 
     assert [manifest.recipe.clone_id for manifest in await store.list_versions(student)] == ["clone_1"]
     assert await leftovers(blobs, store, tenant) == set()
+
+
+async def test_a_version_that_lacks_its_description_is_finished(
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str
+) -> None:
+    manifest = await publish(store, student, weights(), recipe=recipe())
+    await blobs.erase(manifest.ref.config_key)
+
+    assert await store.sweep(older_than_seconds=0) == SweepReport(finished_versions=1)
+
+    assert set(await blobs.keys(f"{manifest.ref}/")) == manifest.keys
+    assert await store.sweep(older_than_seconds=0) == SweepReport()
 
 
 async def test_a_commit_whose_weights_are_gone_becomes_void(
@@ -169,7 +182,7 @@ async def test_a_corrupt_manifest_stays_for_a_person_and_stops_no_sweep(
 
     assert (await store.sweep(older_than_seconds=0)).removed_versions == 1
 
-    assert await blobs.keys(f"{tenant}/{student}/v1/") == [manifest.ref.weights_key, manifest.ref.manifest_key]
+    assert set(await blobs.keys(f"{tenant}/{student}/v1/")) == manifest.keys
 
 
 async def test_a_pointers_past_goes_if_the_process_died_before_it_forgot_it(
@@ -248,13 +261,13 @@ async def test_what_a_cut_off_retirement_left_goes(
     assert len(await store.list_versions(student)) == (2 if writes < 2 else 1)
 
 
-@pytest.mark.parametrize("calls", range(1, 7))
+@pytest.mark.parametrize("calls", range(1, 9))
 async def test_a_worker_that_outlives_a_sweep_publishes_no_other_clones_weights(
     store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, calls: int
 ) -> None:
     late_blobs = PausingBlobs(blobs, calls=calls)
     stage = asyncio.create_task(
-        AdapterStore(late_blobs, tenant=tenant).stage(student, weights(seed=1), recipe=recipe())
+        AdapterStore(late_blobs, tenant=tenant).stage(student, weights(seed=1), recipe=replace(recipe(), scale=0.5))
     )
     await late_blobs.reached(stage)
     await store.sweep(older_than_seconds=0)
