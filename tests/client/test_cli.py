@@ -176,7 +176,7 @@ async def test_an_id_that_no_header_can_hold_is_the_servers_to_refuse(aivo: Aivo
         (("models", "list"), "Missing argument 'STUDENT'"),
         (("models", "outdated", "--page-token", "second"), "No such option: --page-token"),
         (("models", "export", "student123"), "Missing option '--output'"),
-        (("models", "export", "student123", "--output", "folder", "--version", "0"), "0 is not in the range"),
+        (("models", "export", "student123", "--output", "folder", "--version", "0"), "greater than or equal to 1"),
     ],
 )
 async def test_a_list_without_a_student_or_with_a_page_of_none_is_refused(
@@ -265,7 +265,7 @@ async def test_more_than_one_student_at_a_time_is_refused(
     result = await aivo("models", *words)
 
     assert (result.status, cloning.calls) == (2, [])
-    assert "unexpected extra argument (student456)" in result.err
+    assert "unexpected extra argument(s) (student456)" in result.err
 
 
 async def test_a_clone_is_cancelled_and_versions_are_pinned_and_activated(aivo: Aivo, cloning: Script) -> None:
