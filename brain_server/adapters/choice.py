@@ -3,6 +3,7 @@
 Of the Main Brain it knows only the digest, to which an adapter must belong.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -64,6 +65,7 @@ class StudentAdapters(Generic[C]):
         pointers: ActivePointers,
         prepare: Callable[[StoredAdapter], Awaitable[C]],
         host_bytes: int,
+        choice_seconds: float,
         discard: Callable[[HostAdapter[C]], None] = lambda _adapter: None,
     ) -> None:
         """Takes the source of the adapters, and how the engine uses them.
@@ -75,6 +77,7 @@ class StudentAdapters(Generic[C]):
             prepare: Converts a checked file to what the engine needs. Raises `AdapterCorrupt` or
                 `AdapterIncompatible`.
             host_bytes: Most bytes of weights to keep in memory.
+            choice_seconds: How long a request waits for its adapter before the Main Brain answers. The fetch goes on.
             discard: Called with an adapter that left memory, once it is no longer in use.
         """
         self.pointers = pointers
@@ -82,12 +85,15 @@ class StudentAdapters(Generic[C]):
         self.main_brain = base_digest
         self._store = store
         self._prepare = prepare
+        self._choice_seconds = choice_seconds
         # Digests of the Main Brains that outdated versions were made on; the least recently used comes first.
         self._outdated: OrderedDict[LoadedAdapter, str] = OrderedDict()
 
     @asynccontextmanager
     async def choose(self, generation: Generation) -> AsyncIterator[AdapterChoice[C]]:
         """Holds the adapter that answers. A broken adapter is an error under every policy, as it should be noticed.
+
+        Waits for at most `choice_seconds`; a required adapter is fetched for as long as the store takes.
 
         Raises:
             StudentModelNotFound, ModelVersionNotFound, AdapterStoreUnavailable, AdapterOutdated: An adapter is
@@ -104,7 +110,9 @@ class StudentAdapters(Generic[C]):
             yield choice
 
     @asynccontextmanager
-    async def lease(self, student_id: str, version: int | None = None) -> AsyncIterator[HostAdapter[C]]:
+    async def lease(
+        self, student_id: str, version: int | None = None, *, deadline: float | None = None
+    ) -> AsyncIterator[HostAdapter[C]]:
         """Holds a student's adapter in memory.
 
         While the store does not answer, what it said last counts for a bounded time, if the adapter is in memory.
@@ -112,10 +120,11 @@ class StudentAdapters(Generic[C]):
         Args:
             student_id: The student.
             version: The version; None for the active one.
+            deadline: Until when to wait for the active version, in the event loop's clock; None waits for the store.
 
         Raises:
             StudentModelNotFound, ModelVersionNotFound: The student has no model, or not this version.
-            AdapterStoreUnavailable: The store does not answer, and the adapter is not in memory.
+            AdapterStoreUnavailable: The store does not answer in time, and the adapter is not in memory.
             AdapterOutdated: It belongs to another Main Brain.
             AdapterCorrupt, AdapterIncompatible: It fails its checks.
         """
@@ -123,7 +132,7 @@ class StudentAdapters(Generic[C]):
             if version is not None:
                 yield await self._lease_version(stack, self._store.ref(student_id, version))
             else:
-                yield await self._lease_active(stack, student_id)
+                yield await self._lease_active(stack, student_id, deadline)
 
     def evict(self, student_id: str) -> list[LoadedAdapter]:
         """Forgets a student; returns the adapters that were in memory."""
@@ -131,10 +140,17 @@ class StudentAdapters(Generic[C]):
             del self._outdated[identity]
         return self.host.evict(student_id)
 
+    async def aclose(self) -> None:
+        """Cancels what is being read from the store."""
+        await self.host.close()
+        await self.pointers.aclose()
+
     async def _of_student(self, stack: AsyncExitStack, generation: Generation, student_id: str) -> AdapterChoice[C]:
         required = generation.policy is AdapterPolicy.REQUIRE or generation.version is not None
+        deadline = None if required else asyncio.get_running_loop().time() + self._choice_seconds
         try:
-            return AdapterChoice(adapter=await stack.enter_async_context(self.lease(student_id, generation.version)))
+            lease = self.lease(student_id, generation.version, deadline=deadline)
+            return AdapterChoice(adapter=await stack.enter_async_context(lease))
         except StudentModelNotFound:
             if required:
                 raise
@@ -148,12 +164,22 @@ class StudentAdapters(Generic[C]):
                 raise
             return AdapterChoice(fallback=Fallback.OUTDATED)
 
-    async def _lease_active(self, stack: AsyncExitStack, student_id: str) -> HostAdapter[C]:
+    async def _lease_active(self, stack: AsyncExitStack, student_id: str, deadline: float | None) -> HostAdapter[C]:
         active = await self._active(student_id)
+        try:
+            # An adapter that is in memory is leased without a wait, also when the pointer took all the time.
+            async with asyncio.timeout_at(deadline):
+                return await self._lease_current(stack, active)
+        except TimeoutError:
+            raise AdapterStoreUnavailable("the adapter was not fetched in time; the fetch goes on") from None
+
+    async def _lease_current(self, stack: AsyncExitStack, active: ActiveAdapter) -> HostAdapter[C]:
+        """Holds the active version, or the one that has replaced it since its pointer was read."""
         try:
             return await self._lease_if_current(stack, active)
         except (ModelVersionNotFound, AdapterCorrupt):
             # The version that the cached pointer names may have been deleted, or deleted and published again, since.
+            student_id = active.ref.student_id
             fresh = await self.pointers.resolve(student_id, refresh=True)
             if fresh == active:
                 raise

@@ -5,20 +5,24 @@ version that was removed, or whose student was deleted, answers nobody for longe
 
 While the store does not answer, the last answer still counts: a student whose adapter is in memory keeps it, rather
 than being answered by the base model. It counts for as long as notices are heard, because a deletion would come with
-one, and for a bounded time after the last word of store or notices. Knows nothing of weights.
+one, and for a bounded time after the last word of store or notices. Callers wait for the store for a bounded time, and
+not at all once it has let one of them wait in vain: then the last answers count at once, while one probe at a time asks
+the store again. Knows nothing of weights.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from brain_server.adapters.breaker import Breaker
 from brain_server.engine.contract import LoadedAdapter
 from mesh.adapters.pointer import ActiveAdapter
 from mesh.adapters.ref import AdapterRef
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AdapterStoreUnavailable, ModelVersionNotFound
+from mesh.errors import AdapterStoreUnavailable, AivoError, ModelVersionNotFound
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -50,21 +54,25 @@ class _Answers(OrderedDict[K, _StoreAnswer[T]]):
 class ActivePointers:
     """Reads pointers and versions from the store, and caches the answers for a time to live."""
 
-    def __init__(self, store: AdapterStore, *, ttl_seconds: float, outage_seconds: float) -> None:
+    def __init__(
+        self, store: AdapterStore, *, ttl_seconds: float, outage_seconds: float, answer_seconds: float
+    ) -> None:
         """Starts with an empty cache.
 
         Args:
             store: Is asked.
-            ttl_seconds: How long an answer is valid.
+            ttl_seconds: How long an answer is valid; and how long an unanswered question keeps others from asking.
             outage_seconds: How long an answer counts while the store does not answer, since the last word of the store
                 or of the notices.
+            answer_seconds: How long a caller waits for the store's answer.
         """
         self._store = store
         self._ttl_seconds = ttl_seconds
         self._outage_seconds = outage_seconds
+        self._answer_seconds = answer_seconds
         self._pointers: _Answers[str, ActiveAdapter | None] = _Answers()
         self._versions: _Answers[AdapterRef, LoadedAdapter] = _Answers()
-        self._down_until = 0.0
+        self._breaker = Breaker(pause_seconds=ttl_seconds)
         # When any answer, and when all of them, were last reported to have changed.
         self._stale_at = 0.0
         self._all_stale_at = 0.0
@@ -76,11 +84,10 @@ class ActivePointers:
 
         Args:
             student_id: The student.
-            refresh: Whether to read the store even if the pointer is cached.
+            refresh: Whether to read the store even if the pointer is cached, and for as long as the store takes.
 
         Raises:
-            AdapterStoreUnavailable: The store does not answer, or did not within the last time to live: while it is
-                down, not every caller waits for its timeouts.
+            AdapterStoreUnavailable: The store does not answer in time, or did not when it was last asked.
             AdapterCorrupt: The pointer does not parse.
         """
         return await self._ask(
@@ -92,7 +99,7 @@ class ActivePointers:
 
         Args:
             ref: The version.
-            refresh: Whether to read the store even if the answer is cached.
+            refresh: As for `resolve`.
 
         Raises:
             ModelVersionNotFound: The student has no such version, or no longer.
@@ -149,26 +156,44 @@ class ActivePointers:
         for ref in [ref for ref in self._versions if ref.student_id == student_id]:
             del self._versions[ref]
 
+    async def aclose(self) -> None:
+        """Cancels the question that nobody waits for."""
+        await self._breaker.aclose()
+
     async def _ask(self, answers: _Answers[K, T], key: K, call: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
         """Returns the cached answer if it is valid, or else the store's, which it caches."""
-        now = time.monotonic()
+        if refresh:
+            return await self._read(answers, key, call)
         answer = answers.get(key)
-        if not refresh:
-            if answer is not None and self._is_valid(answer, now):
-                return answer.value
-            if now < self._down_until:
-                raise AdapterStoreUnavailable(
-                    "the adapter store did not answer a moment ago; try again in a few seconds"
-                )
+        if answer is not None and self._is_valid(answer, time.monotonic()):
+            return answer.value
+        if self._breaker.is_open:
+            self._breaker.probe(lambda: self._read(answers, key, call))
+            raise AdapterStoreUnavailable("the adapter store did not answer a moment ago; try again in a few seconds")
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await self._read(answers, key, call)
+        except TimeoutError:
+            self._breaker.open()
+            raise AdapterStoreUnavailable(
+                f"the adapter store did not answer within {self._answer_seconds:g} s"
+            ) from None
+
+    async def _read(self, answers: _Answers[K, T], key: K, call: Callable[[], Awaitable[T]]) -> T:
+        """Asks the store, and caches its answer."""
+        asked_at = time.monotonic()
         try:
             value = await call()
         except AdapterStoreUnavailable:
-            self._down_until = time.monotonic() + self._ttl_seconds
+            self._breaker.open()
             raise
-        self._down_until = 0.0
+        except AivoError:
+            self._breaker.close()
+            raise
+        self._breaker.close()
         # A read during which something changed may have returned what was before. That is right for this request,
         # which began before, but not for the next.
-        answers.put(key, _StoreAnswer(value=value, read_at=now, stale=now <= self._stale_at))
+        answers.put(key, _StoreAnswer(value=value, read_at=asked_at, stale=asked_at <= self._stale_at))
         return value
 
     def _is_valid(self, answer: _StoreAnswer[T], now: float) -> bool:

@@ -43,6 +43,8 @@ class EngineSettings(BaseModelSettings, AdapterTrustSettings):
     stall_seconds: float = Field(default=30, gt=0)
     # Adapters kept in host memory: about 280 of the default base model's 1.8 MB, or ten of a 7B model's 50 MB.
     adapter_host_bytes: int = Field(default=512 * 1024 * 1024, ge=0)
+    # How long a request waits for its adapter. A fetch takes some 60 ms, so this much means that the store hangs.
+    adapter_choice_seconds: float = Field(default=1, gt=0)
 
     @property
     def places(self) -> int:

@@ -74,6 +74,7 @@ class TorchEngine(BackgroundTask):
             store,
             ttl_seconds=settings.adapter_pointer_ttl_seconds,
             outage_seconds=settings.adapter_outage_seconds,
+            answer_seconds=settings.adapter_choice_seconds,
         )
         self._settings = settings
         self._store = store
@@ -119,7 +120,7 @@ class TorchEngine(BackgroundTask):
             await super().__aexit__(*error)
         finally:
             if self._loaded is not None:
-                await self._loaded.adapters.host.close()
+                await self._loaded.adapters.aclose()
 
     @property
     def facts(self) -> EngineFacts:
@@ -301,6 +302,7 @@ class TorchEngine(BackgroundTask):
             prepare=partial(self._prepare, model),
             discard=batch.discard,
             host_bytes=settings.adapter_host_bytes,
+            choice_seconds=settings.adapter_choice_seconds,
         )
         decoder = TorchReplyDecoder(model, batch, prompt_thread=self._prompt_thread)
         return _LoadedParts(model=model, adapters=adapters, batch=batch, decoder=decoder)

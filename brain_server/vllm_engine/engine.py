@@ -73,6 +73,7 @@ class VllmEngine(BackgroundTask):
             store,
             ttl_seconds=settings.adapter_pointer_ttl_seconds,
             outage_seconds=settings.adapter_outage_seconds,
+            answer_seconds=settings.adapter_choice_seconds,
         )
         self._settings = settings
         self._store = store
@@ -104,7 +105,7 @@ class VllmEngine(BackgroundTask):
         finally:
             if self._parts is not None:
                 await self._parts.roles.aclose()
-                await self._parts.adapters.host.close()
+                await self._parts.adapters.aclose()
                 await self._parts.folders.settle()
 
     @property
@@ -260,6 +261,7 @@ class VllmEngine(BackgroundTask):
             prepare=folders.prepare,
             discard=folders.discard,
             host_bytes=self._settings.adapter_host_bytes,
+            choice_seconds=self._settings.adapter_choice_seconds,
         )
         roles = VllmRoles(self._client, folders, main_brain=model.files)
         return _VllmParts(model=model, folders=folders, roles=roles, adapters=adapters)

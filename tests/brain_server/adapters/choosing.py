@@ -35,10 +35,22 @@ Adapters = StudentAdapters[Mapping[str, Tensor]]
 
 
 def adapters_of(
-    store: AdapterStore, *, ttl: float = 0, outage: float = HOUR_SECONDS, host_bytes: int = 1 << 30
+    store: AdapterStore,
+    *,
+    ttl: float = 0,
+    outage: float = HOUR_SECONDS,
+    host_bytes: int = 1 << 30,
+    answer: float = HOUR_SECONDS,
 ) -> Adapters:
-    pointers = ActivePointers(store, ttl_seconds=ttl, outage_seconds=outage)
-    return StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=parse_weights, host_bytes=host_bytes)
+    pointers = ActivePointers(store, ttl_seconds=ttl, outage_seconds=outage, answer_seconds=answer)
+    return StudentAdapters(
+        store,
+        base_digest=DIGEST,
+        pointers=pointers,
+        prepare=parse_weights,
+        host_bytes=host_bytes,
+        choice_seconds=answer,
+    )
 
 
 async def publish_random(store: AdapterStore, student: str, *, seed: int = 1, digest: str = DIGEST) -> Manifest:

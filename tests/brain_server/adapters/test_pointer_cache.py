@@ -43,11 +43,16 @@ class LateBlobs(S3Blobs):
         return blob
 
 
+def patient_pointers(store: AdapterStore) -> ActivePointers:
+    """Pointers that neither expire nor give up on a slow store within a test."""
+    return ActivePointers(store, ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS, answer_seconds=HOUR_SECONDS)
+
+
 class PointerListener:
     """The pointers of a brain that listens for notices, and a way to wait for a notice."""
 
     def __init__(self, store: AdapterStore) -> None:
-        self.pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS)
+        self.pointers = patient_pointers(store)
         self._notice_received = asyncio.Event()
         self._listening_started = asyncio.Event()
 
@@ -159,9 +164,7 @@ async def test_a_read_during_which_the_pointer_moved_is_not_cached(
 ) -> None:
     first = await publish_version(silent_store, "ada", 1)
     async with LateBlobs(s3_endpoint, bucket=bucket) as late:
-        pointers = ActivePointers(
-            AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS
-        )
+        pointers = patient_pointers(AdapterStore(late, tenant=tenant))
         early = asyncio.create_task(pointers.resolve("ada"))
         await _wait_for(late.has_read)
         second = await publish_version(silent_store, "ada", 2)
@@ -181,7 +184,7 @@ async def test_a_stale_pointer_is_still_the_last_known_while_the_store_is_down(t
         S3Blobs(bucket=bucket, endpoint_url=endpoint.url, create_bucket=True) as blobs,
     ):
         store = AdapterStore(blobs)
-        pointers = ActivePointers(store, ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS)
+        pointers = patient_pointers(store)
         first = await publish_version(store, "ada", 1)
         assert await pointers.resolve("ada") == first
         await endpoint.part.stop()
@@ -200,7 +203,7 @@ async def test_what_the_store_said_last_counts_for_a_bounded_time_or_as_long_as_
     # The module's clock alone: asyncio needs its own.
     monkeypatch.setattr("brain_server.adapters.pointer_cache.time", SimpleNamespace(monotonic=lambda: now))
     first = await publish_version(silent_store, "ada", 1)
-    pointers = ActivePointers(silent_store, ttl_seconds=2, outage_seconds=60)
+    pointers = ActivePointers(silent_store, ttl_seconds=2, outage_seconds=60, answer_seconds=HOUR_SECONDS)
     assert await pointers.resolve("ada") == first
     identity = await pointers.identify(first.ref)
 
@@ -225,9 +228,7 @@ async def test_a_read_during_which_the_student_was_deleted_is_not_cached(
 ) -> None:
     first = await publish_version(silent_store, "ada", 1)
     async with LateBlobs(s3_endpoint, bucket=bucket) as late:
-        pointers = ActivePointers(
-            AdapterStore(late, tenant=tenant), ttl_seconds=HOUR_SECONDS, outage_seconds=HOUR_SECONDS
-        )
+        pointers = patient_pointers(AdapterStore(late, tenant=tenant))
         pointer_read = asyncio.create_task(pointers.resolve("ada"))
         await _wait_for(late.has_read)
         version_read = asyncio.create_task(pointers.identify(first.ref))

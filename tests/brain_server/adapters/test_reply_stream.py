@@ -76,8 +76,10 @@ async def adapters(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Studen
     async with S3Blobs(bucket=bucket, endpoint_url=s3_endpoint.url, create_bucket=True) as blobs:
         store = AdapterStore(blobs)
         await publish(store, "ada", random_weights(1, rank=1), recipe=recipe(base_digest=DIGEST, rank=1))
-        pointers = ActivePointers(store, ttl_seconds=60, outage_seconds=60)
-        yield StudentAdapters(store, base_digest=DIGEST, pointers=pointers, prepare=keep_bytes, host_bytes=1 << 30)
+        pointers = ActivePointers(store, ttl_seconds=60, outage_seconds=60, answer_seconds=60)
+        yield StudentAdapters(
+            store, base_digest=DIGEST, pointers=pointers, prepare=keep_bytes, host_bytes=1 << 30, choice_seconds=60
+        )
 
 
 @pytest.fixture

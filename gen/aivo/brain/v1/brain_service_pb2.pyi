@@ -90,7 +90,7 @@ class _FallbackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallba
     FALLBACK_REASON_NO_STUDENT_MODEL: _FallbackReason.ValueType  # 3
     """The student has no model yet."""
     FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE: _FallbackReason.ValueType  # 4
-    """The adapter store does not answer and the adapter is not in memory."""
+    """The adapter store does not answer within `ADAPTER_CHOICE_SECONDS`, and the adapter is not in memory."""
     FALLBACK_REASON_OUTDATED: _FallbackReason.ValueType  # 5
     """The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
     `ListOutdatedStudents` lists who needs one.
@@ -118,7 +118,7 @@ FALLBACK_REASON_BASE_ONLY: FallbackReason.ValueType  # 2
 FALLBACK_REASON_NO_STUDENT_MODEL: FallbackReason.ValueType  # 3
 """The student has no model yet."""
 FALLBACK_REASON_ADAPTER_STORE_UNAVAILABLE: FallbackReason.ValueType  # 4
-"""The adapter store does not answer and the adapter is not in memory."""
+"""The adapter store does not answer within `ADAPTER_CHOICE_SECONDS`, and the adapter is not in memory."""
 FALLBACK_REASON_OUTDATED: FallbackReason.ValueType  # 5
 """The student's model was made on another Main Brain than the one that runs. A new clone replaces it;
 `ListOutdatedStudents` lists who needs one.
