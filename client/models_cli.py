@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
-from click import Context
+from typer._click import Context
 from typer.core import TyperGroup
 
 from client import commands

@@ -12,7 +12,7 @@ async def leftovers(blobs: Blobs, store: AdapterStore, tenant: str) -> set[str]:
     """
     documents = Documents(blobs, tenant=tenant)
     keys = set(await blobs.keys(documents.keys.prefix))
-    expected_keys = set()
+    expected_keys: set[str] = set()
     async for manifest in documents.commits():
         assert (await store.fetch(manifest.ref, sha256=manifest.sha256)).manifest == manifest
         expected_keys |= manifest.keys

@@ -100,7 +100,7 @@ async def test_a_folder_from_s3_loads_with_peft_as_it_is_and_computes_what_serve
         base_logits = plain(torch.tensor(TOKENS)).logits[0]
         peft = PeftModel.from_pretrained(plain, folder).eval()
         peft_logits = peft(torch.tensor(TOKENS)).logits[0]
-    assert peft.peft_config["default"].lora_alpha == SCALE * trained.recipe.lora.alpha
+    assert peft.peft_config["default"].to_dict()["lora_alpha"] == SCALE * trained.recipe.lora.alpha
 
     torch.testing.assert_close(
         _logits_that_serve(base, stored.weights, stored.manifest.recipe.scaling), peft_logits, atol=ATOL, rtol=0

@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import httpx
@@ -247,7 +249,7 @@ async def test_clones_of_an_earlier_version_are_watched_too(
     clone_id = await start_clone(stub)
     await watch_all(stub, clone_id)
     key = feed_key(clones, clone_id)
-    entries = await redis.xrange(key)
+    entries = cast("list[tuple[str, dict[str, str]]]", await redis.xrange(key))
     await redis.delete(key)
     for entry_id, fields in entries:
         await redis.xadd(key, {"clone": fields["clone"]}, id=entry_id)
@@ -264,7 +266,9 @@ async def test_however_many_watch_the_queue_is_read_once(cloning: Cloning, redis
     async with cloning.serve() as stub:
         clone_ids = [await start_clone(stub, student_id) for student_id in CLASS]
         reads_before, started_at = await queue_reads(redis), time.monotonic()
-        streams = [aiter(stub.WatchClones(pb.WatchClonesRequest(clone_ids=clone_ids))) for _ in range(10)]
+        streams: list[AsyncIterator[object]] = [
+            aiter(stub.WatchClones(pb.WatchClonesRequest(clone_ids=clone_ids))) for _ in range(10)
+        ]
         streams += [aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_ids[-1]))) for _ in range(10)]
         # The current states and heartbeats, each with an estimate.
         for stream in streams:
