@@ -1,11 +1,10 @@
 """`aivo models`: lists the versions of students' models, and exports them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from aivo.cloning.v1.student_model_service_pb2 import ListStudentModelsRequest
-from typer._click import Context
 from typer.core import TyperGroup
 
 from client import commands
@@ -17,7 +16,7 @@ from mesh.settings import InvalidSettings, load_settings
 class _ModelsGroup(TyperGroup):
     """Takes `aivo models STUDENT` for `aivo models list STUDENT`."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer exports no name for its type
         """Names the command `list` if none is named."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["list", *args]
