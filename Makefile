@@ -37,7 +37,12 @@ DRAIN_SECONDS ?= 1
 UP := DATA BRAIN_PORT CLONING_PORT BRAIN_METRICS_PORT CLONING_METRICS_PORT BRAIN_REST_PORT CLONING_REST_PORT \
 	ENVOY_METRICS_PORT REDIS_PORT S3_PORT BRAIN_ADDRESS CLONING_ADDRESS S3_ENDPOINT_URL AWS_ACCESS_KEY_ID \
 	AWS_DEFAULT_REGION MODEL_CACHE_DIR ROLES_DIR LOG_FORMAT DRAIN_SECONDS
-PORTS := $(filter %_PORT,$(UP)) $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
+# What each line of the `Procfile` listens on.
+PORTS_valkey := REDIS_PORT
+PORTS_s3 := S3_PORT $(foreach n,1 2 3 4 10000 10001 10002 10003 10004,S3_PORT+$(n))
+PORTS_brain := BRAIN_PORT BRAIN_METRICS_PORT
+PORTS_cloning := CLONING_PORT CLONING_METRICS_PORT
+PORTS_gateway := BRAIN_REST_PORT CLONING_REST_PORT ENVOY_METRICS_PORT
 
 # Processes that run tests. Many tests wait for servers, so that two keep two cores busy.
 TEST_WORKERS ?= 2
@@ -69,6 +74,7 @@ $(INSTALLED): pyproject.toml $(foreach lock,build torch-cpu packages cuda,locks/
 	@touch $@
 
 model: $(INSTALLED) ## Fetch the base model (BASE_MODEL) and merge its tutor, once
+	@mkdir -p -m 700 '$(DATA)'
 	@MODEL_CACHE_DIR='$(MODEL_CACHE_DIR)' python -m mesh.main_brain.weights
 
 # Lines of the `Procfile` to run; empty for all of them.
@@ -76,7 +82,7 @@ PARTS ?=
 # Only for these two targets: tests have ports and folders of their own.
 $(foreach name,$(UP),$(eval up demo: export $(name) := $$($(name))))
 up: model ## Run the whole stack; Ctrl-C stops it
-	@python -m gateway.preflight $(PORTS)
+	@python -m gateway.preflight $(foreach part,$(or $(PARTS),valkey s3 brain cloning gateway),$(PORTS_$(part)))
 	@exec python -m gateway.local_stack $(DATA) $(PARTS)
 
 # The public sets (CONTRIBUTING.md says where they come from); without them the roles learn from the lessons alone.

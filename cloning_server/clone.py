@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from mesh.adapters.manifest import Manifest
+from mesh.errors import AivoError
 from mesh.tutoring.profile import StudentProfile
 
 # The best score of an answer where the baseline does not tell its `max_score`.
@@ -159,6 +161,13 @@ class Failure:
     message: str
     facts: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, error: AivoError) -> Self:
+        """The failure that an error is."""
+        return cls(
+            reason=error.reason, message=str(error), facts={name: str(fact) for name, fact in error.facts.items()}
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
@@ -217,6 +226,20 @@ def as_cancelled(clone: Clone, now: datetime) -> Clone:
         state=CloneState.CANCELLED,
         sequence=clone.sequence + 1,
         message="Cancelled",
+        updated_time=now,
+        queue_position=0,
+        seconds_left=0,
+    )
+
+
+def as_failed(clone: Clone, failure: Failure, now: datetime) -> Clone:
+    """Returns the clone as failed: its final change."""
+    return replace(
+        with_attempt_ended(clone, failure.reason, now),
+        state=CloneState.FAILED,
+        sequence=clone.sequence + 1,
+        message=failure.message,
+        failure=failure,
         updated_time=now,
         queue_position=0,
         seconds_left=0,

@@ -6,6 +6,7 @@ files that the parts write. They are never printed, and no command line holds th
 
 import os
 import secrets
+import stat
 import sys
 from pathlib import Path
 
@@ -23,8 +24,12 @@ def main() -> None:
     """Runs the parts until one of them ends or a signal comes."""
     folder = Path(sys.argv[1])
     os.umask(0o077)
-    for place in (folder, folder / "valkey", folder / "s3"):
-        place.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The folder's own mode stays: it may hold more than this stack's data.
+    if folder.stat().st_mode & stat.S_IWOTH:
+        sys.exit(f"DATA: every user may write to {folder}; set DATA to a folder of your own")
+    for place in (folder / "valkey", folder / "s3"):
+        place.mkdir(exist_ok=True)
         place.chmod(0o700)
     credentials = stored_credentials(folder / "credentials.env")
     _write(folder / "valkey.conf", f"requirepass {credentials['VALKEY_PASSWORD']}\n")

@@ -73,15 +73,24 @@ class InvalidField(InvalidArgument):
 
 
 class MalformedRequest(InvalidArgument):
-    """The gateway could not read the request."""
+    """The request could not be read as what the method takes."""
 
     reason = "MALFORMED_REQUEST"
 
 
 class RequestTooLarge(InvalidArgument):
-    """The body or the headers are larger than the gateway accepts."""
+    """The body or the headers are larger than what is accepted."""
 
     reason = "REQUEST_TOO_LARGE"
+
+
+class MethodNotFound(AivoError):
+    """The server has no such method; it may be an older or a newer one than the caller takes it for."""
+
+    reason = "METHOD_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("the server has no such method")
 
 
 class UnsupportedMediaType(InvalidArgument):
@@ -321,6 +330,24 @@ class AdapterCorrupt(DataLoss):
     def __init__(self, message: str, *, student_id: str | None = None, version: int | None = None) -> None:
         """Takes whose adapter it is where that is known; `adapter_errors_name` adds it further up."""
         super().__init__(message, {"student_id": student_id, "version": version})
+
+
+class CloneCorrupt(DataLoss):
+    """What the clone store holds of a clone can't be read."""
+
+    reason = "CLONE_CORRUPT"
+
+    def __init__(self, *, clone_id: str) -> None:
+        super().__init__(f"the record of clone {clone_id} can't be read; start another clone", {"clone_id": clone_id})
+
+
+class AlertCorrupt(DataLoss):
+    """What the alert store holds of a safety alert can't be read."""
+
+    reason = "ALERT_CORRUPT"
+
+    def __init__(self, *, alert_id: str) -> None:
+        super().__init__(f"the record of alert {alert_id} can't be read", {"alert_id": alert_id})
 
 
 # What may pass without the caller's doing.

@@ -1,10 +1,13 @@
 """What `make up` opens: its listening sockets, what they answer without credentials, and who can read its files."""
 
 import contextlib
+import os
 import random
 import re
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +214,31 @@ def test_seaweed_gives_and_takes_nothing_by_its_other_ports(local_stack: LocalSt
     assert set(answers.values()) <= {401, 404}, answers
     assert [status for (_, url), status in answers.items() if url.startswith(volume)] == [401, 401]
     assert s3.get_object(Bucket="doors", Key="adapter")["Body"].read() == b"weights" * 100_000
+
+
+@pytest.mark.parametrize(("mode", "refusal"), [(0o755, "no-such-part"), (0o1777, "set DATA to a folder of your own")])
+def test_the_stack_leaves_the_mode_of_its_folder_and_refuses_one_of_everybody(
+    tmp_path: Path, mode: int, refusal: str
+) -> None:
+    tmp_path.chmod(mode)
+    # A part that does not exist: what is tried comes before the parts start.
+    command = (sys.executable, "-m", "gateway.local_stack", str(tmp_path), "no-such-part")
+    stack = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "REDIS_PORT": "6390"}, capture_output=True, text=True, check=False
+    )
+    assert stack.returncode
+    assert refusal in stack.stderr
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked"), [("brain", {"BRAIN_PORT", "BRAIN_METRICS_PORT"}), ("valkey ready", {"REDIS_PORT"})]
+)
+def test_only_the_ports_of_the_parts_that_run_must_be_free(parts: str, asked: set[str]) -> None:
+    command = ("make", "-n", "-C", str(ROOT), "-o", ".venv/.installed", "-o", "model", "up", f"PARTS={parts}")
+    make = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = re.findall(r"gateway\.preflight (.*)", make.stdout)
+    assert set(line.split()) == asked
 
 
 def test_credentials_are_drawn_once_and_a_removed_one_is_drawn_anew(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import httpx
 from mesh.alerts.alert import Alert
 from mesh.alerts.alert_store import AlertStore
 from mesh.background import BackgroundTask
-from mesh.errors import AlertNotFound, AlertStoreUnavailable
+from mesh.errors import AlertCorrupt, AlertNotFound, AlertStoreUnavailable
 from mesh.log import get_logger
 from mesh.valkey.wakeups import Wakeups
 
@@ -51,7 +51,7 @@ class Webhook(BackgroundTask):
         url: Where to send them.
         secret: Signs them.
         encode: Makes an alert's JSON.
-        observe: Is called with `delivered`, `failed` or `given_up` after each attempt.
+        observe: Is called with `delivered`, `failed`, `given_up` or `unreadable` after each attempt.
     """
 
     def __init__(
@@ -90,6 +90,11 @@ class Webhook(BackgroundTask):
             body = self._encode(await self._store.find(alert_id))
         except AlertNotFound:
             # It was erased with its student.
+            return
+        except AlertCorrupt:
+            await self._store.end_delivery(alert_id)
+            self._observe("unreadable")
+            _log.error("webhook_alert_unreadable", alert_id=alert_id)
             return
         signature = sign(body, self._secret, now=int(time.time()))
         headers = {"content-type": "application/json", SIGNATURE_HEADER: signature}

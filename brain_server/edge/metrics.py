@@ -98,7 +98,7 @@ class SafetyMetrics:
         self._flags.labels(outcome).inc()
 
     def count_delivery(self, outcome: str) -> None:
-        """Counts an attempt of the webhook: `delivered`, `failed` or `given_up`."""
+        """Counts an attempt of the webhook: `delivered`, `failed`, `given_up` or `unreadable`."""
         self._deliveries.labels(outcome).inc()
 
     def observe(self, verdict: SafetyVerdict) -> None:

@@ -217,7 +217,7 @@ class Batch:
     def _reason_to_stop(self) -> AivoError:
         if self._is_closing:
             return ServerDraining("the engine is closing")
-        return ModelNotLoaded("the engine crashed and starts again")
+        return ModelNotLoaded("the engine crashed; GetHealth says whether it starts again")
 
     def _next_step(self) -> BatchStep:
         for ticket in self._tickets():

@@ -226,7 +226,7 @@ class VllmEngine(BackgroundTask):
 
     def _require_ready(self) -> tuple[_VllmParts, VllmReplyDecoder]:
         parts, served_model = self._parts, self._watch.served_model
-        if parts is None or served_model is None or self._failure:
+        if parts is None or served_model is None or self._failure or self.fault:
             raise ModelNotLoaded(self.facts.reason)
         limits = Limits(context_tokens=served_model.context_tokens, stop_tokens=parts.model.stop_tokens)
         decoder = VllmReplyDecoder(self._client, parts.model, parts.folders, roles=parts.roles, limits=limits)

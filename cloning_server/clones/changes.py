@@ -5,15 +5,19 @@ after the last change that its writer knows. It is refused if another lease repl
 first. The queue and the student's lane move in the same atomic step; see `scripts/change.lua`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from cloning_server.clone import Clone, CloneState, as_cancelled
+from cloning_server.clone import Clone, CloneState, Failure, as_cancelled, as_failed
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_clone, encode_clone
 from cloning_server.clones.records import NO_LEASE, Effect, NewChange
-from mesh.errors import CloneNotFound
+from mesh.errors import CloneCorrupt, CloneNotFound
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class CloneOvertaken(Exception):
@@ -51,22 +55,32 @@ class CloneChanges:
 
         Raises:
             CloneNotFound: No clone has this id.
+            CloneCorrupt: Its latest change can't be read.
         """
         latest = await self._store.read_latest([clone_id])
-        if not latest:
+        if clone_id not in latest:
             raise CloneNotFound(clone_id=clone_id)
-        return decode_clone(latest[0])
+        return decode_clone(latest[clone_id], clone_id=clone_id)
 
     async def read(self, clone_id: str, *, after: int, limit: int | None = None) -> list[Clone]:
-        """Returns the clone as of each change after number `after`, in order; nothing if no clone has this id."""
-        return [decode_clone(json) for json in await self._store.read_changes(clone_id, after=after, limit=limit)]
+        """Returns the clone as of each change after number `after`, in order; nothing if no clone has this id.
+
+        Changes that can't be read are left out, and logged.
+        """
+        changes = await self._store.read_changes(clone_id, after=after, limit=limit)
+        return list(_readable(clone_id, changes))
 
     async def read_joint(self, clone_ids: Sequence[str], *, after: int | None) -> JointReading:
-        """Returns the changes of several clones as of one moment, in order; see `CloneStore.read_feeds`."""
+        """Returns the changes of several clones as of one moment, in order; see `CloneStore.read_feeds`.
+
+        Changes that can't be read are left out, and logged.
+        """
         reading = await self._store.read_feeds(clone_ids, after=after)
         return JointReading(
             changes=[
-                NumberedChange(number=change.number, clone=decode_clone(change.clone)) for change in reading.changes
+                NumberedChange(number=change.number, clone=clone)
+                for change in reading.changes
+                for clone in _readable(change.clone_id, {change.number: change.clone})
             ],
             missing_ids=reading.missing_ids,
         )
@@ -111,7 +125,11 @@ class CloneChanges:
             CloneNotFound: No clone has this id.
         """
         while True:
-            clone = await self.find(clone_id)
+            try:
+                clone = await self.find(clone_id)
+            except CloneCorrupt as error:
+                await self.fail_corrupt(error, clone_id, token=None)
+                continue
             if clone.state.is_final:
                 return clone
             if await self._try_cancel(clone, token=None):
@@ -121,12 +139,55 @@ class CloneChanges:
         """Cancels a clone that has never run and has no lease; returns False if it has run or has a lease."""
         return not clone.attempts and await self._try_cancel(clone, token=NO_LEASE)
 
+    async def fail_corrupt(self, error: CloneCorrupt, clone_id: str, *, token: int | None) -> None:
+        """Ends a clone whose latest change can't be read as failed, and lets the student's next clone run.
+
+        Args:
+            error: Why it fails.
+            clone_id: The clone.
+            token: As `write` takes it. Without that lease nothing happens.
+
+        Raises:
+            CloneNotFound: No clone has this id.
+        """
+        changes = await self._store.read_changes(clone_id, after=0)
+        if not changes:
+            raise CloneNotFound(clone_id=clone_id)
+        _log.error("clone_unreadable", clone_id=clone_id, sequence=max(changes))
+        now = datetime.now(UTC)
+        *_, clone = [await self._unknown(clone_id, now), *_readable(clone_id, changes)]
+        with contextlib.suppress(CloneOvertaken):
+            await self.write(as_failed(replace(clone, sequence=max(changes)), Failure.of(error), now), token=token)
+
+    async def _unknown(self, clone_id: str, now: datetime) -> Clone:
+        """A clone of which only the id and the student are known."""
+        return Clone(
+            clone_id=clone_id,
+            student_id=await self._store.find_student(clone_id),
+            state=CloneState.QUEUED,
+            sequence=0,
+            attempt=1,
+            progress=0,
+            message="",
+            created_time=now,
+            updated_time=now,
+            estimated_seconds=0,
+        )
+
     async def _try_cancel(self, clone: Clone, *, token: int | None) -> bool:
         try:
             await self.write(as_cancelled(clone, datetime.now(UTC)), token=token)
         except CloneOvertaken:
             return False
         return True
+
+
+def _readable(clone_id: str, changes: Mapping[int, str]) -> Iterator[Clone]:
+    for sequence, json in changes.items():
+        try:
+            yield decode_clone(json, clone_id=clone_id)
+        except CloneCorrupt:
+            _log.error("clone_change_unreadable", clone_id=clone_id, sequence=sequence)
 
 
 def _effect_of(state: CloneState, *, is_put_back: bool) -> Effect:

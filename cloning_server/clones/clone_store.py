@@ -26,7 +26,7 @@ scripts; see `scripts`. Knows nothing of what the JSON holds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import cast
@@ -183,20 +183,38 @@ class CloneStore:
         clone_id, digest = cast("list[str | None]", values)
         return None if clone_id is None or digest is None else (clone_id, digest)
 
-    async def read_latest(self, clone_ids: Sequence[str]) -> list[str]:
-        """Returns the current state of each clone, without the clones that do not exist."""
+    async def read_latest(self, clone_ids: Sequence[str]) -> dict[str, str]:
+        """Returns the current state of each clone by its id, without the clones that do not exist."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id in clone_ids:
                 pipe.xrevrange(self._key("feed", clone_id), count=1)
             async with _answers_in_time():
                 feeds = await pipe.execute()
-        return [entry[1]["clone"] for feed in feeds for entry in feed]
+        return {
+            clone_id: _clone_in(fields) for clone_id, feed in zip(clone_ids, feeds, strict=True) for _, fields in feed
+        }
 
-    async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
-        """Returns the clone as of each change after number `after`, in order."""
+    async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> dict[int, str]:
+        """Returns the clone as of each change after number `after`, by the change's number, in order."""
         async with _answers_in_time():
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
-        return [fields["clone"] for _, fields in cast("list[tuple[str, dict[str, str]]]", entries)]
+        return {
+            int(entry_id.partition("-")[0]): _clone_in(fields)
+            for entry_id, fields in cast("list[tuple[str, dict[str, str]]]", entries)
+        }
+
+    async def find_student(self, clone_id: str) -> str:
+        """Returns whose clone this is, by the lists of all students: its record may not tell. "" if it is nobody's."""
+        async with _answers_in_time():
+            student_ids = cast("list[str]", await self._redis.zrange(self._key("students"), 0, -1))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for student_id in student_ids:
+                pipe.zscore(self._key("clones", student_id), clone_id)
+            async with _answers_in_time():
+                numbers = await pipe.execute()
+        return next(
+            (student_id for student_id, number in zip(student_ids, numbers, strict=True) if number is not None), ""
+        )
 
     async def read_feeds(self, clone_ids: Sequence[str], *, after: int | None) -> StoredReading:
         """Returns changes of several clones as of one moment, in their order.
@@ -340,6 +358,11 @@ class CloneStore:
 
     def _key(self, name: str, owner_id: str = "") -> str:
         return f"{self._prefix}{name}:{owner_id}" if owner_id else f"{self._prefix}{name}"
+
+
+def _clone_in(fields: Mapping[str, str]) -> str:
+    """The clone's JSON in an entry of its feed; "", which is none, if the entry holds something else."""
+    return fields.get("clone", "")
 
 
 def _answers_in_time() -> AbstractAsyncContextManager[None]:

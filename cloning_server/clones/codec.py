@@ -1,8 +1,13 @@
 """Clones and baselines as the JSON that the clone store holds."""
 
-from pydantic import TypeAdapter
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from cloning_server.clone import Baseline, Clone
+from mesh.errors import CloneCorrupt
+
+T = TypeVar("T")
 
 _CLONE = TypeAdapter(Clone)
 _BASELINE = TypeAdapter(Baseline)
@@ -13,9 +18,13 @@ def encode_clone(clone: Clone) -> bytes:
     return _CLONE.dump_json(clone)
 
 
-def decode_clone(json: str) -> Clone:
-    """The inverse of `encode_clone`."""
-    return _CLONE.validate_json(json)
+def decode_clone(json: str, *, clone_id: str) -> Clone:
+    """The inverse of `encode_clone`.
+
+    Raises:
+        CloneCorrupt: This is no clone's JSON.
+    """
+    return _decode(_CLONE, json, clone_id)
 
 
 def encode_baseline(baseline: Baseline) -> bytes:
@@ -23,6 +32,18 @@ def encode_baseline(baseline: Baseline) -> bytes:
     return _BASELINE.dump_json(baseline)
 
 
-def decode_baseline(json: str) -> Baseline:
-    """The inverse of `encode_baseline`."""
-    return _BASELINE.validate_json(json)
+def decode_baseline(json: str, *, clone_id: str) -> Baseline:
+    """The inverse of `encode_baseline`.
+
+    Raises:
+        CloneCorrupt: This is no baseline's JSON.
+    """
+    return _decode(_BASELINE, json, clone_id)
+
+
+def _decode(kind: TypeAdapter[T], json: str, clone_id: str) -> T:
+    try:
+        return kind.validate_json(json)
+    except ValidationError:
+        # Not its cause: that quotes the record, which is about a student.
+        raise CloneCorrupt(clone_id=clone_id) from None

@@ -11,6 +11,7 @@ from cloning_server.clones import estimates
 from cloning_server.clones.changes import CloneChanges, CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_baseline
+from mesh.errors import CloneCorrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +52,19 @@ class Leases:
 
         Args:
             seconds: How long the lease lasts unless it is renewed.
+
+        Raises:
+            CloneNotFound: The clone was erased after it was leased.
+            CloneCorrupt: The clone's record can't be read. The clone has failed for it.
         """
         claim = await self._store.claim(seconds=seconds)
         if claim.clone_id is None:
             return Pause(seconds=claim.due_seconds)
-        clone = await self._changes.find(claim.clone_id)
+        try:
+            clone = await self._changes.find(claim.clone_id)
+        except CloneCorrupt as error:
+            await self._changes.fail_corrupt(error, claim.clone_id, token=claim.token)
+            raise
         expected_seconds = estimates.expected_seconds(clone, await self._store.read_backlog())
         return CloneLease(clone=clone, token=claim.token, expected_seconds=expected_seconds)
 
@@ -68,6 +77,7 @@ class Leases:
 
         Raises:
             CloneNotFound: The clone was erased.
+            CloneCorrupt: Its record can't be read.
         """
         return replace(lease, clone=await self._changes.find(lease.clone.clone_id))
 
@@ -76,11 +86,12 @@ class Leases:
 
         Raises:
             CloneOvertaken: The clone is final, so its baseline is deleted.
+            CloneCorrupt: The baseline can't be read.
         """
         baseline = await self._store.read_baseline(clone_id)
         if baseline is None:
             raise CloneOvertaken(clone_id)
-        return decode_baseline(baseline)
+        return decode_baseline(baseline, clone_id=clone_id)
 
     async def record_pace(self, *, seconds: float, responses: int) -> None:
         """Lets a clone that completed count in later estimates.

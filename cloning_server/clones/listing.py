@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,8 +13,11 @@ from cloning_server.clones import estimates
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_clone
 from cloning_server.clones.records import Backlog
-from mesh.errors import CloneStoreUnavailable
+from mesh.errors import CloneCorrupt, CloneStoreUnavailable
+from mesh.log import get_logger
 from mesh.paging import number_in, token_after
+
+_log = get_logger(__name__)
 
 # A queue moves in seconds. Without this, each of thousands of watchers would read the whole queue.
 BACKLOG_SECONDS = 1.0
@@ -52,15 +55,17 @@ class CloneListing:
     async def list_clones(self, *, student_id: str = "", size: int = 20, token: str = "") -> ClonePage:
         """Returns a page of a student's clones, newest first; an empty id stands for all students.
 
+        Clones that can't be read are left out, and logged.
+
         Raises:
             InvalidField: The token does not belong to this list.
         """
         below = number_in(token, _list_name(student_id)) if token else None
         # One more than the page holds, to know whether another page follows.
         numbers = await self._store.list_numbers(student_id, below=below, limit=size + 1)
-        clones = await self._store.read_latest([clone_id for clone_id, _ in numbers[:size]])
+        latest = await self._store.read_latest([clone_id for clone_id, _ in numbers[:size]])
         return ClonePage(
-            clones=tuple(map(decode_clone, clones)),
+            clones=tuple(_readable(latest)),
             next_token=token_after(numbers[size - 1][1], _list_name(student_id)) if len(numbers) > size else "",
         )
 
@@ -115,6 +120,12 @@ class _RecentBacklog:
 
 def _lacks_any(backlog: Backlog, clones: Sequence[Clone]) -> bool:
     return any(clone.state is CloneState.QUEUED and clone.clone_id not in backlog.places for clone in clones)
+def _readable(latest: Mapping[str, str]) -> Iterator[Clone]:
+    for clone_id, json in latest.items():
+        try:
+            yield decode_clone(json, clone_id=clone_id)
+        except CloneCorrupt:
+            _log.error("clone_unreadable", clone_id=clone_id)
 
 
 def _list_name(student_id: str) -> str:

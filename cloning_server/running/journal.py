@@ -14,6 +14,7 @@ from cloning_server.clone import (
     CloneState,
     Failure,
     as_cancelled,
+    as_failed,
     with_attempt_ended,
     with_attempt_started,
 )
@@ -98,8 +99,7 @@ class Journal:
 
     async def fail(self, failure: Failure) -> None:
         """Ends the clone as failed."""
-        clone = with_attempt_ended(self.clone, failure.reason, datetime.now(UTC))
-        await self._write(replace(clone, state=CloneState.FAILED, message=failure.message, failure=failure))
+        await self._write(as_failed(self.clone, failure, datetime.now(UTC)))
 
     async def cancel(self) -> None:
         """Ends the clone as cancelled."""

@@ -123,7 +123,7 @@ class CloneRunner:
         except _RUN_AGAIN_AFTER as error:
             await self._run_again_later(journal, error)
         except AivoError as error:
-            await journal.fail(_failure(error))
+            await journal.fail(Failure.of(error))
         except Exception as error:  # noqa: BLE001 - whatever a bug raises, the clone must end and free its student
             # The traceback without the message: the message of an unknown exception may quote the student.
             trace = "".join(traceback.format_tb(error.__traceback__))
@@ -137,7 +137,7 @@ class CloneRunner:
         reasons = {kind.reason for kind in _RUN_AGAIN_AFTER}
         faults = sum(attempt.outcome in reasons for attempt in journal.clone.attempts)
         if faults + 1 >= self._policy.most_faults:
-            await journal.fail(_failure(error))
+            await journal.fail(Failure.of(error))
             return
         seconds = self._policy.pause_seconds * 2**faults
         await journal.put_back("Waiting to try again", outcome=error.reason, seconds=seconds)
@@ -148,7 +148,7 @@ class CloneRunner:
         losses = sum(attempt.outcome == AttemptOutcome.LEASE_EXPIRED for attempt in journal.clone.attempts)
         if losses >= self._policy.most_losses:
             # Most likely the clone itself brings its servers down.
-            await journal.fail(_failure(TrainerUnavailable("every server that ran the clone was lost")))
+            await journal.fail(Failure.of(TrainerUnavailable("every server that ran the clone was lost")))
             return
         start_seconds = time.monotonic()
         manifest = await self._find_committed(journal.clone)
@@ -234,8 +234,3 @@ class CloneRunner:
                 _log.info("versions_retired", student_id=student_id, versions=retired)
         except (AdapterStoreUnavailable, AdapterCorrupt, PublishConflict) as error:
             _log.warning("versions_not_retired", student_id=student_id, reason=error.reason)
-
-
-def _failure(error: AivoError) -> Failure:
-    facts = {name: str(fact) for name, fact in error.facts.items()}
-    return Failure(reason=error.reason, message=str(error), facts=facts)

@@ -15,7 +15,7 @@ from cloning_server.clones.leases import CloneLease, Leases, Pause
 from cloning_server.running.journal import Journal
 from cloning_server.running.runner import CloneRunner
 from mesh.background import BackgroundTask, cancel_and_wait
-from mesh.errors import CloneNotFound, CloneStoreUnavailable
+from mesh.errors import CloneCorrupt, CloneNotFound, CloneStoreUnavailable
 from mesh.log import get_logger
 from mesh.valkey.wakeups import Wakeups
 
@@ -98,8 +98,9 @@ class Worker(BackgroundTask):
         except CloneStoreUnavailable:
             # If the claim was written and only its answer was lost, its lease expires.
             return STORE_PAUSE_SECONDS
-        except CloneNotFound:
-            # It was cancelled and erased with its student between its claim and the read that follows.
+        except (CloneNotFound, CloneCorrupt):
+            # It was cancelled and erased with its student between its claim and the read that follows; or its record
+            # can't be read, for which it has failed.
             return 0.0
         if isinstance(claim, Pause):
             # A millisecond later than due, because the store counts in whole milliseconds.
@@ -145,7 +146,7 @@ class Worker(BackgroundTask):
 
     async def _hand_back(self, lease: CloneLease) -> None:
         """Puts the clone of a run that was cut off back to its place, so that nobody waits for its lease to expire."""
-        with contextlib.suppress(CloneStoreUnavailable, CloneNotFound, TimeoutError):
+        with contextlib.suppress(CloneStoreUnavailable, CloneNotFound, CloneCorrupt, TimeoutError):
             async with asyncio.timeout(HAND_BACK_SECONDS):
                 # A change of the run that was cut off may still arrive between reading the clone and writing it.
                 for _ in range(_HAND_BACK_TRIES):

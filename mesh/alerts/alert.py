@@ -68,7 +68,11 @@ class Alert:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> "Alert":
-        """Returns the alert that a hash of the store holds."""
+        """Returns the alert that a hash of the store holds.
+
+        Raises:
+            KeyError, ValueError: The hash is no alert's.
+        """
         acknowledged_at = fields.get("acknowledge_milliseconds")
         return cls(
             alert_id=fields["alert_id"],

@@ -18,7 +18,7 @@ All keys of a tenant share one hash tag, so that the scripts also run on a clust
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import cast
@@ -26,7 +26,8 @@ from typing import cast
 from redis.asyncio import Redis
 
 from mesh.alerts.alert import Alert, NewFinding
-from mesh.errors import AlertNotFound, AlertStoreUnavailable
+from mesh.errors import AlertCorrupt, AlertNotFound, AlertStoreUnavailable
+from mesh.log import get_logger
 from mesh.valkey.connection import answers_in_time
 from mesh.valkey.script import LuaScript
 
@@ -34,6 +35,8 @@ from mesh.valkey.script import LuaScript
 WINDOW = timedelta(minutes=5)
 
 _SCRIPTS = "mesh.alerts.scripts"
+
+_log = get_logger(__name__)
 
 
 class AlertStore:
@@ -111,11 +114,12 @@ class AlertStore:
 
         Raises:
             AlertNotFound: There is none with this id.
+            AlertCorrupt: What is stored of it can't be read.
         """
-        alerts = await self._read([alert_id])
-        if not alerts:
+        (fields,) = await self._read_hashes([alert_id])
+        if not fields:
             raise AlertNotFound(alert_id=alert_id)
-        return alerts[0]
+        return _alert_of(alert_id, fields)
 
     async def acknowledge(self, alert_id: str, *, acknowledged_by: str) -> Alert:
         """Returns the alert after an adult took care of it; one that was acknowledged before stays as it is.
@@ -210,15 +214,38 @@ class AlertStore:
             await self._redis.zadd(f"{self._prefix}alert_deliveries", {alert_id: due}, xx=True)
 
     async def _read(self, alert_ids: Sequence[str]) -> list[Alert]:
+        """Returns the alerts that exist; those that can't be read are left out, and logged."""
+        return [
+            alert
+            for alert_id, fields in zip(alert_ids, await self._read_hashes(alert_ids), strict=True)
+            if (alert := _readable(alert_id, fields))
+        ]
+
+    async def _read_hashes(self, alert_ids: Sequence[str]) -> list[dict[str, str]]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for alert_id in alert_ids:
                 pipe.hgetall(f"{self._prefix}alert:{alert_id}")
             async with _answers_in_time():
-                hashes = cast("list[dict[str, str]]", await pipe.execute())
-        return [Alert.of(fields) for fields in hashes if fields]
+                return cast("list[dict[str, str]]", await pipe.execute())
 
     def _listed(self, student_id: str) -> str:
         return f"{self._prefix}alerts:{student_id}" if student_id else f"{self._prefix}alerts"
+
+
+def _alert_of(alert_id: str, fields: Mapping[str, str]) -> Alert:
+    try:
+        return Alert.of(fields)
+    except (KeyError, ValueError, OverflowError):
+        # Not its cause: that may quote the record, which is about a student.
+        raise AlertCorrupt(alert_id=alert_id) from None
+
+
+def _readable(alert_id: str, fields: Mapping[str, str]) -> Alert | None:
+    try:
+        return _alert_of(alert_id, fields) if fields else None
+    except AlertCorrupt:
+        _log.error("alert_unreadable", alert_id=alert_id)
+        return None
 
 
 def _answers_in_time() -> AbstractAsyncContextManager[None]:

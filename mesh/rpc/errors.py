@@ -21,6 +21,7 @@ from mesh.errors import (
     FailedPrecondition,
     InvalidArgument,
     InvalidField,
+    MethodNotFound,
     NotFound,
     PermissionDenied,
     QueueFull,
@@ -40,6 +41,7 @@ MAX_VIOLATIONS_BYTES = 3000
 
 _CODES: Mapping[type[AivoError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    MethodNotFound: grpc.StatusCode.UNIMPLEMENTED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,

@@ -56,6 +56,8 @@ def open_redis(url: str) -> Redis:
         socket_timeout=None,
         retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), RETRIES),
         decode_responses=True,
+        # Bytes that are not text make one record unreadable, and fail no call.
+        encoding_errors="replace",
     )
     return Redis.from_pool(pool)
 

@@ -246,6 +246,31 @@ async def test_a_webhook_gets_each_new_alert_signed_and_again_after_it_failed(se
         assert SAD not in body.decode()
 
 
+async def test_an_alert_that_can_not_be_read_is_given_up_and_counted_and_the_next_is_delivered(
+    settings: BrainSettings,
+) -> None:
+    adults = Adults(statuses=[])
+    hook = await asyncio.start_server(adults.answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{hook.sockets[0].getsockname()[1]}/alerts"
+    with_hook = BrainSettings(**{**settings.model_dump(), "safety_webhook_url": url, "safety_webhook_secret": SECRET})
+    assert settings.redis_url is not None
+    async with open_redis(settings.redis_url) as redis, hook:
+        prefix = f"{{aivo:{settings.tenant}}}:"
+        await redis.hset(f"{prefix}alert:alert_1", mapping={"alert_id": "alert_1", "sequence": "one"})
+        await redis.zadd(f"{prefix}alert_deliveries", {"alert_1": 0})
+        async with serve(with_hook) as served:
+            await served.tell("ada")
+
+            async def are_told() -> bool:
+                return len(adults.requests) == 1 and not await redis.zcard(f"{prefix}alert_deliveries")
+
+            await until(are_told, seconds=20)
+            metrics = generate_latest(served.server.registry).decode()
+    assert json.loads(adults.requests[0][1])["student_id"] == "ada"
+    assert 'aivo_safety_webhook_attempts_total{outcome="unreadable"} 1.0' in metrics
+    assert 'aivo_background_restarts_total{task="Webhook"} 0.0' in metrics
+
+
 async def test_a_brain_without_valkey_answers_the_child_and_says_that_it_keeps_no_alerts(
     settings: BrainSettings,
 ) -> None:

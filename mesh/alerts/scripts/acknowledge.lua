@@ -13,7 +13,7 @@ local sequence = redis.call('INCR', keys.sequence)
 redis.call('HSET', keys.alert, 'sequence', sequence, 'update_milliseconds', now, 'acknowledge_milliseconds', now,
   'acknowledged_by', args.acknowledged_by)
 redis.call('ZADD', keys.alerts, sequence, args.alert_id)
-local student_id = redis.call('HGET', keys.alert, 'student_id')
+local student_id = redis.call('HGET', keys.alert, 'student_id') or ''
 if student_id ~= '' then
   redis.call('ZADD', args.student_alerts_prefix .. student_id, 'XX', sequence, args.alert_id)
   local open = args.open_prefix .. student_id

@@ -10,7 +10,9 @@
 local alert_id = args.alert_id
 if args.student_id ~= '' then
   local open_id = redis.call('GET', keys.open)
-  if open_id and redis.call('EXISTS', args.alert_prefix .. open_id) == 1 then
+  -- One that was erased, or that can't be read, counts no further findings.
+  local counts = open_id and redis.call('HMGET', args.alert_prefix .. open_id, 'action', 'count')
+  if counts and tonumber(counts[1]) and tonumber(counts[2]) then
     alert_id = open_id
   else
     redis.call('SET', keys.open, alert_id, 'PX', args.window_milliseconds)
@@ -36,7 +38,7 @@ end
 for i = 1, #args.probabilities, 2 do
   local field = 'probability:' .. args.probabilities[i]
   local highest = redis.call('HGET', alert, field)
-  if not highest or tonumber(args.probabilities[i + 1]) > tonumber(highest) then
+  if not highest or tonumber(args.probabilities[i + 1]) > (tonumber(highest) or 0) then
     redis.call('HSET', alert, field, args.probabilities[i + 1])
   end
 end

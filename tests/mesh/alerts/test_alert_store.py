@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from mesh.alerts.alert import NewFinding
 from mesh.alerts.alert_store import AlertStore
-from mesh.errors import AlertNotFound, AlertStoreUnavailable
+from mesh.errors import AlertCorrupt, AlertNotFound, AlertStoreUnavailable
 from mesh.valkey.connection import open_redis
 from mesh.valkey.script import names_of, read_source
 from testing.parts.stores import RedisEndpoint
@@ -174,3 +174,28 @@ def test_a_script_uses_every_key_and_argument_of_its_header_and_no_other(name: s
     code = re.sub(r"--[^\n]*", "", source)
     for table, names in zip(("keys", "args"), names_of(source), strict=True):
         assert set(re.findall(rf"\b{table}\.(\w+)", code)) == {each.removesuffix("...") for each in names}
+
+
+@pytest.mark.parametrize("fields", [{"count": "many"}, {"create_milliseconds": "9" * 30}, {"action": b"\xff"}])
+async def test_an_alert_that_can_not_be_read_is_left_out_of_lists(
+    store: AlertStore, redis: Redis, tenant: str, fields: dict[str, str | bytes]
+) -> None:
+    unreadable, other = await store.record(finding("ada")), await store.record(finding("ben"))
+    await redis.hset(f"{{aivo:{tenant}}}:alert:{unreadable}", mapping=fields)
+    with pytest.raises(AlertCorrupt):
+        await store.find(unreadable)
+    with pytest.raises(AlertCorrupt):
+        await store.acknowledge(unreadable, acknowledged_by="Ms. Rivera")
+    assert [alert.alert_id for alert in await store.list_latest(below=None, limit=9)] == [other]
+    assert [alert.alert_id for alert in await store.read_after(0, limit=9)] == [other]
+
+
+async def test_a_finding_after_an_alert_that_lost_its_count_raises_a_new_alert(
+    store: AlertStore, redis: Redis, tenant: str
+) -> None:
+    unreadable = await store.record(finding("ada"))
+    await redis.hdel(f"{{aivo:{tenant}}}:alert:{unreadable}", "count", "action")
+    assert await store.record(finding("ada")) != unreadable
+    assert [alert.student_id for alert in await store.list_latest(below=None, limit=9)] == ["ada"]
+    with pytest.raises(AlertCorrupt):
+        await store.acknowledge(unreadable, acknowledged_by="Ms. Rivera")

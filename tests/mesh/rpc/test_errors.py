@@ -31,6 +31,7 @@ SECRET = "my dog died on Tuesday"  # what a student might write
 CODES = {
     "INVALID_FIELD": "INVALID_ARGUMENT",
     "MALFORMED_REQUEST": "INVALID_ARGUMENT",
+    "METHOD_NOT_FOUND": "UNIMPLEMENTED",
     "REQUEST_TOO_LARGE": "INVALID_ARGUMENT",
     "UNSUPPORTED_MEDIA_TYPE": "INVALID_ARGUMENT",
     "HOST_NOT_ALLOWED": "PERMISSION_DENIED",
@@ -50,6 +51,8 @@ CODES = {
     "TRAINING_DIVERGED": "FAILED_PRECONDITION",
     "GATE_NOT_PASSED": "FAILED_PRECONDITION",
     "ADAPTER_CORRUPT": "DATA_LOSS",
+    "ALERT_CORRUPT": "DATA_LOSS",
+    "CLONE_CORRUPT": "DATA_LOSS",
     "QUEUE_FULL": "RESOURCE_EXHAUSTED",
     "MODEL_NOT_LOADED": "UNAVAILABLE",
     "SERVER_DRAINING": "UNAVAILABLE",
@@ -70,6 +73,7 @@ REPLIES = {
 RAISED: list[Exception] = [
     InvalidField([Violation("context.grade", "must be one of K, 1, 2")]),
     errors.MalformedRequest("the body is not JSON"),
+    errors.MethodNotFound(),
     errors.RequestTooLarge("the body is too large"),
     errors.UnsupportedMediaType("the body is not JSON"),
     errors.HostNotAllowed("another host"),
@@ -102,6 +106,8 @@ RAISED: list[Exception] = [
     errors.SafetyUnavailable(),
     errors.AlertStoreUnavailable("Redis does not answer"),
     errors.AlertNotFound(alert_id="alert_abc123xyz"),
+    errors.AlertCorrupt(alert_id="alert_abc123xyz"),
+    errors.CloneCorrupt(clone_id="clone_abc123xyz"),
     errors.AdapterStoreUnavailable("S3 does not answer"),
     errors.CloneStoreUnavailable("Redis does not answer"),
     BrainUnavailable("the brain does not answer", waited_seconds=600),

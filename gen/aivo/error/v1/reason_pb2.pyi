@@ -93,7 +93,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "QUEUE_FULL", "domain": "aivo", "metadata": {"limit": "64"}}
     """
     REASON_MODEL_NOT_LOADED: _Reason.ValueType  # 13
-    """The base model is still loading, or could not be loaded (`UNAVAILABLE`, 503). `GetHealth` says which and why.
+    """The base model is still loading, or could not be loaded, or the engine starts again after a bug in the batch of
+    replies, which ends all of them (`UNAVAILABLE`, 503). `GetHealth` says which and why.
 
         {"reason": "MODEL_NOT_LOADED", "domain": "aivo", "metadata": {}}
     """
@@ -108,7 +109,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "ADAPTER_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
     REASON_CLONE_STORE_UNAVAILABLE: _Reason.ValueType  # 16
-    """The clone store (Redis or Valkey) does not answer (`UNAVAILABLE`, 503).
+    """The clone store (Redis or Valkey) does not answer, or refuses what it is asked: its disk is full, say, or too few
+    replicas are connected (`UNAVAILABLE`, 503). The message says which.
 
         {"reason": "CLONE_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
@@ -133,13 +135,13 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "INTERNAL", "domain": "aivo", "metadata": {"call_id": "5f0c6a52e1b94d0e"}}
     """
     REASON_MALFORMED_REQUEST: _Reason.ValueType  # 21
-    """The request could not be read: its body is not JSON of the method's message, or a parameter is unknown
-    (`INVALID_ARGUMENT`, 400). From the gateway.
+    """The request could not be read: its bytes or its JSON are not the method's message, a text is not UTF-8, or a
+    parameter is unknown (`INVALID_ARGUMENT`, 400).
 
         {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
     """
     REASON_REQUEST_TOO_LARGE: _Reason.ValueType  # 22
-    """The body or the headers are larger than the gateway accepts (`INVALID_ARGUMENT`, 413 or 431).
+    """The request or its headers are larger than what is accepted (`INVALID_ARGUMENT`, 413 or 431).
 
         {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
     """
@@ -196,7 +198,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "ALERT_NOT_FOUND", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
     """
     REASON_ALERT_STORE_UNAVAILABLE: _Reason.ValueType  # 30
-    """Valkey, which keeps the safety alerts, does not answer, or the brain has none (`UNAVAILABLE`, 503).
+    """Valkey, which keeps the safety alerts, does not answer or refuses writes, or the brain has none (`UNAVAILABLE`, 503).
 
         {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
@@ -216,6 +218,22 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     (`PERMISSION_DENIED`, 403). From the gateway.
 
         {"reason": "ORIGIN_NOT_ALLOWED", "domain": "aivo"}
+    """
+    REASON_CLONE_CORRUPT: _Reason.ValueType  # 34
+    """What the clone store holds of the clone can't be read (`DATA_LOSS`, 500). Ends a clone that has not ended; its
+    student may start another.
+
+        {"reason": "CLONE_CORRUPT", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz"}}
+    """
+    REASON_ALERT_CORRUPT: _Reason.ValueType  # 35
+    """What is stored of the safety alert can't be read (`DATA_LOSS`, 500).
+
+        {"reason": "ALERT_CORRUPT", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
+    """
+    REASON_METHOD_NOT_FOUND: _Reason.ValueType  # 36
+    """The server has no such method: it is older or newer than the caller takes it for (`UNIMPLEMENTED`, 501).
+
+        {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -297,7 +315,8 @@ REASON_QUEUE_FULL: Reason.ValueType  # 12
     {"reason": "QUEUE_FULL", "domain": "aivo", "metadata": {"limit": "64"}}
 """
 REASON_MODEL_NOT_LOADED: Reason.ValueType  # 13
-"""The base model is still loading, or could not be loaded (`UNAVAILABLE`, 503). `GetHealth` says which and why.
+"""The base model is still loading, or could not be loaded, or the engine starts again after a bug in the batch of
+replies, which ends all of them (`UNAVAILABLE`, 503). `GetHealth` says which and why.
 
     {"reason": "MODEL_NOT_LOADED", "domain": "aivo", "metadata": {}}
 """
@@ -312,7 +331,8 @@ REASON_ADAPTER_STORE_UNAVAILABLE: Reason.ValueType  # 15
     {"reason": "ADAPTER_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
 REASON_CLONE_STORE_UNAVAILABLE: Reason.ValueType  # 16
-"""The clone store (Redis or Valkey) does not answer (`UNAVAILABLE`, 503).
+"""The clone store (Redis or Valkey) does not answer, or refuses what it is asked: its disk is full, say, or too few
+replicas are connected (`UNAVAILABLE`, 503). The message says which.
 
     {"reason": "CLONE_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
@@ -337,13 +357,13 @@ REASON_INTERNAL: Reason.ValueType  # 20
     {"reason": "INTERNAL", "domain": "aivo", "metadata": {"call_id": "5f0c6a52e1b94d0e"}}
 """
 REASON_MALFORMED_REQUEST: Reason.ValueType  # 21
-"""The request could not be read: its body is not JSON of the method's message, or a parameter is unknown
-(`INVALID_ARGUMENT`, 400). From the gateway.
+"""The request could not be read: its bytes or its JSON are not the method's message, a text is not UTF-8, or a
+parameter is unknown (`INVALID_ARGUMENT`, 400).
 
     {"reason": "MALFORMED_REQUEST", "domain": "aivo"}
 """
 REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 22
-"""The body or the headers are larger than the gateway accepts (`INVALID_ARGUMENT`, 413 or 431).
+"""The request or its headers are larger than what is accepted (`INVALID_ARGUMENT`, 413 or 431).
 
     {"reason": "REQUEST_TOO_LARGE", "domain": "aivo"}
 """
@@ -400,7 +420,7 @@ REASON_ALERT_NOT_FOUND: Reason.ValueType  # 29
     {"reason": "ALERT_NOT_FOUND", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
 """
 REASON_ALERT_STORE_UNAVAILABLE: Reason.ValueType  # 30
-"""Valkey, which keeps the safety alerts, does not answer, or the brain has none (`UNAVAILABLE`, 503).
+"""Valkey, which keeps the safety alerts, does not answer or refuses writes, or the brain has none (`UNAVAILABLE`, 503).
 
     {"reason": "ALERT_STORE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
@@ -420,5 +440,21 @@ REASON_ORIGIN_NOT_ALLOWED: Reason.ValueType  # 33
 (`PERMISSION_DENIED`, 403). From the gateway.
 
     {"reason": "ORIGIN_NOT_ALLOWED", "domain": "aivo"}
+"""
+REASON_CLONE_CORRUPT: Reason.ValueType  # 34
+"""What the clone store holds of the clone can't be read (`DATA_LOSS`, 500). Ends a clone that has not ended; its
+student may start another.
+
+    {"reason": "CLONE_CORRUPT", "domain": "aivo", "metadata": {"clone_id": "clone_abc123xyz"}}
+"""
+REASON_ALERT_CORRUPT: Reason.ValueType  # 35
+"""What is stored of the safety alert can't be read (`DATA_LOSS`, 500).
+
+    {"reason": "ALERT_CORRUPT", "domain": "aivo", "metadata": {"alert_id": "alert_abc123xyz"}}
+"""
+REASON_METHOD_NOT_FOUND: Reason.ValueType  # 36
+"""The server has no such method: it is older or newer than the caller takes it for (`UNIMPLEMENTED`, 501).
+
+    {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -1,0 +1,87 @@
+"""A clone's record in Valkey that can't be read fails this clone, and nothing else."""
+
+from collections.abc import Awaitable, Callable
+
+import grpc
+import pytest
+from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_service_pb2
+from prometheus_client import generate_latest
+from redis.asyncio import Redis
+
+from cloning_server.app import open_server
+from cloning_server.clone import Terms
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.registry import Registry
+from mesh.errors import CloneCorrupt
+from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, raised, watch_all
+
+Damage = Callable[[Redis, str, str], Awaitable[object]]
+
+
+async def add_a_change(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.xadd(f"{prefix}feed:{clone_id}", {"clone": '{"state": "meditating"}'}, id="2-0")
+
+
+async def add_another_field(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.xadd(f"{prefix}feed:{clone_id}", {"clown": "{}"}, id="2-0")
+
+
+async def replace_all_changes(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.delete(f"{prefix}feed:{clone_id}")
+    await redis.xadd(f"{prefix}feed:{clone_id}", {"clone": b"\xff\xfe"}, id="1-0")
+
+
+async def replace_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.set(f"{prefix}baseline:{clone_id}", "[]")
+
+
+DAMAGES: list[Damage] = [add_a_change, add_another_field, replace_all_changes, replace_the_baseline]
+
+
+async def two_clones(store: CloneStore) -> tuple[str, str]:
+    """A student's clone and one behind it, accepted while no server takes clones."""
+    intake = Registry.of(store).intake
+    first = await intake.start(STUDENT, baseline())
+    second = await intake.start(STUDENT, baseline(), terms=Terms(queue_behind=True))
+    return first.clone_id, second.clone_id
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+async def test_the_clone_fails_and_the_next_one_of_its_student_completes(
+    cloning: Cloning, clones: CloneStore, damage: Damage
+) -> None:
+    first, second = await two_clones(clones)
+    await damage(cloning.redis, clones.channel.removesuffix("changes"), first)
+    async with open_server(cloning.settings, trainer=cloning.trainer) as server:
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub = CloningStub(channel)
+            assert (await watch_all(stub, second))[-1].status == "completed"
+            clone = await stub.GetClone(pb.GetCloneRequest(clone_id=first))
+            assert (clone.status, clone.student_id) == ("failed", STUDENT)
+            assert "CLONE_CORRUPT" in str(clone.error)
+            assert first in clone.message
+            assert (await watch_all(stub, first))[-1].status == "failed"
+            listed = await stub.ListClones(pb.ListClonesRequest(student_id=STUDENT))
+            assert [clone.clone_id for clone in listed.clones] == [second, first]
+        assert 'aivo_background_restarts_total{task="Worker"} 0.0' in generate_latest(server.registry).decode()
+
+
+async def test_one_that_can_not_be_read_is_left_out_of_lists_and_goes_with_its_student(
+    cloning: Cloning, clones: CloneStore
+) -> None:
+    first, second = await two_clones(clones)
+    await replace_all_changes(cloning.redis, clones.channel.removesuffix("changes"), second)
+    # Nothing ends the first clone, so nobody claims the second.
+    cloning.trainer.seats = 0
+    async with cloning.serve() as stub:
+        listed = await stub.ListClones(pb.ListClonesRequest(student_id=STUDENT))
+        assert [clone.clone_id for clone in listed.clones] == [first]
+        with raised() as failed:
+            await stub.GetClone(pb.GetCloneRequest(clone_id=second))
+        assert isinstance(failed.error, CloneCorrupt)
+        receipt = await stub.DeleteStudent(student_service_pb2.DeleteStudentRequest(student_id=STUDENT))
+        assert (receipt.clones.clones, receipt.clones.cancelled) == (2, 1)
+    left = await cloning.stored()
+    assert not [key for key in left if first in key or second in key or STUDENT in key]
