@@ -3,6 +3,7 @@
 Exit status: 0 done; 1 the call or the clone failed; 2 the request is wrong; 3 not available now, try again later.
 """
 
+import json
 from typing import Annotated
 
 import typer
@@ -111,12 +112,17 @@ def start_clone(
 ) -> None:
     """Start a clone."""
     body = file.read()
-    if not body.lstrip().startswith(b"{"):
+    try:
+        # UTF-8, UTF-16 or UTF-32, with or without a byte-order mark: spreadsheets and editors write any of them.
+        text = body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        fail(f"{file.name} is not a clone request: it is not text in UTF-8, UTF-16 or UTF-32", WRONG)
+    if not text.lstrip().startswith("{"):
         # An empty list would be parsed as an empty request.
         fail(f"{file.name} is not a clone request: it holds no JSON object", WRONG)
     try:
-        request = Parse(body, cloning_pb.StartCloneRequest())
-    except (ParseError, UnicodeDecodeError) as error:
+        request = Parse(text, cloning_pb.StartCloneRequest())
+    except ParseError as error:
         # Its message may quote the file, and so a student's words.
         fail(f"{file.name} is not a clone request: {type(error).__name__}", WRONG)
     run_command(commands.start_clone(cloning, request, watch=watch, as_json=as_json))

@@ -29,6 +29,12 @@ local function is_json_or_grpc(content_type)
   return media_type == "application/json" or media_type == "application/grpc" or media_type:find("^application/grpc%+")
 end
 
+-- As gRPC has it: up to eight digits and a unit. The servers would answer any other with INTERNAL.
+local function is_timeout(value)
+  local digits = value:match("^(%d+)[HMSmun]$")
+  return digits ~= nil and #digits <= 8
+end
+
 function envoy_on_request(request)
   local headers = request:headers()
   local authority = headers:get(":authority") or ""
@@ -37,6 +43,10 @@ function envoy_on_request(request)
   end
   if not is_from_us(headers:get("origin"), authority, request:filterContext():get("origins")) then
     return refuse(request, "403", 7, "ORIGIN_NOT_ALLOWED", "the Origin header is not one of CORS_ALLOW_ORIGINS")
+  end
+  local timeout = headers:get("grpc-timeout")
+  if timeout and not is_timeout(timeout) then
+    return refuse(request, "400", 3, "MALFORMED_REQUEST", "the grpc-timeout header is no timeout, such as 30S")
   end
   if not is_json_or_grpc(headers:get("content-type") or "") then
     local body = request:body()

@@ -11,7 +11,8 @@ local LATE = '{"code":4,"message":"the deadline passed before the work was done"
 
 local function without_words(text)
   text = text:gsub("\\n.*", '"}'):gsub("\\u000[aA].*", '"}')
-  return (text:gsub("invalid value .* for type", "a value that is not of type"))
+  text = text:gsub("invalid value .* for type", "a value that is not of type")
+  return (text:gsub(" for key '.*'", ""))
 end
 
 -- Whole seconds, rounded up, so that nobody comes too early.

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from string import Template
 
+from gateway.local_replies import local_replies
 from gateway.settings import GatewaySettings
 
 _TEMPLATE = Path(__file__).with_name("envoy.yaml")
@@ -30,6 +31,7 @@ def render(settings: GatewaySettings) -> str:
         ALLOWED_HOSTS=json.dumps(dict.fromkeys(settings.allowed_hosts, True)),
         DEFAULT_HOST=settings.allowed_hosts[0],
         ALLOWED_ORIGINS=json.dumps(dict.fromkeys(settings.cors_allow_origins, True)),
+        LOCAL_REPLIES=json.dumps(local_replies()),
         SCRIPTS=_SCRIPTS,
         DESCRIPTORS=_DESCRIPTORS,
     )

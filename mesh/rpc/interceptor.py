@@ -1,6 +1,7 @@
 """Wraps every call: gives it an id, admits it, checks its request, maps its errors, logs it and measures it.
 
-Servicers raise errors and know nothing of this. gRPC's own services (health, reflection) pass untouched.
+Servicers raise errors and know nothing of this. Of gRPC's own services (health, reflection) only what can't be read is
+answered here.
 """
 
 import asyncio
@@ -13,11 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from prometheus_client import CollectorRegistry
 from structlog.contextvars import bound_contextvars
 
-from mesh.errors import AivoError, DeadlineExceeded, ServerDraining
+from mesh.errors import (
+    AivoError,
+    DeadlineExceeded,
+    InvalidArgument,
+    MalformedRequest,
+    MethodNotFound,
+    RequestTooLarge,
+    ServerDraining,
+)
 from mesh.log import get_logger
 from mesh.rpc import validation
 from mesh.rpc.calls import deadline_of
@@ -28,6 +37,12 @@ from mesh.rpc.metrics import CallMetrics, MethodMeter
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+# The largest request that is parsed. More than the gateway takes as JSON, and twice the largest order that is kept.
+MAX_REQUEST_BYTES = 8 << 20
+
+# For the message of a call, which comes with its headers or soon after them; the gateway's time for a request.
+REQUEST_SECONDS = 60.0
+
 # Reports, among other things, that the server drains, so it is admitted during a drain too. Logged only if it fails.
 _HEALTH = "GetHealth"
 
@@ -36,6 +51,7 @@ _DEADLINE_SLACK_SECONDS = 0.1
 
 # gRPC's own types say neither that a behaviour may be asynchronous nor which context it then gets.
 _Behavior = Callable[..., Any]
+_Parse = Callable[[bytes], Message]
 # Quoted, as these are generic to the type checker alone.
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "_Handler | None"
@@ -73,6 +89,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = CallMetrics(registry)
         self._wrapped: dict[str, _Handler] = {}
+        # One for all: what callers make up must be no label.
+        self._no_such_method = self._around_nothing(self._metrics.of("unknown", "unknown"))
         self._running: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,56 +126,97 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if path in self._wrapped:
             return self._wrapped[path]
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming or path.startswith("/grpc."):
-            return handler
+        if handler is None:
+            return self._no_such_method
         self._wrapped[path] = wrapped = self._wrap(handler, path)
         return wrapped
+
+    # All handlers are for a stream of requests, and read the bytes of the one that they take. gRPC itself would never
+    # answer a call without a message, and would answer bytes that are no message with Python's words.
 
     def _wrap(self, handler: _Handler, path: str) -> _Handler:
         service, method = path.removeprefix("/").split("/")
         meter = self._metrics.of(service, method)
-        if handler.unary_stream is not None:
-            make, behave = grpc.unary_stream_rpc_method_handler, self._around_stream(handler.unary_stream, meter)
+        parse = handler.request_deserializer
+        assert parse is not None
+        behave = handler.stream_stream or handler.unary_stream or handler.unary_unary
+        assert behave is not None
+        if service.startswith("grpc."):
+            wrap = self._around_own_streams if handler.request_streaming else self._around_own
         else:
-            assert handler.unary_unary is not None
-            make, behave = grpc.unary_unary_rpc_method_handler, self._around_unary(handler.unary_unary, meter)
-        return make(
-            behave,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            wrap = self._around_stream if handler.response_streaming else self._around_unary
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
         )
+        return make(wrap(behave, parse, meter), response_serializer=handler.response_serializer)
 
-    def _around_unary(self, behave: _Behavior, meter: MethodMeter) -> _Behavior:
-        async def unary(request: Message, context: _Context) -> Message:
-            async with self._around(request, context, meter) as call:
+    def _around_nothing(self, meter: MethodMeter) -> _Handler:
+        async def refuse(_: object, context: _Context) -> None:
+            async with self._around(context, meter):
+                raise MethodNotFound
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    def _around_unary(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
+        async def unary(_: object, context: _Context) -> Message:
+            async with self._around(context, meter) as call:
+                request = await _read_request(context, parse)
+                validation.check(request)
                 response: Message = await behave(request, context)
                 call.messages = 1
                 return response
 
         return unary
 
-    def _around_stream(self, behave: _Behavior, meter: MethodMeter) -> _Behavior:
+    def _around_stream(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
         # Writes rather than yields: a generator would be left suspended when a write is cancelled, and the servicer's
         # generator, hence the work behind it, would end only when it is collected.
-        async def stream(request: Message, context: _Context) -> None:
-            async with self._around(request, context, meter) as call, aclosing(behave(request, context)) as responses:
-                async for response in responses:
-                    await context.write(response)
-                    if not call.messages:
-                        call.first_message_seconds = call.seconds
-                    call.messages += 1
+        async def stream(_: object, context: _Context) -> None:
+            async with self._around(context, meter) as call:
+                request = await _read_request(context, parse)
+                validation.check(request)
+                async with aclosing(behave(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+                        if not call.messages:
+                            call.first_message_seconds = call.seconds
+                        call.messages += 1
 
         return stream
 
+    def _around_own(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
+        async def own(_: object, context: _Context) -> object:
+            try:
+                request = await _read_request(context, parse)
+            except InvalidArgument as error:
+                async with self._around(context, meter):
+                    raise error from None
+            return await behave(request, context)
+
+        return own
+
+    def _around_own_streams(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
+        async def own(_: object, context: _Context) -> None:
+            try:
+                async with aclosing(behave(_requests(context, parse), context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except InvalidArgument as error:
+                async with self._around(context, meter):
+                    raise error from None
+
+        return own
+
     @asynccontextmanager
-    async def _around(self, request: Message, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
+    async def _around(self, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
         call = _Call(id=_call_id(context), deadline=deadline_of(context))
         # With the trailers: headers sent ahead of an error would keep a gateway from turning it into an HTTP status.
         context.set_trailing_metadata(((CALL_ID_KEY, call.id),))
         with bound_contextvars(call_id=call.id), self._counted(meter):
             try:
                 self._admit(meter.method)
-                validation.check(request)
                 yield call
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer(context, call, error)
@@ -199,6 +258,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._running.discard(task)
             if not self._running:
                 self._idle.set()
+
+
+async def _read_request(context: _Context, parse: _Parse) -> Message:
+    """Returns the request of a call that has one.
+
+    Raises:
+        RequestTooLarge: It has too many bytes.
+        MalformedRequest: There is none, or it is no message of this method, as when a text in it is not UTF-8.
+    """
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            data = await context.read()
+    except TimeoutError:
+        raise MalformedRequest(f"no message came within {REQUEST_SECONDS:.0f} s") from None
+    if data is grpc.aio.EOF:
+        raise MalformedRequest("the call has no message")
+    return _parsed(data, parse)
+
+
+async def _requests(context: _Context, parse: _Parse) -> AsyncIterator[Message]:
+    while (data := await context.read()) is not grpc.aio.EOF:
+        yield _parsed(data, parse)
+
+
+def _parsed(data: bytes, parse: _Parse) -> Message:
+    if len(data) > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(f"a request may have at most {MAX_REQUEST_BYTES} bytes")
+    try:
+        return parse(data)
+    except DecodeError:
+        raise MalformedRequest("the bytes are no message of this method; texts must be UTF-8") from None
 
 
 def _is_gone(error: BaseException) -> bool:

@@ -17,13 +17,11 @@ from prometheus_client import CollectorRegistry
 from mesh.background import BackgroundTask
 from mesh.log import get_logger
 from mesh.rpc import health, reflection
-from mesh.rpc.interceptor import CallInterceptor
+from mesh.rpc.interceptor import MAX_REQUEST_BYTES, CallInterceptor
 from mesh.rpc.metrics import MetricsEndpoint, ServerCollector, new_registry
 from mesh.rpc.ports import address_of, why_not
 from mesh.rpc.validation import prepare
 
-# The largest request that is valid: a baseline of 1,000 responses with four texts of 4,000 characters, two bytes each.
-MAX_REQUEST_BYTES = 32 << 20
 # What clients accept by default.
 MAX_RESPONSE_BYTES = 4 << 20
 
@@ -31,15 +29,17 @@ MAX_RESPONSE_BYTES = 4 << 20
 _FLUSH_SECONDS = 0.5
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # Twice what is parsed: a request between the two gets an error of ours, and one beyond is gRPC's to refuse.
+    ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
     # Otherwise a second server on the same port starts without an error, and each gets some of the calls.
     ("grpc.so_reuseport", 0),
     # Bounds the time until a vanished caller is noticed, and its work stops.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Callers may ping as often as `mesh.rpc.channels` does; by default gRPC hangs up on them.
-    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    # Callers may ping every 10 s, which is as often as most clients let them; by default gRPC hangs up on them after
+    # three pings within 5 minutes. Half of it, as pings that were sent evenly may arrive unevenly.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # A call that a busy server has not taken up yet waits for as long as its caller does. By default gRPC ends it after
     # 30 s, with the code that it has when its caller cancels it.

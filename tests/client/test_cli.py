@@ -128,7 +128,25 @@ async def test_a_malformed_clone_file_is_refused_without_its_words(aivo: Aivo, c
     assert "secret" not in result.err
 
 
-@pytest.mark.parametrize("body", [b"[]", b"", b'"secret"', b'{"student_id": "secret \xff"}'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+async def test_a_clone_file_is_read_in_whatever_unicode_it_was_saved(
+    aivo: Aivo, cloning: Script, tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "clone.json"
+    path.write_bytes(json.dumps(CLONE | {"student_id": "ångström"}, ensure_ascii=False).encode(encoding))
+
+    result = await aivo("clone", "start", str(path))
+
+    assert (result.status, result.err) == (0, "")
+    request = cloning.calls[0].request
+    assert isinstance(request, cloning_pb.StartCloneRequest)
+    assert request.student_id == "ångström"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"", b'"secret"', b'{"student_id": "secret \xff"}', b"\xff\xfe{\x00s", '{"secret'.encode("utf-16")],
+)
 async def test_a_file_without_an_object_or_of_another_encoding_is_refused_in_one_line(
     aivo: Aivo, cloning: Script, tmp_path: Path, *, body: bytes
 ) -> None:

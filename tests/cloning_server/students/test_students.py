@@ -292,7 +292,9 @@ async def test_a_request_that_is_repeated_while_its_student_is_deleted_makes_a_n
     earlier_id = await clone(stub, request_id="enrol")
     read_changes = CloneStore.read_changes
 
-    async def delete_and_read(store: CloneStore, clone_id: str, *, after: int, limit: int | None = None) -> list[str]:
+    async def delete_and_read(
+        store: CloneStore, clone_id: str, *, after: int, limit: int | None = None
+    ) -> dict[int, str]:
         monkeypatch.undo()
         await delete(stub)
         return await read_changes(store, clone_id, after=after, limit=limit)

@@ -19,8 +19,9 @@ from mesh.errors import ServerDraining
 from mesh.rpc.calls import Context
 from mesh.rpc.errors import error_of
 from mesh.rpc.health import LIVENESS
+from mesh.rpc.interceptor import MAX_REQUEST_BYTES
 from mesh.rpc.ports import PortTaken
-from mesh.rpc.server import MAX_REQUEST_BYTES, Server
+from mesh.rpc.server import Server
 from tests.mesh.rpc.conftest import SERVICE, BrainStub, Logs, ScriptedBrain, calling, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -278,8 +279,26 @@ async def test_a_request_may_be_as_large_as_the_limit_and_no_larger(stub: BrainS
     for size, code in (
         # It is read, and then refused for its prompt.
         (MAX_REQUEST_BYTES - 16, grpc.StatusCode.INVALID_ARGUMENT),
-        (MAX_REQUEST_BYTES, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (MAX_REQUEST_BYTES, grpc.StatusCode.INVALID_ARGUMENT),
+        (2 * MAX_REQUEST_BYTES, grpc.StatusCode.RESOURCE_EXHAUSTED),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Generate(pb.GenerateRequest(prompt="x" * size))
         assert caught.value.code() is code
+
+
+@pytest.mark.slow
+async def test_a_long_call_of_a_caller_that_pings_every_ten_seconds_goes_on(brain: ScriptedBrain, logs: Logs) -> None:
+    async def answer_late(request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        # gRPC hangs up at the third ping that comes too early.
+        await asyncio.sleep(45)
+        return pb.GenerateResponse(response="late")
+
+    brain.generate = answer_late
+    options = (("grpc.keepalive_time_ms", 10_000), ("grpc.http2.max_pings_without_data", 0))
+    async with (
+        serving(brain) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel,
+    ):
+        response = await pb_grpc.BrainServiceStub(channel).Generate(pb.GenerateRequest(prompt="Why?"), timeout=120)
+    assert response.response == "late"
