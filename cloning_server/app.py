@@ -65,6 +65,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             queue_limit=settings.clone_queue_limit,
             parallel=settings.clones_at_once,
             require_consent=settings.require_consent,
+            order_bytes=settings.clone_order_bytes,
         )
         wakeups = server.watch(await stack.enter_async_context(Wakeups(redis, store.channel)))
         blobs = await stack.enter_async_context(S3Blobs.of(settings))
@@ -148,6 +149,7 @@ def _policy(settings: CloningSettings) -> RunPolicy:
         epochs=settings.clone_epochs,
         least_steps=settings.clone_least_steps,
         require_consent=settings.require_consent,
+        train_seconds=settings.train_timeout_seconds,
         save_seconds=settings.save_timeout_seconds,
         deploy_seconds=settings.deploy_timeout_seconds,
         pause_seconds=settings.trainer_pause_seconds,

@@ -23,6 +23,9 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     trainer_gpus: float = Field(default=0, ge=0)
 
     clone_queue_limit: int = Field(default=64, ge=1)
+    # Of one order as Valkey holds it until its clone ends. A full queue of the largest takes 64 times as much, each
+    # rounded up to the next 0.5 MiB: 235 MB. The gateway takes bodies of 8 MiB.
+    clone_order_bytes: int = Field(default=3_500_000, ge=100_000, le=8 << 20)
     # None: see `clones_at_once`.
     parallel_clones: int | None = Field(default=None, ge=1, le=1024)
     clone_epochs: int = Field(default=2, ge=1, le=100)
@@ -41,6 +44,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
 
     # The contract promises a heartbeat at least every 15 seconds.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)
+    # The longest training of one attempt: a thousand responses take half an hour on two cores, a class of them longer.
+    train_timeout_seconds: float = Field(default=14_400, gt=0)
     # How long a trained adapter waits for a store or a brain that is down before its clone fails.
     save_timeout_seconds: float = Field(default=600, ge=0)
     deploy_timeout_seconds: float = Field(default=600, ge=0)

@@ -457,6 +457,13 @@ class DeadlineExceeded(AivoError):
         super().__init__("the deadline passed before the work was done")
 
 
+class TrainingTooLong(DeadlineExceeded):
+    """A clone's training took longer than the server allows."""
+
+    def __init__(self, *, seconds: float) -> None:
+        AivoError.__init__(self, f"the training did not end within {seconds:g} s, TRAIN_TIMEOUT_SECONDS")
+
+
 @contextmanager
 def adapter_errors_name(student_id: str, version: int | None = None) -> Iterator[None]:
     """Adds the student and the version to errors about an adapter that are raised inside.

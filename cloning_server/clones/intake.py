@@ -17,7 +17,15 @@ from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import encode_baseline, encode_clone
 from cloning_server.clones.records import Backlog, NewClone
-from mesh.errors import CloneAlreadyRunning, CloneNotFound, ConsentRequired, QueueFull, RequestIdReused
+from mesh.errors import (
+    CloneAlreadyRunning,
+    CloneNotFound,
+    ConsentRequired,
+    InvalidField,
+    QueueFull,
+    RequestIdReused,
+    Violation,
+)
 
 _BASELINE = TypeAdapter(Baseline)
 _TERMS = TypeAdapter(Terms)
@@ -31,16 +39,24 @@ class Intake:
         queue_limit: Most clones that wait.
         parallel: How many clones this server runs at once, for estimates.
         require_consent: Whether a clone needs a consent.
+        order_bytes: Most bytes of one baseline as the store holds it.
     """
 
     def __init__(
-        self, store: CloneStore, *, queue_limit: int = 64, parallel: int = 1, require_consent: bool = False
+        self,
+        store: CloneStore,
+        *,
+        queue_limit: int = 64,
+        parallel: int = 1,
+        require_consent: bool = False,
+        order_bytes: int = 3_500_000,
     ) -> None:
         self._store = store
         self._changes = CloneChanges(store)
         self._queue_limit = queue_limit
         self._parallel = parallel
         self._require_consent = require_consent
+        self._order_bytes = order_bytes
 
     async def start(
         self, student_id: str, baseline: Baseline, *, request_id: str = "", terms: Terms | None = None
@@ -52,6 +68,7 @@ class Intake:
 
         Raises:
             ConsentRequired: A consent is needed and missing, or the consent has expired.
+            InvalidField: The baseline takes too many bytes.
             RequestIdReused: Another request has this id.
             CloneNotFound: The same request came before, and the clone that it made then is lost.
             CloneAlreadyRunning: Another clone of the student must end first; see `Terms.queue_behind`.
@@ -59,6 +76,10 @@ class Intake:
         """
         terms = terms or Terms()
         check_consent(student_id, terms, required=self._require_consent)
+        stored_baseline = encode_baseline(baseline)
+        if len(stored_baseline) > self._order_bytes:
+            message = f"must take at most {self._order_bytes} bytes as JSON; leave out responses, or shorten texts"
+            raise InvalidField([Violation("baseline_data", message)])
         backlog = await self._store.read_backlog()
         clone = self._new_clone(student_id, len(baseline.responses), terms=terms, backlog=backlog)
         clone = replace(clone, request_id=request_id)
@@ -68,7 +89,7 @@ class Intake:
             request_id=request_id,
             digest=request_digest(student_id, baseline, terms),
             clone=encode_clone(clone),
-            baseline=encode_baseline(baseline),
+            baseline=stored_baseline,
             responses=len(baseline.responses),
             head_start=estimates.HEAD_START_PLACES[terms.priority],
             may_wait=terms.queue_behind,

@@ -27,10 +27,24 @@ class Registry:
     leases: Leases
 
     @classmethod
-    def of(cls, store: CloneStore, *, queue_limit: int = 64, parallel: int = 1, require_consent: bool = False) -> Self:
+    def of(
+        cls,
+        store: CloneStore,
+        *,
+        queue_limit: int = 64,
+        parallel: int = 1,
+        require_consent: bool = False,
+        order_bytes: int = 3_500_000,
+    ) -> Self:
         """The registry of the clones in a store; see `Intake` for the arguments."""
         return cls(
-            intake=Intake(store, queue_limit=queue_limit, parallel=parallel, require_consent=require_consent),
+            intake=Intake(
+                store,
+                queue_limit=queue_limit,
+                parallel=parallel,
+                require_consent=require_consent,
+                order_bytes=order_bytes,
+            ),
             changes=CloneChanges(store),
             listing=CloneListing(store, parallel=parallel),
             leases=Leases(store),

@@ -7,6 +7,7 @@ makes no second version. The student's pointer moves last, to a version that the
 Knows nothing of gRPC, Redis or Ray.
 """
 
+import asyncio
 import contextlib
 import time
 import traceback
@@ -33,6 +34,7 @@ from mesh.errors import (
     ModelNotLoaded,
     PublishConflict,
     TrainerUnavailable,
+    TrainingTooLong,
     adapter_errors_name,
 )
 from mesh.log import get_logger
@@ -52,6 +54,7 @@ class RunPolicy:
         epochs: Passes over the training examples.
         least_steps: See `TrainingPlan`.
         require_consent: Whether a clone needs a consent.
+        train_seconds: How long one training may take.
         save_seconds: How long the adapter store may be down.
         deploy_seconds: How long the brain may be down.
         most_faults: The clone fails at this many attempts that end with a temporary error.
@@ -64,6 +67,7 @@ class RunPolicy:
     epochs: int = 2
     least_steps: int = 0
     require_consent: bool = False
+    train_seconds: float = 14_400.0
     save_seconds: float = 600.0
     deploy_seconds: float = 600.0
     most_faults: int = 3
@@ -191,12 +195,21 @@ class CloneRunner:
     async def _follow(self, journal: Journal, plan: TrainingPlan) -> TrainedAdapter:
         start = None if plan.previous is None else plan.previous.identity
         owner = (journal.clone.student_id, None) if start is None else (start.student_id, start.version)
-        with adapter_errors_name(*owner):
-            async with contextlib.aclosing(self._trainer.train(plan)) as steps:
-                async for step in steps:
-                    if isinstance(step, TrainedAdapter):
-                        return step
-                    await journal.reach(step.state, step.message, fraction=step.fraction)
+        try:
+            with adapter_errors_name(*owner):
+                async with asyncio.timeout(self._policy.train_seconds) as limit:
+                    return await self._train_steps(journal, plan)
+        except TimeoutError:
+            if limit.expired():
+                raise TrainingTooLong(seconds=self._policy.train_seconds) from None
+            raise
+
+    async def _train_steps(self, journal: Journal, plan: TrainingPlan) -> TrainedAdapter:
+        async with contextlib.aclosing(self._trainer.train(plan)) as steps:
+            async for step in steps:
+                if isinstance(step, TrainedAdapter):
+                    return step
+                await journal.reach(step.state, step.message, fraction=step.fraction)
         raise TrainerUnavailable("the trainer ended without returning an adapter")
 
     async def _save(self, journal: Journal, trained: TrainedAdapter) -> Manifest:

@@ -6,9 +6,11 @@ import logging
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 
+from cloning_server.clone import CloneState
 from mesh.errors import (
     AdapterCorrupt,
     AdapterIncompatible,
+    DeadlineExceeded,
     NoTrainableExamples,
     TrainerUnavailable,
     TrainingDiverged,
@@ -53,6 +55,20 @@ async def test_a_fault_of_the_data_ends_the_clone_at_once_and_frees_the_student(
     assert error.facts == {name: str(fact) for name, fact in fault.facts.items()}
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).error == last.error
     await run_clone(stub)
+
+
+async def test_a_training_that_takes_too_long_is_stopped_and_ends_the_clone(cloning: Cloning) -> None:
+    cloning.set(train_timeout_seconds=0.2)
+    cloning.trainer.gates[CloneState.FINE_TUNING].shut()
+    async with cloning.serve() as stub:
+        clone_id = await start_clone(stub)
+        last = (await watch_all(stub, clone_id))[-1]
+        assert (last.status, last.attempt) == ("failed", 1)
+        assert isinstance(error_from(last.error), DeadlineExceeded)
+        assert "TRAIN_TIMEOUT_SECONDS" in last.error.message
+        assert cloning.trainer.stopped_clones == [clone_id]
+        cloning.trainer.gates[CloneState.FINE_TUNING].open()
+        await run_clone(stub)
 
 
 async def test_a_trainer_that_died_is_tried_again(cloning: Cloning, stub: CloningStub) -> None:

@@ -125,7 +125,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "TRAINER_UNAVAILABLE", "domain": "aivo", "metadata": {}}
     """
     REASON_DEADLINE_EXCEEDED: _Reason.ValueType  # 19
-    """The caller's deadline passed; the work was stopped (`DEADLINE_EXCEEDED`, 504).
+    """The caller's deadline passed; the work was stopped (`DEADLINE_EXCEEDED`, 504). Also ends a clone whose training takes
+    longer than the server's setting `TRAIN_TIMEOUT_SECONDS` allows.
 
         {"reason": "DEADLINE_EXCEEDED", "domain": "aivo", "metadata": {}}
     """
@@ -347,7 +348,8 @@ REASON_TRAINER_UNAVAILABLE: Reason.ValueType  # 18
     {"reason": "TRAINER_UNAVAILABLE", "domain": "aivo", "metadata": {}}
 """
 REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 19
-"""The caller's deadline passed; the work was stopped (`DEADLINE_EXCEEDED`, 504).
+"""The caller's deadline passed; the work was stopped (`DEADLINE_EXCEEDED`, 504). Also ends a clone whose training takes
+longer than the server's setting `TRAIN_TIMEOUT_SECONDS` allows.
 
     {"reason": "DEADLINE_EXCEEDED", "domain": "aivo", "metadata": {}}
 """
