@@ -10,6 +10,9 @@
 local LATE = '{"code":4,"message":"the deadline passed before the work was done","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"DEADLINE_EXCEEDED","domain":"aivo"}]}'
 
 local function without_words(text)
+  -- The message is the last member of the body.
+  text = text:gsub("[Tt]he binding value .* of the field ([%w_.]+) is conflicting .*",
+    '%1 has another value in the body than in the path"}')
   text = text:gsub("\\n.*", '"}'):gsub("\\u000[aA].*", '"}')
   text = text:gsub("invalid value .* for type", "a value that is not of type")
   return (text:gsub(" for key '.*'", ""))

@@ -187,6 +187,16 @@ async def test_a_malformed_body_is_named_without_its_words(
     assert brain.calls == []
 
 
+@pytest.mark.parametrize("value", ["secret", "secret\nsecret", 'secret" of the field x'])
+async def test_a_field_with_one_value_in_the_path_and_another_in_the_body_is_named_without_them(
+    brain_rest: httpx.AsyncClient, value: str
+) -> None:
+    answer = await brain_rest.post("/v1/safety/alerts/secret%0Ax/acknowledge", json={"alert_id": value})
+
+    message = "alert_id has another value in the body than in the path"
+    assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
+
+
 async def test_an_unknown_query_parameter_is_named(cloning_rest: httpx.AsyncClient, cloning: Script) -> None:
     answer = await cloning_rest.get("/v1/clones?pagesize=5")
 
