@@ -120,6 +120,8 @@ class _RecentBacklog:
 
 def _lacks_any(backlog: Backlog, clones: Sequence[Clone]) -> bool:
     return any(clone.state is CloneState.QUEUED and clone.clone_id not in backlog.places for clone in clones)
+
+
 def _readable(latest: Mapping[str, str]) -> Iterator[Clone]:
     for clone_id, json in latest.items():
         try:
