@@ -32,15 +32,15 @@ class Breaker:
         """Notes that the store answered."""
         self._probe_from = None
 
-    def probe(self, read: Callable[[], Awaitable[object]]) -> None:
-        """Reads in the background, unless it is too early or another probe is under way.
+    def probe(self, ask_store: Callable[[], Awaitable[object]]) -> None:
+        """Asks the store in the background, unless it is too early or another probe is under way.
 
         Args:
-            read: Reads from the store, and calls `open` or `close`.
+            ask_store: Reads from the store, and calls `open` or `close`.
         """
         is_due = self._probe_from is not None and time.monotonic() >= self._probe_from
         if is_due and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.create_task(_ignore_errors(read), name="adapter store probe")
+            self._probe = asyncio.create_task(_ignore_errors(ask_store), name="adapter store probe")
 
     async def aclose(self) -> None:
         """Cancels the probe that is under way."""
@@ -49,9 +49,9 @@ class Breaker:
             await asyncio.wait([self._probe])
 
 
-async def _ignore_errors(read: Callable[[], Awaitable[object]]) -> None:
+async def _ignore_errors(ask_store: Callable[[], Awaitable[object]]) -> None:
     """What is wrong with the document that is read is for who asks for it next."""
     try:
-        await read()
+        await ask_store()
     except AivoError:
         return
