@@ -10,11 +10,12 @@
 local LATE = '{"code":4,"message":"the deadline passed before the work was done","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"DEADLINE_EXCEEDED","domain":"aivo"}]}'
 
 local function without_words(text)
-  -- The message is the last member of the body.
+  -- First what may hold line breaks; behind others stands an excerpt. The message is the body's last member.
+  text = text:gsub("invalid value .* for type", "a value that is not of type")
+  text = text:gsub("Failed to convert binding value ([%w_.]+):.*", '%1: a value that is not of its type"}')
   text = text:gsub("[Tt]he binding value .* of the field ([%w_.]+) is conflicting .*",
     '%1 has another value in the body than in the path"}')
   text = text:gsub("\\n.*", '"}'):gsub("\\u000[aA].*", '"}')
-  text = text:gsub("invalid value .* for type", "a value that is not of type")
   return (text:gsub(" for key '.*'", ""))
 end
 

@@ -1,5 +1,6 @@
 """Both servers with all of their edges, and the gateway in front of them; nothing decodes and nothing trains."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,6 +18,12 @@ from testing.scripted.trainer import ScriptedTrainer
 from tests.brain_server.edge.conftest import serve as serve_brain
 
 BUCKET = "test-fuzz"
+FEEDBACK = {
+    "feedback": "Plants need light.",
+    "strengths": ["You named the Sun."],
+    "areas_for_improvement": ["Say what else they need."],
+    "next_steps": "Read about water.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,8 @@ async def doors(
 ) -> AsyncIterator[Doors]:
     async with AsyncExitStack() as stack:
         brain = await serve_brain(stack, s3_url=s3_endpoint.url, bucket=BUCKET)
+        # What the engine replies to Assess, whose schema a real engine keeps to.
+        brain.engine.text = json.dumps(FEEDBACK)
         settings = CloningSettings(
             cloning_port=0,
             cloning_metrics_port=0,

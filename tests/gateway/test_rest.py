@@ -170,6 +170,10 @@ async def test_an_error_keeps_its_reason_and_gets_its_http_code(
         ('{"prompt": "my secret"} secret', "Parsing terminated before end of input."),
         (b'{"prompt": "my secret \xff\xfe secret"}', "Encountered non UTF-8 code points."),
         ('{"prompt": "x", "max_tokens": "secret"}', "max_tokens: a value that is not of type TYPE_UINT32"),
+        (
+            r'{"prompt": "x", "max_tokens": "secret\r\n for type secret"}',
+            "max_tokens: a value that is not of type TYPE_UINT32",
+        ),
         ('{"prompt": "x", "max_tokens": -5}', "max_tokens: a value that is not of type TYPE_UINT32"),
         (
             '{"prompt": "x", "adapter_policy": "secret for type secret"}',
@@ -194,6 +198,13 @@ async def test_a_field_with_one_value_in_the_path_and_another_in_the_body_is_nam
     answer = await brain_rest.post("/v1/safety/alerts/secret%0Ax/acknowledge", json={"alert_id": value})
 
     message = "alert_id has another value in the body than in the path"
+    assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
+
+
+async def test_a_path_with_a_value_of_the_wrong_type_is_named_without_it(cloning_rest: httpx.AsyncClient) -> None:
+    answer = await cloning_rest.post("/v1/students/ada/models/secret/activate", json={"version": 1})
+
+    message = "version: a value that is not of its type"
     assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
 
 
