@@ -96,7 +96,9 @@ async def watch_clones(address: str, clone_ids: Sequence[str], student_ids: Sequ
     if not as_json:
         for change in last_changes:
             _out.print(f"{change.student_id}, {change.clone_id}: {change.error.message or change.status}")
-    return DONE if all(change.status == "completed" for change in last_changes) else FAILED
+    if not last_changes and not as_json:
+        _out.print("No clone of these students has ever been started.")
+    return DONE if last_changes and all(change.status == "completed" for change in last_changes) else FAILED
 
 
 async def show_clone(address: str, clone_id: str, *, as_json: bool) -> int:

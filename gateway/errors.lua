@@ -7,7 +7,7 @@
 --
 -- When a server says how long to wait, `Retry-After` says so to callers that read no bodies.
 
-local LATE = '{"code":4,"message":"the deadline passed before the work was done","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"DEADLINE_EXCEEDED","domain":"aivo"}]}'
+local LATE_BODY = '{"code":4,"message":"the deadline passed before the work was done","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"DEADLINE_EXCEEDED","domain":"aivo"}]}'
 
 local function without_words(text)
   -- First what may hold line breaks; behind others stands an excerpt. The message is the body's last member.
@@ -39,7 +39,7 @@ function envoy_on_response(reply)
   if status == "400" then
     text = without_words(text)
   elseif not text:find('"reason"', 1, true) then
-    text = LATE
+    text = LATE_BODY
   end
   reply:headers():replace("content-length", body:setBytes(text))
 end

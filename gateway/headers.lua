@@ -4,7 +4,7 @@
 -- sites of the same host are often larger, and nothing here reads them.
 
 -- Whoever makes a server or a filter read another header adds it here.
-local READ = {
+local READ_HEADERS = {
   [":authority"] = true,
   [":method"] = true,
   [":path"] = true,
@@ -28,10 +28,10 @@ local ENTRY_BYTES = 32
 
 function envoy_on_request(request)
   local headers = request:headers()
-  local unread, bytes = {}, 0
+  local unread_names, bytes = {}, 0
   for name, value in pairs(headers) do
-    if not READ[name] then
-      unread[#unread + 1] = name
+    if not READ_HEADERS[name] then
+      unread_names[#unread_names + 1] = name
     elseif name ~= ":path" then
       -- What goes on is the path of the RPC.
       bytes = bytes + #name + #value + ENTRY_BYTES
@@ -41,5 +41,5 @@ function envoy_on_request(request)
     -- gRPC callers see its status alone, 3 for INVALID_ARGUMENT, and this text.
     return request:respond({[":status"] = "431", ["grpc-status"] = "3"}, "the headers are too large")
   end
-  for _, name in ipairs(unread) do headers:remove(name) end
+  for _, name in ipairs(unread_names) do headers:remove(name) end
 end

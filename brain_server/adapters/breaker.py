@@ -5,6 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from mesh.errors import AivoError
+from mesh.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class Breaker:
@@ -32,15 +35,17 @@ class Breaker:
         """Notes that the store answered."""
         self._probe_from = None
 
-    def probe(self, ask_store: Callable[[], Awaitable[object]]) -> None:
-        """Asks the store in the background, unless it is too early or another probe is under way.
+    def probe(self, ask_store: Callable[[], Awaitable[object]]) -> "asyncio.Task[None] | None":
+        """Asks the store in the background; returns None if it is too early, or if another probe is under way.
 
         Args:
             ask_store: Reads from the store, and calls `open` or `close`.
         """
         is_due = self._probe_from is not None and time.monotonic() >= self._probe_from
-        if is_due and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.create_task(_ignore_errors(ask_store), name="adapter store probe")
+        if not is_due or (self._probe is not None and not self._probe.done()):
+            return None
+        self._probe = asyncio.create_task(self._ask(ask_store), name="adapter store probe")
+        return self._probe
 
     async def aclose(self) -> None:
         """Cancels the probe that is under way."""
@@ -48,10 +53,12 @@ class Breaker:
             self._probe.cancel()
             await asyncio.wait([self._probe])
 
-
-async def _ignore_errors(ask_store: Callable[[], Awaitable[object]]) -> None:
-    """What is wrong with the document that is read is for who asks for it next."""
-    try:
-        await ask_store()
-    except AivoError:
-        return
+    async def _ask(self, ask_store: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await ask_store()
+        except AivoError:
+            # What is wrong with the document that is read is for who asks for it next.
+            return
+        except Exception:  # noqa: BLE001 - whatever a bug raises; it is logged
+            _log.exception("probe_crashed")
+            self.open()

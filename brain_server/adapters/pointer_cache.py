@@ -61,7 +61,7 @@ class ActivePointers:
 
         Args:
             store: Is asked.
-            ttl_seconds: How long an answer is valid; and how long an unanswered question keeps others from asking.
+            ttl_seconds: How long an answer is valid; also the pause between two probes of a store that does not answer.
             outage_seconds: How long an answer counts while the store does not answer, since the last word of the store
                 or of the notices.
             answer_seconds: How long a caller waits for the store's answer.
@@ -157,7 +157,7 @@ class ActivePointers:
             del self._versions[ref]
 
     async def aclose(self) -> None:
-        """Cancels the question that nobody waits for."""
+        """Cancels the probe that is under way."""
         await self._breaker.aclose()
 
     async def _ask(self, answers: _Answers[K, T], key: K, call: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
@@ -168,8 +168,8 @@ class ActivePointers:
         if answer is not None and self._is_valid(answer, time.monotonic()):
             return answer.value
         if self._breaker.is_open:
-            self._breaker.probe(lambda: self._read(answers, key, call))
-            raise AdapterStoreUnavailable("the adapter store did not answer a moment ago; try again in a few seconds")
+            await self._wait_for_probe(self._breaker.probe(lambda: self._read(answers, key, call)))
+            return await self._ask(answers, key, call, refresh=False)
         try:
             async with asyncio.timeout(self._answer_seconds):
                 return await self._read(answers, key, call)
@@ -178,6 +178,17 @@ class ActivePointers:
             raise AdapterStoreUnavailable(
                 f"the adapter store did not answer within {self._answer_seconds:g} s"
             ) from None
+
+    async def _wait_for_probe(self, probe: asyncio.Task[None] | None) -> None:
+        """Waits for the probe that this call began, so that the first call after an outage gets its answer.
+
+        Raises:
+            AdapterStoreUnavailable: It began none, or the store does not answer in time.
+        """
+        if probe is not None:
+            await asyncio.wait([probe], timeout=self._answer_seconds)
+        if self._breaker.is_open:
+            raise AdapterStoreUnavailable("the adapter store did not answer a moment ago; try again in a few seconds")
 
     async def _read(self, answers: _Answers[K, T], key: K, call: Callable[[], Awaitable[T]]) -> T:
         """Asks the store, and caches its answer."""

@@ -34,10 +34,17 @@ class NumberedChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointReading:
-    """Changes of several clones, in their order, and the ids of those clones that do not exist."""
+    """Changes of several clones, in their order.
+
+    Attributes:
+        changes: Those that can be read.
+        missing_ids: Of the clones that do not exist.
+        unreadable_ids: Of the clones of which no change here can be read.
+    """
 
     changes: Sequence[NumberedChange]
     missing_ids: frozenset[str]
+    unreadable_ids: frozenset[str]
 
 
 class CloneChanges:
@@ -76,13 +83,16 @@ class CloneChanges:
         Changes that can't be read are left out, and logged.
         """
         reading = await self._store.read_feeds(clone_ids, after=after)
+        changes = [
+            NumberedChange(number=change.number, clone=clone)
+            for change in reading.changes
+            for clone in _readable(change.clone_id, {change.number: change.clone})
+        ]
         return JointReading(
-            changes=[
-                NumberedChange(number=change.number, clone=clone)
-                for change in reading.changes
-                for clone in _readable(change.clone_id, {change.number: change.clone})
-            ],
+            changes=changes,
             missing_ids=reading.missing_ids,
+            unreadable_ids=frozenset(change.clone_id for change in reading.changes)
+            - {change.clone.clone_id for change in changes},
         )
 
     async def latest_number(self) -> int:
@@ -183,11 +193,12 @@ class CloneChanges:
 
 
 def _readable(clone_id: str, changes: Mapping[int, str]) -> Iterator[Clone]:
-    for sequence, json in changes.items():
+    """The changes, by number, that can be read."""
+    for number, json in changes.items():
         try:
             yield decode_clone(json, clone_id=clone_id)
         except CloneCorrupt:
-            _log.error("clone_change_unreadable", clone_id=clone_id, sequence=sequence)
+            _log.error("clone_change_unreadable", clone_id=clone_id, number=number)
 
 
 def _effect_of(state: CloneState, *, is_put_back: bool) -> Effect:

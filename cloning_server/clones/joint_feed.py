@@ -14,7 +14,7 @@ from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges, JointReading, NumberedChange
 from cloning_server.clones.feed import OUTAGE_POLL_SECONDS, Change, Outage
 from cloning_server.clones.listing import CloneListing
-from mesh.errors import CloneNotFound, InvalidField, Violation
+from mesh.errors import CloneCorrupt, CloneNotFound, InvalidField, Violation
 from mesh.valkey.wakeups import Waiter, Wakeups
 
 # Of a student's latest clones, those that a watch looks at: the two that can be unfinished, and as many that may have
@@ -65,6 +65,7 @@ class JointFeed:
         when all clones are final. Tolerates an outage of the store of up to `OUTAGE_SECONDS`.
 
         Raises:
+            CloneCorrupt: The latest change of one of `clone_ids` can't be read.
             CloneNotFound: No clone has one of `clone_ids`, or it was erased. A student's clone that is erased is no
                 longer followed.
             InvalidField: No change has the number `after` yet.
@@ -73,7 +74,10 @@ class JointFeed:
         clones_by_student = await self._listing.list_latest_ids(sorted(student_ids), limit=CLONES_PER_STUDENT)
         all_ids = sorted({*clone_ids, *chain.from_iterable(clones_by_student)})
         with self._wakeups.waiter(*all_ids) as waiter:
-            changes = (await self._read(all_ids, after=None, required_ids=clone_ids)).changes
+            reading = await self._read(all_ids, after=None, required_ids=clone_ids)
+            for clone_id in sorted(reading.unreadable_ids.intersection(clone_ids)):
+                raise CloneCorrupt(clone_id=clone_id)
+            changes = reading.changes
             if after is None:
                 followed_ids = {*clone_ids, *_present_ids(changes, clones_by_student)}
                 changes = [change for change in changes if change.clone.clone_id in followed_ids]
@@ -86,8 +90,8 @@ class JointFeed:
                 # Changes that an older version wrote have number 0.
                 position = after or -1
                 changes = [change for change in changes if change.number > position or not change.clone.state.is_final]
-            followed = {change.clone.clone_id: change.clone for change in changes}
-            later = self._follow(followed, after=position, required_ids=clone_ids, waiter=waiter)
+            followed_clones = {change.clone.clone_id: change.clone for change in changes}
+            later = self._follow(followed_clones, after=position, required_ids=clone_ids, waiter=waiter)
             async with aclosing(later) as later_changes:
                 async for later_change in later_changes:
                     yield later_change

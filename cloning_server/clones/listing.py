@@ -109,13 +109,23 @@ class _RecentBacklog:
         self._reading = asyncio.Lock()
 
     async def read(self, clones: Sequence[Clone]) -> Backlog:
-        """Returns the backlog; read anew if it is too old, or older than one of these clones."""
+        """Returns the backlog; read anew if it is too old, or older than one of these clones.
+
+        Raises:
+            CloneStoreUnavailable: The store does not answer, or did not a moment ago.
+        """
         async with self._reading:
-            backlog = self._backlog
-            if backlog is None or time.monotonic() - self._read_at > BACKLOG_SECONDS or _lacks_any(backlog, clones):
-                self._read_at = time.monotonic()
-                self._backlog = backlog = await self._store.read_backlog()
-            return backlog
+            is_old = time.monotonic() - self._read_at > BACKLOG_SECONDS
+            if is_old or (self._backlog is not None and _lacks_any(self._backlog, clones)):
+                self._backlog = None
+                try:
+                    self._backlog = await self._store.read_backlog()
+                finally:
+                    # Those who waited for a reading that failed share its failure.
+                    self._read_at = time.monotonic()
+            if self._backlog is None:
+                raise CloneStoreUnavailable("the clone store did not answer a moment ago; try again in a few seconds")
+            return self._backlog
 
 
 def _lacks_any(backlog: Backlog, clones: Sequence[Clone]) -> bool:

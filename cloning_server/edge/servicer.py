@@ -1,5 +1,7 @@
 """CloningService: parse, call, convert."""
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,6 +22,11 @@ from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
 from mesh.rpc.calls import Context
 
+# How long a caller waits for the adapter store to say which version is active, and how long nobody asks a store that
+# does not answer.
+_POINTER_SECONDS = 1.0
+_POINTER_PAUSE_SECONDS = 10.0
+
 
 class CloningServicer(CloningServiceServicer):
     """Answers for the registry, the feeds and the adapter store; raises what they raise."""
@@ -38,6 +45,8 @@ class CloningServicer(CloningServiceServicer):
         self._joint_feed = joint_feed
         self._adapters = adapters
         self._health = health
+        # When to ask the adapter store again after it did not answer.
+        self._ask_adapters_from = 0.0
 
     async def StartClone(self, request: pb.StartCloneRequest, context: Context) -> pb.StartCloneResponse:
         """Accepts a clone."""
@@ -106,12 +115,19 @@ class CloningServicer(CloningServiceServicer):
     async def _active_version_beside(self, clone: Clone) -> int | None:
         """The active version of the clone's student.
 
-        While the adapter store is down, that of a completed clone, which became active just before the clone completed.
+        While the adapter store does not answer, that of a completed clone, which became active just before the clone
+        completed.
         """
         if clone.manifest is None:
             return None
+        known_version = clone.manifest.ref.version if clone.state is CloneState.COMPLETED else None
+        if time.monotonic() < self._ask_adapters_from:
+            return known_version
         try:
-            active = await self._adapters.resolve_active(clone.student_id)
-        except AdapterStoreUnavailable:
-            return clone.manifest.ref.version if clone.state is CloneState.COMPLETED else None
+            async with asyncio.timeout(_POINTER_SECONDS):
+                active = await self._adapters.resolve_active(clone.student_id)
+        except (AdapterStoreUnavailable, TimeoutError):
+            # A watch of a whole class must not wait for each of its students.
+            self._ask_adapters_from = time.monotonic() + _POINTER_PAUSE_SECONDS
+            return known_version
         return None if active is None else active.ref.version

@@ -121,7 +121,7 @@ async def test_a_watch_that_can_bring_nothing_more_ends_for_good(
         await cloning_rest.get(joint_watch, headers={"last-event-id": last}),
     ]
 
-    # At any other answer `EventSource` connects again.
+    # After a stream that ends `EventSource` would connect again.
     assert [(answer.status_code, answer.content) for answer in answers] == [(204, b"")] * 3
     assert not any("content-type" in answer.headers for answer in answers)
 
