@@ -109,9 +109,9 @@ def _unmet(lock: Lock, requirements: Sequence[Requirement], pins: Sequence[Pin])
         for environment in _environments():
             if requirement.marker and not requirement.marker.evaluate(environment):
                 continue
-            found = [pin for pin in pins if pin.name == name and _holds(pin, environment)]
-            if not any(requirement.specifier.contains(pin.version, prereleases=True) for pin in found):
-                versions = ", ".join(pin.version for pin in found) or "no version of it"
+            matching_pins = [pin for pin in pins if pin.name == name and _holds(pin, environment)]
+            if not any(requirement.specifier.contains(pin.version, prereleases=True) for pin in matching_pins):
+                versions = ", ".join(pin.version for pin in matching_pins) or "no version of it"
                 yield f"pyproject.toml asks for {requirement}, locks/{lock.name}.txt has {versions}"
                 break
     names = {canonicalize_name(requirement.name) for requirement in requirements}
@@ -144,12 +144,12 @@ def main() -> int:
     """Returns 0 if everything fits, else 1."""
     project = tomllib.loads((LOCKS.parent / "pyproject.toml").read_text())
     locks = {lock.name: (LOCKS / f"{lock.name}.txt").read_text() for lock in ALL}
-    found = list(faults(project, locks, (LOCKS / "torch-cpu.txt").read_text()))
-    for fault in found:
+    all_faults = list(faults(project, locks, (LOCKS / "torch-cpu.txt").read_text()))
+    for fault in all_faults:
         sys.stderr.write(f"{fault}\n")
-    if found:
+    if all_faults:
         sys.stderr.write("run `make lock`\n")
-    return int(bool(found))
+    return int(bool(all_faults))
 
 
 if __name__ == "__main__":

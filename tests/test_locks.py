@@ -3,11 +3,14 @@
 import json
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from locks.check import faults, read_pins
 from locks.update import ALL, LOCKS
@@ -81,6 +84,21 @@ def test_the_notice_has_the_digests_of_the_locks(locks: dict[str, str]) -> None:
     notice = re.findall(r"^(\S+ \S+)\n((?:    [0-9a-f]{64}\n)+)", (ROOT / "NOTICE").read_text(), flags=re.MULTILINE)
 
     assert {name: set(digests.split()) for name, digests in notice} == expected
+
+
+def test_the_lock_of_the_gateway_has_what_the_gateway_imports(locks: dict[str, str]) -> None:
+    code = "import sys; before = {*sys.modules}; import gateway.__main__; print(*{*sys.modules} - before)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    distributions = packages_distributions()
+    locked = {pin.name for pin in read_pins(locks["gateway"])} | {"aivo"}
+
+    missing = {
+        module
+        for module in {name.partition(".")[0] for name in answer.stdout.split()}
+        if module in distributions and not locked & {canonicalize_name(name) for name in distributions[module]}
+    }
+
+    assert not missing
 
 
 @pytest.mark.slow

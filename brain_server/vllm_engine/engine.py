@@ -201,8 +201,9 @@ class VllmEngine(BackgroundTask):
 
     async def evict(self, student_id: str) -> Sequence[LoadedAdapter]:
         """See `Engine.evict`. Returns once vLLM has unloaded the adapters that nobody used."""
-        parts, _ = self._require_ready()
+        # First: no fault of vLLM may keep a deleted student's adapter in use.
         evicted_adapters = self.forget(student_id)
+        parts, _ = self._require_ready()
         await parts.folders.settle()
         return evicted_adapters
 

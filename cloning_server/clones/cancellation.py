@@ -8,7 +8,7 @@ it as cancelled. The runner of a cancelled clone stops because it has lost its l
 from cloning_server.clone import Clone, CloneState
 from cloning_server.clones.changes import CloneChanges
 from mesh.adapters.store import AdapterStore
-from mesh.errors import CloneFinal
+from mesh.errors import CloneCorrupt, CloneFinal
 
 
 async def cancel(clone_id: str, *, changes: CloneChanges, adapters: AdapterStore) -> Clone:
@@ -19,7 +19,11 @@ async def cancel(clone_id: str, *, changes: CloneChanges, adapters: AdapterStore
         CloneFinal: The clone has completed or failed, or it has committed its version and will complete.
         AdapterStoreUnavailable: The clone may have run, so the adapter store is needed. The clone goes on.
     """
-    clone = await changes.find(clone_id)
+    try:
+        clone = await changes.find(clone_id)
+    except CloneCorrupt:
+        # It ends as failed, and lets the student's next clone run.
+        clone = await changes.cancel(clone_id)
     # A clone that has never run can't publish anything, so this needs no adapter store.
     if not clone.state.is_final and not await changes.cancel_unstarted(clone):
         if await adapters.void(clone_id) is not None:

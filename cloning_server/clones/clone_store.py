@@ -64,7 +64,7 @@ class CloneStore:
         self._claim = LuaScript(redis, "claim", package=_SCRIPTS)
         self._renew = LuaScript(redis, "renew", package=_SCRIPTS)
         self._change = LuaScript(redis, "change", package=_SCRIPTS)
-        self._read = LuaScript(redis, "read", package=_SCRIPTS)
+        self._read_script = LuaScript(redis, "read", package=_SCRIPTS)
         self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
 
     @property
@@ -225,7 +225,7 @@ class CloneStore:
                 change of each clone.
         """
         async with _answers_in_time():
-            answer = await self._read(
+            answer = await self._read_script(
                 keys={"feeds": [self._key("feed", clone_id) for clone_id in clone_ids]},
                 args={"after": "" if after is None else after},
             )

@@ -5,7 +5,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cloning_server.clone import Baseline, Clone
-from mesh.errors import CloneCorrupt
+from mesh.errors import CloneCorrupt, InvalidField
 
 T = TypeVar("T")
 
@@ -44,6 +44,6 @@ def decode_baseline(json: str, *, clone_id: str) -> Baseline:
 def _decode(kind: TypeAdapter[T], json: str, clone_id: str) -> T:
     try:
         return kind.validate_json(json)
-    except ValidationError:
-        # Not its cause: that quotes the record, which is about a student.
+    except (ValidationError, InvalidField):
+        # Not the cause: that quotes the record, which is about a student.
         raise CloneCorrupt(clone_id=clone_id) from None

@@ -1,6 +1,8 @@
 """A clone's record in Valkey that can't be read fails this clone, and nothing else."""
 
+import json
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import grpc
 import pytest
@@ -32,11 +34,24 @@ async def replace_all_changes(redis: Redis, prefix: str, clone_id: str) -> None:
     await redis.xadd(f"{prefix}feed:{clone_id}", {"clone": b"\xff\xfe"}, id="1-0")
 
 
+async def name_a_student_in_the_manifest_that_can_not_be(redis: Redis, prefix: str, clone_id: str) -> None:
+    feed = f"{prefix}feed:{clone_id}"
+    ((_, fields),) = cast("list[tuple[str, dict[str, str]]]", await redis.xrevrange(feed, count=1))
+    clone = json.loads(fields["clone"]) | {"manifest": {"ref": {"student_id": "../x", "version": 1}}}
+    await redis.xadd(feed, {"clone": json.dumps(clone)}, id="2-0")
+
+
 async def replace_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None:
     await redis.set(f"{prefix}baseline:{clone_id}", "[]")
 
 
-DAMAGES: list[Damage] = [add_a_change, add_another_field, replace_all_changes, replace_the_baseline]
+DAMAGES: list[Damage] = [
+    add_a_change,
+    add_another_field,
+    name_a_student_in_the_manifest_that_can_not_be,
+    replace_all_changes,
+    replace_the_baseline,
+]
 
 
 async def two_clones(store: CloneStore) -> tuple[str, str]:
