@@ -147,23 +147,40 @@ class AlertStore:
         return await self.find(alert_id)
 
     async def read_after(self, sequence: int, *, student_id: str = "", limit: int) -> list[Alert]:
-        """Returns alerts that changed after this number, in the order of these changes; `""` is every student."""
-        async with _answers_in_time():
-            ids_with_numbers = await self._redis.zrangebyscore(
-                self._listed(student_id), f"({sequence}", "+inf", start=0, num=limit, withscores=True
-            )
-        numbers = {alert_id: int(number) for alert_id, number in cast("list[tuple[str, float]]", ids_with_numbers)}
-        alerts = await self._read(list(numbers))
-        # One that changed between the two reads comes with its new number, after others that are not read yet.
-        return [alert for alert in alerts if alert.sequence == numbers[alert.alert_id]]
+        """Returns alerts that changed after this number, in the order of these changes; `""` is every student.
+
+        Fewer than `limit` are all there are: those that can't be read make room for later ones.
+        """
+        alerts: list[Alert] = []
+        while True:
+            async with _answers_in_time():
+                entries = await self._redis.zrangebyscore(
+                    self._listed(student_id), f"({sequence}", "+inf", start=0, num=limit, withscores=True
+                )
+            numbers = _numbers_in(entries)
+            # One that changed between the two reads comes with its new number, after others that are not read yet.
+            alerts += [alert for alert in await self._read(list(numbers)) if alert.sequence == numbers[alert.alert_id]]
+            if len(alerts) >= limit or len(numbers) < limit:
+                return alerts[:limit]
+            sequence = max(numbers.values())
 
     async def list_latest(self, *, student_id: str = "", below: int | None, limit: int) -> list[Alert]:
-        """Returns alerts, the latest change first, from below a number on; an empty id stands for all students."""
-        newest = "+inf" if below is None else f"({below}"
-        async with _answers_in_time():
-            alert_ids = await self._redis.zrevrangebyscore(self._listed(student_id), newest, "-inf", start=0, num=limit)
-        alerts = await self._read(cast("list[str]", alert_ids))
-        return sorted(alerts, key=lambda alert: alert.sequence, reverse=True)
+        """Returns alerts, the latest change first, from below a number on; an empty id stands for all students.
+
+        Fewer than `limit` are all there are: those that can't be read make room for older ones.
+        """
+        alerts: dict[str, Alert] = {}
+        while True:
+            newest = "+inf" if below is None else f"({below}"
+            async with _answers_in_time():
+                entries = await self._redis.zrevrangebyscore(
+                    self._listed(student_id), newest, "-inf", start=0, num=limit, withscores=True
+                )
+            numbers = _numbers_in(entries)
+            alerts |= {alert.alert_id: alert for alert in await self._read(list(numbers))}
+            if len(alerts) >= limit or len(numbers) < limit:
+                return sorted(alerts.values(), key=lambda alert: alert.sequence, reverse=True)[:limit]
+            below = min(numbers.values())
 
     async def latest_sequence(self) -> int:
         """Returns the number of the latest change; 0 if there was none."""
@@ -230,6 +247,11 @@ class AlertStore:
 
     def _listed(self, student_id: str) -> str:
         return f"{self._prefix}alerts:{student_id}" if student_id else f"{self._prefix}alerts"
+
+
+def _numbers_in(entries: object) -> dict[str, int]:
+    """The numbers of the latest changes of alerts, by id, from what Redis answers."""
+    return {alert_id: int(number) for alert_id, number in cast("list[tuple[str, float]]", entries)}
 
 
 def _alert_of(alert_id: str, fields: Mapping[str, str]) -> Alert:

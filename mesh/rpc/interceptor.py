@@ -37,7 +37,7 @@ from mesh.rpc.metrics import CallMetrics, MethodMeter
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# The largest request that is parsed. More than the gateway takes as JSON, and twice the largest order that is kept.
+# The largest request that is parsed: as much as the gateway takes as JSON, and more than the largest order kept.
 MAX_REQUEST_BYTES = 8 << 20
 
 # For the message of a call, which comes with its headers or soon after them; the gateway's time for a request.

@@ -191,6 +191,20 @@ async def test_an_alert_that_can_not_be_read_is_left_out_of_lists(
     assert [alert.alert_id for alert in await store.read_after(0, limit=9)] == [other]
 
 
+async def test_a_page_of_alerts_that_can_not_be_read_hides_no_other(
+    store: AlertStore, redis: Redis, tenant: str
+) -> None:
+    first = await store.record(finding("ada"))
+    for student_id in ("ben", "eva"):
+        unreadable = await store.record(finding(student_id))
+        await redis.hset(f"{{aivo:{tenant}}}:alert:{unreadable}", "count", "many")
+    last = await store.record(finding("kim"))
+
+    assert [alert.alert_id for alert in await store.list_latest(below=None, limit=2)] == [last, first]
+    assert [alert.alert_id for alert in await store.read_after(0, limit=2)] == [first, last]
+    assert [alert.alert_id for alert in await store.read_after(1, limit=1)] == [last]
+
+
 async def test_a_finding_after_an_alert_that_lost_its_count_raises_a_new_alert(
     store: AlertStore, redis: Redis, tenant: str
 ) -> None:
