@@ -38,8 +38,8 @@ function envoy_on_request(request)
     end
   end
   if bytes > MAX_BYTES then
-    -- gRPC callers see its status alone, 3 for INVALID_ARGUMENT, and this text.
-    return request:respond({[":status"] = "431", ["grpc-status"] = "3"}, "the headers are too large")
+    -- local_replies.py makes the error of this.
+    return request:respond({[":status"] = "431"}, "the headers are too large")
   end
   for _, name in ipairs(unread_names) do headers:remove(name) end
 end

@@ -52,7 +52,7 @@ async def frames_of(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 async def watch(cloning: httpx.AsyncClient, clone_id: str, *, after: int | None = None) -> list[dict[str, Any]]:
     query = "" if after is None else f"?after_sequence={after}"
     async with cloning.stream("GET", f"/v1/clone/{clone_id}/watch{query}") as response:
-        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         return [frame async for frame in frames_of(response)]
 
 
@@ -144,7 +144,7 @@ async def test_a_stream_arrives_frame_by_frame(cloned: list[dict[str, Any]], bra
     unary = (await brain.post("/v1/generate", json=question)).json()
     chunks = []
     async with brain.stream("POST", "/v1/generate/stream", json=question) as response:
-        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         # As the network delivers them.
         chunks = [chunk.decode() async for chunk in response.aiter_raw()]
 
