@@ -12,6 +12,7 @@ local LATE_BODY = '{"code":4,"message":"the deadline passed before the work was 
 local function without_words(text)
   -- First what may hold line breaks; behind others stands an excerpt. The message is the body's last member.
   text = text:gsub("invalid value .* for type", "a value that is not of type")
+  text = text:gsub("type%.googleapis%.com/google%.protobuf%.", "")
   text = text:gsub("Failed to convert binding value ([%w_.]+):.*", '%1: a value that is not of its type"}')
   text = text:gsub("[Tt]he binding value .* of the field ([%w_.]+) is conflicting .*",
     '%1 has another value in the body than in the path"}')

@@ -201,6 +201,14 @@ async def test_a_field_with_one_value_in_the_path_and_another_in_the_body_is_nam
     assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
 
 
+async def test_a_malformed_time_is_named_without_words_of_a_library(cloning_rest: httpx.AsyncClient) -> None:
+    body = {"consent": {"grant_time": "\x001970-01-01T00:00:00Z"}}
+    answer = await cloning_rest.post("/v1/clone/start", json=body)
+
+    message = "consent.grant_time: a value that is not of type Timestamp"
+    assert answer.json() == {"code": 3, "message": message, "details": [info("MALFORMED_REQUEST")]}
+
+
 async def test_a_path_with_a_value_of_the_wrong_type_is_named_without_it(cloning_rest: httpx.AsyncClient) -> None:
     answer = await cloning_rest.post("/v1/students/ada/models/secret/activate", json={"version": 1})
 
