@@ -96,8 +96,8 @@ async def watch_clones(address: str, clone_ids: Sequence[str], student_ids: Sequ
     if not as_json:
         for change in last_changes:
             _out.print(f"{change.student_id}, {change.clone_id}: {change.error.message or change.status}")
-    if not last_changes and not as_json:
-        _out.print("No clone of these students has ever been started.")
+        if not last_changes:
+            _out.print("These students have no clone.")
     return DONE if last_changes and all(change.status == "completed" for change in last_changes) else FAILED
 
 

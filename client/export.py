@@ -70,7 +70,7 @@ def _require_free(folder: Path) -> None:
 
 
 async def _fetch(settings: ExportSettings, student_id: str, version: int | None) -> StoredAdapter:
-    # Unlike a server's, this access creates no bucket: a wrong S3_BUCKET must be told.
+    # A server creates its bucket if there is none. An export does not, so that a wrong S3_BUCKET is an error.
     blobs = S3Blobs(
         bucket=settings.s3_bucket,
         endpoint_url=settings.s3_endpoint_url,

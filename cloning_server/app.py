@@ -39,7 +39,7 @@ STUDENT_SERVICE = "aivo.cloning.v1.StudentService"
 
 
 async def run(settings: CloningSettings) -> None:
-    """Serves until it is told to stop, or a background task has failed. Then it drains.
+    """Serves until it is told to stop or a background task fails, and then drains.
 
     Raises:
         OSError: If the server can't listen.

@@ -73,8 +73,8 @@ def _start(settings: CloningSettings) -> None:
 def _on_loopback() -> Iterator[None]:
     """While it is open, a Ray that starts listens on loopback alone.
 
-    On Linux Ray replaces a loopback address by the machine's own and then listens on every interface, unless it is told
-    that there are no clusters, as it is on macOS. It has no other switch.
+    On Linux, Ray takes the machine's own address in place of a loopback address, and listens on every interface. Only a
+    private constant prevents this, the one that says whether there are clusters; on macOS it is always false.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

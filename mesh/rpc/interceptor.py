@@ -89,7 +89,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = CallMetrics(registry)
         self._wrapped: dict[str, _Handler] = {}
-        # One for all: what callers make up must be no label.
+        # All unknown methods share one label: callers can make up any number of names.
         self._no_such_method = self._around_nothing(self._metrics.of("unknown", "unknown"))
         self._running: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
