@@ -105,7 +105,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             trainer=trainer,
             brain=brain,
             is_draining=lambda: server.draining,
-            task_faults=lambda: server.task_faults,
+            problems=lambda: (*server.task_faults, *housekeeping.problems),
         )
         server.watch(await stack.enter_async_context(health))
         feed = Feed(
@@ -168,6 +168,7 @@ def _housekeeping(
         erasure=erasure,
         every_seconds=settings.housekeeping_seconds,
         retention=None if days is None else timedelta(days=days),
+        largest_share=settings.retention_largest_share,
     )
 
 

@@ -40,6 +40,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     keep_versions: int = Field(default=5, ge=1)
     # None: students' data stays for ever.
     retention_days: float | None = Field(default=None, gt=0)
+    # If more students than this share are due, a clock or a setting is probably wrong.
+    retention_largest_share: float = Field(default=0.05, gt=0, le=1)
     housekeeping_seconds: float = Field(default=3600, gt=0)
 
     # The contract promises a heartbeat at least every 15 seconds.

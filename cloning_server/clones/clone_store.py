@@ -15,6 +15,7 @@ leases                sorted set: running clones by the time at which their leas
 tokens                hash: the lease token of each running clone
 sizes                 hash: the number of responses of each clone that is not final
 students              sorted set: students by the time at which their latest clone was accepted
+due                   hash: those of them who are idle for too long, with the turn that marked them; a later turn erases them
 counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
                       lease token, the seconds per response
 housekeeping          string: exists while a server has its turn at housekeeping
@@ -26,9 +27,10 @@ scripts; see `scripts`. Knows nothing of what the JSON holds.
 """
 
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from redis.asyncio import Redis
@@ -36,6 +38,7 @@ from redis.asyncio import Redis
 from cloning_server.clones.records import (
     Backlog,
     Claim,
+    DueStudents,
     ErasedRecords,
     NewChange,
     NewClone,
@@ -66,6 +69,7 @@ class CloneStore:
         self._change = LuaScript(redis, "change", package=_SCRIPTS)
         self._read_script = LuaScript(redis, "read", package=_SCRIPTS)
         self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
+        self._mark_idle = LuaScript(redis, "mark_idle", package=_SCRIPTS)
 
     @property
     def channel(self) -> str:
@@ -100,6 +104,7 @@ class CloneStore:
                     "counter": self._key("counter"),
                     "change_counter": self._key("change_counter"),
                     "students": self._key("students"),
+                    "due": self._key("due"),
                     "student_requests": self._key("requests", student_id),
                 },
                 args={
@@ -259,6 +264,11 @@ class CloneStore:
             )
         return [(clone_id, int(number)) for clone_id, number in cast("list[tuple[str, float]]", ids_with_numbers)]
 
+    async def list_ids(self, student_id: str) -> list[str]:
+        """Returns the ids of all clones of a student."""
+        async with _answers_in_time():
+            return cast("list[str]", await self._redis.zrange(self._key("clones", student_id), 0, -1))
+
     async def list_latest_ids(self, student_ids: Sequence[str], *, limit: int) -> list[list[str]]:
         """Returns for each student the ids of so many of their latest clones, newest first."""
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -325,6 +335,7 @@ class CloneStore:
                     "student_requests": student_requests,
                     "lane": self._key("lane", student_id),
                     "students": self._key("students"),
+                    "due": self._key("due"),
                     "records": records,
                 },
                 args={
@@ -344,12 +355,29 @@ class CloneStore:
             accepted = await self._redis.zscore(self._key("students"), student_id)
         return accepted is not None and accepted < _milliseconds(before.timestamp())
 
-    async def list_idle_students(self, *, before: datetime, limit: int) -> list[str]:
-        """Returns students whose latest clone was accepted before this time, oldest first."""
-        latest = f"({_milliseconds(before.timestamp())}"
+    async def mark_idle_students(self, *, idle: timedelta, limit: int) -> DueStudents:
+        """Marks the students whose latest clone was accepted longer ago than this, by the store's clock.
+
+        Returns:
+            Those of them whom an earlier call has marked, with at most `limit` ids.
+        """
         async with _answers_in_time():
-            student_ids = await self._redis.zrangebyscore(self._key("students"), "-inf", latest, start=0, num=limit)
-        return cast("list[str]", student_ids)
+            answer = await self._mark_idle(
+                keys={"students": self._key("students"), "due": self._key("due")},
+                args={
+                    "idle_milliseconds": _milliseconds(idle.total_seconds()),
+                    # The client repeats a call whose answer was lost, and must not find its own marks then.
+                    "turn": secrets.token_hex(8),
+                    "limit": limit,
+                },
+            )
+        total, before, due, student_ids = cast("tuple[int, int, int, list[str]]", answer)
+        return DueStudents(
+            total=total,
+            before=datetime.fromtimestamp(before / 1000, UTC),
+            due=due,
+            student_ids=tuple(student_ids),
+        )
 
     async def take_turn(self, *, seconds: float) -> bool:
         """Gives the caller the turn at housekeeping for so many seconds; returns False if another server has it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 # How `start` ends; see `scripts/start.lua`.
@@ -124,3 +125,20 @@ class ErasedRecords:
 
     clones: int
     request_ids: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueStudents:
+    """The students whose time is over, and was over in an earlier turn.
+
+    Attributes:
+        total: How many students the store knows.
+        before: Their latest clones were accepted before this, by the store's clock.
+        due: How many they are.
+        student_ids: Some of them, the longest idle first.
+    """
+
+    total: int
+    before: datetime
+    due: int
+    student_ids: tuple[str, ...]

@@ -28,7 +28,7 @@ class CloningHealthReport:
     trainer: TrainerFacts
     counts: CloneCounts
     dependencies: tuple[Dependency, ...]
-    task_faults: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @property
     def reason(self) -> str:
@@ -36,7 +36,7 @@ class CloningHealthReport:
         fallback = f"{self.trainer.model} trains in place of {self.trainer.fallback_for}"
         parts = [f"{part.name}: {part.reason}" for part in self.dependencies if part.reason]
         fallbacks = [fallback] if self.trainer.fallback_for else []
-        return "; ".join([*fallbacks, *self.trainer.problems, *self.task_faults, *parts])
+        return "; ".join([*fallbacks, *self.trainer.problems, *self.problems, *parts])
 
 
 class CloningHealthCheck(BackgroundTask):
@@ -54,7 +54,7 @@ class CloningHealthCheck(BackgroundTask):
         trainer: Trains.
         brain: Answers.
         is_draining: Whether the server was told to stop.
-        task_faults: Returns why background tasks do not run.
+        problems: Returns why background tasks do not run, or do not do all their work.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class CloningHealthCheck(BackgroundTask):
         trainer: Trainer,
         brain: Brain,
         is_draining: Callable[[], bool],
-        task_faults: Callable[[], tuple[str, ...]],
+        problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self._listing = listing
         self._wakeups = wakeups
         self._worker = worker
         self._trainer = trainer
         self._is_draining = is_draining
-        self._task_faults = task_faults
+        self._problems = problems
         self._counts = CloneCounts(queued_clones=0, running_clones=0)
         self._clone_store = DependencyCheck(CLONE_STORE, store.check)
         self._count_check = DependencyCheck(CLONE_STORE, self._count)
@@ -108,15 +108,15 @@ class CloningHealthCheck(BackgroundTask):
         clone_store = self._clone_store.latest
         if clone_store.available and not self._wakeups.is_connected:
             clone_store = replace(clone_store, reason="it does not tell of changes")
-        facts, task_faults = self._trainer.facts, self._task_faults()
+        facts, problems = self._trainer.facts, self._problems()
         trainer = Dependency(name=TRAINER, reason="" if facts.ready else facts.reason or "not ready")
         parts = (clone_store, adapter_store, trainer, brain)
         return CloningHealthReport(
-            status=self._status(parts, facts, task_faults),
+            status=self._status(parts, facts, problems),
             trainer=facts,
             counts=self._counts if count_part.available else CloneCounts(queued_clones=0, running_clones=0),
             dependencies=parts,
-            task_faults=task_faults,
+            problems=problems,
         )
 
     async def _run(self) -> None:
@@ -127,7 +127,7 @@ class CloningHealthCheck(BackgroundTask):
     async def _count(self) -> None:
         self._counts = await self._listing.count()
 
-    def _status(self, parts: Sequence[Dependency], facts: TrainerFacts, task_faults: Sequence[str]) -> str:
+    def _status(self, parts: Sequence[Dependency], facts: TrainerFacts, problems: Sequence[str]) -> str:
         missing = {part.name for part in parts if not part.available}
         if self._is_draining():
             return "draining"
@@ -137,4 +137,4 @@ class CloningHealthCheck(BackgroundTask):
         # A trainer knows its device once it has loaded, or tried to.
         if missing == {TRAINER} and not facts.device:
             return "loading"
-        return "degraded" if missing or facts.fallback_for or facts.problems or task_faults else "healthy"
+        return "degraded" if missing or facts.fallback_for or facts.problems or problems else "healthy"

@@ -130,7 +130,8 @@ class Erasure:
         # Before the clone records, which lead to the student for as long as anything is left.
         removal.alerts += await self._alerts.erase(student_id)
         removal.cancelled_clones += await self._cancel(lane)
-        models = await self._adapters.delete_student(student_id)
+        clone_ids = {*await self._store.list_ids(student_id), *lane}
+        models = await self._adapters.delete_student(student_id, clone_ids=clone_ids)
         removal.models = RemovedAdapters(
             versions=removal.models.versions + models.versions,
             objects=removal.models.objects + models.objects,

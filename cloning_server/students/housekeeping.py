@@ -1,7 +1,12 @@
-"""Housekeeping: one server at a time removes leftovers and the students whose retention time is over."""
+"""Housekeeping: one server at a time removes leftovers and the students whose retention time is over.
+
+All times are by the stores' clocks, as a server's own may be wrong. A turn marks the students whose time is over, and a
+later turn erases those who still are, so a clock that is wrong for a moment erases nobody. A turn that would erase many
+students erases none, and says so until a person has looked.
+"""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.students.erasure import Erasure
@@ -14,6 +19,8 @@ from mesh.log import get_logger
 ORPHAN_SECONDS = 24 * 3600.0
 # Most students that one turn erases.
 STUDENTS_PER_TURN = 100
+# So many are erased whatever their share: in a small store, a few students are many of all.
+ALWAYS_ERASED = 10
 
 _log = get_logger(__name__)
 
@@ -27,6 +34,8 @@ class Housekeeping(BackgroundTask):
         erasure: Erases students.
         every_seconds: Between two turns of any servers.
         retention: How long a student's data stays after their latest clone was accepted; None is for ever.
+        largest_share: Largest share of all students that may be due in a turn. If more are, and more than
+            `ALWAYS_ERASED`, it erases nobody.
     """
 
     def __init__(
@@ -37,15 +46,23 @@ class Housekeeping(BackgroundTask):
         erasure: Erasure,
         every_seconds: float,
         retention: timedelta | None,
+        largest_share: float,
     ) -> None:
         self._store = store
         self._adapters = adapters
         self._erasure = erasure
         self._every_seconds = every_seconds
         self._retention = retention
+        self._largest_share = largest_share
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the last turn of this server erased nobody; empty if it went as it should."""
+        return self._problems
 
     async def clean_up(self) -> None:
-        """Erases the students whose retention time is over, and sweeps the adapter store.
+        """Marks the students whose retention time is over, erases those marked before, and sweeps the adapter store.
 
         A student who can't be erased is logged and stays; the others are erased all the same.
 
@@ -53,15 +70,23 @@ class Housekeeping(BackgroundTask):
             Unavailable: A store does not answer; the rest is left for the next turn.
         """
         if self._retention is not None:
-            before = datetime.now(UTC) - self._retention
-            for student_id in await self._store.list_idle_students(before=before, limit=STUDENTS_PER_TURN):
-                await self._erase(student_id, before=before)
+            await self._erase_due(self._retention)
         report = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
         _log.info("housekeeping_done", swept=str(report))
 
+    async def _erase_due(self, retention: timedelta) -> None:
+        due = await self._store.mark_idle_students(idle=retention, limit=STUDENTS_PER_TURN)
+        if due.due > max(ALWAYS_ERASED, self._largest_share * due.total):
+            self._problems = (f"retention is stopped: it would erase {due.due} of {due.total} students",)
+            _log.error("retention_stopped", due=due.due, students=due.total)
+            return
+        self._problems = ()
+        for student_id in due.student_ids:
+            await self._erase(student_id, before=due.before)
+
     async def _erase(self, student_id: str, *, before: datetime) -> None:
         try:
-            # Spares a student who was cloned again after the list was read.
+            # Spares a student who was cloned again after the marks were read.
             await self._erasure.erase_idle(student_id, before=before)
         except Unavailable:
             raise

@@ -5,7 +5,7 @@ changes by compare-and-swap. Every document is validated when it is read.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
@@ -113,10 +113,16 @@ class Documents:
         """Whether the clone's commit is void."""
         return await self.read_commit(clone_id) == VOID
 
-    async def commits(self) -> AsyncIterator[Manifest]:
-        """Reads all commits of the tenant that are not void; skips and logs those that do not parse."""
-        # Void commits accumulate. No manifest is as short as they are, so they are recognized without being read.
-        keys = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
+    async def commits(self, clone_ids: Collection[str] | None = None) -> AsyncIterator[Manifest]:
+        """Reads the commits of these clones, or all of the tenant, that are not void.
+
+        Skips and logs those that do not parse.
+        """
+        if clone_ids is not None:
+            keys = [self.keys.commit(clone_id) for clone_id in clone_ids]
+        else:
+            # Void commits accumulate. No manifest is as short as they are, so they are recognized without being read.
+            keys = [entry.key async for entry in self.blobs.entries(self.keys.commits) if entry.size_bytes > len(VOID)]
         for start in range(0, len(keys), _PARALLEL_READS):
             for manifest in await asyncio.gather(*map(self._find_commit, keys[start : start + _PARALLEL_READS])):
                 if manifest is not None:

@@ -5,7 +5,7 @@ removed, then the rest. So it is complete or gone, and cannot become active mean
 answering with it, because a brain knows it by its sha256.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -71,7 +71,7 @@ class Retention:
         await self._documents.move_pointer(student_id, forget)
         return sorted(retiring)
 
-    async def delete_student(self, student_id: str) -> RemovedAdapters:
+    async def delete_student(self, student_id: str, *, clone_ids: Collection[str]) -> RemovedAdapters:
         """See `AdapterStore.delete_student`."""
         keys = self._documents.keys_of(student_id)
         blobs = self._documents.blobs
@@ -83,12 +83,13 @@ class Retention:
             if not entries:
                 removed += await blobs.forget(keys.prefix)
                 # A commit may have been made void by a process that died before it removed the past version.
-                await blobs.forget(self._documents.keys.commits)
+                for clone_id in clone_ids:
+                    await blobs.forget(self._documents.keys.commit(clone_id))
                 return RemovedAdapters(versions=len(versions), objects=removed.objects, bytes=removed.bytes)
             present = {entry.key for entry in entries}
             refs = [self._documents.ref(student_id, version) for version in versions_in(keys, present)]
             versions.update(ref.version for ref in refs if ref.manifest_key in present)
-            removed += await self._withdraw(refs)
+            removed += await self._withdraw(refs, clone_ids)
             # Only the listed blobs: later ones may belong to a clone whose commit has not been made void. Manifests
             # first, or a reader would find a version without weights and call it corrupt.
             manifests = {ref.manifest_key for ref in refs}
@@ -120,7 +121,7 @@ class Retention:
             await self._documents.revoke(manifest.recipe.clone_id)
         await self._documents.remove(sorted(entries, key=lambda entry: entry.key != ref.manifest_key))
 
-    async def _withdraw(self, refs: Iterable[AdapterRef]) -> RemovedObjects:
+    async def _withdraw(self, refs: Iterable[AdapterRef], clone_ids: Collection[str]) -> RemovedObjects:
         """Makes the commits of these versions void."""
         removed = RemovedObjects()
         refs_without_manifest = set()
@@ -136,10 +137,13 @@ class Retention:
                 refs_without_manifest.add(ref)
             else:
                 removed += await self._documents.revoke(manifest.recipe.clone_id)
-        if refs_without_manifest:
-            # A clone is between its commit and its manifest, or died there. This reads every commit of the tenant, and
-            # is rare.
-            async for manifest in self._documents.commits():
-                if manifest.ref in refs_without_manifest:
+        # A clone is between its weights and its manifest, or died there, which is rare. If none of the known clones has
+        # committed the version, all commits of the tenant are read, as another clone may have.
+        for known_ids in (clone_ids, None):
+            if refs_without_manifest:
+                commits = self._documents.commits(known_ids)
+                manifests = [manifest async for manifest in commits if manifest.ref in refs_without_manifest]
+                for manifest in manifests:
                     removed += await self._documents.revoke(manifest.recipe.clone_id)
+                refs_without_manifest -= {manifest.ref for manifest in manifests}
         return removed

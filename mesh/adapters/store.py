@@ -7,7 +7,7 @@ Everything that is read is validated.
 Knows no vendor: `Blobs` holds the bytes. Keeps nothing in memory; its callers cache.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 
 from mesh.adapters.blobs import Blobs
@@ -259,17 +259,22 @@ class AdapterStore:
         with adapter_errors_name(student_id):
             return await self._retention.retire(student_id, keep=keep)
 
-    async def delete_student(self, student_id: str) -> RemovedAdapters:
+    async def delete_student(self, student_id: str, *, clone_ids: Collection[str] = ()) -> RemovedAdapters:
         """Removes every object of the student, past versions included, and makes the commits of its clones void.
 
         Repeatable; repeat a call that was cut off. A clone that has not committed yet is unknown here: void it first,
         or it may publish afterwards, as the first version of a new student.
 
+        Args:
+            student_id: The student.
+            clone_ids: Clones of the student. They lead to the commits that no manifest leads to. Commits of others are
+                found by reading all of the tenant, which takes long.
+
         Raises:
             PublishConflict: Others kept writing for this student.
         """
         with adapter_errors_name(student_id):
-            return await self._retention.delete_student(student_id)
+            return await self._retention.delete_student(student_id, clone_ids=clone_ids)
 
     async def sweep(self, *, older_than_seconds: float) -> SweepReport:
         """Removes what dead processes left behind in the whole tenant; repeatable, also while others work.

@@ -1,4 +1,4 @@
--- keys: request lane queued open clones student_clones sizes tokens feed baseline counter change_counter students student_requests
+-- keys: request lane queued open clones student_clones sizes tokens feed baseline counter change_counter students due student_requests
 -- args: clone_id digest queue_limit clone baseline size channel head_start may_wait student_id request_id
 --
 -- Accepts a clone unless something stands in its way.
@@ -40,6 +40,7 @@ if #lane == 0 then redis.call('ZADD', keys.queued, place, args.clone_id) end
 redis.call('ZADD', keys.clones, number, args.clone_id)
 redis.call('ZADD', keys.student_clones, number, args.clone_id)
 redis.call('ZADD', keys.students, now_milliseconds(), args.student_id)
+redis.call('HDEL', keys.due, args.student_id)
 redis.call('HSET', keys.sizes, args.clone_id, args.size)
 redis.call('XADD', keys.feed, '1-0', 'clone', args.clone, 'number', redis.call('INCR', keys.change_counter))
 redis.call('SET', keys.baseline, args.baseline)

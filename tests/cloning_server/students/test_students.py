@@ -1,6 +1,7 @@
 """A student's models, and the end of all that is held of a student, through a real server."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -270,6 +271,27 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (await stub.StartClone(order(request_id="enrol-0"))).clone_id not in clone_ids, (
         "and the student may come again"
     )
+
+
+async def test_a_deletion_does_not_read_what_the_whole_tenant_has_published(
+    stub: CloningStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await clone(stub, "other")
+    await clone(stub)
+    prefixes: list[str] = []
+    recorded: dict[str, Callable[[S3Blobs, str], object]] = {}
+    for method in ("entries", "forget", "erase"):
+
+        def list_and_record(blobs: S3Blobs, prefix: str, *, method: str = method) -> object:
+            prefixes.append(prefix)
+            return recorded[method](blobs, prefix)
+
+        recorded[method] = getattr(S3Blobs, method)
+        monkeypatch.setattr(S3Blobs, method, list_and_record)
+    await delete(stub)
+    commits = [prefix.partition("_commits/")[2] for prefix in prefixes if "_commits/" in prefix]
+    assert commits, "the student's own commit is made void"
+    assert "" not in commits
 
 
 async def test_a_student_whose_commits_can_not_be_read_is_deleted_all_the_same(

@@ -202,21 +202,24 @@ async def test_a_deleted_students_clones_publish_no_more_and_new_ones_begin_anew
     assert await _versions(store, student) == [1]
 
 
-@pytest.mark.parametrize("writes", range(14))
+@pytest.mark.parametrize("known_clones", [0, 3])
+@pytest.mark.parametrize("writes", range(13))
 async def test_deleting_after_a_crash_anywhere_ends_the_same(
-    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, writes: int
+    store: AdapterStore, blobs: S3Blobs, student: str, tenant: str, *, writes: int, known_clones: int
 ) -> None:
+    clone_ids = [f"{student}_{number}" for number in range(1, known_clones + 1)]
     await _publish(store, student, 2)
     # A third one, cut off before its manifest.
     with pytest.raises(Crash):
         await AdapterStore(CrashingBlobs(blobs, writes=2), tenant=tenant).stage(
             student, weights(), recipe=recipe(f"{student}_3")
         )
+    crashing = AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant)
     with pytest.raises(Crash):
-        await AdapterStore(CrashingBlobs(blobs, writes=writes), tenant=tenant).delete_student(student)
+        await crashing.delete_student(student, clone_ids=clone_ids)
     assert await store.resolve_active(student) is None or writes == 0
 
-    await store.delete_student(student)
+    await store.delete_student(student, clone_ids=clone_ids)
 
     assert await blobs.keys(f"{tenant}/{student}/") == []
     for number in (1, 2, 3):
@@ -295,14 +298,18 @@ async def test_the_last_pin_that_goes_takes_the_pointer_with_it(
     assert set(await blobs.keys(f"{tenant}/{student}/")) == manifest.keys
 
 
-async def test_past_versions_of_a_deleted_student_go_too(versioned: S3Blobs, student: str, tenant: str) -> None:
+@pytest.mark.parametrize("known_clones", [0, 3])
+async def test_past_versions_of_a_deleted_student_go_too(
+    versioned: S3Blobs, student: str, tenant: str, known_clones: int
+) -> None:
+    clone_ids = [f"{student}_{number}" for number in range(1, known_clones + 1)]
     store = AdapterStore(versioned, tenant=tenant)
     await _publish(store, student, 3)
     await store.retire(student, keep=1)
     await store.pin(student, 3)
     (other,) = await _publish(store, f"{student}-2", 1)
 
-    deletion = await store.delete_student(student)
+    deletion = await store.delete_student(student, clone_ids=clone_ids)
 
     assert deletion.versions == 1
     # Weights, description and manifest, each with the mark of its deletion, their commit's past, and a pointer that was
