@@ -27,6 +27,7 @@ from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.alerts.alert_store import AlertStore
 from mesh.rpc.server import Server
+from mesh.rpc.watch_places import WatchPlaces
 from mesh.valkey.connection import open_redis
 from mesh.valkey.wakeups import Wakeups
 
@@ -88,7 +89,8 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         def is_ready() -> bool:
             return engine.facts.ready
 
-        safety_servicer = SafetyServicer(agent, alerts=alerts)
+        watch_places = WatchPlaces(limit=settings.watch_limit, caller_limit=settings.caller_watch_limit)
+        safety_servicer = SafetyServicer(agent, alerts=alerts, watch_places=watch_places)
         server.add(add_BrainServiceServicer_to_server, brain_servicer, service=BRAIN_SERVICE, ready=is_ready)
         server.add(
             add_AdapterServiceServicer_to_server, AdapterServicer(engine), service=ADAPTER_SERVICE, ready=is_ready

@@ -30,6 +30,7 @@ from mesh.adapters.store import AdapterStore
 from mesh.alerts.alert_store import AlertStore
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
+from mesh.rpc.watch_places import WatchPlaces
 from mesh.valkey.connection import open_redis
 from mesh.valkey.wakeups import Wakeups
 
@@ -60,6 +61,9 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         server = _server(settings)
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
         store = CloneStore(redis, tenant=settings.tenant)
+        # Connections of its own, so that no lease is renewed late because thousands of watchers read.
+        worker_redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
+        worker_registry = Registry.of(CloneStore(worker_redis, tenant=settings.tenant))
         registry = Registry.of(
             store,
             queue_limit=settings.clone_queue_limit,
@@ -73,10 +77,10 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         brain = GrpcBrain(await stack.enter_async_context(open_channel(settings.brain_address)))
 
         policy = _policy(settings)
-        runner = CloneRunner(registry.leases, trainer=trainer, adapters=adapters, brain=brain, policy=policy)
+        runner = CloneRunner(worker_registry.leases, trainer=trainer, adapters=adapters, brain=brain, policy=policy)
         worker = Worker(
-            registry.leases,
-            changes=registry.changes,
+            worker_registry.leases,
+            changes=worker_registry.changes,
             wakeups=wakeups,
             runner=runner,
             # Clones that this server can't train now stay in the queue, for another server.
@@ -122,7 +126,14 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         server.add(
             add_CloningServiceServicer_to_server,
-            CloningServicer(registry, feed=feed, joint_feed=joint_feed, adapters=adapters, health=health),
+            CloningServicer(
+                registry,
+                feed=feed,
+                joint_feed=joint_feed,
+                watch_places=WatchPlaces(limit=settings.watch_limit, caller_limit=settings.caller_watch_limit),
+                adapters=adapters,
+                health=health,
+            ),
             service=CLONING_SERVICE,
             # Clones are accepted while the trainer still loads, and wait for it.
             ready=lambda: health.accepts_clones,

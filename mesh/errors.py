@@ -375,6 +375,20 @@ class QueueFull(ResourceExhausted):
         self.retry_seconds = retry_seconds
 
 
+class TooManyWatches(ResourceExhausted):
+    """As many watches are open as the server takes, in all or of one caller."""
+
+    reason = "TOO_MANY_WATCHES"
+
+    def __init__(self, *, limit: int, whose: Literal["all", "one caller"]) -> None:
+        """Takes the limit, and whose watches it is for."""
+        message = {
+            "all": f"{limit} watches are open on this server, the most it takes; try again later",
+            "one caller": f"{limit} watches of this caller are open, the most it may have; end one of them first",
+        }[whose]
+        super().__init__(message, {"limit": limit})
+
+
 class Unavailable(AivoError):
     """A part does not answer at the moment; the same call may succeed later."""
 

@@ -22,13 +22,17 @@ class Settings(BaseSettings):
 
 
 class ServingSettings(Settings):
-    """How a server logs, drains and answers reflection."""
+    """How a server logs, drains, bounds watches and answers reflection."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     # Shorter than the pod's terminationGracePeriodSeconds (45), so that a drain ends before the kill.
     drain_seconds: float = Field(default=30, ge=0)
     reflection: bool = True
+    # Each watch holds memory, and reads its store at every heartbeat.
+    watch_limit: int = Field(default=5000, ge=1)
+    # A whole school may share an address, so one caller may take half of the places.
+    caller_watch_limit: int = Field(default=2500, ge=1)
 
 
 class BaseModelSettings(Settings):

@@ -12,7 +12,8 @@ from brain_server.edge import alert_wire
 from brain_server.safety.agent import SafetyAgent
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AlertStoreUnavailable
-from mesh.rpc.calls import Context, deadline_of
+from mesh.rpc.calls import Context, caller_of, deadline_of
+from mesh.rpc.watch_places import WatchPlaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +27,11 @@ class AlertParts:
 class SafetyServicer(SafetyServiceServicer):
     """Answers for the safety agent and the alerts; raises what they raise."""
 
-    def __init__(self, agent: SafetyAgent, *, alerts: AlertParts | None) -> None:
-        """Takes the agent, and what serves alerts; None if this brain keeps none."""
+    def __init__(self, agent: SafetyAgent, *, alerts: AlertParts | None, watch_places: WatchPlaces) -> None:
+        """Takes the agent, what serves alerts (None if this brain keeps none), and the places of watches."""
         self._agent = agent
         self._alerts = alerts
+        self._watch_places = watch_places
 
     async def CheckText(self, request: pb.CheckTextRequest, context: Context) -> pb.CheckTextResponse:
         """Checks a text."""
@@ -53,9 +55,10 @@ class SafetyServicer(SafetyServiceServicer):
         """Streams alerts."""
         after_sequence = request.after_sequence if request.HasField("after_sequence") else None
         feed = self._require_alerts().feed
-        async with aclosing(feed.watch(after_sequence=after_sequence, student_id=request.student_id)) as events:
-            async for event in events:
-                yield alert_wire.event_from(event)
+        with self._watch_places.place(caller_of(context)):
+            async with aclosing(feed.watch(after_sequence=after_sequence, student_id=request.student_id)) as events:
+                async for event in events:
+                    yield alert_wire.event_from(event)
 
     async def AcknowledgeAlert(
         self, request: pb.AcknowledgeAlertRequest, context: Context

@@ -20,7 +20,8 @@ from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
-from mesh.rpc.calls import Context
+from mesh.rpc.calls import Context, caller_of
+from mesh.rpc.watch_places import WatchPlaces
 
 # How long a caller waits for the adapter store to say which version is active, and how long nobody asks a store that
 # does not answer.
@@ -37,12 +38,14 @@ class CloningServicer(CloningServiceServicer):
         *,
         feed: Feed,
         joint_feed: JointFeed,
+        watch_places: WatchPlaces,
         adapters: AdapterStore,
         health: CloningHealthCheck,
     ) -> None:
         self._registry = registry
         self._feed = feed
         self._joint_feed = joint_feed
+        self._watch_places = watch_places
         self._adapters = adapters
         self._health = health
         # When to ask the adapter store again after it did not answer.
@@ -68,20 +71,21 @@ class CloningServicer(CloningServiceServicer):
     ) -> AsyncGenerator[pb.WatchCloneResponse, None]:
         """Streams a clone's changes."""
         clone_id, after_sequence = request.clone_id, wire.after_sequence_from(request)
-        async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
-            async for change in changes:
-                yield wire.change_from(change, active_version=await self._final_active_version(change.clone))
+        with self._watch_places.place(caller_of(context)):
+            async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
+                async for change in changes:
+                    yield wire.change_from(change, active_version=await self._final_active_version(change.clone))
 
     async def WatchClones(
         self, request: pb.WatchClonesRequest, context: Context
     ) -> AsyncGenerator[pb.WatchClonesResponse, None]:
         """Streams the changes of several clones."""
         clone_ids, student_ids, after = request.clone_ids, request.student_ids, wire.after_sequence_from(request)
-        async with aclosing(
-            self._joint_feed.watch(clone_ids=clone_ids, student_ids=student_ids, after=after)
-        ) as changes:
-            async for change in changes:
-                yield wire.joint_change_from(change, active_version=await self._final_active_version(change.clone))
+        with self._watch_places.place(caller_of(context)):
+            watch = self._joint_feed.watch(clone_ids=clone_ids, student_ids=student_ids, after=after)
+            async with aclosing(watch) as changes:
+                async for change in changes:
+                    yield wire.joint_change_from(change, active_version=await self._final_active_version(change.clone))
 
     async def CancelClone(self, request: pb.CancelCloneRequest, context: Context) -> pb.CancelCloneResponse:
         """Cancels a clone."""

@@ -25,6 +25,8 @@ from brain_server.alerts.webhook import SIGNATURE_HEADER
 from brain_server.app import open_server
 from brain_server.settings import BrainSettings
 from mesh.alerts.alert_store import AlertStore
+from mesh.errors import TooManyWatches
+from mesh.rpc.errors import error_of
 from mesh.rpc.server import Server
 from mesh.valkey.connection import open_redis
 from testing.parts.stores import RedisEndpoint, S3Endpoint, valkey
@@ -94,6 +96,16 @@ def settings(small_llama: Path, s3_endpoint: S3Endpoint, redis_endpoint: RedisEn
 async def served(settings: BrainSettings) -> AsyncIterator[ServedBrain]:
     async with serve(settings) as served_brain:
         yield served_brain
+
+
+async def test_watches_of_alerts_are_bounded(settings: BrainSettings) -> None:
+    async with serve(settings.model_copy(update={"watch_limit": 1})) as served:
+        watch = served.safety.WatchAlerts(pb.WatchAlertsRequest())
+        assert (await anext(aiter(watch))).heartbeat
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await anext(aiter(served.safety.WatchAlerts(pb.WatchAlertsRequest())))
+        assert isinstance(error_of(refused.value), TooManyWatches)
+        watch.cancel()
 
 
 async def test_a_child_in_distress_is_met_with_kindness_and_an_adult_hears_of_it_and_acknowledges(

@@ -3,20 +3,25 @@
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
 
 from cloning_server.app import CLONING_SERVICE, open_server
 from cloning_server.clone import CloneState
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.registry import Registry
 from cloning_server.settings import CloningSettings
 from mesh.adapters.notices import Listener
 from mesh.errors import ServerDraining
 from mesh.settings import InvalidSettings, load_settings
-from mesh.valkey.connection import open_redis
+from mesh.valkey.connection import MAX_CONNECTIONS, open_redis
 from testing.parts.stores import RedisEndpoint
+from testing.waiting import until as until_true
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -155,3 +160,35 @@ async def test_a_server_that_drains_says_so_and_takes_nothing_new(cloning: Cloni
             gate.open()
             await watching
             await stopping
+
+
+async def test_a_clone_completes_while_readers_take_all_their_connections(
+    cloning: Cloning, redis: Redis, clones: CloneStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Redis] = []
+
+    def open_and_keep(url: str) -> Redis:
+        opened.append(open_redis(url))
+        return opened[-1]
+
+    monkeypatch.setattr("cloning_server.app.open_redis", open_and_keep)
+    gate = cloning.trainer.gates[CloneState.FINE_TUNING]
+    gate.shut()
+    async with cloning.serve() as stub:
+        clone_id = (await stub.StartClone(order())).clone_id
+        await gate.reached.wait()
+        # The first client is that of the calls. Each reader waits for what never comes.
+        readers: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(opened[0].blpop("nothing")) for _ in range(MAX_CONNECTIONS)
+        ]
+        gate.open()
+
+        async def is_complete() -> bool:
+            return (await Registry.of(clones).changes.find(clone_id)).state is CloneState.COMPLETED
+
+        try:
+            await until_true(is_complete, seconds=20)
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)

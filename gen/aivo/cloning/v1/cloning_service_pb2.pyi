@@ -815,8 +815,8 @@ class WatchClonesResponse(_message.Message):
     STUDENT_ID_FIELD_NUMBER: _builtins.int
     CLONE_SEQUENCE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Number of the change among the changes of all clones, with gaps; grows within a stream. A heartbeat has that of the
-    message before it. To resume, pass it as `after_sequence`.
+    """Number of the change among the changes of all clones, with gaps; grows within a stream, unless Valkey has lost
+    changes. A heartbeat has that of the message before it. To resume, pass it as `after_sequence`.
     """
     heartbeat: _builtins.bool
     """Whether this only repeats the clone's last change to show that the stream lives."""

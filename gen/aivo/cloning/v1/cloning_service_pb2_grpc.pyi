@@ -46,6 +46,11 @@ class CloningServiceStub:
     if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
     wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
     given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+
+    The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
+    of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
+    `appendfsync everysec`, none under `always`. The same request again, with its `request_id`, starts a clone that was
+    lost, and returns one that was not.
     """
     GetClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]
     """Returns the current state of a clone.
@@ -58,7 +63,13 @@ class CloningServiceStub:
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+    a failed call.
+
+    A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
+    loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
+
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
     """
     WatchClones: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -71,8 +82,11 @@ class CloningServiceStub:
     with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
     nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
 
+    Of clones that ended long ago, and after a crash of Valkey, it sends what `WatchClone` sends.
+
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
-    also in the middle if its student is deleted. A clone that is followed for its student is then left out.
+    also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
     """
     CancelClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
@@ -108,6 +122,11 @@ class CloningServiceAsyncStub(CloningServiceStub):
     if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
     wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
     given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+
+    The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
+    of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
+    `appendfsync everysec`, none under `always`. The same request again, with its `request_id`, starts a clone that was
+    lost, and returns one that was not.
     """
     GetClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]  # type: ignore[assignment]
     """Returns the current state of a clone.
@@ -120,7 +139,13 @@ class CloningServiceAsyncStub(CloningServiceStub):
     Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
     one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
     set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-    a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+    a failed call.
+
+    A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
+    loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
+
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
     """
     WatchClones: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]  # type: ignore[assignment]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -133,8 +158,11 @@ class CloningServiceAsyncStub(CloningServiceStub):
     with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
     nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
 
+    Of clones that ended long ago, and after a crash of Valkey, it sends what `WatchClone` sends.
+
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
-    also in the middle if its student is deleted. A clone that is followed for its student is then left out.
+    also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
     """
     CancelClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]  # type: ignore[assignment]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
@@ -173,6 +201,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
         wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
         given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+
+        The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
+        of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
+        `appendfsync everysec`, none under `always`. The same request again, with its `request_id`, starts a clone that was
+        lost, and returns one that was not.
         """
 
     @_abc_1.abstractmethod
@@ -197,7 +230,13 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         Sends the current state at once, then every change. With `after_sequence` it sends instead every change after that
         one, each once, in order, also across restarts of the server. Idle, it repeats the last message with `heartbeat`
         set, at least every 15 seconds. Ends after the final state: a clone that failed is a last message with `error`, not
-        a failed call. Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted.
+        a failed call.
+
+        A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
+        loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
+
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
         """
 
     @_abc_1.abstractmethod
@@ -216,8 +255,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         with `heartbeat` set, at least every 15 seconds. Ends after the final states of all these clones; at once if there is
         nothing to follow, as for students without a clone. A clone that failed is a message with `error`, not a failed call.
 
+        Of clones that ended long ago, and after a crash of Valkey, it sends what `WatchClone` sends.
+
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
-        also in the middle if its student is deleted. A clone that is followed for its student is then left out.
+        also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
         """
 
     @_abc_1.abstractmethod

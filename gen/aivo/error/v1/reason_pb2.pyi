@@ -236,6 +236,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
     """
+    REASON_TOO_MANY_WATCHES: _Reason.ValueType  # 40
+    """The server, or the caller, has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone,
+    and the list of alerts, can still be asked for.
+
+        {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "2500"}}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -458,5 +464,11 @@ REASON_METHOD_NOT_FOUND: Reason.ValueType  # 36
 """The server has no such method: it is older or newer than the caller takes it for (`UNIMPLEMENTED`, 501).
 
     {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
+"""
+REASON_TOO_MANY_WATCHES: Reason.ValueType  # 40
+"""The server, or the caller, has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone,
+and the list of alerts, can still be asked for.
+
+    {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "2500"}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

@@ -51,7 +51,8 @@ class SafetyServiceStub:
 
     Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
     every alert that changed after that number, also across restarts of the server: several changes of an alert in
-    between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds.
+    between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
     """
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]
     """Says that an adult has taken care of an alert.
@@ -83,7 +84,8 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
 
     Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
     every alert that changed after that number, also across restarts of the server: several changes of an alert in
-    between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds.
+    between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
     """
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
     """Says that an adult has taken care of an alert.
@@ -130,7 +132,8 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
         every alert that changed after that number, also across restarts of the server: several changes of an alert in
-        between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds.
+        between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
         """
 
     @_abc_1.abstractmethod
