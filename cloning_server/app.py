@@ -178,6 +178,7 @@ def _housekeeping(
         adapters=adapters,
         erasure=erasure,
         every_seconds=settings.housekeeping_seconds,
+        keep_changes=timedelta(hours=settings.clone_changes_hours),
         retention=None if days is None else timedelta(days=days),
         largest_share=settings.retention_largest_share,
     )

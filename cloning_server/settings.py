@@ -43,6 +43,8 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     # If more students than this share are due, a clock or a setting is probably wrong.
     retention_largest_share: float = Field(default=0.05, gt=0, le=1)
     housekeeping_seconds: float = Field(default=3600, gt=0)
+    # A watcher who was away for a night still sees every change.
+    clone_changes_hours: float = Field(default=24, ge=0)
 
     # The contract promises a heartbeat at least every 15 seconds.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)

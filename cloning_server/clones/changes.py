@@ -6,7 +6,7 @@ first. The queue and the student's lane move in the same atomic step; see `scrip
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -40,11 +40,13 @@ class JointReading:
         changes: Those that can be read.
         missing_ids: Of the clones that do not exist.
         unreadable_ids: Of the clones of which no change here can be read.
+        more_after: Number after which there are more changes; None if there are none.
     """
 
     changes: Sequence[NumberedChange]
     missing_ids: frozenset[str]
     unreadable_ids: frozenset[str]
+    more_after: int | None
 
 
 class CloneChanges:
@@ -62,10 +64,12 @@ class CloneChanges:
 
         Raises:
             CloneNotFound: No clone has this id.
-            CloneCorrupt: Its latest change can't be read.
+            CloneCorrupt: Its latest change can't be read, or is lost although the clone has not ended.
         """
         latest = await self._store.read_latest([clone_id])
         if clone_id not in latest:
+            if await self._store.is_unfinished(clone_id):
+                raise CloneCorrupt(clone_id=clone_id)
             raise CloneNotFound(clone_id=clone_id)
         return decode_clone(latest[clone_id], clone_id=clone_id)
 
@@ -77,12 +81,12 @@ class CloneChanges:
         changes = await self._store.read_changes(clone_id, after=after, limit=limit)
         return list(_readable(clone_id, changes))
 
-    async def read_joint(self, clone_ids: Sequence[str], *, after: int | None) -> JointReading:
+    async def read_joint(self, clone_ids: Sequence[str], *, after: int | None, limit: int) -> JointReading:
         """Returns the changes of several clones as of one moment, in order; see `CloneStore.read_feeds`.
 
         Changes that can't be read are left out, and logged.
         """
-        reading = await self._store.read_feeds(clone_ids, after=after)
+        reading = await self._store.read_feeds(clone_ids, after=after, limit=limit)
         changes = [
             NumberedChange(number=change.number, clone=clone)
             for change in reading.changes
@@ -93,6 +97,16 @@ class CloneChanges:
             missing_ids=reading.missing_ids,
             unreadable_ids=frozenset(change.clone_id for change in reading.changes)
             - {change.clone.clone_id for change in changes},
+            more_after=None if reading.is_whole else reading.changes[-1].number,
+        )
+
+    async def are_kept(self, clones: Collection[Clone]) -> bool:
+        """Whether the store still has these changes: one that restarts may have lost the latest."""
+        stored = await self._store.read_sequences({clone.clone_id: clone.sequence for clone in clones})
+        return all(
+            clone.clone_id in stored
+            and [*_readable(clone.clone_id, {clone.sequence: stored[clone.clone_id]})] == [clone]
+            for clone in clones
         )
 
     async def latest_number(self) -> int:
@@ -150,24 +164,20 @@ class CloneChanges:
         return not clone.attempts and await self._try_cancel(clone, token=NO_LEASE)
 
     async def fail_corrupt(self, error: CloneCorrupt, clone_id: str, *, token: int | None) -> None:
-        """Ends a clone whose latest change can't be read as failed, and lets the student's next clone run.
+        """Ends a clone whose latest change can't be read, or is lost, as failed; the student's next clone can run then.
 
         Args:
             error: Why it fails.
             clone_id: The clone.
             token: As `write` takes it. Without that lease nothing happens.
-
-        Raises:
-            CloneNotFound: No clone has this id.
         """
         changes = await self._store.read_changes(clone_id, after=0)
-        if not changes:
-            raise CloneNotFound(clone_id=clone_id)
-        _log.error("clone_unreadable", clone_id=clone_id, sequence=max(changes))
+        sequence = max(changes, default=0)
+        _log.error("clone_unreadable", clone_id=clone_id, sequence=sequence)
         now = datetime.now(UTC)
         *_, clone = [await self._unknown(clone_id, now), *_readable(clone_id, changes)]
         with contextlib.suppress(CloneOvertaken):
-            await self.write(as_failed(replace(clone, sequence=max(changes)), Failure.of(error), now), token=token)
+            await self.write(as_failed(replace(clone, sequence=sequence), Failure.of(error), now), token=token)
 
     async def _unknown(self, clone_id: str, now: datetime) -> Clone:
         """A clone of which only the id and the student are known."""

@@ -15,7 +15,8 @@ leases                sorted set: running clones by the time at which their leas
 tokens                hash: the lease token of each running clone
 sizes                 hash: the number of responses of each clone that is not final
 students              sorted set: students by the time at which their latest clone was accepted
-due                   hash: those of them who are idle for too long, with the turn that marked them; a later turn erases them
+due                   hash: those of them who are idle for too long, and the turn of housekeeping that marked each
+ended                 sorted set: final clones whose feeds are still whole, by the time at which they ended
 counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
                       lease token, the seconds per response
 housekeeping          string: exists while a server has its turn at housekeeping
@@ -68,6 +69,7 @@ class CloneStore:
         self._renew = LuaScript(redis, "renew", package=_SCRIPTS)
         self._change = LuaScript(redis, "change", package=_SCRIPTS)
         self._read_script = LuaScript(redis, "read", package=_SCRIPTS)
+        self._trim = LuaScript(redis, "trim", package=_SCRIPTS)
         self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
         self._mark_idle = LuaScript(redis, "mark_idle", package=_SCRIPTS)
 
@@ -168,6 +170,7 @@ class CloneStore:
                     "baseline": self._key("baseline", clone_id),
                     "sizes": self._key("sizes"),
                     "change_counter": self._key("change_counter"),
+                    "ended": self._key("ended"),
                 },
                 args={
                     "clone_id": clone_id,
@@ -199,6 +202,11 @@ class CloneStore:
             clone_id: _clone_in(fields) for clone_id, feed in zip(clone_ids, feeds, strict=True) for _, fields in feed
         }
 
+    async def is_unfinished(self, clone_id: str) -> bool:
+        """Returns whether the clone is among those that are not final, which are kept apart from the feeds."""
+        async with _answers_in_time():
+            return await self._redis.zscore(self._key("open"), clone_id) is not None
+
     async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> dict[int, str]:
         """Returns the clone as of each change after number `after`, by the change's number, in order."""
         async with _answers_in_time():
@@ -221,29 +229,40 @@ class CloneStore:
             (student_id for student_id, number in zip(student_ids, numbers, strict=True) if number is not None), ""
         )
 
-    async def read_feeds(self, clone_ids: Sequence[str], *, after: int | None) -> StoredReading:
+    async def read_feeds(self, clone_ids: Sequence[str], *, after: int | None, limit: int) -> StoredReading:
         """Returns changes of several clones as of one moment, in their order.
 
         Args:
             clone_ids: Of the clones.
             after: Number, among the changes of all clones, after which changes are returned. None returns the last
                 change of each clone.
+            limit: Most changes, unless `after` is None.
         """
         async with _answers_in_time():
             answer = await self._read_script(
                 keys={"feeds": [self._key("feed", clone_id) for clone_id in clone_ids]},
-                args={"after": "" if after is None else after},
+                args={"after": "" if after is None else after, "limit": limit},
             )
-        missing, entries = cast("tuple[list[int], list[tuple[int, int, str]]]", answer)
-        # Each feed comes newest first.
+        missing, entries, is_whole = cast("tuple[list[int], list[tuple[int, int, str]], int]", answer)
         changes = [
-            StoredChange(clone_id=clone_ids[index - 1], number=number, clone=clone)
-            for index, number, clone in reversed(entries)
+            StoredChange(clone_id=clone_ids[index - 1], number=number, clone=clone) for index, number, clone in entries
         ]
         return StoredReading(
             changes=sorted(changes, key=lambda change: change.number),
             missing_ids=frozenset(clone_ids[index - 1] for index in missing),
+            is_whole=bool(is_whole),
         )
+
+    async def read_sequences(self, sequences: Mapping[str, int]) -> dict[str, str]:
+        """Returns of each clone, by its id, the change with this sequence, without those that do not exist."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for clone_id, sequence in sequences.items():
+                pipe.xrange(self._key("feed", clone_id), min=f"{sequence}-0", max=f"{sequence}-0")
+            async with _answers_in_time():
+                feeds = await pipe.execute()
+        return {
+            clone_id: _clone_in(fields) for clone_id, feed in zip(sequences, feeds, strict=True) for _, fields in feed
+        }
 
     async def read_change_number(self) -> int:
         """Returns the number of the latest change of any clone; 0 if there is none."""
@@ -313,18 +332,28 @@ class CloneStore:
         async with _answers_in_time():
             return cast("list[str]", await self._redis.lrange(self._key("lane", student_id), 0, -1))
 
-    async def erase(self, student_id: str) -> ErasedRecords | None:
+    async def erase(self, student_id: str, *, ended_ids: Sequence[str] = ()) -> ErasedRecords | None:
         """Removes everything about a student.
+
+        Args:
+            student_id: The student.
+            ended_ids: Of clones that the caller has ended. They do not count as unfinished, whatever the store says: it
+                may have lost a part of them.
 
         Returns:
             What was removed. None, and nothing is removed, if one of the student's clones is not final.
         """
         student_clones, student_requests = self._key("clones", student_id), self._key("requests", student_id)
+        lane = self._key("lane", student_id)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zrange(student_clones, 0, -1)
             pipe.smembers(student_requests)
+            pipe.lrange(lane, 0, -1)
             async with _answers_in_time():
-                clone_ids, request_ids = await pipe.execute()
+                listed_ids, request_ids, unfinished_ids = await pipe.execute()
+        if not set(unfinished_ids).issubset(ended_ids):
+            return None
+        clone_ids = list(dict.fromkeys([*listed_ids, *ended_ids]))
         records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
         records += [self._key("request", request_id) for request_id in request_ids]
         async with _answers_in_time():
@@ -333,9 +362,15 @@ class CloneStore:
                     "clones": self._key("clones"),
                     "student_clones": student_clones,
                     "student_requests": student_requests,
-                    "lane": self._key("lane", student_id),
+                    "lane": lane,
                     "students": self._key("students"),
                     "due": self._key("due"),
+                    "ended": self._key("ended"),
+                    "queued": self._key("queued"),
+                    "open": self._key("open"),
+                    "leases": self._key("leases"),
+                    "tokens": self._key("tokens"),
+                    "sizes": self._key("sizes"),
                     "records": records,
                 },
                 args={
@@ -378,6 +413,21 @@ class CloneStore:
             due=due,
             student_ids=tuple(student_ids),
         )
+
+    async def list_ended(self, *, longer_than: timedelta, limit: int) -> list[str]:
+        """Returns clones that ended longer ago than this, by the store's clock, and whose feeds are whole."""
+        async with _answers_in_time():
+            seconds, microseconds = await self._redis.time()
+            latest = (seconds - longer_than.total_seconds()) * 1000 + microseconds // 1000
+            clone_ids = await self._redis.zrangebyscore(self._key("ended"), "-inf", latest, start=0, num=limit)
+        return cast("list[str]", clone_ids)
+
+    async def trim(self, clone_id: str) -> None:
+        """Leaves of the feed of a clone that has ended its first and its last change."""
+        async with _answers_in_time():
+            await self._trim(
+                keys={"feed": self._key("feed", clone_id), "ended": self._key("ended")}, args={"clone_id": clone_id}
+            )
 
     async def take_turn(self, *, seconds: float) -> bool:
         """Gives the caller the turn at housekeeping for so many seconds; returns False if another server has it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.listing import CloneListing
-from mesh.errors import CloneNotFound, CloneStoreUnavailable, InvalidField, Violation
+from mesh.errors import CloneStoreUnavailable, InvalidField, Violation
 from mesh.valkey.wakeups import Wakeups
 
 # Covers a restart of the store, which reads its file. A watcher that resumes loses nothing, so longer is not better.
@@ -52,41 +52,45 @@ class Feed:
 
         The current state and heartbeats carry the current queue position and time left. Changes carry those of their
         time, so that every watcher sees the same. Ends after the final state, or at once if `after_sequence` is its
-        number. Tolerates an outage of the store of up to `OUTAGE_SECONDS`.
+        number. Tolerates an outage of the store of up to `OUTAGE_SECONDS`; if the store has lost what the watch knew
+        last, the watch goes on with the state that is left.
 
         Raises:
+            CloneCorrupt: The clone's latest change can't be read.
             CloneNotFound: No clone has this id, or it was erased.
             InvalidField: The clone has no change with this number yet.
             CloneStoreUnavailable: The store does not answer.
         """
         with self._wakeups.waiter(clone_id) as waiter:
-            clone = await self._changes.find(clone_id)
-            if after_sequence is not None and after_sequence > clone.sequence:
-                message = f"must be at most {clone.sequence}, the number of the clone's latest change"
+            latest = await self._changes.find(clone_id)
+            if after_sequence is not None and after_sequence > latest.sequence:
+                message = f"must be at most {latest.sequence}, the number of the clone's latest change"
                 raise InvalidField([Violation("after_sequence", message)])
-            last_sequence = clone.sequence - 1 if after_sequence is None else after_sequence
+            last_sequence = latest.sequence - 1 if after_sequence is None else after_sequence
             outage = Outage()
             silent_since = time.monotonic()
             is_current_state = after_sequence is None
             while True:
-                for clone in await self._read_changes(clone_id, after=last_sequence, outage=outage):
+                for clone in await self._read_changes(latest, after=last_sequence, outage=outage):
                     yield Change(clone=await self._with_estimate(clone) if is_current_state else clone)
-                    last_sequence, silent_since, is_current_state = clone.sequence, time.monotonic(), False
-                if clone.state.is_final:
+                    latest, last_sequence = clone, clone.sequence
+                    silent_since, is_current_state = time.monotonic(), False
+                if latest.state.is_final:
                     return
                 silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
                 if silence_left <= 0:
-                    yield Change(clone=await self._with_estimate(clone), heartbeat=True)
+                    yield Change(clone=await self._with_estimate(latest), heartbeat=True)
                     silent_since = time.monotonic()
                 await waiter.wait(min(silence_left, OUTAGE_POLL_SECONDS) if outage.lasts else silence_left)
 
-    async def _read_changes(self, clone_id: str, *, after: int, outage: "Outage") -> list[Clone]:
+    async def _read_changes(self, latest: Clone, *, after: int, outage: "Outage") -> list[Clone]:
+        """Returns the changes after a number; or the current state, if the store has lost the latest known one."""
         changes: list[Clone] = []
         with outage.tolerated():
-            # Reads the last known change once more: it is missing only if the clone was erased.
-            changes = await self._changes.read(clone_id, after=max(0, after - 1))
-            if not changes:
-                raise CloneNotFound(clone_id=clone_id)
+            # Reads the latest known change once more: only a clone that was erased lacks it, or a store that restarted.
+            changes = await self._changes.read(latest.clone_id, after=max(0, after - 1))
+            if latest not in changes:
+                return [await self._changes.find(latest.clone_id)]
         return [clone for clone in changes if clone.sequence > after]
 
     async def _with_estimate(self, clone: Clone) -> Clone:

@@ -20,6 +20,8 @@ from mesh.valkey.wakeups import Waiter, Wakeups
 # Of a student's latest clones, those that a watch looks at: the two that can be unfinished, and as many that may have
 # ended while the watcher was away.
 CLONES_PER_STUDENT = 4
+# Most changes of one reading: a reading of all feeds of a class holds up the store, and takes memory here.
+PAGE_CHANGES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,8 @@ class JointFeed:
 
         The current states and heartbeats carry current queue positions and times left. Changes carry those of their
         time, so that every watcher sees the same. During a silence each clone that is not final has a heartbeat. Ends
-        when all clones are final. Tolerates an outage of the store of up to `OUTAGE_SECONDS`.
+        when all clones are final. Tolerates an outage of the store of up to `OUTAGE_SECONDS`; if the store
+        has lost its latest changes then, the states that are left come once more, and numbers go on from theirs.
 
         Raises:
             CloneCorrupt: The latest change of one of `clone_ids` can't be read.
@@ -74,6 +77,7 @@ class JointFeed:
         clones_by_student = await self._listing.list_latest_ids(sorted(student_ids), limit=CLONES_PER_STUDENT)
         all_ids = sorted({*clone_ids, *chain.from_iterable(clones_by_student)})
         with self._wakeups.waiter(*all_ids) as waiter:
+            connections = self._wakeups.connections
             reading = await self._read(all_ids, after=None, required_ids=clone_ids)
             for clone_id in sorted(reading.unreadable_ids.intersection(clone_ids)):
                 raise CloneCorrupt(clone_id=clone_id)
@@ -91,23 +95,40 @@ class JointFeed:
                 position = after or -1
                 changes = [change for change in changes if change.number > position or not change.clone.state.is_final]
             followed_clones = {change.clone.clone_id: change.clone for change in changes}
-            later = self._follow(followed_clones, after=position, required_ids=clone_ids, waiter=waiter)
+            later = self._follow(
+                followed_clones, after=position, required_ids=clone_ids, waiter=waiter, connections=connections
+            )
             async with aclosing(later) as later_changes:
                 async for later_change in later_changes:
                     yield later_change
 
     async def _follow(
-        self, clones: dict[str, Clone], *, after: int, required_ids: Collection[str], waiter: Waiter
+        self, clones: dict[str, Clone], *, after: int, required_ids: Collection[str], waiter: Waiter, connections: int
     ) -> AsyncGenerator[JointChange, None]:
-        """Yields the changes of these clones after a number, and heartbeats, until all clones are final."""
+        """Yields the changes of these clones after a number, and heartbeats, until all clones are final.
+
+        Args:
+            clones: As of a reading.
+            after: The number.
+            required_ids: Of clones that must exist.
+            waiter: Says when to read.
+            connections: How many connections the wake-ups had had before that reading.
+        """
         outage, silent_since = Outage(), time.monotonic()
         while clones:
             with outage.tolerated():
-                reading = await self._read(list(clones), after=after, required_ids=required_ids)
+                connections_now = self._wakeups.connections
+                # A store that has restarted may have lost changes, whose numbers others get then.
+                has_lost = connections_now != connections and not await self._changes.are_kept(clones.values())
+                reading = await self._read(list(clones), after=None if has_lost else after, required_ids=required_ids)
+                connections = connections_now
                 for change in reading.changes:
                     yield JointChange(clone=change.clone, number=change.number)
                     clones[change.clone.clone_id] = change.clone
                     after, silent_since = change.number, time.monotonic()
+                if reading.more_after is not None:
+                    after = reading.more_after
+                    continue
                 clones = {
                     clone_id: clone
                     for clone_id, clone in clones.items()
@@ -124,7 +145,7 @@ class JointFeed:
     async def _read(
         self, clone_ids: Sequence[str], *, after: int | None, required_ids: Collection[str]
     ) -> JointReading:
-        reading = await self._changes.read_joint(clone_ids, after=after)
+        reading = await self._changes.read_joint(clone_ids, after=after, limit=PAGE_CHANGES)
         for clone_id in sorted(reading.missing_ids.intersection(required_ids)):
             raise CloneNotFound(clone_id=clone_id)
         return reading

@@ -79,10 +79,12 @@ class StoredReading:
     Attributes:
         changes: In their order.
         missing_ids: Of the clones that do not exist.
+        is_whole: Whether there are no more changes.
     """
 
     changes: Sequence[StoredChange]
     missing_ids: frozenset[str]
+    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

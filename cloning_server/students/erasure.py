@@ -137,7 +137,7 @@ class Erasure:
             objects=removal.models.objects + models.objects,
             bytes=removal.models.bytes + models.bytes,
         )
-        removal.clones = await self._store.erase(student_id)
+        removal.clones = await self._store.erase(student_id, ended_ids=lane)
 
     async def _receipt(self, student_id: str, removal: "_Removal", clones: ErasedRecords) -> Receipt:
         evicted_adapters = await self._evict(student_id)
@@ -175,7 +175,7 @@ class Erasure:
             try:
                 clone = await self._changes.cancel(clone_id)
             except CloneNotFound:
-                # Another call erased the same student.
+                # Another call erased the same student, or the store has lost the clone.
                 continue
             cancelled_clones += clone.state is CloneState.CANCELLED
         return cancelled_clones

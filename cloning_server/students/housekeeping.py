@@ -1,4 +1,4 @@
-"""Housekeeping: one server at a time removes leftovers and the students whose retention time is over.
+"""Housekeeping: one server at a time removes leftovers, old changes and the students whose retention time is over.
 
 All times are by the stores' clocks, as a server's own may be wrong. A turn marks the students whose time is over, and a
 later turn erases those who still are, so a clock that is wrong for a moment erases nobody. A turn that would erase many
@@ -21,6 +21,8 @@ ORPHAN_SECONDS = 24 * 3600.0
 STUDENTS_PER_TURN = 100
 # So many are erased whatever their share: in a small store, a few students are many of all.
 ALWAYS_ERASED = 10
+# Clones whose ids are read at once, to trim their feeds.
+CLONES_PER_READING = 1000
 
 _log = get_logger(__name__)
 
@@ -33,6 +35,7 @@ class Housekeeping(BackgroundTask):
         adapters: Is swept.
         erasure: Erases students.
         every_seconds: Between two turns of any servers.
+        keep_changes: How long the changes of a clone stay after it has ended; its first and its last stay longer.
         retention: How long a student's data stays after their latest clone was accepted; None is for ever.
         largest_share: Largest share of all students that may be due in a turn. If more are, and more than
             `ALWAYS_ERASED`, it erases nobody.
@@ -45,6 +48,7 @@ class Housekeeping(BackgroundTask):
         adapters: AdapterStore,
         erasure: Erasure,
         every_seconds: float,
+        keep_changes: timedelta,
         retention: timedelta | None,
         largest_share: float,
     ) -> None:
@@ -52,6 +56,7 @@ class Housekeeping(BackgroundTask):
         self._adapters = adapters
         self._erasure = erasure
         self._every_seconds = every_seconds
+        self._keep_changes = keep_changes
         self._retention = retention
         self._largest_share = largest_share
         self._problems: tuple[str, ...] = ()
@@ -62,7 +67,7 @@ class Housekeeping(BackgroundTask):
         return self._problems
 
     async def clean_up(self) -> None:
-        """Marks the students whose retention time is over, erases those marked before, and sweeps the adapter store.
+        """Erases the students who were marked, marks others, trims feeds, and sweeps the adapter store.
 
         A student who can't be erased is logged and stays; the others are erased all the same.
 
@@ -71,6 +76,9 @@ class Housekeeping(BackgroundTask):
         """
         if self._retention is not None:
             await self._erase_due(self._retention)
+        while clone_ids := await self._store.list_ended(longer_than=self._keep_changes, limit=CLONES_PER_READING):
+            for clone_id in clone_ids:
+                await self._store.trim(clone_id)
         report = await self._adapters.sweep(older_than_seconds=ORPHAN_SECONDS)
         _log.info("housekeeping_done", swept=str(report))
 

@@ -59,11 +59,17 @@ class Wakeups(BackgroundTask):
         self._channel = channel
         self._waiters: defaultdict[str, set[Waiter]] = defaultdict(set)
         self._is_connected = False
+        self._connections = 0
 
     @property
     def is_connected(self) -> bool:
         """Whether Redis answers and wake-ups arrive."""
         return self._is_connected
+
+    @property
+    def connections(self) -> int:
+        """How many there have been so far; Redis may have restarted before each, and lost something."""
+        return self._connections
 
     @contextlib.contextmanager
     def waiter(self, *item_ids: str) -> Iterator[Waiter]:
@@ -89,6 +95,8 @@ class Wakeups(BackgroundTask):
                     async for item_id in subscribe(pubsub, self._channel, silence_seconds=SILENCE_SECONDS):
                         self._is_connected = True
                         # None: the connection is new, and changes may have been missed. Everybody looks again.
+                        if item_id is None:
+                            self._connections += 1
                         self._wake(item_id or "")
             except (RedisError, OSError) as error:
                 if self._is_connected:

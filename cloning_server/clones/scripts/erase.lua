@@ -1,22 +1,30 @@
--- keys: clones student_clones student_requests lane students due records...
+-- keys: clones student_clones student_requests lane students due ended queued open leases tokens sizes records...
 -- args: student_id channel request_count clone_ids...
 --
 -- Removes everything about a student. The caller has read the ids of the student's clones and how many requests made
--- them, and passes the keys of both as `records`.
+-- them, has ended the clones, and passes the keys of clones and requests as `records`.
 --
--- Returns how many keys were removed. Returns -1, and removes nothing, if a clone is not final or if the student has
--- another clone or request by now.
+-- Returns how many keys were removed. Returns -1, and removes nothing, if the student has another clone or request by
+-- now. A clone that the caller has ended and that is in the lane all the same is one of which the store lost a part.
 
-if redis.call('LLEN', keys.lane) > 0 then return -1 end
-if redis.call('ZCARD', keys.student_clones) ~= #args.clone_ids then return -1 end
+local is_known = {}
+for _, clone_id in ipairs(args.clone_ids) do is_known[clone_id] = true end
+for _, clone_id in ipairs(redis.call('LRANGE', keys.lane, 0, -1)) do if not is_known[clone_id] then return -1 end end
+for _, clone_id in ipairs(redis.call('ZRANGE', keys.student_clones, 0, -1)) do
+  if not is_known[clone_id] then return -1 end
+end
 if redis.call('SCARD', keys.student_requests) ~= tonumber(args.request_count) then return -1 end
 
-local removed = redis.call('DEL', keys.student_clones, keys.student_requests)
+local removed = redis.call('DEL', keys.student_clones, keys.student_requests, keys.lane)
 for _, record in ipairs(keys.records) do removed = removed + redis.call('DEL', record) end
 redis.call('ZREM', keys.students, args.student_id)
 redis.call('HDEL', keys.due, args.student_id)
 for _, clone_id in ipairs(args.clone_ids) do
-  redis.call('ZREM', keys.clones, clone_id)
+  for _, index in ipairs({keys.clones, keys.ended, keys.queued, keys.open, keys.leases}) do
+    redis.call('ZREM', index, clone_id)
+  end
+  redis.call('HDEL', keys.tokens, clone_id)
+  redis.call('HDEL', keys.sizes, clone_id)
   redis.call('PUBLISH', args.channel, clone_id)
 end
 return removed

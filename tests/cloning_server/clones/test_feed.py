@@ -1,22 +1,33 @@
 """WatchClone through a real server: what a watcher sees, from wherever it starts, whatever happens in between."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import grpc
+import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from redis.asyncio import Redis
 
 from cloning_server.clone import CloneState
-from mesh.errors import CloneNotFound, InvalidField, NoTrainableExamples
+from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.registry import Registry
+from mesh.errors import CloneNotFound, Fact, InvalidField, NoTrainableExamples, TooManyWatches
 from testing.parts.stores import RedisEndpoint
+from testing.waiting import until as until_true
+from tests.cloning_server.clones.conftest import claim_next, next_change
 from tests.cloning_server.conftest import (
     Cloning,
     CloningStub,
+    order,
     raised,
     start_clone,
     until,
     watch,
     watch_all,
 )
+
+WAIT_SECONDS = 20
+Watch = grpc.aio.UnaryStreamCall[pb.WatchCloneRequest, pb.WatchCloneResponse]
 
 
 async def test_the_first_message_is_the_current_state(cloning: Cloning, stub: CloningStub) -> None:
@@ -83,6 +94,115 @@ async def test_a_failed_clone_is_a_last_message_and_no_failed_call(cloning: Clon
     last = (await watch_all(stub, await start_clone(stub)))[-1]
     assert last.status == "failed"
     assert last.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+
+
+async def test_watches_are_bounded_for_the_server_and_for_each_caller(cloning: Cloning) -> None:
+    cloning.set(watch_limit=3, caller_watch_limit=2)
+    cloning.trainer.gates[CloneState.LOADING_BASE_MODEL].shut()
+    async with cloning.serve() as stub:
+        clone_id = await start_clone(stub)
+
+        async def open_watch(*headers: tuple[str, str]) -> Watch:
+            call = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id), metadata=headers)
+            assert (await anext(aiter(call))).clone_id == clone_id
+            return call
+
+        async def refused_limit(*headers: tuple[str, str]) -> dict[str, Fact]:
+            with raised() as failure:
+                await open_watch(*headers)
+            assert isinstance(failure.error, TooManyWatches)
+            return failure.error.facts
+
+        first, _ = [await open_watch() for _ in range(2)]
+        assert await refused_limit() == {"limit": "2"}
+        # The gateway appends who calls it to what the caller says.
+        third = await open_watch(("x-forwarded-for", "10.9.8.7, 10.0.0.1"))
+        assert await refused_limit(("x-forwarded-for", "10.0.0.2")) == {"limit": "3"}
+        assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).clone_id == clone_id
+
+        # A place is free again a moment after its watch has ended.
+        for call, headers in ((first, ()), (third, (("x-forwarded-for", "10.0.0.2"),))):
+            call.cancel()
+
+            async def is_free(headers: tuple[tuple[str, str], ...] = headers) -> bool:
+                try:
+                    await open_watch(*headers)
+                except grpc.aio.AioRpcError:
+                    return False
+                return True
+
+            await until_true(is_free, seconds=WAIT_SECONDS)
+
+
+async def test_of_a_clone_that_ended_long_ago_its_acceptance_and_its_end_are_left(
+    cloning: Cloning, redis: Redis, clones: CloneStore
+) -> None:
+    feed = f"{clones.channel.removesuffix('changes')}feed:"
+    # Housekeeping has its turn all the time, and has nothing to trim for an hour.
+    cloning.set(clone_changes_hours=1, housekeeping_seconds=0.05)
+    async with cloning.serve() as stub:
+        clone_id = (await stub.StartClone(order(request_id="enrol"))).clone_id
+        whole = await watch_all(stub, clone_id)
+        accepted = await stub.StartClone(order(request_id="enrol"))
+        joint = [change async for change in stub.WatchClones(pb.WatchClonesRequest(clone_ids=[clone_id]))]
+        assert len(whole) > 2
+        assert await redis.xlen(feed + clone_id) == len(whole)
+
+    cloning.set(clone_changes_hours=0)
+    cloning.trainer.gates[CloneState.FINE_TUNING].shut()
+    async with cloning.serve() as stub:
+        running = await start_clone(stub, "another")
+        await until(stub, running, "creating_adapter")
+
+        async def is_trimmed() -> bool:
+            return await redis.xlen(feed + clone_id) == 2
+
+        await until_true(is_trimmed, seconds=WAIT_SECONDS)
+        assert await redis.xlen(feed + running) > 2, "one that runs stays whole"
+        assert await watch_all(stub, clone_id) == [whole[0], whole[-1]]
+        assert await watch_all(stub, clone_id, after_sequence=None) == whole[-1:]
+        for after in range(1, len(whole)):
+            assert await watch_all(stub, clone_id, after_sequence=after) == whole[-1:]
+        assert await watch_all(stub, clone_id, after_sequence=len(whole)) == []
+        assert [change async for change in stub.WatchClones(pb.WatchClonesRequest(clone_ids=[clone_id]))] == joint
+        request = pb.WatchClonesRequest(clone_ids=[clone_id], after_sequence=joint[0].sequence - 1)
+        assert [change async for change in stub.WatchClones(request)] == joint
+        assert await stub.StartClone(order(request_id="enrol")) == accepted
+        assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).status == "completed"
+
+
+@pytest.mark.parametrize("kind", ["WatchClone", "WatchClones"])
+async def test_a_watch_goes_on_after_the_store_has_lost_what_it_has_shown(
+    kind: str, cloning: Cloning, redis: Redis, clones: CloneStore
+) -> None:
+    cloning.set(heartbeat_seconds=0.1)
+    # No worker takes the clone: this test changes it.
+    cloning.trainer.seats = 0
+    registry = Registry.of(clones)
+    prefix = clones.channel.removesuffix("changes")
+    async with cloning.serve() as stub:
+        clone_id = await start_clone(stub)
+        lease = await claim_next(registry)
+        keys = [f"{prefix}feed:{clone_id}", f"{prefix}change_counter"]
+        kept = {key: bytes(await redis.dump(key) or b"") for key in keys}
+        later = next_change(lease.clone, CloneState.LOADING_BASE_MODEL)
+        for clone in (later, next_change(later)):
+            await registry.changes.write(clone, token=lease.token)
+        stream: AsyncIterator[pb.WatchCloneResponse | pb.WatchClonesResponse]
+        if kind == "WatchClone":
+            stream = aiter(stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id)))
+        else:
+            stream = aiter(stub.WatchClones(pb.WatchClonesRequest(clone_ids=[clone_id])))
+        assert (await anext(stream)).status == "fine_tuning"
+
+        # As if Valkey crashed and restarted without its last second. The clone's end gets the number of a lost change,
+        # which the watch has seen.
+        for key in keys:
+            await redis.restore(key, 0, kept[key], replace=True)
+        await registry.changes.cancel(clone_id)
+        await redis.client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert [change.status async for change in stream if not change.heartbeat] == ["cancelled"]
 
 
 async def test_a_number_that_is_yet_to_come_is_refused(stub: CloningStub) -> None:

@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -17,6 +17,7 @@ from cloning_server.app import open_server
 from cloning_server.clone import CloneState
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.listing import BACKLOG_SECONDS
+from cloning_server.clones.records import StoredReading
 from mesh.errors import CloneNotFound, InvalidField, NoTrainableExamples
 from testing.parts.envoy import envoy
 from testing.parts.stores import RedisEndpoint
@@ -107,6 +108,36 @@ async def test_a_watcher_that_is_cut_again_and_again_sees_each_change_once(stub:
         watch_joint(stub, clone_ids=clone_ids, after_sequence=0), *(hop(n) for n in (1, 3, 8))
     )
     assert all(hopped == whole for hopped in hops)
+
+
+async def test_however_much_there_is_to_read_it_is_read_in_pages(
+    cloning: Cloning, stub: CloningStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_ids = [await start_clone(stub, student_id) for student_id in CLASS[:3]]
+    whole = await watch_joint(stub, clone_ids=ended_ids, after_sequence=0)
+    cloning.trainer.gates[CloneState.FINE_TUNING].shut()
+    running = await start_clone(stub, CLASS[3])
+    await until(stub, running, "creating_adapter")
+    sizes: list[int] = []
+    read_feeds = CloneStore.read_feeds
+
+    async def read_and_count(store: CloneStore, clone_ids: Sequence[str], **kwargs: Any) -> StoredReading:
+        reading = await read_feeds(store, clone_ids, **kwargs)
+        if kwargs["after"] is not None:
+            sizes.append(len(reading.changes))
+        return reading
+
+    monkeypatch.setattr(CloneStore, "read_feeds", read_and_count)
+    monkeypatch.setattr("cloning_server.clones.joint_feed.PAGE_CHANGES", 4)
+    assert await watch_joint(stub, clone_ids=ended_ids, after_sequence=0) == whole
+    assert (max(sizes), sum(sizes)) == (4, len(whole))
+
+    watching = asyncio.create_task(watch_joint(stub, clone_ids=[*ended_ids, running], after_sequence=0))
+    cloning.trainer.gates[CloneState.FINE_TUNING].open()
+    changes = await watching
+    assert changes[: len(whole)] == whole
+    assert [change.clone_sequence for change in changes[len(whole) :]] == list(range(1, len(changes) - len(whole) + 1))
+    assert max(sizes) == 4
 
 
 async def test_of_a_student_the_unfinished_clones_are_followed_or_else_the_latest(

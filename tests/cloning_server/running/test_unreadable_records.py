@@ -34,6 +34,10 @@ async def replace_all_changes(redis: Redis, prefix: str, clone_id: str) -> None:
     await redis.xadd(f"{prefix}feed:{clone_id}", {"clone": b"\xff\xfe"}, id="1-0")
 
 
+async def lose_all_changes(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.delete(f"{prefix}feed:{clone_id}")
+
+
 async def name_a_student_in_the_manifest_that_can_not_be(redis: Redis, prefix: str, clone_id: str) -> None:
     feed = f"{prefix}feed:{clone_id}"
     ((_, fields),) = cast("list[tuple[str, dict[str, str]]]", await redis.xrevrange(feed, count=1))
@@ -48,6 +52,7 @@ async def replace_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None
 DAMAGES: list[Damage] = [
     add_a_change,
     add_another_field,
+    lose_all_changes,
     name_a_student_in_the_manifest_that_can_not_be,
     replace_all_changes,
     replace_the_baseline,
@@ -81,6 +86,25 @@ async def test_the_clone_fails_and_the_next_one_of_its_student_completes(
             listed = await stub.ListClones(pb.ListClonesRequest(student_id=STUDENT))
             assert [clone.clone_id for clone in listed.clones] == [second, first]
         assert 'aivo_background_restarts_total{task="Worker"} 0.0' in generate_latest(server.registry).decode()
+
+
+@pytest.mark.parametrize(
+    "lost_keys", ["feed:{clone}", "clones:{student}", "open", "feed:{clone} clones:{student} open"]
+)
+async def test_a_student_is_deleted_whatever_the_store_has_lost_of_an_unfinished_clone(
+    cloning: Cloning, clones: CloneStore, lost_keys: str
+) -> None:
+    first, second = await two_clones(clones)
+    prefix = clones.channel.removesuffix("changes")
+    await cloning.redis.delete(*(prefix + key for key in lost_keys.format(clone=first, student=STUDENT).split()))
+    cloning.trainer.seats = 0
+    async with cloning.serve() as stub:
+        receipt = await stub.DeleteStudent(student_service_pb2.DeleteStudentRequest(student_id=STUDENT), timeout=20)
+        assert receipt.clones.clones == 2
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert (health.queued_clones, health.running_clones) == (0, 0)
+    left = b"".join(key.encode() + value for key, value in (await cloning.stored()).items())
+    assert not [name for name in (first, second, STUDENT) if name.encode() in left]
 
 
 async def test_one_that_can_not_be_read_is_left_out_of_lists_and_goes_with_its_student(

@@ -49,6 +49,7 @@ async def housekeeping(cloning: Cloning, clones: CloneStore, adapters: AdapterSt
             adapters=adapters,
             erasure=erasure,
             every_seconds=60,
+            keep_changes=timedelta(days=1),
             retention=RETENTION,
             largest_share=0.05,
         )
