@@ -98,7 +98,7 @@ brain: model ## Train tutor, grader and guard for BASE_MODEL, with the public se
 demo: $(INSTALLED) ## Clone the sample student and ask both models the same question (while `make up` runs)
 	@python -m client.demo
 
-test: $(INSTALLED) ## Run the tests that take less than ten minutes in all
+test: $(INSTALLED) ## Run the fast tests: some fifteen minutes on two cores
 	@python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m 'not slow'
 
 test-slow: $(INSTALLED) ## Run the slow tests: chaos, training on the real base model, the installed wheel, vLLM if it is installed

@@ -18,11 +18,11 @@ from brain_server.safety.guard import GuardReader
 from brain_server.safety.rules import ALL_RULES, RuleName, SafetyRules, SpokenText
 from brain_server.safety.screening import Screener
 from brain_server.safety.settings import SafetySettings
-from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, TextKind
+from brain_server.safety.verdict import SafetyVerdict, TextKind
 from brain_server.safety.written_replies import WrittenReplies
 from curriculum.screened_texts import ScreenedText
 from mesh.lm.chat import Prompt, Role, Turn
-from mesh.lm.guarding import HarmCategory, Speaker
+from mesh.lm.guarding import Speaker
 from mesh.tutoring.profile import StudentProfile
 from testing.scripted.engine import ScriptedEngine
 
@@ -93,7 +93,7 @@ class AgentLayer:
             raise GuardSilent
         is_blocked = screened.reply.finish_reason is FinishReason.SAFETY
         return Finding(
-            harm=_harm_of(verdict) if self._has_guard else None,
+            harm=verdict.harm if self._has_guard else None,
             is_blocked=is_blocked,
             has_finding=bool(verdict.findings) and not is_blocked,
             seconds=seconds,
@@ -185,16 +185,6 @@ def chosen_layers(layers: Mapping[str, Layer], names: Sequence[str] | None) -> d
                 f"--layers: there is no layer {name} on this Main Brain; choose from {', '.join(layers)}"
             )
     return {name: layer for name, layer in layers.items() if name in names}
-
-
-def _harm_of(verdict: SafetyVerdict) -> float:
-    """Returns how likely harm is: the sum over the categories, which a rule's finding makes certain.
-
-    Of a text in several pieces, the highest probability of each category counts, so that the sum can pass 1.
-    """
-    of_guard = sum(verdict.probabilities.get(SafetyCategory(category), 0.0) for category in HarmCategory)
-    certain = (finding.probability for finding in verdict.findings if finding.action >= SafetyAction.REFUSE)
-    return max(min(of_guard, 1.0), *certain, 0.0)
 
 
 def _words(text: str) -> Iterable[str]:

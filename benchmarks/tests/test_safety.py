@@ -81,6 +81,15 @@ async def test_one_harmful_piece_of_a_long_text_is_enough(engine: ScriptedEngine
     assert len(engine.weighed) > 3
 
 
+async def test_a_long_text_is_as_harmful_as_its_most_harmful_piece(
+    engine: ScriptedEngine, layers: dict[str, Layer]
+) -> None:
+    engine.weights = {"gun": (0.6, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0), "": (0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0)}
+    finding = await layers["guard"].find(said("fine " * 200 + "gun", HarmCategory.HATE))
+    one_piece = await layers["guard"].find(said("fine", HarmCategory.HATE))
+    assert finding.harm == one_piece.harm
+
+
 async def test_a_tutors_text_is_read_as_a_reply_is_sentence_by_sentence(
     engine: ScriptedEngine, layers: dict[str, Layer]
 ) -> None:

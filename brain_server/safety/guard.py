@@ -30,11 +30,13 @@ class GuardJudgement:
 
     Attributes:
         guard: `lora:` and the sha256 of its weights.
+        harm: How likely the text is harmful, whatever it is about; of a long one, the most harmful piece.
         probabilities: The probability of each category, the highest of all pieces.
         flagged: The categories that the text is flagged for, likeliest first.
     """
 
     guard: str
+    harm: float
     probabilities: Mapping[HarmCategory, float]
     flagged: tuple[HarmCategory, ...]
 
@@ -88,6 +90,7 @@ class GuardReader:
         flagged = {category for reading in readings for category in reading.flagged(thresholds, speaker=speaker)}
         return GuardJudgement(
             guard=main_brain.guard,
+            harm=max(reading.harm for reading in readings),
             probabilities=probabilities,
             flagged=tuple(sorted(flagged, key=probabilities.__getitem__, reverse=True)),
         )

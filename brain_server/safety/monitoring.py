@@ -22,6 +22,8 @@ _log = get_logger(__name__)
 class MonitoredReply:
     """Screens one conversation in the background while its reply is sent.
 
+    The guard begins to read once the reply has its first text, so that it delays no first token.
+
     Args:
         conversation: Screens the prompt and the earlier turns.
         screening: Screens the reply.
@@ -30,22 +32,26 @@ class MonitoredReply:
     def __init__(self, conversation: Coroutine[None, None, ScreenedConversation], screening: ReplyScreening) -> None:
         self._screening = screening
         self._has_news = asyncio.Event()
+        self._may_read = asyncio.Event()
         self._is_whole = False
-        self._conversation = asyncio.create_task(conversation, name="screen a conversation")
+        self._conversation = asyncio.create_task(self._screen(conversation), name="screen a conversation")
         self.task = asyncio.create_task(self._run(), name="screen beside a reply")
 
     async def conversation_screened(self) -> None:
         """Returns once the prompt and the earlier turns have their verdict. Raises as `Screener.screen` does."""
+        self._may_read.set()
         await asyncio.shield(self._conversation)
 
     def add(self, text: str) -> None:
         """Takes the next text of the reply."""
         self._screening.held_text.add(text)
+        self._may_read.set()
         self._has_news.set()
 
     def end(self) -> None:
         """Says that no more text comes. What came is screened all the same."""
         self._is_whole = True
+        self._may_read.set()
         self._has_news.set()
 
     async def verdict(self) -> SafetyVerdict:
@@ -60,6 +66,13 @@ class MonitoredReply:
                 raise outcome
         assert isinstance(conversation, ScreenedConversation)
         return merge_verdicts([conversation.verdict, *self._screening.verdicts])
+
+    async def _screen(self, conversation: Coroutine[None, None, ScreenedConversation]) -> ScreenedConversation:
+        try:
+            await self._may_read.wait()
+            return await conversation
+        finally:
+            conversation.close()
 
     async def _screen_reply(self) -> None:
         """Screens what comes until the reply ends; a text that can't be judged is an error only then."""

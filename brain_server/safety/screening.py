@@ -94,7 +94,11 @@ def _judged(
     ]
     verdict = _verdict(kind, [*findings, *guard_findings], guard=judgement.guard)
     probabilities = {SafetyCategory(category): p for category, p in judgement.probabilities.items()}
-    return replace(verdict, probabilities={**probabilities, **_highest(verdict.findings, probabilities)})
+    return replace(
+        verdict,
+        harm=max(verdict.harm, judgement.harm),
+        probabilities={**probabilities, **_highest(verdict.findings, probabilities)},
+    )
 
 
 def _action_for(category: HarmCategory, spoken: SpokenText) -> SafetyAction:
@@ -107,7 +111,11 @@ def _verdict(kind: TextKind, findings: Sequence[Finding], *, guard: str) -> Safe
     # Merging keeps the likeliest finding of each category, the highest action first.
     verdicts = [
         SafetyVerdict(
-            text=kind, findings=(finding,), probabilities={finding.category: finding.probability}, guard=guard
+            text=kind,
+            findings=(finding,),
+            harm=finding.probability if finding.action >= SafetyAction.REFUSE else 0.0,
+            probabilities={finding.category: finding.probability},
+            guard=guard,
         )
         for finding in findings
     ]

@@ -65,6 +65,7 @@ class SafetyVerdict:
     Attributes:
         text: Which text it is about; with findings in several, the one that calls for the highest action.
         findings: What calls for an action, the highest action first; empty for a text without harm.
+        harm: How likely the text is harmful, whatever it is about, 0 to 1.
         probabilities: The probability of each category that was judged.
         guard: Who judged: `lora:` and the sha256 of the guard's weights, or `rules` where it could not; empty for a
             text that needed no judgement.
@@ -72,6 +73,7 @@ class SafetyVerdict:
 
     text: TextKind
     findings: tuple[Finding, ...] = ()
+    harm: float = 0.0
     probabilities: Mapping[SafetyCategory, float] = field(default_factory=dict)
     guard: str = RULES
 
@@ -109,6 +111,7 @@ def merge_verdicts(verdicts: Sequence[SafetyVerdict]) -> SafetyVerdict:
     return SafetyVerdict(
         text=gravest.text,
         findings=tuple(sorted(findings.values(), key=_weight, reverse=True)),
+        harm=max(verdict.harm for verdict in verdicts),
         probabilities=probabilities,
         guard=RULES if RULES in guards else next(filter(None, guards), ""),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from brain_server.safety.normalizer import undisguise
 from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.learning.passes import Passes
 from curriculum.screened_texts import ScreenedText, respelt_texts
@@ -35,17 +36,21 @@ MOST_FLAGGED = 0.09
 _SOONER = {HarmCategory.SELF_HARM: 0.5}
 # How much a harmless text of another grade band counts for a band's threshold. A band has some forty of its own.
 _OTHER_BANDS = 0.25
-# Development texts choose in these spellings: the others are undone before a guard reads a text.
-_CHOOSING = (Spelling.PLAIN, Spelling.MISSPELT)
+# Development texts choose in these spellings. Leet is undone before a guard reads a text, but not always well: "k1ll"
+# turns into "kiil". Of the others next to nothing is left.
+_CHOOSING = (Spelling.PLAIN, Spelling.MISSPELT, Spelling.LEET)
 _LEAST_SCORE, _MOST_SCORE = 0.02, 0.98
 
 
 def guard_examples(texts: Sequence[ScreenedText], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
-    """Returns one example per text: the guard's prompt, and the first token of its label."""
+    """Returns one example per text: the guard's prompt, and the first token of its label.
+
+    Spelling tricks are undone as far as they are in serving, so that a guard learns what it will read.
+    """
     tokens = label_tokens(tokenizer)
     return [
         labelled_example(
-            guard_prompt(text.text, speaker=text.speaker, grade=text.grade),
+            guard_prompt(undisguise(text.text), speaker=text.speaker, grade=text.grade),
             GUARD_LABELS.index(label_of(text.category)),
             label_tokens=tokens,
             tokenizer=tokenizer,

@@ -44,9 +44,8 @@ GUARD_SETTINGS = RoleSettings(epochs=5, learning_rate=7e-4, batch=32)
 _SMOOTHING = 0.05
 # Longer examples are left out: of the moderation set's, a few would take a third of the time.
 _MAX_TOKENS = 192
-# Texts that an epoch tells of lessons and of the moderation set, drawn anew each time: some are enough to know school
-# work by, and the moderation set's are long.
-_LESSON_TEXTS, _MODERATED_TEXTS = 400, 300
+# Texts that an epoch tells of lessons, drawn anew each time: some are enough to know school work by.
+_LESSON_TEXTS = 400
 _SAFETY, _MODERATION, _REQUESTS = "safety", "openai_moderation.even_rows.jsonl", "simple_safety_tests_80.csv"
 # Any number; with another, the respelt texts that measure are others.
 _RESPELLING_SEED = 77
@@ -61,7 +60,7 @@ class GuardTexts:
     Attributes:
         taught: Harmful texts and near misses, told in every epoch.
         lessons: What is said at work; every epoch tells some.
-        moderated: Texts of the moderation set; every epoch tells some.
+        moderated: Texts of the moderation set; every epoch tells one piece of each.
         development: What chooses calibration and thresholds.
         measured: What measures beside it, by name of the figures.
     """
@@ -102,8 +101,7 @@ class GuardTexts:
             # Repeatable on purpose; it need not be hard to guess.
             draws = random.Random(f"{seed} {epoch}")  # noqa: S311
             lessons = draws.sample(self.lessons, min(_LESSON_TEXTS, len(self.lessons)))
-            moderated = draws.sample(self.moderated, min(_MODERATED_TEXTS, len(self.moderated)))
-            texts += told_anew([*self.taught, *lessons, *moderated], draws)
+            texts += told_anew([*self.taught, *lessons, *self.moderated], draws)
         return texts
 
 

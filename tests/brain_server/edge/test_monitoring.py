@@ -1,14 +1,15 @@
 """SAFETY=monitor through the real edge: replies wait for nothing, and adults are told whatever becomes of a call."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 
 import grpc
 import pytest
 from aivo.brain.v1 import brain_service_pb2 as pb
 from aivo.safety.v1 import safety_pb2
 
-from brain_server.engine.contract import Generation
+from brain_server.engine.contract import Delta, Generation, Reply
 from brain_server.safety.settings import SafetySettings
 from mesh.errors import ModelNotLoaded, QueueFull
 from testing.parts.stores import S3Endpoint
@@ -52,6 +53,28 @@ async def test_a_reply_does_not_wait_for_the_prompts_verdict(screened: Served) -
     screened.engine.guard_hold.set()
     finished = (await anext(messages)).finished
     assert (finished.response, finished.safety.alert) == ("".join(PIECES), True)
+    assert [flag.words for flag in screened.flags] == [SAD]
+
+
+async def test_the_guard_does_not_read_before_the_reply_has_its_first_text(
+    screened: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, may_begin = screened.engine, asyncio.Event()
+    stream = engine.stream
+
+    async def slow_stream(generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+        await may_begin.wait()
+        async with aclosing(stream(generation)) as events:
+            async for event in events:
+                yield event
+
+    monkeypatch.setattr(engine, "stream", slow_stream)
+    call = screened.brain.GenerateStream(request_of_stream(SAD))
+    await asyncio.sleep(0.1)
+    assert screened.flags == []
+    may_begin.set()
+    finished = [message async for message in call][-1].finished
+    assert finished.safety.alert
     assert [flag.words for flag in screened.flags] == [SAD]
 
 

@@ -8,9 +8,10 @@ import pytest
 from curriculum.guard import is_for_development, load_guard_texts
 from curriculum.library import is_held_out, load_lessons
 from curriculum.screened_texts import ScreenedText
-from curriculum.train.guard import MOST_FLAGGED, calibrate, choose_thresholds, choosing_texts
+from curriculum.train.guard import MOST_FLAGGED, calibrate, choose_thresholds, choosing_texts, guard_examples
 from curriculum.train.guard_role import GuardTexts
 from mesh.lm.guarding import GUARD_LABELS, HarmCategory, HarmReading, Speaker, thresholds_of_grade
+from mesh.main_brain.base import BaseModel
 from mesh.tutoring.profile import GradeBand
 
 GRADES = {GradeBand.K_2: "1", GradeBand.G3_5: "4", GradeBand.G6_8: "7", GradeBand.G9_12: "11"}
@@ -74,12 +75,19 @@ def test_a_guard_that_knows_nothing_calls_half_of_the_texts_harmful() -> None:
     assert safe == pytest.approx(0.5, abs=0.1)
 
 
-def test_development_texts_choose_as_they_are_and_misspelt() -> None:
+def test_development_texts_choose_as_they_are_misspelt_and_in_leet() -> None:
     texts = harmless(GradeBand.K_2, 10)
     chosen = choosing_texts(texts, seed=0)
     assert chosen[:10] == texts
-    assert len(chosen) == 20
-    assert {text.text for text in chosen[10:]}.isdisjoint(text.text for text in texts)
+    assert len(chosen) == 30
+    assert {text.text for text in chosen[10:20]}.isdisjoint(text.text for text in texts)
+    assert any(character.isdigit() for character in chosen[20].text.split()[0])
+
+
+def test_a_guard_learns_what_it_will_read_in_serving(small_base: BaseModel) -> None:
+    text, trick = (ScreenedText(text=words, speaker=Speaker.STUDENT, grade="4") for words in ("a bomb", "a b0m\u200bb"))
+    plain, undone = guard_examples([text, trick], small_base.tokenizer)
+    assert plain.example.tokens == undone.example.tokens
 
 
 def test_nothing_that_is_held_out_is_taught() -> None:
