@@ -358,18 +358,24 @@ class ResourceExhausted(AivoError):
 
 
 class QueueFull(ResourceExhausted):
-    """The queue is full, or as full as one student, or calls that name no student, may make it."""
+    """The queue is full, or as full as some calls may make it: those of one student, say, or of one caller."""
 
     reason = "QUEUE_FULL"
 
     def __init__(
-        self, *, limit: int, retry_seconds: float, whose: Literal["all", "one student", "no student"] = "all"
+        self,
+        *,
+        limit: int,
+        retry_seconds: float,
+        whose: Literal["all", "one student", "no student", "students without a model", "one caller"] = "all",
     ) -> None:
         """Takes the limit, when to try again, and whose calls it bounds."""
         message = {
             "all": f"the queue is full with {limit} waiting; try again later",
             "one student": f"one student may have {limit} calls at a time; wait until one of them ends",
             "no student": f"calls that name no student, and Assess, may be {limit} at a time; try again later",
+            "students without a model": f"students without a model may have {limit} calls at a time; try again later",
+            "one caller": f"one caller may have {limit} calls at a time; wait until one of them ends",
         }[whose]
         super().__init__(message, {"limit": limit})
         self.retry_seconds = retry_seconds

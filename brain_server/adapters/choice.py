@@ -134,6 +134,10 @@ class StudentAdapters(Generic[C]):
             else:
                 yield await self._lease_active(stack, student_id, deadline)
 
+    def knows_model_of(self, student_id: str) -> bool:
+        """Whether the store has said that the student has a model, by what it said last; never asks it."""
+        return self.pointers.last_known(student_id) is not None
+
     def evict(self, student_id: str) -> list[LoadedAdapter]:
         """Forgets a student; returns the adapters that were in memory."""
         for identity in [identity for identity in self._outdated if identity.ref.student_id == student_id]:

@@ -86,11 +86,16 @@ async def stream_reply(
     pieces: list[str] = []
     summary: DecodingSummary | None = None
     async with AsyncExitStack() as stack:
-        place = admission.place(generation.deadline, student_id=generation.student_id)
+        student_id = generation.student_id
+        has_model = student_id is not None and adapters.knows_model_of(student_id)
+        place = admission.place(generation.deadline, student_id=student_id, has_model=has_model)
         allowance = stack.enter_context(place)
         prepared = await decoder.prepare(generation, allowance)
         prepared_at = time.monotonic()
         choice = await within(stack.enter_async_context(adapters.choose(generation)), allowance)
+        if student_id is not None:
+            has_model = choice.adapter is not None or adapters.knows_model_of(student_id)
+            admission.settle(allowance, has_model=has_model)
         times = _StageTimes(arrived_at=arrived_at, prepared_at=prepared_at, chosen_at=time.monotonic())
         decoding = decoder.decode(generation, prepared, choice, allowance)
         async for event in await stack.enter_async_context(aclosing(decoding)):

@@ -1,4 +1,7 @@
-"""Admission: limits the requests in the engine: in total, per student, and those that name no student together.
+"""Admission: limits the requests in the engine: in total, per student, and those that anybody may send.
+
+Anybody may leave the student out, and anybody may make up a student. So requests that name no student, and those of
+students without a model, may each take a part of the places alone.
 
 Knows nothing of models. For the event loop.
 """
@@ -19,18 +22,24 @@ _FIRST_RETRY_SECONDS = 1.0
 class Admission:
     """Gives each request a place, from its arrival to its end."""
 
-    def __init__(self, *, limit: int, student_limit: int, anonymous_limit: int) -> None:
+    def __init__(self, *, limit: int, student_limit: int, anonymous_limit: int, modelless_limit: int) -> None:
         """Takes the limits.
 
         Args:
-            limit: Most requests that may wait or run at the same time.
+            limit: Most requests that may wait or run at the same time. As many again may wait until it is known whether
+                their students have a model.
             student_limit: Most of them that may belong to one student.
             anonymous_limit: Most of them that may name no student.
+            modelless_limit: Most of them that may belong to students without a model.
         """
         self._limit = limit
         self._student_limit = student_limit
         self._anonymous_limit = anonymous_limit
+        self._modelless_limit = modelless_limit
         self._present: set[Allowance] = set()
+        # Of these, those whose student may be made up, and those whose student has no model.
+        self._unsettled: set[Allowance] = set()
+        self._modelless: set[Allowance] = set()
         self._extra: set[Allowance] = set()
         # By student; None stands for all requests that name none.
         self._caller_counts: Counter[str | None] = Counter()
@@ -72,11 +81,19 @@ class Admission:
             yield allowance
 
     @contextmanager
-    def place(self, deadline: float | None, *, student_id: str | None = None) -> Iterator[Allowance]:
+    def place(
+        self, deadline: float | None, *, student_id: str | None = None, has_model: bool = False
+    ) -> Iterator[Allowance]:
         """Holds a place for one request.
 
         The limit per student leaves places for the others, however many requests one student sends. So does the limit
         for requests that name no student, which anybody may send.
+
+        Args:
+            deadline: When the work must end, in `time.monotonic()` seconds; None for never.
+            student_id: Whose request it is; None if it names no student.
+            has_model: Whether the student is known to have a model. A request of another student takes no place from
+                those who have one until `settle` says whose it is.
 
         Raises:
             QueueFull: All places are taken, or all that one student, or requests without one, may have. Its retry hint
@@ -84,6 +101,9 @@ class Admission:
             ServerDraining: The engine is closing.
         """
         self._require_free_place()
+        is_unsettled = student_id is not None and not has_model
+        if is_unsettled and len(self._unsettled) >= self._limit:
+            raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
         limit = self._anonymous_limit if student_id is None else self._student_limit
         if self._caller_counts[student_id] >= limit:
             raise QueueFull(
@@ -94,11 +114,30 @@ class Admission:
         self._caller_counts[student_id] += 1
         try:
             with self._present_until_exit(deadline) as allowance:
+                if is_unsettled:
+                    self._unsettled.add(allowance)
                 yield allowance
         finally:
             self._caller_counts[student_id] -= 1
             if not self._caller_counts[student_id]:
                 del self._caller_counts[student_id]
+
+    def settle(self, allowance: Allowance, *, has_model: bool) -> None:
+        """Notes whether the student of a present request has a model, once that is known.
+
+        Raises:
+            QueueFull: All places are taken, or all that students without a model may have; as for `place`.
+        """
+        if allowance in self._unsettled:
+            self._require_free_place()
+            self._unsettled.discard(allowance)
+        if has_model:
+            return
+        if len(self._modelless) >= self._modelless_limit:
+            raise QueueFull(
+                limit=self._modelless_limit, retry_seconds=self._retry_seconds, whose="students without a model"
+            )
+        self._modelless.add(allowance)
 
     @contextmanager
     def _present_until_exit(self, deadline: float | None) -> Iterator[Allowance]:
@@ -108,12 +147,13 @@ class Admission:
             yield allowance
         finally:
             allowance.withdraw()
-            self._present.discard(allowance)
+            for requests in (self._present, self._unsettled, self._modelless):
+                requests.discard(allowance)
 
     def _require_free_place(self) -> None:
         if self._closing:
             raise ServerDraining("the engine is closing")
-        if len(self._present) >= self._limit:
+        if len(self._present) - len(self._unsettled) >= self._limit:
             raise QueueFull(limit=self._limit, retry_seconds=self._retry_seconds)
 
     def record_duration(self, seconds: float) -> None:

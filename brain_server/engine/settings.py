@@ -56,6 +56,11 @@ class EngineSettings(BaseModelSettings, AdapterTrustSettings):
         """Most of them that name no student: as set, or a quarter, so that students find a place at any time."""
         return self.anonymous_limit or max(1, self.places // 4)
 
+    @property
+    def modelless_places(self) -> int:
+        """Most of them whose students have no model, as students may be made up: half, so that the others find one."""
+        return max(1, self.places // 2)
+
     @field_validator("adapter_target_modules", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -92,6 +92,7 @@ class TorchEngine(BackgroundTask):
             limit=settings.places,
             student_limit=settings.student_limit,
             anonymous_limit=settings.anonymous_places,
+            modelless_limit=settings.modelless_places,
         )
         self._role_prompts: Counter[RoleName] = Counter()
         self._loaded: _LoadedParts | None = None

@@ -82,6 +82,7 @@ class VllmEngine(BackgroundTask):
             limit=settings.places,
             student_limit=settings.student_limit,
             anonymous_limit=settings.anonymous_places,
+            modelless_limit=settings.modelless_places,
         )
         self._role_prompts: Counter[RoleName] = Counter()
         self._parts: _VllmParts | None = None

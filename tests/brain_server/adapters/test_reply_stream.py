@@ -84,7 +84,7 @@ async def adapters(s3_endpoint: S3Endpoint, bucket: str) -> AsyncIterator[Studen
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(limit=1, student_limit=1, anonymous_limit=1)
+    return Admission(limit=1, student_limit=1, anonymous_limit=1, modelless_limit=1)
 
 
 @pytest.fixture

@@ -88,7 +88,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "ADAPTER_CORRUPT", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
     """
     REASON_QUEUE_FULL: _Reason.ValueType  # 12
-    """The queue is full (`RESOURCE_EXHAUSTED`, 429). A `google.rpc.RetryInfo` says when to try again.
+    """The queue is full, or as full as some calls may make it: those of one student, of students without a model, that
+    name no student, or of one caller (`RESOURCE_EXHAUSTED`, 429). The message says which. A `google.rpc.RetryInfo`
+    says when to try again.
 
         {"reason": "QUEUE_FULL", "domain": "aivo", "metadata": {"limit": "64"}}
     """
@@ -317,7 +319,9 @@ REASON_ADAPTER_CORRUPT: Reason.ValueType  # 11
     {"reason": "ADAPTER_CORRUPT", "domain": "aivo", "metadata": {"student_id": "student123", "version": "2"}}
 """
 REASON_QUEUE_FULL: Reason.ValueType  # 12
-"""The queue is full (`RESOURCE_EXHAUSTED`, 429). A `google.rpc.RetryInfo` says when to try again.
+"""The queue is full, or as full as some calls may make it: those of one student, of students without a model, that
+name no student, or of one caller (`RESOURCE_EXHAUSTED`, 429). The message says which. A `google.rpc.RetryInfo`
+says when to try again.
 
     {"reason": "QUEUE_FULL", "domain": "aivo", "metadata": {"limit": "64"}}
 """
