@@ -159,4 +159,6 @@ def _server(settings: BrainSettings) -> Server:
         metrics_port=settings.brain_metrics_port,
         drain_seconds=settings.drain_seconds,
         reflection=settings.reflection,
+        caller_limit=settings.caller_limit,
+        idle_seconds=settings.connection_idle_seconds,
     )

@@ -191,4 +191,6 @@ def _server(settings: CloningSettings) -> Server:
         metrics_port=settings.cloning_metrics_port,
         drain_seconds=settings.drain_seconds,
         reflection=settings.reflection,
+        caller_limit=settings.caller_limit,
+        idle_seconds=settings.connection_idle_seconds,
     )

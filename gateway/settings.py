@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_settings import NoDecode
 
-from mesh.settings import Settings
+from mesh.settings import ConnectionSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 # Hosts and addresses become part of a YAML file: nothing else is accepted.
@@ -29,7 +29,7 @@ ServedHosts = Annotated[tuple[ServedHost, ...], NoDecode, BeforeValidator(_split
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(ConnectionSettings):
     """What `envoy.yaml` is filled in with."""
 
     gateway_host: Host = "127.0.0.1"

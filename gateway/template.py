@@ -28,6 +28,7 @@ def render(settings: GatewaySettings) -> str:
         BRAIN_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.brain_address]),
         CLONING_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.cloning_address]),
         CORS_ALLOW_ORIGINS=json.dumps([{"exact": origin} for origin in settings.cors_allow_origins]),
+        CONNECTION_IDLE_SECONDS=settings.connection_idle_seconds,
         ALLOWED_HOSTS=json.dumps(dict.fromkeys(settings.allowed_hosts, True)),
         DEFAULT_HOST=settings.allowed_hosts[0],
         ALLOWED_ORIGINS=json.dumps(dict.fromkeys(settings.cors_allow_origins, True)),

@@ -21,8 +21,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
 
 
-class ServingSettings(Settings):
-    """How a server logs, drains, bounds watches and answers reflection."""
+class ConnectionSettings(Settings):
+    """How long connections live, at the gateway and behind it."""
+
+    # Longer than clients keep connections that they may use again, a minute or two: they close first, and send nothing
+    # into a connection that is being closed.
+    connection_idle_seconds: int = Field(default=300, ge=1, le=86_400)
+
+
+class ServingSettings(ConnectionSettings):
+    """How a server logs, drains, bounds its callers and watches, and answers reflection."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -31,8 +39,9 @@ class ServingSettings(Settings):
     reflection: bool = True
     # Each watch holds memory, and reads its store at every heartbeat.
     watch_limit: int = Field(default=5000, ge=1)
-    # A whole school may share an address, so one caller may take half of the places.
-    caller_watch_limit: int = Field(default=2500, ge=1)
+    # A whole school may share an address, and a backend that speaks for a whole district is one caller. A quarter of
+    # what the gateway passes on at a time, and half of all watches.
+    caller_limit: int = Field(default=2_500, ge=1)
 
 
 class BaseModelSettings(Settings):

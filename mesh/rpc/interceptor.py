@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -24,11 +24,13 @@ from mesh.errors import (
     InvalidArgument,
     MalformedRequest,
     MethodNotFound,
+    QueueFull,
     RequestTooLarge,
     ServerDraining,
 )
 from mesh.log import get_logger
 from mesh.rpc import validation
+from mesh.rpc.callers import Callers, caller_of
 from mesh.rpc.calls import deadline_of
 from mesh.rpc.errors import DETAILS_KEY, RemoteError, code_of, status_of
 from mesh.rpc.metrics import CallMetrics, MethodMeter
@@ -43,7 +45,7 @@ MAX_REQUEST_BYTES = 8 << 20
 # For the message of a call, which comes with its headers or soon after them; the gateway's time for a request.
 REQUEST_SECONDS = 60.0
 
-# Reports, among other things, that the server drains, so it is admitted during a drain too. Logged only if it fails.
+# Reports, among other things, that the server drains, so it is always admitted. Logged only if it fails.
 _HEALTH = "GetHealth"
 
 # A caller that gives up at its deadline is seen here a little before the deadline, which counts from the arrival.
@@ -84,10 +86,16 @@ class _Call:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the calls of one server, and knows which run."""
+    """Wraps the calls of one server, and knows which run.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    Args:
+        registry: Takes the metrics.
+        caller_limit: Most calls that one caller may have at a time.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, caller_limit: int) -> None:
         self._metrics = CallMetrics(registry)
+        self._callers = Callers(limit=caller_limit)
         self._wrapped: dict[str, _Handler] = {}
         # All unknown methods share one label: callers can make up any number of names.
         self._no_such_method = self._around_nothing(self._metrics.of("unknown", "unknown"))
@@ -142,15 +150,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behave = handler.stream_stream or handler.unary_stream or handler.unary_unary
         assert behave is not None
         if service.startswith("grpc."):
-            wrap = self._around_own_streams if handler.request_streaming else self._around_own
+            around_own = self._around_own_streams if handler.request_streaming else self._around_own
+            # Checks of health are not counted: a gateway makes them from an address where others may call from too.
+            wrapped = around_own(behave, parse, meter, is_counted=handler.response_streaming)
         else:
-            wrap = self._around_stream if handler.response_streaming else self._around_unary
+            around = self._around_stream if handler.response_streaming else self._around_unary
+            wrapped = around(behave, parse, meter)
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        return make(wrap(behave, parse, meter), response_serializer=handler.response_serializer)
+        return make(wrapped, response_serializer=handler.response_serializer)
 
     def _around_nothing(self, meter: MethodMeter) -> _Handler:
         async def refuse(_: object, context: _Context) -> None:
@@ -186,28 +197,35 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return stream
 
-    def _around_own(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
+    def _around_own(self, behave: _Behavior, parse: _Parse, meter: MethodMeter, *, is_counted: bool) -> _Behavior:
         async def own(_: object, context: _Context) -> object:
-            try:
-                request = await _read_request(context, parse)
-            except InvalidArgument as error:
-                async with self._around(context, meter):
-                    raise error from None
-            return await behave(request, context)
+            async with self._refusing(context, meter, is_counted=is_counted):
+                return await behave(await _read_request(context, parse), context)
 
         return own
 
-    def _around_own_streams(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
+    def _around_own_streams(
+        self, behave: _Behavior, parse: _Parse, meter: MethodMeter, *, is_counted: bool
+    ) -> _Behavior:
         async def own(_: object, context: _Context) -> None:
-            try:
-                async with aclosing(behave(_requests(context, parse), context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
-            except InvalidArgument as error:
-                async with self._around(context, meter):
-                    raise error from None
+            async with (
+                self._refusing(context, meter, is_counted=is_counted),
+                aclosing(behave(_requests(context, parse), context)) as responses,
+            ):
+                async for response in responses:
+                    await context.write(response)
 
         return own
+
+    @asynccontextmanager
+    async def _refusing(self, context: _Context, meter: MethodMeter, *, is_counted: bool) -> AsyncIterator[None]:
+        """Around a call of gRPC's own services: answers it only where it is refused."""
+        try:
+            with self._callers.call(caller_of(context)) if is_counted else nullcontext():
+                yield
+        except (InvalidArgument, QueueFull) as error:
+            async with self._around(context, meter):
+                raise error from None
 
     @asynccontextmanager
     async def _around(self, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
@@ -216,17 +234,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context.set_trailing_metadata(((CALL_ID_KEY, call.id),))
         with bound_contextvars(call_id=call.id), self._counted(meter):
             try:
-                self._admit(meter.method)
-                yield call
+                with self._admitted(context, meter.method):
+                    yield call
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer(context, call, error)
                 raise
             finally:
                 _record(call, meter)
 
-    def _admit(self, method: str) -> None:
-        if self._draining and method != _HEALTH:
+    @contextmanager
+    def _admitted(self, context: _Context, method: str) -> Iterator[None]:
+        if method == _HEALTH:
+            yield
+            return
+        if self._draining:
             raise ServerDraining("the server is shutting down")
+        with self._callers.call(caller_of(context)):
+            yield
 
     async def _answer(self, context: _Context, call: _Call, error: Exception | asyncio.CancelledError) -> None:
         """Ends the call with the error's status, by raising what gRPC wants; returns if nobody waits for it."""

@@ -6,6 +6,7 @@ A drain is, in order: health says NOT_SERVING, new calls are refused with `SERVE
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -61,16 +62,27 @@ class Server:
         metrics_port: Port of the figures, on the same address; 0 picks a free one, None serves none.
         drain_seconds: How long running calls may go on during the drain.
         reflection: Whether callers may ask what the server offers.
+        caller_limit: Most calls that one caller may have at a time.
+        idle_seconds: How long a connection may stay open without a call; None for ever.
     """
 
     def __init__(
-        self, *, host: str, port: int, metrics_port: int | None, drain_seconds: float, reflection: bool = True
+        self,
+        *,
+        host: str,
+        port: int,
+        metrics_port: int | None,
+        drain_seconds: float,
+        reflection: bool = True,
+        caller_limit: int = sys.maxsize,
+        idle_seconds: int | None = None,
     ) -> None:
         self._host = host
         self._asked_port = port
         self._asked_metrics_port = metrics_port
         self._drain_seconds = drain_seconds
         self._reflection = reflection
+        self._idle_seconds = idle_seconds
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._services: list[str] = []
         self._stopping = asyncio.Event()
@@ -82,7 +94,7 @@ class Server:
         self._metrics_port: int | None = None
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(ServerCollector(self._tasks, self._health.serving))
-        self._interceptor = CallInterceptor(self.registry)
+        self._interceptor = CallInterceptor(self.registry, caller_limit=caller_limit)
 
     def add(
         self,
@@ -192,7 +204,10 @@ class Server:
         self._stopping.set()
 
     def _build(self) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[self._interceptor], options=_OPTIONS)
+        options = list(_OPTIONS)
+        if self._idle_seconds is not None:
+            options.append(("grpc.max_connection_idle_ms", 1_000 * self._idle_seconds))
+        server = grpc.aio.server(interceptors=[self._interceptor], options=options)
         for register in self._registrations:
             register(server)
         self._health.register(server)

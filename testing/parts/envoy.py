@@ -42,9 +42,15 @@ class Edge:
 
 @contextlib.asynccontextmanager
 async def envoy(
-    folder: Path, *, brain_address: str, cloning_address: str, cors_allow_origins: str = "", allowed_hosts: str = ""
+    folder: Path,
+    *,
+    brain_address: str,
+    cloning_address: str,
+    cors_allow_origins: str = "",
+    allowed_hosts: str = "",
+    connection_idle_seconds: str = "",
 ) -> AsyncIterator[Edge]:
-    """Runs the gateway in front of two servers, which may start later."""
+    """Runs the gateway in front of two servers, which may start later. Settings are as in the environment."""
     brain_port, cloning_port, metrics_port = free_ports(3)
     env = {
         "BRAIN_REST_PORT": str(brain_port),
@@ -54,6 +60,7 @@ async def envoy(
         "CLONING_ADDRESS": cloning_address,
         "CORS_ALLOW_ORIGINS": cors_allow_origins,
         "ALLOWED_HOSTS": allowed_hosts,
+        "CONNECTION_IDLE_SECONDS": connection_idle_seconds,
     }
     metrics_url = f"http://127.0.0.1:{metrics_port}"
 

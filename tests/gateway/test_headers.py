@@ -26,7 +26,7 @@ async def test_cookies_of_a_portal_are_dropped_however_large(
     assert {answer.status_code for answer in answers} == {200}
     metadata = brain.calls[-1].metadata
     assert metadata["x-student-id"] == "student123"
-    assert not {"cookie", "x-portal", "accept", "x-forwarded-for"} & metadata.keys()
+    assert not {"cookie", "x-portal", "accept"} & metadata.keys()
     assert sum(len(name) + len(value) for name, value in metadata.items()) < 1_000
 
 
@@ -67,6 +67,16 @@ async def test_grpc_callers_have_the_same_bounds(brain_channel: grpc.aio.Channel
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == "the headers are too large"
     assert len(brain.calls) == 10
+
+
+@pytest.mark.parametrize("claimed_address", ["", "192.0.2.1", "192.0.2.1, 127.0.0.1"])
+async def test_servers_learn_who_called_the_gateway_and_not_what_the_caller_says_of_it(
+    brain_rest: httpx.AsyncClient, brain: Script, claimed_address: str
+) -> None:
+    headers = {"x-forwarded-for": claimed_address} if claimed_address else {}
+    await brain_rest.get("/health", headers=headers)
+
+    assert brain.calls[-1].metadata["x-forwarded-for"] == "127.0.0.1"
 
 
 async def test_a_query_reaches_no_server_as_a_header(cloning_rest: httpx.AsyncClient, cloning: Script) -> None:

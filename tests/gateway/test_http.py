@@ -1,13 +1,17 @@
-"""HTTP as other programs speak it: version 1.0, and HEAD."""
+"""HTTP as other programs speak it: version 1.0, HEAD, and connections that nobody uses."""
 
 import asyncio
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from testing.parts.envoy import Edge
+from testing.parts.envoy import Edge, envoy
 from testing.scripted.cloning_server import CLONE_ID
 from testing.scripted.script import Script
+
+NOWHERE = "127.0.0.1:9"
 
 
 async def exchange(address: str, request: str) -> tuple[str, str]:
@@ -69,3 +73,15 @@ async def test_a_head_of_what_no_get_ends_is_not_found(
 ) -> None:
     assert (await cloning_rest.head(path)).status_code == 404
     assert cloning.calls == []
+
+
+async def test_a_connection_without_a_request_is_closed(tmp_path: Path) -> None:
+    async with (
+        envoy(tmp_path, brain_address=NOWHERE, cloning_address=NOWHERE, connection_idle_seconds="1") as edge,
+        asyncio.timeout(20),
+    ):
+        for url in (edge.brain_url, edge.cloning_url, edge.metrics_url):
+            port = urlsplit(url).port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()

@@ -105,10 +105,18 @@ async def serving(
     metrics_port: int | None = None,
     drain_seconds: float = 5,
     reflection: bool = True,
+    caller_limit: int = 100,
+    idle_seconds: int | None = None,
 ) -> AsyncIterator[Server]:
     """Runs a server with the brain."""
     server = Server(
-        host="127.0.0.1", port=port, metrics_port=metrics_port, drain_seconds=drain_seconds, reflection=reflection
+        host="127.0.0.1",
+        port=port,
+        metrics_port=metrics_port,
+        drain_seconds=drain_seconds,
+        reflection=reflection,
+        caller_limit=caller_limit,
+        idle_seconds=idle_seconds,
     )
     server.add(pb_grpc.add_BrainServiceServicer_to_server, brain, service=SERVICE, ready=lambda: brain.ready)
     await server.start()
