@@ -15,6 +15,7 @@ _SECTIONS: Mapping[str, Sequence[str]] = {
     ),
     "cloning": ("fine_tune", "steps", "clones", "first_reply"),
     "chaos": ("",),
+    "limits": ("hung_store", "watchers", "deletion", "orders"),
     "assessment": ("",),
     "tutoring": ("",),
 }  # fmt: skip
