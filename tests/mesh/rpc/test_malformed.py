@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 from mesh.rpc import interceptor
 from mesh.rpc.interceptor import MAX_REQUEST_BYTES
 from mesh.rpc.server import Server
+from testing.waiting import until
 from tests.mesh.rpc.conftest import SERVICE, Logs
 
 HEALTH = "grpc.health.v1.Health"
@@ -75,6 +76,12 @@ async def test_each_gets_an_error_of_ours_that_quotes_nothing(
     assert (error.code().name, info.reason, info.domain) == (*expected, "aivo")
     assert "secre" not in str(status)
     assert "protobuf" not in str(status)
+
+    async def is_logged() -> bool:
+        return bool(logs.of("call"))
+
+    # The line is written once the answer is on its way.
+    await until(is_logged, seconds=10)
     (line,) = logs.of("call")
     assert (line["code"], line["reason"]) == expected
     metrics = generate_latest(server.registry).decode()
