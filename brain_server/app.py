@@ -89,7 +89,7 @@ async def open_server(settings: BrainSettings) -> AsyncIterator[Server]:
         def is_ready() -> bool:
             return engine.facts.ready
 
-        watch_places = WatchPlaces(limit=settings.watch_limit, caller_limit=settings.caller_watch_limit)
+        watch_places = WatchPlaces(limit=settings.watch_limit)
         safety_servicer = SafetyServicer(agent, alerts=alerts, watch_places=watch_places)
         server.add(add_BrainServiceServicer_to_server, brain_servicer, service=BRAIN_SERVICE, ready=is_ready)
         server.add(

@@ -130,7 +130,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
                 registry,
                 feed=feed,
                 joint_feed=joint_feed,
-                watch_places=WatchPlaces(limit=settings.watch_limit, caller_limit=settings.caller_watch_limit),
+                watch_places=WatchPlaces(limit=settings.watch_limit),
                 adapters=adapters,
                 health=health,
             ),

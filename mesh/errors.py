@@ -382,17 +382,14 @@ class QueueFull(ResourceExhausted):
 
 
 class TooManyWatches(ResourceExhausted):
-    """As many watches are open as the server takes, in all or of one caller."""
+    """As many watches are open as the server takes."""
 
     reason = "TOO_MANY_WATCHES"
 
-    def __init__(self, *, limit: int, whose: Literal["all", "one caller"]) -> None:
-        """Takes the limit, and whose watches it is for."""
-        message = {
-            "all": f"{limit} watches are open on this server, the most it takes; try again later",
-            "one caller": f"{limit} watches of this caller are open, the most it may have; end one of them first",
-        }[whose]
-        super().__init__(message, {"limit": limit})
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            f"{limit} watches are open on this server, the most it takes; try again later", {"limit": limit}
+        )
 
 
 class Unavailable(AivoError):

@@ -12,7 +12,7 @@ from brain_server.edge import alert_wire
 from brain_server.safety.agent import SafetyAgent
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AlertStoreUnavailable
-from mesh.rpc.calls import Context, caller_of, deadline_of
+from mesh.rpc.calls import Context, deadline_of
 from mesh.rpc.watch_places import WatchPlaces
 
 
@@ -55,7 +55,7 @@ class SafetyServicer(SafetyServiceServicer):
         """Streams alerts."""
         after_sequence = request.after_sequence if request.HasField("after_sequence") else None
         feed = self._require_alerts().feed
-        with self._watch_places.place(caller_of(context)):
+        with self._watch_places.place():
             async with aclosing(feed.watch(after_sequence=after_sequence, student_id=request.student_id)) as events:
                 async for event in events:
                     yield alert_wire.event_from(event)

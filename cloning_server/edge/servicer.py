@@ -20,7 +20,7 @@ from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
 from mesh.errors import AdapterStoreUnavailable
-from mesh.rpc.calls import Context, caller_of
+from mesh.rpc.calls import Context
 from mesh.rpc.watch_places import WatchPlaces
 
 # How long a caller waits for the adapter store to say which version is active, and how long nobody asks a store that
@@ -71,7 +71,7 @@ class CloningServicer(CloningServiceServicer):
     ) -> AsyncGenerator[pb.WatchCloneResponse, None]:
         """Streams a clone's changes."""
         clone_id, after_sequence = request.clone_id, wire.after_sequence_from(request)
-        with self._watch_places.place(caller_of(context)):
+        with self._watch_places.place():
             async with aclosing(self._feed.watch(clone_id, after_sequence=after_sequence)) as changes:
                 async for change in changes:
                     yield wire.change_from(change, active_version=await self._final_active_version(change.clone))
@@ -81,7 +81,7 @@ class CloningServicer(CloningServiceServicer):
     ) -> AsyncGenerator[pb.WatchClonesResponse, None]:
         """Streams the changes of several clones."""
         clone_ids, student_ids, after = request.clone_ids, request.student_ids, wire.after_sequence_from(request)
-        with self._watch_places.place(caller_of(context)):
+        with self._watch_places.place():
             watch = self._joint_feed.watch(clone_ids=clone_ids, student_ids=student_ids, after=after)
             async with aclosing(watch) as changes:
                 async for change in changes:

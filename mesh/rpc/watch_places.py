@@ -1,6 +1,5 @@
-"""How many watches may be open on one server: in all, and per caller, so that no caller takes all places."""
+"""How many watches may be open on one server."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,29 +11,23 @@ class WatchPlaces:
 
     Args:
         limit: Most watches.
-        caller_limit: Most watches of one caller.
     """
 
-    def __init__(self, *, limit: int, caller_limit: int) -> None:
+    def __init__(self, *, limit: int) -> None:
         self._limit = limit
-        self._caller_limit = caller_limit
-        self._watches: Counter[str] = Counter()
+        self._count = 0
 
     @contextmanager
-    def place(self, caller: str) -> Iterator[None]:
-        """Holds a place for a watch of this caller.
+    def place(self) -> Iterator[None]:
+        """Holds a place for a watch.
 
         Raises:
-            TooManyWatches: All places are taken, or all that one caller may take.
+            TooManyWatches: All places are taken.
         """
-        if self._watches.total() >= self._limit:
-            raise TooManyWatches(limit=self._limit, whose="all")
-        if self._watches[caller] >= self._caller_limit:
-            raise TooManyWatches(limit=self._caller_limit, whose="one caller")
-        self._watches[caller] += 1
+        if self._count >= self._limit:
+            raise TooManyWatches(limit=self._limit)
+        self._count += 1
         try:
             yield
         finally:
-            self._watches[caller] -= 1
-            if not self._watches[caller]:
-                del self._watches[caller]
+            self._count -= 1

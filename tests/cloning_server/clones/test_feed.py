@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from cloning_server.clone import CloneState
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
-from mesh.errors import CloneNotFound, Fact, InvalidField, NoTrainableExamples, TooManyWatches
+from mesh.errors import CloneNotFound, InvalidField, NoTrainableExamples, TooManyWatches
 from testing.parts.stores import RedisEndpoint
 from testing.waiting import until as until_true
 from tests.cloning_server.clones.conftest import claim_next, next_change
@@ -96,42 +96,34 @@ async def test_a_failed_clone_is_a_last_message_and_no_failed_call(cloning: Clon
     assert last.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
 
 
-async def test_watches_are_bounded_for_the_server_and_for_each_caller(cloning: Cloning) -> None:
-    cloning.set(watch_limit=3, caller_watch_limit=2)
+async def test_watches_are_bounded(cloning: Cloning) -> None:
+    cloning.set(watch_limit=2)
     cloning.trainer.gates[CloneState.LOADING_BASE_MODEL].shut()
     async with cloning.serve() as stub:
         clone_id = await start_clone(stub)
 
-        async def open_watch(*headers: tuple[str, str]) -> Watch:
-            call = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id), metadata=headers)
+        async def open_watch() -> Watch:
+            call = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id))
             assert (await anext(aiter(call))).clone_id == clone_id
             return call
 
-        async def refused_limit(*headers: tuple[str, str]) -> dict[str, Fact]:
-            with raised() as failure:
-                await open_watch(*headers)
-            assert isinstance(failure.error, TooManyWatches)
-            return failure.error.facts
-
         first, _ = [await open_watch() for _ in range(2)]
-        assert await refused_limit() == {"limit": "2"}
-        # The gateway appends who calls it to what the caller says.
-        third = await open_watch(("x-forwarded-for", "10.9.8.7, 10.0.0.1"))
-        assert await refused_limit(("x-forwarded-for", "10.0.0.2")) == {"limit": "3"}
+        with raised() as failure:
+            await open_watch()
+        assert isinstance(failure.error, TooManyWatches)
+        assert failure.error.facts == {"limit": "2"}
         assert (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).clone_id == clone_id
 
+        async def is_free() -> bool:
+            try:
+                await open_watch()
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
         # A place is free again a moment after its watch has ended.
-        for call, headers in ((first, ()), (third, (("x-forwarded-for", "10.0.0.2"),))):
-            call.cancel()
-
-            async def is_free(headers: tuple[tuple[str, str], ...] = headers) -> bool:
-                try:
-                    await open_watch(*headers)
-                except grpc.aio.AioRpcError:
-                    return False
-                return True
-
-            await until_true(is_free, seconds=WAIT_SECONDS)
+        first.cancel()
+        await until_true(is_free, seconds=WAIT_SECONDS)
 
 
 async def test_of_a_clone_that_ended_long_ago_its_acceptance_and_its_end_are_left(

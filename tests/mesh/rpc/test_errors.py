@@ -102,7 +102,7 @@ RAISED: list[Exception] = [
     ),
     errors.AdapterCorrupt("its sha256 is another", student_id="student123", version=2),
     QueueFull(limit=64, retry_seconds=1.5),
-    errors.TooManyWatches(limit=2500, whose="one caller"),
+    errors.TooManyWatches(limit=5000),
     errors.ModelNotLoaded("the base model is loading"),
     errors.ServerDraining("the server is shutting down"),
     errors.SafetyUnavailable(),

@@ -122,7 +122,7 @@ class CloningServiceServicer:
         loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,7 @@ class CloningServiceStub:
     loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
     """
     WatchClones: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -145,7 +145,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
     """
     WatchClones: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]  # type: ignore[assignment]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -236,7 +236,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
         """
 
     @_abc_1.abstractmethod

@@ -239,10 +239,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
         {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
     """
     REASON_TOO_MANY_WATCHES: _Reason.ValueType  # 40
-    """The server, or the caller, has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone,
-    and the list of alerts, can still be asked for.
+    """The server has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone, and the list of
+    alerts, can still be asked for.
 
-        {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "2500"}}
+        {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "5000"}}
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -470,9 +470,9 @@ REASON_METHOD_NOT_FOUND: Reason.ValueType  # 36
     {"reason": "METHOD_NOT_FOUND", "domain": "aivo"}
 """
 REASON_TOO_MANY_WATCHES: Reason.ValueType  # 40
-"""The server, or the caller, has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone,
-and the list of alerts, can still be asked for.
+"""The server has as many watches open as it may (`RESOURCE_EXHAUSTED`, 429). The state of each clone, and the list of
+alerts, can still be asked for.
 
-    {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "2500"}}
+    {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "5000"}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

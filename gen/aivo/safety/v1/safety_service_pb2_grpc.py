@@ -93,7 +93,7 @@ class SafetyServiceServicer:
         Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
         every alert that changed after that number, also across restarts of the server: several changes of an alert in
         between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

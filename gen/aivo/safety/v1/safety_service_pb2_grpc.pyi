@@ -52,7 +52,7 @@ class SafetyServiceStub:
     Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
     every alert that changed after that number, also across restarts of the server: several changes of an alert in
     between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
     """
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]
     """Says that an adult has taken care of an alert.
@@ -85,7 +85,7 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
     Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
     every alert that changed after that number, also across restarts of the server: several changes of an alert in
     between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
     """
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
     """Says that an adult has taken care of an alert.
@@ -133,7 +133,7 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         Sends the alerts that nobody has acknowledged at once, then every change. With `after_sequence` it sends instead
         every alert that changed after that number, also across restarts of the server: several changes of an alert in
         between come as one message with its latest state. Idle, it sends a heartbeat at least every 15 seconds. Fails with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server, or the caller, has as many watches open as it may.
+        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
         """
 
     @_abc_1.abstractmethod
