@@ -1,18 +1,17 @@
 """Between SafetyService's messages and the domain, both ways."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from aivo.safety.v1 import safety_service_pb2 as pb
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from brain_server.alerts.feed import AlertEvent
-from brain_server.edge.safety_wire import action_from, probabilities_from, text_from
+from brain_server.edge.safety_wire import action_from, probabilities_from
 from brain_server.safety.rules import SpokenText
 from brain_server.safety.screening import calls_for_alert
-from brain_server.safety.verdict import SafetyAction, SafetyCategory, SafetyVerdict, TextKind
+from brain_server.safety.verdict import SafetyVerdict, TextKind
 from mesh.alerts.alert import Alert
+from mesh.alerts.wire import alert_from
 from mesh.paging import clamp_page_size, number_in, token_after
 from mesh.tutoring.profile import parse_profile
 
@@ -86,36 +85,8 @@ def event_from(event: AlertEvent) -> pb.WatchAlertsResponse:
     )
 
 
-def alert_from(alert: Alert) -> pb.SafetyAlert:
-    """Converts an alert."""
-    likeliest_first = sorted(alert.probabilities.items(), key=lambda item: item[1], reverse=True)
-    acknowledge_time = alert.acknowledge_time
-    return pb.SafetyAlert(
-        alert_id=alert.alert_id,
-        sequence=alert.sequence,
-        student_id=alert.student_id,
-        categories=probabilities_from((SafetyCategory(name), value) for name, value in likeliest_first),
-        action=action_from(SafetyAction(alert.action)),
-        text=text_from(TextKind[alert.text]),
-        guard=alert.guard,
-        count=alert.count,
-        create_time=_timestamp(alert.create_time),
-        update_time=_timestamp(alert.update_time),
-        request_id=alert.request_id,
-        acknowledge_time=None if acknowledge_time is None else _timestamp(acknowledge_time),
-        acknowledged_by=alert.acknowledged_by,
-        words=alert.words,
-    )
-
-
 def json_of(alert: Alert) -> bytes:
     """Returns an alert's JSON, as REST gives it."""
     message = alert_from(alert)
     text = MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return text.encode()
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

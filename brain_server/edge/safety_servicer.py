@@ -11,6 +11,7 @@ from brain_server.alerts.feed import AlertFeed
 from brain_server.edge import alert_wire
 from brain_server.safety.agent import SafetyAgent
 from mesh.alerts.alert_store import AlertStore
+from mesh.alerts.wire import alert_from
 from mesh.errors import AlertStoreUnavailable
 from mesh.rpc.calls import Context, deadline_of
 from mesh.rpc.watch_places import WatchPlaces
@@ -66,7 +67,7 @@ class SafetyServicer(SafetyServiceServicer):
         """Acknowledges an alert."""
         store = self._require_alerts().store
         alert = await store.acknowledge(request.alert_id, acknowledged_by=request.acknowledged_by)
-        return pb.AcknowledgeAlertResponse(alert=alert_wire.alert_from(alert))
+        return pb.AcknowledgeAlertResponse(alert=alert_from(alert))
 
     def _require_alerts(self) -> AlertParts:
         if self._alerts is None:

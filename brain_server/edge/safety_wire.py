@@ -56,8 +56,3 @@ def probabilities_from(
 def action_from(action: SafetyAction) -> pb.SafetyAction.ValueType:
     """Converts an action."""
     return _ACTIONS[action]
-
-
-def text_from(text: TextKind) -> pb.ScreenedText.ValueType:
-    """Converts which text it is."""
-    return _TEXTS[text]
