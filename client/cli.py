@@ -207,6 +207,12 @@ def delete(
 
 
 @app.command()
+def export(student_id: str, *, cloning: Cloning = CLONING_ADDRESS) -> None:
+    """Print all that is held of a student, as JSON."""
+    run_command(commands.export_student(cloning, student_id))
+
+
+@app.command()
 def health(*, as_json: Json = False, brain: Brain = BRAIN_ADDRESS, cloning: Cloning = CLONING_ADDRESS) -> None:
     """Show whether both servers can answer; status 3 if one can't. With --json: one object, a member per server."""
     run_command(commands.show_health(brain, cloning, as_json=as_json))

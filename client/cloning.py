@@ -40,7 +40,12 @@ from aivo.cloning.v1.student_model_service_pb2 import (
     UnpinStudentModelResponse,
 )
 from aivo.cloning.v1.student_model_service_pb2_grpc import StudentModelServiceStub
-from aivo.cloning.v1.student_service_pb2 import DeleteStudentRequest, DeleteStudentResponse
+from aivo.cloning.v1.student_service_pb2 import (
+    DeleteStudentRequest,
+    DeleteStudentResponse,
+    ExportStudentRequest,
+    ExportStudentResponse,
+)
 from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceStub
 
 from client.calls import Client, typed_errors
@@ -144,6 +149,19 @@ class CloningClient(Client):
         """Removes everything of a student; safe to repeat."""
         with typed_errors():
             return await self._students.DeleteStudent(DeleteStudentRequest(student_id=student_id))
+
+    async def export_student(self, student_id: str) -> ExportStudentResponse:
+        """Returns all that is held of a student; asks for page after page."""
+        export = ExportStudentResponse()
+        request = ExportStudentRequest(student_id=student_id)
+        with typed_errors():
+            while True:
+                page = await self._students.ExportStudent(request)
+                export.MergeFrom(page)
+                if not page.next_page_token:
+                    export.next_page_token = ""
+                    return export
+                request.page_token = page.next_page_token
 
     async def health(self) -> GetHealthResponse:
         """Returns whether the server can clone and, if not, why."""

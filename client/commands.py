@@ -25,6 +25,7 @@ from client.display import (
     policy_lines,
     print_healths,
     print_json,
+    residue_line,
     show_progress,
 )
 from mesh.errors import AivoError
@@ -201,7 +202,16 @@ async def delete_student(address: str, student_id: str, *, as_json: bool) -> int
             if brain.reached
             else "the brain was not reached; run the command again"
         )
+        for residue in receipt.residues:
+            _out.print(residue_line(residue))
     return DONE if receipt.brain.reached else NOT_NOW
+
+
+async def export_student(address: str, student_id: str) -> int:
+    """Prints all that is held of a student, as JSON."""
+    async with CloningClient(address) as cloning:
+        print_json(_out, await cloning.export_student(student_id))
+    return DONE
 
 
 async def show_health(brain_address: str, cloning_address: str, *, as_json: bool) -> int:

@@ -19,6 +19,7 @@ from aivo.brain.v1.brain_service_pb2 import GetHealthResponse as BrainHealth
 from aivo.cloning.v1.cloning_service_pb2 import GetHealthResponse as CloningHealth
 from aivo.cloning.v1.cloning_service_pb2 import ListClonesResponse, WatchCloneResponse, WatchClonesResponse
 from aivo.cloning.v1.student_model_service_pb2 import ListOutdatedStudentsResponse, ListStudentModelsResponse
+from aivo.cloning.v1.student_service_pb2 import Residue, ResiduePlace
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from google.protobuf.message import Message
 from rich.console import Console
@@ -161,3 +162,10 @@ def outdated_table(outdated: ListOutdatedStudentsResponse) -> Table:
         cells = (student.student_id, str(student.version), student.base_model, student.base_digest[:12])
         table.add_row(*map(Text, cells))
     return table
+
+
+def residue_line(residue: Residue) -> str:
+    """Returns where something of a deleted student may be left, and until when."""
+    place = ResiduePlace.Name(residue.place).removeprefix("RESIDUE_PLACE_").lower().replace("_", " ")
+    until = residue.until.ToJsonString() if residue.HasField("until") else "you remove it, or its store does"
+    return f"may be left in {place} until {until}"

@@ -33,6 +33,9 @@ def main() -> int:
 
     try:
         asyncio.run(run(settings))
+    except InvalidSettings as error:
+        sys.stderr.write(f"invalid settings in the environment:\n{error}\n")
+        return 2
     except OSError as error:
         log.get_logger("cloning_server").error("cannot_listen", why=str(error))
         return 1

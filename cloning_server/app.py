@@ -11,6 +11,7 @@ from aivo.cloning.v1.student_service_pb2_grpc import add_StudentServiceServicer_
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.feed import Feed
+from cloning_server.clones.file_rewriter import FileRewriter
 from cloning_server.clones.joint_feed import JointFeed
 from cloning_server.clones.registry import Registry
 from cloning_server.edge.health import CloningHealthCheck
@@ -22,12 +23,15 @@ from cloning_server.running.runner import CloneRunner, RunPolicy
 from cloning_server.running.worker import Worker
 from cloning_server.settings import CloningSettings
 from cloning_server.students.erasure import Erasure
+from cloning_server.students.export import Exporter
 from cloning_server.students.housekeeping import Housekeeping
+from cloning_server.students.residues import ResidueTerms
 from cloning_server.training import Trainer
 from mesh.adapters.notices import announce, announce_deletion
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.alerts.alert_store import AlertStore
+from mesh.log import get_logger
 from mesh.rpc.channels import open_channel
 from mesh.rpc.server import Server
 from mesh.rpc.watch_places import WatchPlaces
@@ -38,15 +42,19 @@ CLONING_SERVICE = "aivo.cloning.v1.CloningService"
 STUDENT_MODEL_SERVICE = "aivo.cloning.v1.StudentModelService"
 STUDENT_SERVICE = "aivo.cloning.v1.StudentService"
 
+_log = get_logger(__name__)
+
 
 async def run(settings: CloningSettings) -> None:
     """Serves until it is told to stop or a background task fails, and then drains.
 
     Raises:
+        InvalidSettings: A file that they name can't be used.
         OSError: If the server can't listen.
         TaskFailed: A background task kept crashing.
     """
-    async with RayTrainer(settings) as trainer, open_server(settings, trainer=trainer) as server:
+    # Actors may run on other machines, and open no baseline.
+    async with RayTrainer(settings.without_master_keys()) as trainer, open_server(settings, trainer=trainer) as server:
         server.watch(trainer)
         await server.serve_until_signal()
 
@@ -59,6 +67,11 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
     """
     async with AsyncExitStack() as stack:
         server = _server(settings)
+        sealing = settings.sealing()
+        if not sealing.seals:
+            _log.warning(
+                "baselines_not_sealed", why="no MASTER_KEY: the files of Valkey hold students' answers as text"
+            )
         redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
         store = CloneStore(redis, tenant=settings.tenant)
         # Connections of its own, so that no lease is renewed late because thousands of watchers read.
@@ -66,6 +79,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         worker_registry = Registry.of(CloneStore(worker_redis, tenant=settings.tenant))
         registry = Registry.of(
             store,
+            sealing=sealing,
             queue_limit=settings.clone_queue_limit,
             parallel=settings.clones_at_once,
             require_consent=settings.require_consent,
@@ -89,16 +103,28 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             lease_seconds=settings.lease_seconds,
         )
         server.watch(await stack.enter_async_context(worker))
+        alerts = AlertStore(redis, tenant=settings.tenant)
         erasure = Erasure(
             store,
             adapters=adapters,
-            alerts=AlertStore(redis, tenant=settings.tenant),
+            alerts=alerts,
             brain=brain,
             inform_brains=partial(announce_deletion, redis, tenant=settings.tenant),
             trust_seconds=settings.adapter_trust_seconds,
+            residue_terms=ResidueTerms(
+                file_rewrite_seconds=settings.file_rewrite_seconds,
+                reply_cache_seconds=settings.reply_cache_seconds,
+                has_cohorts=bool(settings.cohort_prefix),
+            ),
         )
         housekeeping = _housekeeping(settings, store, adapters=adapters, erasure=erasure)
         server.watch(await stack.enter_async_context(housekeeping))
+
+        server.watch(
+            await stack.enter_async_context(
+                FileRewriter(redis, tenant=settings.tenant, every_seconds=settings.file_rewrite_seconds)
+            )
+        )
 
         health = CloningHealthCheck(
             registry.listing,
@@ -147,7 +173,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         server.add(
             add_StudentServiceServicer_to_server,
-            StudentServicer(erasure),
+            StudentServicer(erasure, exporter=Exporter(registry, adapters=adapters, alerts=alerts), trainer=trainer),
             service=STUDENT_SERVICE,
             ready=lambda: health.has_clone_store,
         )

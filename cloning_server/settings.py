@@ -1,11 +1,18 @@
 """Settings of the cloning server."""
 
-from pydantic import Field, field_validator
+import ipaddress
+from typing import Self
 
+from pydantic import Field, field_validator, model_validator
+
+from mesh.sealing.settings import SealingSettings
 from mesh.settings import AdapterStoreSettings, AdapterTrustSettings, BaseModelSettings, ServingSettings
 
+# A school year: classes take the same assessments term after term.
+REPLY_CACHE_DAYS = 300.0
 
-class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, AdapterTrustSettings):
+
+class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, AdapterTrustSettings, SealingSettings):
     """The settings that the cloning server reads from the environment."""
 
     cloning_host: str = "127.0.0.1"
@@ -23,9 +30,9 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     trainer_gpus: float = Field(default=0, ge=0)
 
     clone_queue_limit: int = Field(default=64, ge=1)
-    # Of one order as Valkey holds it until its clone ends. A full queue of the largest takes 64 times as much, each
-    # rounded up to the next 0.5 MiB: 235 MB. The gateway takes bodies of 8 MiB.
-    clone_order_bytes: int = Field(default=3_500_000, ge=100_000, le=8 << 20)
+    # Of one baseline as JSON. Sealed, Valkey holds a third more until the clone ends, rounded up to the next 0.5 MiB: a
+    # full queue of the largest takes 235 MB. The gateway takes bodies of 8 MiB.
+    clone_order_bytes: int = Field(default=2_600_000, ge=100_000, le=8 << 20)
     # None: see `clones_at_once`.
     parallel_clones: int | None = Field(default=None, ge=1, le=1024)
     clone_epochs: int = Field(default=2, ge=1, le=100)
@@ -45,6 +52,7 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     housekeeping_seconds: float = Field(default=3600, gt=0)
     # A watcher who was away for a night still sees every change.
     clone_changes_hours: float = Field(default=24, ge=0)
+    file_rewrite_seconds: float = Field(default=60, gt=0)
 
     # The contract promises a heartbeat at least every 15 seconds.
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)
@@ -64,6 +72,20 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
             raise ValueError("must be one host:port here: that of one brain, or a name with the addresses of all")
         return address
 
+    @model_validator(mode="after")
+    def _seals_beyond_loopback(self) -> Self:
+        if not self.has_master_key and not _is_loopback(self.cloning_host):
+            raise ValueError(
+                "MASTER_KEY_FILE, MASTER_KEY or MASTER_KEY_KMS: a server that listens beyond loopback (CLONING_HOST) "
+                "needs a key to seal students' baselines with"
+            )
+        return self
+
+    @property
+    def reply_cache_seconds(self) -> int:
+        """How long a distilled reply is kept: a school year, but no longer than students' data is."""
+        return round(min(REPLY_CACHE_DAYS, self.retention_days or REPLY_CACHE_DAYS) * 24 * 3600)
+
     @property
     def clones_at_once(self) -> int:
         """How many clones a server runs at once: as set, or else one class per trainer with GPUs, one clone without.
@@ -72,3 +94,10 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
         another. One student keeps the CPUs busy: a class would hardly end sooner, and all its students would end last.
         """
         return self.parallel_clones or self.trainers * (self.class_size if self.trainer_gpus else 1)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -13,9 +13,11 @@ from pathlib import Path
 import honcho.command
 import honcho.manager
 
-# Valkey's password, the S3 key, and the keys by which SeaweedFS's parts know each other's requests for objects.
-CREDENTIALS = ("VALKEY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY",
-               "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")  # fmt: skip
+# Valkey's password, the S3 key, the key that seals baselines in Valkey, and the keys by which SeaweedFS's parts know
+# each other's requests for objects.
+CREDENTIALS = ("VALKEY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MASTER_KEY", "WEED_JWT_SIGNING_KEY",
+               "WEED_JWT_SIGNING_READ_KEY", "WEED_JWT_FILER_SIGNING_KEY",
+               "WEED_JWT_FILER_SIGNING_READ_KEY")  # fmt: skip
 # Ray takes 4 s to stop after Ctrl-C; by default honcho kills after 5.
 _KILL_SECONDS = 15
 

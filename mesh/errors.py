@@ -149,6 +149,15 @@ class RouteNotFound(NotFound):
     reason = "ROUTE_NOT_FOUND"
 
 
+class StudentNotFound(NotFound):
+    """Nothing is held of the student."""
+
+    reason = "STUDENT_NOT_FOUND"
+
+    def __init__(self, *, student_id: str) -> None:
+        super().__init__(f"nothing is held of student {student_id}", {"student_id": student_id})
+
+
 class StudentModelNotFound(NotFound):
     """The student has no active adapter, and the caller required one."""
 
@@ -318,6 +327,17 @@ class ConsentRequired(FailedPrecondition):
         )
 
 
+class BaselineUnreadable(FailedPrecondition):
+    """The clone's baseline is sealed, and this server can't open it; the clone ends."""
+
+    reason = "BASELINE_UNREADABLE"
+
+    def __init__(self, why: str, *, clone_id: str, key: str) -> None:
+        """Takes why not, and the name of the master key that the baseline needs."""
+        message = f"the baseline of clone {clone_id} can't be opened: {why}"
+        super().__init__(message, {"clone_id": clone_id, "key": key})
+
+
 class DataLoss(AivoError):
     """Stored bytes are not what was written."""
 
@@ -447,6 +467,12 @@ class CloneStoreUnavailable(Unavailable):
     """The clone store (Redis/Valkey) does not answer."""
 
     reason = "CLONE_STORE_UNAVAILABLE"
+
+
+class KeyServiceUnavailable(Unavailable):
+    """The service that keeps the master key (AWS KMS) does not answer, or refuses."""
+
+    reason = "KEY_SERVICE_UNAVAILABLE"
 
 
 class BrainUnavailable(Unavailable):

@@ -3,7 +3,7 @@
 ```
 feed:{clone_id}       stream: entry `n-0` is the clone (JSON) as of its n-th change, and the number of the change among
                       those of all clones; the last entry is its current state
-baseline:{clone_id}   string: the baseline (JSON), until the clone is final
+baseline:{clone_id}   string: the baseline, sealed with a key of its own, until the clone is final
 request:{request_id}  hash: the clone that this request made, and the digest of the request
 lane:{student_id}     list: the student's clones that are not final; the first may run, the second waits behind it
 requests:{student_id} set: the request ids of the student's clones
@@ -19,7 +19,9 @@ due                   hash: those of them who are idle for too long, and the tur
 ended                 sorted set: final clones whose feeds are still whole, by the time at which they ended
 counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
                       lease token, the seconds per response
-housekeeping          string: exists while a server has its turn at housekeeping
+removals, rewritten_removals  strings: how often data of students was removed, and how many of these removals the
+                      append-only file does not hold any more; see `file_rewriter`
+housekeeping, file_rewrite    string: exists while a server has its turn at housekeeping, or at the file
 write_check           string: written to find out whether Redis takes writes
 ```
 
@@ -171,6 +173,7 @@ class CloneStore:
                     "sizes": self._key("sizes"),
                     "change_counter": self._key("change_counter"),
                     "ended": self._key("ended"),
+                    "removals": self._key("removals"),
                 },
                 args={
                     "clone_id": clone_id,
@@ -371,6 +374,7 @@ class CloneStore:
                     "leases": self._key("leases"),
                     "tokens": self._key("tokens"),
                     "sizes": self._key("sizes"),
+                    "removals": self._key("removals"),
                     "records": records,
                 },
                 args={

@@ -1,4 +1,8 @@
-"""Clones and baselines as the JSON that the clone store holds."""
+"""Clones and baselines as the JSON that the clone store holds.
+
+A stored clone has no teaching policy: it is drawn from the student's answers and holds their interests, and a clone's
+record stays longer than its baseline. The manifest in the adapter store has it.
+"""
 
 from typing import TypeVar
 
@@ -15,11 +19,11 @@ _BASELINE = TypeAdapter(Baseline)
 
 def encode_clone(clone: Clone) -> bytes:
     """A clone as JSON."""
-    return _CLONE.dump_json(clone)
+    return _CLONE.dump_json(clone, exclude={"manifest": {"recipe": {"policy"}}})
 
 
 def decode_clone(json: str, *, clone_id: str) -> Clone:
-    """The inverse of `encode_clone`.
+    """The inverse of `encode_clone`, but for the policy.
 
     Raises:
         CloneCorrupt: This is no clone's JSON.
@@ -32,7 +36,7 @@ def encode_baseline(baseline: Baseline) -> bytes:
     return _BASELINE.dump_json(baseline)
 
 
-def decode_baseline(json: str, *, clone_id: str) -> Baseline:
+def decode_baseline(json: bytes, *, clone_id: str) -> Baseline:
     """The inverse of `encode_baseline`.
 
     Raises:
@@ -41,7 +45,7 @@ def decode_baseline(json: str, *, clone_id: str) -> Baseline:
     return _decode(_BASELINE, json, clone_id)
 
 
-def _decode(kind: TypeAdapter[T], json: str, clone_id: str) -> T:
+def _decode(kind: TypeAdapter[T], json: str | bytes, clone_id: str) -> T:
     try:
         return kind.validate_json(json)
     except (ValidationError, InvalidField):

@@ -26,6 +26,7 @@ from mesh.errors import (
     RequestIdReused,
     Violation,
 )
+from mesh.sealing.sealing import Sealing
 
 _BASELINE = TypeAdapter(Baseline)
 _TERMS = TypeAdapter(Terms)
@@ -36,22 +37,25 @@ class Intake:
 
     Args:
         store: Holds the clones.
+        sealing: Seals their baselines.
         queue_limit: Most clones that wait.
         parallel: How many clones this server runs at once, for estimates.
         require_consent: Whether a clone needs a consent.
-        order_bytes: Most bytes of one baseline as the store holds it.
+        order_bytes: Most bytes of one baseline as JSON.
     """
 
     def __init__(
         self,
         store: CloneStore,
         *,
+        sealing: Sealing,
         queue_limit: int = 64,
         parallel: int = 1,
         require_consent: bool = False,
-        order_bytes: int = 3_500_000,
+        order_bytes: int = 2_600_000,
     ) -> None:
         self._store = store
+        self._sealing = sealing
         self._changes = CloneChanges(store)
         self._queue_limit = queue_limit
         self._parallel = parallel
@@ -73,11 +77,12 @@ class Intake:
             CloneNotFound: The same request came before, and the clone that it made then is lost.
             CloneAlreadyRunning: Another clone of the student must end first; see `Terms.queue_behind`.
             QueueFull: Too many clones wait.
+            KeyServiceUnavailable: The baseline can't be sealed now.
         """
         terms = terms or Terms()
         check_consent(student_id, terms, required=self._require_consent)
-        stored_baseline = encode_baseline(baseline)
-        if len(stored_baseline) > self._order_bytes:
+        json_baseline = encode_baseline(baseline)
+        if len(json_baseline) > self._order_bytes:
             message = f"must take at most {self._order_bytes} bytes as JSON; leave out responses, or shorten texts"
             raise InvalidField([Violation("baseline_data", message)])
         backlog = await self._store.read_backlog()
@@ -89,7 +94,7 @@ class Intake:
             request_id=request_id,
             digest=request_digest(student_id, baseline, terms),
             clone=encode_clone(clone),
-            baseline=stored_baseline,
+            baseline=await self._sealing.seal(json_baseline, context=clone.clone_id),
             responses=len(baseline.responses),
             head_start=estimates.HEAD_START_PLACES[terms.priority],
             may_wait=terms.queue_behind,

@@ -11,7 +11,8 @@ from cloning_server.clones import estimates
 from cloning_server.clones.changes import CloneChanges, CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.codec import decode_baseline
-from mesh.errors import CloneCorrupt
+from mesh.errors import BaselineUnreadable, CloneCorrupt
+from mesh.sealing.sealing import CannotOpen, Sealing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +42,12 @@ class Leases:
 
     Args:
         store: Holds the clones.
+        sealing: Opens their baselines.
     """
 
-    def __init__(self, store: CloneStore) -> None:
+    def __init__(self, store: CloneStore, *, sealing: Sealing) -> None:
         self._store = store
+        self._sealing = sealing
         self._changes = CloneChanges(store)
 
     async def claim(self, *, seconds: float) -> CloneLease | Pause:
@@ -86,12 +89,18 @@ class Leases:
 
         Raises:
             CloneOvertaken: The clone is final, so its baseline is deleted.
-            CloneCorrupt: The baseline can't be read.
+            BaselineUnreadable: No master key of this server opens it.
+            CloneCorrupt: What it opens to is no baseline.
+            KeyServiceUnavailable: The service that keeps the master key does not answer.
         """
-        baseline = await self._store.read_baseline(clone_id)
-        if baseline is None:
+        sealed = await self._store.read_baseline(clone_id)
+        if sealed is None:
             raise CloneOvertaken(clone_id)
-        return decode_baseline(baseline, clone_id=clone_id)
+        try:
+            json = await self._sealing.open(sealed, context=clone_id)
+        except CannotOpen as error:
+            raise BaselineUnreadable(str(error), clone_id=clone_id, key=error.key) from None
+        return decode_baseline(json, clone_id=clone_id)
 
     async def record_pace(self, *, seconds: float, responses: int) -> None:
         """Lets a clone that completed count in later estimates.

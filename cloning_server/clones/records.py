@@ -1,4 +1,4 @@
-"""What the clone store takes and returns. Clones and baselines are JSON here; `codec` reads and writes it."""
+"""What the clone store takes and returns. Clones are JSON here; `codec` reads and writes it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class NewClone:
     Attributes:
         digest: Of the request.
         clone: JSON.
-        baseline: JSON.
+        baseline: Sealed JSON.
         responses: Number of responses in the baseline.
         head_start: Places in the queue before clones that are accepted at the same time.
         may_wait: Whether it may wait behind the student's earlier clone.

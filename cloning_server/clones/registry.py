@@ -8,6 +8,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.intake import Intake
 from cloning_server.clones.leases import Leases
 from cloning_server.clones.listing import CloneListing
+from mesh.sealing.sealing import Sealing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +32,17 @@ class Registry:
         cls,
         store: CloneStore,
         *,
+        sealing: Sealing,
         queue_limit: int = 64,
         parallel: int = 1,
         require_consent: bool = False,
-        order_bytes: int = 3_500_000,
+        order_bytes: int = 2_600_000,
     ) -> Self:
         """The registry of the clones in a store; see `Intake` for the arguments."""
         return cls(
             intake=Intake(
                 store,
+                sealing=sealing,
                 queue_limit=queue_limit,
                 parallel=parallel,
                 require_consent=require_consent,
@@ -47,5 +50,5 @@ class Registry:
             ),
             changes=CloneChanges(store),
             listing=CloneListing(store, parallel=parallel),
-            leases=Leases(store),
+            leases=Leases(store, sealing=sealing),
         )

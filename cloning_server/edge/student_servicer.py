@@ -2,14 +2,21 @@
 
 from aivo.cloning.v1 import student_model_service_pb2 as pb
 from aivo.cloning.v1.student_model_service_pb2_grpc import StudentModelServiceServicer
-from aivo.cloning.v1.student_service_pb2 import DeleteStudentRequest, DeleteStudentResponse
+from aivo.cloning.v1.student_service_pb2 import (
+    DeleteStudentRequest,
+    DeleteStudentResponse,
+    ExportStudentRequest,
+    ExportStudentResponse,
+)
 from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceServicer
 
-from cloning_server.edge import student_wire
+from cloning_server.edge import export_wire, student_wire
 from cloning_server.students.erasure import Erasure
+from cloning_server.students.export import Exporter
 from cloning_server.training import Trainer
 from mesh.adapters.store import AdapterStore
 from mesh.errors import TrainerUnavailable
+from mesh.paging import clamp_page_size
 from mesh.rpc.calls import Context
 
 
@@ -65,11 +72,20 @@ class StudentModelServicer(StudentModelServiceServicer):
 
 
 class StudentServicer(StudentServiceServicer):
-    """Answers for the erasure; raises what it raises."""
+    """Answers for the erasure and the exporter; raises what they raise. The trainer tells which Main Brain runs."""
 
-    def __init__(self, erasure: Erasure) -> None:
+    def __init__(self, erasure: Erasure, *, exporter: Exporter, trainer: Trainer) -> None:
         self._erasure = erasure
+        self._exporter = exporter
+        self._trainer = trainer
 
     async def DeleteStudent(self, request: DeleteStudentRequest, context: Context) -> DeleteStudentResponse:
         """Erases a student."""
         return student_wire.receipt_from(await self._erasure.erase(request.student_id))
+
+    async def ExportStudent(self, request: ExportStudentRequest, context: Context) -> ExportStudentResponse:
+        """Returns all that is held of a student."""
+        export = await self._exporter.export(
+            request.student_id, size=clamp_page_size(request.page_size), token=request.page_token
+        )
+        return export_wire.export_from(export, main_brain=self._trainer.facts.main_brain)

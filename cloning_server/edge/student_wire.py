@@ -154,6 +154,13 @@ def receipt_from(receipt: Receipt) -> student_pb.DeleteStudentResponse:
         models=student_pb.ErasedModels(versions=models.versions, objects=models.objects, bytes=models.bytes),
         brain=_evicted_from(receipt),
         alerts=receipt.alerts,
+        residues=[
+            student_pb.Residue(
+                place=student_pb.ResiduePlace.Value(f"RESIDUE_PLACE_{residue.place.name}"),
+                until=None if residue.until is None else timestamp_from(residue.until),
+            )
+            for residue in receipt.residues
+        ],
     )
 
 

@@ -13,12 +13,9 @@ from redis.retry import Retry
 
 from mesh.log import get_logger
 
-# A school year: classes take the same assessments term after term.
-TTL_SECONDS = 300 * 24 * 3600
 # The cache is close to the trainer; if it takes longer, distilling again is the better choice.
 TIMEOUT_SECONDS = 2.0
 
-_PREFIX = "aivo:reply:"
 _log = get_logger(__name__)
 
 
@@ -39,10 +36,12 @@ class ValkeyReplyCache:
 
     Args:
         url: The server's; the first use connects.
+        tenant: Whose assessments the replies are for; no other tenant reads them.
         ttl_seconds: Lifetime of an entry after it was written.
     """
 
-    def __init__(self, url: str, *, ttl_seconds: int = TTL_SECONDS) -> None:
+    def __init__(self, url: str, *, tenant: str, ttl_seconds: int) -> None:
+        self._prefix = f"{{aivo:{tenant}}}:reply:"
         self._redis = Redis.from_url(
             url,
             decode_responses=True,
@@ -59,7 +58,7 @@ class ValkeyReplyCache:
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for key in keys:
-                    pipe.get(_PREFIX + key)
+                    pipe.get(self._prefix + key)
                 values = pipe.execute()
         except RedisError as error:
             _log.warning("reply_cache_unavailable", error=type(error).__name__)
@@ -71,7 +70,7 @@ class ValkeyReplyCache:
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for key, reply in replies.items():
-                    pipe.set(_PREFIX + key, reply, ex=self._ttl_seconds)
+                    pipe.set(self._prefix + key, reply, ex=self._ttl_seconds)
                 pipe.execute()
         except RedisError as error:
             _log.warning("reply_cache_unavailable", error=type(error).__name__)

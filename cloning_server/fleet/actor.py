@@ -45,7 +45,9 @@ class TrainingActor:
             packages=("cloning_server", "mesh"),
         )
         self._settings = settings
-        self._cache = ValkeyReplyCache(settings.redis_url)
+        self._cache = ValkeyReplyCache(
+            settings.redis_url, tenant=settings.tenant, ttl_seconds=settings.reply_cache_seconds
+        )
         self._base: tuple[BaseModel, Passes] | None = None
         # All of torch runs in one thread, so that the event loop's thread stays responsive.
         initializer = None if settings.trainer_gpus else _lower_priority

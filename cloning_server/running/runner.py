@@ -31,6 +31,7 @@ from mesh.errors import (
     AivoError,
     BrainUnavailable,
     CloneStoreUnavailable,
+    KeyServiceUnavailable,
     ModelNotLoaded,
     PublishConflict,
     TrainerUnavailable,
@@ -158,13 +159,21 @@ class CloneRunner:
         manifest = await self._find_committed(journal.clone)
         responses = 0
         if manifest is None:
-            baseline = await Retry().call(lambda: self._leases.read_baseline(journal.clone.clone_id))
+            baseline = await self._read_baseline(journal.clone.clone_id)
             responses = len(baseline.responses)
             manifest = await self._save(journal, await self._train(journal, baseline))
         await journal.deploy(manifest)
         await self._deploy(manifest)
         await self._settle(manifest.ref.student_id, seconds=time.monotonic() - start_seconds, responses=responses)
         await journal.complete("The model is ready")
+
+    async def _read_baseline(self, clone_id: str) -> Baseline:
+        """Reads what the clone learns from; waits for the clone store, and for a key service as long as for S3."""
+
+        async def read() -> Baseline:
+            return await Retry().call(lambda: self._leases.read_baseline(clone_id), on=(CloneStoreUnavailable,))
+
+        return await self._retry_saving.call(read, on=(KeyServiceUnavailable,))
 
     async def _find_committed(self, clone: Clone) -> Manifest | None:
         """Returns what an earlier attempt committed, even if its server died before it wrote so."""

@@ -16,6 +16,7 @@ from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.running.brain import Brain
+from cloning_server.students.residues import Residue, ResidueTerms
 from mesh.adapters.notices import InformedBrains
 from mesh.adapters.store import AdapterStore, RemovedAdapters
 from mesh.alerts.alert_store import AlertStore
@@ -38,6 +39,7 @@ class Receipt:
         evicted_adapters: How many adapters the brain that was called dropped from memory; None if it did not answer.
         informed_brains: Which brains a notice reached; None if it could not be sent.
         forgotten_time: When the last brain has forgotten the student at the latest; None if no notice was sent.
+        residues: What is left, where and until when.
     """
 
     student_id: str
@@ -49,6 +51,7 @@ class Receipt:
     evicted_adapters: int | None
     informed_brains: InformedBrains | None
     forgotten_time: datetime | None
+    residues: tuple[Residue, ...]
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Erasure:
         brain: Holds their adapters in memory.
         inform_brains: Tells all brains that a student was deleted, as `mesh.adapters.notices.announce_deletion` does.
         trust_seconds: How long a brain answers from memory that hears from neither the adapter store nor the notices.
+        residue_terms: How long what is left stays.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Erasure:
         brain: Brain,
         inform_brains: Callable[[str], Awaitable[InformedBrains | None]],
         trust_seconds: float,
+        residue_terms: ResidueTerms,
     ) -> None:
         self._store = store
         self._changes = CloneChanges(store)
@@ -90,6 +95,7 @@ class Erasure:
         self._brain = brain
         self._inform_brains = inform_brains
         self._trust = timedelta(seconds=trust_seconds)
+        self._residue_terms = residue_terms
 
     async def erase(self, student_id: str) -> Receipt:
         """Removes everything about a student. It succeeds also if there is nothing.
@@ -152,6 +158,7 @@ class Erasure:
         )
         # After the notice: a brain that missed it may have heard Valkey until then.
         erased_time = datetime.now(UTC)
+        forgotten_time = erased_time + self._trust if informed_brains else None
         return Receipt(
             student_id=student_id,
             erased_time=erased_time,
@@ -161,7 +168,13 @@ class Erasure:
             alerts=removal.alerts,
             evicted_adapters=evicted_adapters,
             informed_brains=informed_brains,
-            forgotten_time=erased_time + self._trust if informed_brains else None,
+            forgotten_time=forgotten_time,
+            residues=self._residue_terms.residues(
+                erased_time=erased_time,
+                forgotten_time=forgotten_time,
+                clones=clones.clones,
+                objects=removal.models.objects,
+            ),
         )
 
     async def _cancel(self, clone_ids: Sequence[str]) -> int:

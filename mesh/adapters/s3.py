@@ -4,7 +4,7 @@ The store must honour `If-None-Match: *` and `If-Match` on PUT, and should honou
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html. Erasing needs the permissions
 `s3:ListBucketVersions` and `s3:DeleteObjectVersion`, even in a bucket without versioning.
 
-The only module that imports boto3.
+Only this module and `mesh.sealing.kms` import boto3.
 """
 
 import asyncio

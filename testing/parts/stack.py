@@ -82,6 +82,8 @@ async def stack(
         "REDIS_URL": redis.url,
         "MODEL_CACHE_DIR": str(models),
         "DEVICE": "cpu",
+        # As in `make up`.
+        "MASTER_KEY": "5a" * 32,
         # Short, so that a test need not wait long for a lost server.
         "LEASE_SECONDS": "6",
         # Short, so that a test can fill it.

@@ -99,7 +99,8 @@ async def valkey(folder: Path) -> AsyncIterator[RedisEndpoint]:
     """Runs Valkey with its append-only file under the folder."""
     (port,) = free_ports(1)
     settings = {"port": str(port), "bind": "127.0.0.1", "dir": ".", "appendonly": "yes", "appendfsync": "always"}
-    settings |= {"save": ""}
+    # Whoever looks for a word in its files finds it.
+    settings |= {"save": "", "rdbcompression": "no"}
     command = [str(_valkey_binary()), *(word for name, value in settings.items() for word in (f"--{name}", value))]
 
     async def answers() -> bool:

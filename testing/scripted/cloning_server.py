@@ -169,7 +169,20 @@ class ScriptedCloning(
             clones=student_service_pb2.ErasedClones(clones=3, cancelled=1),
             models=student_service_pb2.ErasedModels(versions=2, objects=5, bytes=7_000),
             brain=student_service_pb2.EvictedAdapters(reached=False),
+            residues=[student_service_pb2.Residue(place=student_service_pb2.RESIDUE_PLACE_BRAINS)],
         )
+
+    async def ExportStudent(
+        self, request: student_service_pb2.ExportStudentRequest, context: Context
+    ) -> student_service_pb2.ExportStudentResponse:
+        await self.script.enter("ExportStudent", request, context)
+        # Two pages.
+        clone_id, token = ("clone_2", "") if request.page_token else (CLONE_ID, "second")
+        export = student_service_pb2.ExportStudentResponse(student_id=request.student_id, next_page_token=token)
+        export.clones.add().clone.clone_id = clone_id
+        if not request.page_token:
+            export.models.add(model=_model())
+        return export
 
     async def GetHealth(self, request: cloning_pb.GetHealthRequest, context: Context) -> cloning_pb.GetHealthResponse:
         await self.script.enter("GetHealth", request, context)

@@ -377,3 +377,12 @@ async def test_alerts_are_listed_watched_from_a_number_on_and_acknowledged(aivo:
     acknowledged = await aivo("safety", "acknowledge", ALERT_ID, "--by", "Ms. Rivera")
     assert acknowledged.out.strip().endswith("Ms. Rivera")
     assert [call.rpc for call in brain.calls] == ["ListAlerts", "WatchAlerts", "AcknowledgeAlert"]
+
+
+async def test_an_export_is_one_json_object_of_all_pages(aivo: Aivo, cloning: Script) -> None:
+    result = await aivo("export", "student123")
+
+    export = json.loads(result.out)
+    assert [exported["clone"]["clone_id"] for exported in export["clones"]] == [CLONE_ID, "clone_2"]
+    assert (len(export["models"]), export["next_page_token"]) == (1, "")
+    assert [call.rpc for call in cloning.calls] == ["ExportStudent", "ExportStudent"]

@@ -12,6 +12,7 @@ import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
 from aivo.cloning.v1 import cloning_service_pb2_grpc as pb_grpc
 from aivo.cloning.v1 import student_model_service_pb2_grpc, student_service_pb2_grpc
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from transformers import AutoTokenizer
 
@@ -27,6 +28,8 @@ from mesh.lm.base_files import fetch
 from mesh.lm.catalogue import DEFAULT_BASE_MODEL
 from mesh.main_brain.base import BaseModel, load_base
 from mesh.rpc.errors import error_of
+from mesh.sealing.master_keys import parse_keys
+from mesh.sealing.sealing import Sealing
 from mesh.tutoring.profile import StudentProfile
 from mesh.valkey.connection import open_redis
 from testing.models.small_models import write_small_llama
@@ -37,6 +40,9 @@ from testing.scripted.trainer import ScriptedTrainer
 STUDENT = "student123"
 NAME = "Quentin-Marigold"
 BUCKET = "test-cloning"
+# Of every server here, as in `make up`.
+MASTER_KEY = "5a" * 32
+SEALING = Sealing(parse_keys([MASTER_KEY]))
 
 
 class CloningStub:
@@ -57,7 +63,9 @@ class CloningStub:
         self.ActivateStudentModel = models.ActivateStudentModel
         self.PinStudentModel = models.PinStudentModel
         self.UnpinStudentModel = models.UnpinStudentModel
-        self.DeleteStudent = student_service_pb2_grpc.StudentServiceStub(channel).DeleteStudent
+        students = student_service_pb2_grpc.StudentServiceStub(channel)
+        self.DeleteStudent = students.DeleteStudent
+        self.ExportStudent = students.ExportStudent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +122,7 @@ def settings(s3_endpoint: S3Endpoint, redis_endpoint: RedisEndpoint) -> CloningS
         s3_endpoint_url=s3_endpoint.url,
         s3_bucket=BUCKET,
         tenant=f"t{uuid.uuid4().hex}",
+        master_key=SecretStr(MASTER_KEY),
         trainer_pause_seconds=0.01,
     )
 

@@ -8,6 +8,7 @@ import pytest
 from aivo.brain.v1 import brain_service_pb2 as brain_pb
 from aivo.cloning.v1 import cloning_service_pb2 as cloning_pb
 from aivo.cloning.v1 import student_model_service_pb2 as models_pb
+from aivo.cloning.v1 import student_service_pb2 as students_pb
 
 from testing.scripted.cloning_server import CLONE_ID
 from testing.scripted.script import BASE_MODEL, Script, failure, info
@@ -96,6 +97,11 @@ async def test_each_route_of_the_brain_reaches_its_rpc(
             cloning_pb.ListClonesRequest(student_id="student123", page_size=5, page_token="t"),
         ),
         ("/v1/students/a%2Eb/models", "ListStudentModels", models_pb.ListStudentModelsRequest(student_id="a.b")),
+        (
+            "/v1/students/student123/export?page_size=5&page_token=t",
+            "ExportStudent",
+            students_pb.ExportStudentRequest(student_id="student123", page_size=5, page_token="t"),
+        ),
         (
             "/v1/models/outdated?page_size=5&page_token=t",
             "ListOutdatedStudents",

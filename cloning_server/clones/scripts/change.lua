@@ -1,4 +1,4 @@
--- keys: feed queued leases tokens open lane baseline sizes change_counter ended
+-- keys: feed queued leases tokens open lane baseline sizes change_counter ended removals
 -- args: clone_id sequence clone effect token delay_milliseconds channel
 --
 -- Writes a clone's next change.
@@ -39,6 +39,7 @@ elseif args.effect == 'ends' then
   redis.call('ZADD', keys.ended, now_milliseconds(), args.clone_id)
   redis.call('HDEL', keys.sizes, args.clone_id)
   redis.call('DEL', keys.baseline)
+  redis.call('INCR', keys.removals)
   redis.call('LREM', keys.lane, 0, args.clone_id)
   local next = redis.call('LINDEX', keys.lane, 0)
   if next and not redis.call('ZSCORE', keys.leases, next) then

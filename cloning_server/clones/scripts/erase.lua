@@ -1,4 +1,4 @@
--- keys: clones student_clones student_requests lane students due ended queued open leases tokens sizes records...
+-- keys: clones student_clones student_requests lane students due ended queued open leases tokens sizes removals records...
 -- args: student_id channel request_count clone_ids...
 --
 -- Removes everything about a student. The caller has read the ids of the student's clones and how many requests made
@@ -19,6 +19,8 @@ local removed = redis.call('DEL', keys.student_clones, keys.student_requests, ke
 for _, record in ipairs(keys.records) do removed = removed + redis.call('DEL', record) end
 redis.call('ZREM', keys.students, args.student_id)
 redis.call('HDEL', keys.due, args.student_id)
+-- Also if nothing was there: the caller has removed alerts, or repeats a call that was cut off.
+redis.call('INCR', keys.removals)
 for _, clone_id in ipairs(args.clone_ids) do
   for _, index in ipairs({keys.clones, keys.ended, keys.queued, keys.open, keys.leases}) do
     redis.call('ZREM', index, clone_id)

@@ -10,7 +10,7 @@ from cloning_server.clone import Clone, CloneState, Priority, Terms
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.leases import CloneLease, Pause
 from cloning_server.clones.registry import Registry
-from tests.cloning_server.conftest import baseline
+from tests.cloning_server.conftest import SEALING, baseline
 
 # Longer than any test, and shorter than anybody notices.
 LONG_SECONDS, SHORT_SECONDS = 60.0, 0.05
@@ -18,7 +18,7 @@ LONG_SECONDS, SHORT_SECONDS = 60.0, 0.05
 
 @pytest.fixture
 def registry(clones: CloneStore) -> Registry:
-    return Registry.of(clones, queue_limit=2_000)
+    return Registry.of(clones, sealing=SEALING, queue_limit=2_000)
 
 
 async def claim_next(registry: Registry, *, seconds: float = LONG_SECONDS) -> CloneLease:

@@ -16,6 +16,7 @@ from mesh.errors import AdapterStoreUnavailable, CloneFinal, CloneNotFound, NoTr
 from testing.parts.part import free_ports
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import (
+    SEALING,
     STUDENT,
     Cloning,
     CloningStub,
@@ -61,7 +62,7 @@ async def test_a_clone_that_waits_is_cancelled_at_once_and_never_runs(cloning: C
 async def test_without_the_adapter_store_a_clone_that_waits_is_cancelled_and_one_that_runs_goes_on(
     cloning: Cloning, clones: CloneStore
 ) -> None:
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     runs = (await registry.intake.start(STUDENT, baseline())).clone_id
     lease = await registry.leases.claim(seconds=60)
     assert isinstance(lease, CloneLease)
@@ -137,7 +138,7 @@ async def test_from_the_commit_on_it_is_too_late_and_the_clone_completes(cloning
 
 
 async def test_a_clone_whose_server_is_dead_is_cancelled_all_the_same(cloning: Cloning, clones: CloneStore) -> None:
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
     dead = await registry.leases.claim(seconds=600)
     assert isinstance(dead, CloneLease)

@@ -19,7 +19,7 @@ from mesh.errors import (
 from mesh.valkey.connection import open_redis
 from testing.parts.part import free_ports
 from tests.cloning_server.clones.conftest import LONG_SECONDS, accept, claim_next, next_change
-from tests.cloning_server.conftest import STUDENT, baseline
+from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
 
 async def test_a_change_after_somebody_elses_is_refused_and_leaves_no_trace(registry: Registry) -> None:
@@ -138,7 +138,7 @@ async def test_an_unknown_clone_is_not_found(registry: Registry) -> None:
 async def test_a_store_that_is_not_there_is_told_as_such() -> None:
     (port,) = free_ports(1)
     async with open_redis(f"redis://127.0.0.1:{port}/0") as redis:
-        registry = Registry.of(CloneStore(redis))
+        registry = Registry.of(CloneStore(redis), sealing=SEALING)
         calls = [
             registry.intake.start(STUDENT, baseline()),
             registry.changes.find("clone_1"),

@@ -6,11 +6,11 @@ from cloning_server.clones.estimates import FIRST_GUESS_SECONDS, blend_pace
 from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from tests.cloning_server.clones.conftest import accept, claim_next
-from tests.cloning_server.conftest import STUDENT, baseline
+from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
 
 async def test_the_first_estimate_is_a_guess_and_later_ones_follow_what_was_measured(clones: CloneStore) -> None:
-    registry = Registry.of(clones, parallel=2)
+    registry = Registry.of(clones, sealing=SEALING, parallel=2)
     first = await registry.intake.start("student-0", baseline(4))
     assert first.estimated_seconds == FIRST_GUESS_SECONDS
     await registry.leases.record_pace(seconds=8, responses=4)
@@ -31,7 +31,7 @@ def test_the_pace_follows_a_change_within_a_few_clones() -> None:
 
 
 async def test_every_waiting_clone_is_told_its_place_and_its_time(clones: CloneStore) -> None:
-    registry = Registry.of(clones, parallel=1)
+    registry = Registry.of(clones, sealing=SEALING, parallel=1)
     await registry.leases.record_pace(seconds=8, responses=4)
     accepted = [await accept(registry, f"student-{n}") for n in range(3)]
     running = (await claim_next(registry)).clone

@@ -19,11 +19,11 @@ from mesh.errors import (
     RequestIdReused,
 )
 from tests.cloning_server.clones.conftest import claim_next, next_change
-from tests.cloning_server.conftest import STUDENT, baseline
+from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
 
 async def test_the_same_request_on_many_servers_at_once_makes_one_clone(clones: CloneStore) -> None:
-    servers = [Registry.of(clones) for _ in range(12)]
+    servers = [Registry.of(clones, sealing=SEALING) for _ in range(12)]
     clones_of_servers = await asyncio.gather(
         *(server.intake.start(STUDENT, baseline(), request_id="enrol-17") for server in servers)
     )
@@ -80,7 +80,7 @@ async def test_a_student_may_start_again_after_the_final_state(registry: Registr
 
 
 async def test_no_more_clones_wait_than_the_queue_may_hold(clones: CloneStore) -> None:
-    registry = Registry.of(clones, queue_limit=5)
+    registry = Registry.of(clones, sealing=SEALING, queue_limit=5)
     results = await asyncio.gather(
         *(registry.intake.start(f"student-{n}", baseline()) for n in range(20)), return_exceptions=True
     )
@@ -97,7 +97,7 @@ async def test_a_consent_that_has_expired_or_is_missing_where_it_is_wanted_is_re
     now = datetime.now(UTC)
     holds = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(days=1))
     expired = replace(holds, expires_time=now)
-    easy, strict = Registry.of(clones), Registry.of(clones, require_consent=True)
+    easy, strict = Registry.of(clones, sealing=SEALING), Registry.of(clones, sealing=SEALING, require_consent=True)
     for registry, consent in ((easy, expired), (strict, expired), (strict, None)):
         with pytest.raises(ConsentRequired):
             await registry.intake.start(STUDENT, baseline(), terms=Terms(consent=consent))

@@ -13,7 +13,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from mesh.errors import CloneAlreadyRunning, QueueFull
 from tests.cloning_server.clones.conftest import LONG_SECONDS, SHORT_SECONDS, accept, claim_next, next_change
-from tests.cloning_server.conftest import STUDENT, baseline
+from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
 BEHIND = Terms(queue_behind=True)
 
@@ -48,7 +48,7 @@ async def test_an_expired_lease_that_nobody_took_can_still_be_renewed(registry: 
 
 
 async def test_of_many_servers_that_see_a_lease_expire_one_gets_the_clone(clones: CloneStore) -> None:
-    servers = [Registry.of(clones) for _ in range(12)]
+    servers = [Registry.of(clones, sealing=SEALING) for _ in range(12)]
     await accept(servers[0], STUDENT)
     await claim_next(servers[0], seconds=0.001)
 
@@ -170,7 +170,7 @@ async def test_cancelling_the_first_frees_the_one_behind_and_the_other_way_round
 
 
 async def test_a_clone_behind_another_counts_as_one_that_waits(clones: CloneStore) -> None:
-    registry = Registry.of(clones, queue_limit=2)
+    registry = Registry.of(clones, sealing=SEALING, queue_limit=2)
     await accept(registry, STUDENT)
     await accept(registry, STUDENT, queue_behind=True)
     assert (await registry.listing.count()).queued_clones == 2

@@ -10,7 +10,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.settings import CloningSettings
 from mesh.errors import InvalidField
 from mesh.tutoring.profile import StudentProfile
-from tests.cloning_server.conftest import STUDENT, Cloning, order, raised
+from tests.cloning_server.conftest import SEALING, STUDENT, Cloning, order, raised
 
 MOST_QUEUE_BYTES = 256_000_000
 
@@ -29,7 +29,7 @@ def baseline_of(size: int) -> Baseline:
 
 async def test_a_full_queue_of_the_largest_orders_fits(redis: Redis, clones: CloneStore) -> None:
     settings = CloningSettings()
-    registry = Registry.of(clones, order_bytes=settings.clone_order_bytes)
+    registry = Registry.of(clones, sealing=SEALING, order_bytes=settings.clone_order_bytes)
     clone = await registry.intake.start(STUDENT, baseline_of(settings.clone_order_bytes))
     prefix = clones.channel.removesuffix("changes")
     used = [await redis.memory_usage(f"{prefix}{name}:{clone.clone_id}") or 0 for name in ("baseline", "feed")]

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
 from mesh.valkey.script import LuaScript, names_of, read_source, with_names
-from tests.cloning_server.conftest import STUDENT, baseline
+from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
 SCRIPTS = sorted(
     file.name.removesuffix(".lua")
@@ -72,7 +72,7 @@ def test_a_script_without_its_header_is_refused() -> None:
 
 
 async def test_the_scripts_are_sent_again_after_redis_has_forgotten_them(clones: CloneStore, redis: Redis) -> None:
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     await registry.intake.start(STUDENT, baseline())
     await redis.script_flush()
     assert (await registry.intake.start("another", baseline())).queue_position == 2

@@ -64,10 +64,11 @@ async def test_a_model_is_told_with_its_origin_and_its_measures(stub: CloningStu
     assert (model.metrics.heldout_loss_base, model.metrics.heldout_loss_adapter) == (2.5, 1.5)
     assert not model.pinned
     assert not model.outdated
-    # Both are looked up for a list alone.
+    # All three are looked up for a list alone.
     assert model.HasField("outdated")
-    model.ClearField("pinned")
-    model.ClearField("outdated")
+    assert model.HasField("policy")
+    for field in ("pinned", "outdated", "policy"):
+        model.ClearField(field)
     assert (await stub.GetClone(pb.GetCloneRequest(clone_id=started.clone_id))).model == model
 
 

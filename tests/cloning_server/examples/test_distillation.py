@@ -144,17 +144,20 @@ def test_what_is_made_of_the_students_words_is_not_shared(distil_alone: Distil) 
 
 
 async def test_valkey_keeps_replies_for_other_trainers(redis_endpoint: RedisEndpoint) -> None:
-    writer, reader = ValkeyReplyCache(redis_endpoint.url), ValkeyReplyCache(redis_endpoint.url)
+    writer, reader, stranger = (
+        ValkeyReplyCache(redis_endpoint.url, tenant=tenant, ttl_seconds=60) for tenant in ("a", "a", "b")
+    )
     key = key_of(TASK, "digest of this test")
     writer.put_many({key: "", "another": "reply"})
     assert reader.get_many([key, "missing", "another"]) == {key: "", "another": "reply"}
-    writer.close()
-    reader.close()
+    assert stranger.get_many([key, "another"]) == {}, "another tenant's assessments"
+    for cache in (writer, reader, stranger):
+        cache.close()
 
 
 def test_lessons_are_distilled_without_the_cache_if_it_is_down(distil_alone: Distil) -> None:
     # Port 1 of the loopback refuses at once.
-    down = ValkeyReplyCache("redis://127.0.0.1:1/0")
+    down = ValkeyReplyCache("redis://127.0.0.1:1/0", tenant="a", ttl_seconds=60)
     assert BRIEFS[1] in distil_alone([BRIEFS[1]], down)
     down.close()
 

@@ -13,7 +13,7 @@ from cloning_server.clones.leases import CloneLease
 from cloning_server.clones.registry import Registry
 from cloning_server.running.journal import Journal
 from testing.scripted.trainer import ScriptedTrainer, recipe_for, weights_for
-from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, order, until, watch_all
+from tests.cloning_server.conftest import SEALING, STUDENT, Cloning, CloningStub, baseline, order, until, watch_all
 
 # Long enough that nobody waits for one to expire within a test.
 LONG_LEASE_SECONDS = 600.0
@@ -92,7 +92,7 @@ async def test_a_server_that_shuts_down_hands_its_clone_to_the_other_at_once(clo
 async def test_a_server_that_hangs_is_overtaken_and_can_neither_tell_nor_publish_anything(
     cloning: Cloning, clones: CloneStore
 ) -> None:
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
     hung = await registry.leases.claim(seconds=0.2)
     assert isinstance(hung, CloneLease)
@@ -118,7 +118,7 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
         clone_id = (await stub.StartClone(order())).clone_id
         await gate.reached.wait()
         await expire(cloning, clone_id)
-        registry = Registry.of(clones)
+        registry = Registry.of(clones, sealing=SEALING)
         lease = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)
         assert isinstance(lease, CloneLease)
         await Journal(registry.changes, lease).take_over()
@@ -127,7 +127,7 @@ async def test_a_server_that_lost_its_lease_stops_the_training_at_once(cloning: 
 
 
 async def test_a_clone_whose_servers_are_lost_every_time_ends(cloning: Cloning, clones: CloneStore) -> None:
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     clone_id = (await registry.intake.start(STUDENT, baseline())).clone_id
     for attempt in range(10):
         lease = await registry.leases.claim(seconds=LONG_LEASE_SECONDS)

@@ -14,9 +14,10 @@ from redis.asyncio import Redis
 from cloning_server.app import open_server
 from cloning_server.clone import Terms
 from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.codec import encode_baseline
 from cloning_server.clones.registry import Registry
 from mesh.errors import CloneCorrupt
-from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, baseline, raised, watch_all
+from tests.cloning_server.conftest import SEALING, STUDENT, Cloning, CloningStub, baseline, raised, watch_all
 
 Damage = Callable[[Redis, str, str], Awaitable[object]]
 
@@ -49,27 +50,48 @@ async def replace_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None
     await redis.set(f"{prefix}baseline:{clone_id}", "[]")
 
 
-DAMAGES: list[Damage] = [
-    add_a_change,
-    add_another_field,
-    lose_all_changes,
-    name_a_student_in_the_manifest_that_can_not_be,
-    replace_all_changes,
-    replace_the_baseline,
-]
+async def seal_something_else(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.set(f"{prefix}baseline:{clone_id}", await SEALING.seal(b"[]", context=clone_id))
+
+
+async def swap_the_baseline_for_that_of_another_clone(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.set(f"{prefix}baseline:{clone_id}", await SEALING.seal(encode_baseline(baseline()), context="clone_2"))
+
+
+async def cut_the_baseline_off(redis: Redis, prefix: str, clone_id: str) -> None:
+    sealed = str(await redis.get(f"{prefix}baseline:{clone_id}"))
+    await redis.set(f"{prefix}baseline:{clone_id}", sealed[:-8])
+
+
+async def overwrite_the_sealed_baseline(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.setrange(f"{prefix}baseline:{clone_id}", len("sealed1:"), "\xff" * 1000)
+
+
+DAMAGES: dict[Damage, str] = {
+    add_a_change: "CLONE_CORRUPT",
+    add_another_field: "CLONE_CORRUPT",
+    lose_all_changes: "CLONE_CORRUPT",
+    name_a_student_in_the_manifest_that_can_not_be: "CLONE_CORRUPT",
+    replace_all_changes: "CLONE_CORRUPT",
+    replace_the_baseline: "CLONE_CORRUPT",
+    seal_something_else: "CLONE_CORRUPT",
+    swap_the_baseline_for_that_of_another_clone: "BASELINE_UNREADABLE",
+    cut_the_baseline_off: "BASELINE_UNREADABLE",
+    overwrite_the_sealed_baseline: "BASELINE_UNREADABLE",
+}
 
 
 async def two_clones(store: CloneStore) -> tuple[str, str]:
     """A student's clone and one behind it, accepted while no server takes clones."""
-    intake = Registry.of(store).intake
+    intake = Registry.of(store, sealing=SEALING).intake
     first = await intake.start(STUDENT, baseline())
     second = await intake.start(STUDENT, baseline(), terms=Terms(queue_behind=True))
     return first.clone_id, second.clone_id
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.items(), ids=[damage.__name__ for damage in DAMAGES])
 async def test_the_clone_fails_and_the_next_one_of_its_student_completes(
-    cloning: Cloning, clones: CloneStore, damage: Damage
+    cloning: Cloning, clones: CloneStore, damage: Damage, reason: str
 ) -> None:
     first, second = await two_clones(clones)
     await damage(cloning.redis, clones.channel.removesuffix("changes"), first)
@@ -80,7 +102,7 @@ async def test_the_clone_fails_and_the_next_one_of_its_student_completes(
             assert (await watch_all(stub, second))[-1].status == "completed"
             clone = await stub.GetClone(pb.GetCloneRequest(clone_id=first))
             assert (clone.status, clone.student_id) == ("failed", STUDENT)
-            assert "CLONE_CORRUPT" in str(clone.error)
+            assert reason in str(clone.error)
             assert first in clone.message
             assert (await watch_all(stub, first))[-1].status == "failed"
             listed = await stub.ListClones(pb.ListClonesRequest(student_id=STUDENT))

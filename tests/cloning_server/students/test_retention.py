@@ -18,6 +18,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import ALWAYS_ERASED, Housekeeping
+from cloning_server.students.residues import ResidueTerms
 from mesh.adapters.notices import announce_deletion
 from mesh.adapters.store import AdapterStore
 from mesh.alerts.alert_store import AlertStore
@@ -43,6 +44,7 @@ async def housekeeping(cloning: Cloning, clones: CloneStore, adapters: AdapterSt
             brain=GrpcBrain(channel),
             inform_brains=partial(announce_deletion, cloning.redis, tenant=tenant),
             trust_seconds=60,
+            residue_terms=ResidueTerms(file_rewrite_seconds=60, reply_cache_seconds=60, has_cohorts=False),
         )
         yield Housekeeping(
             clones,

@@ -23,6 +23,7 @@ from testing.adapters import write_bare_version
 from testing.lessons import plan_of
 from testing.scripted.trainer import recipe_for, weights_for
 from tests.cloning_server.conftest import (
+    SEALING,
     STUDENT,
     Cloning,
     CloningStub,
@@ -181,7 +182,9 @@ async def test_a_consent_that_expires_while_the_clone_waits_ends_it_untrained(
 ) -> None:
     now = datetime.now(UTC)
     consent = Consent(basis="parental", granted_time=now, expires_time=now + timedelta(seconds=0.3))
-    accepted = await Registry.of(clones).intake.start(STUDENT, baseline(), terms=Terms(consent=consent))
+    accepted = await Registry.of(clones, sealing=SEALING).intake.start(
+        STUDENT, baseline(), terms=Terms(consent=consent)
+    )
     await asyncio.sleep((now + timedelta(seconds=0.3) - datetime.now(UTC)).total_seconds())
     async with cloning.serve() as stub:
         last = (await watch_all(stub, accepted.clone_id))[-1]
@@ -246,6 +249,12 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (receipt.brain.HasField("listening"), receipt.brain.listening) == (True, 0), "the scripted brain is deaf"
     assert receipt.brain.forget_time.seconds >= receipt.delete_time.seconds
     assert cloning.brain.evicted_students == [STUDENT]
+    residues = {student_pb.ResiduePlace.Name(residue.place)[14:]: residue for residue in receipt.residues}
+    assert set(residues) == {"BRAINS", "CLONE_STORE_FILE", "ADAPTER_STORE_DISKS", "REPLY_CACHE", "LOGS_AND_BACKUPS"}
+    assert residues["BRAINS"].until == receipt.brain.forget_time
+    assert residues["CLONE_STORE_FILE"].until.seconds - receipt.delete_time.seconds == 120
+    assert residues["REPLY_CACHE"].until.seconds - receipt.delete_time.seconds == 300 * 24 * 3600
+    assert not any(residues[place].HasField("until") for place in ("ADAPTER_STORE_DISKS", "LOGS_AND_BACKUPS"))
 
     await cloning.trainer.cut_off.wait()
     for clone_id in (*clone_ids, runs, waits):
@@ -262,6 +271,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
 
     again = await delete(stub)
+    assert len(again.residues) == 3, "nothing was removed from S3"
     assert (again.clones, again.models) == (student_pb.ErasedClones(), student_pb.ErasedModels())
     # Whoever was paused in the middle of it all and wakes up now.
     plan = next(plan for plan in cloning.trainer.plans if plan.clone_id == runs)

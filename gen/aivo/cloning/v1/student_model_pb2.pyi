@@ -230,7 +230,8 @@ class StudentModel(_message.Message):
     @_builtins.property
     def policy(self) -> Global___TeachingPolicy:
         """How to teach the student, drawn from the answers that it was made from. Where those are too few for a part, that
-        part is from the student's version that training went on from. Unset: it was made before there were policies.
+        part is from the student's version that training went on from. Unset: it was made before there were policies, or not
+        looked up; `ListStudentModels` does.
         """
 
     def __init__(

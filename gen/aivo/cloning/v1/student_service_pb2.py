@@ -22,34 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aivo.cloning.v1 import cloning_service_pb2 as aivo_dot_cloning_dot_v1_dot_cloning__service__pb2
+from aivo.cloning.v1 import student_model_pb2 as aivo_dot_cloning_dot_v1_dot_student__model__pb2
 from aivo.rules.v1 import rules_pb2 as aivo_dot_rules_dot_v1_dot_rules__pb2
+from aivo.safety.v1 import safety_service_pb2 as aivo_dot_safety_dot_v1_dot_safety__service__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/student_service.proto\x12\x0f\x61ivo.cloning.v1\x1a\x19\x61ivo/rules/v1/rules.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\x14\x44\x65leteStudentRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\xfb\x01\n\x15\x44\x65leteStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06\x63lones\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedClones\x12-\n\x06models\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedModels\x12/\n\x05\x62rain\x18\x05 \x01(\x0b\x32 .aivo.cloning.v1.EvictedAdapters\x12\x0e\n\x06\x61lerts\x18\x06 \x01(\r\"F\n\x0c\x45rasedClones\x12\x0e\n\x06\x63lones\x18\x01 \x01(\r\x12\x11\n\tcancelled\x18\x02 \x01(\r\x12\x13\n\x0brequest_ids\x18\x03 \x01(\r\"@\n\x0c\x45rasedModels\x12\x10\n\x08versions\x18\x01 \x01(\r\x12\x0f\n\x07objects\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x01\"\xb1\x01\n\x0f\x45victedAdapters\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x02 \x01(\r\x12\x16\n\tlistening\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tconfirmed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12/\n\x0b\x66orget_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_listeningB\x0c\n\n_confirmed2\x94\x01\n\x0eStudentService\x12\x81\x01\n\rDeleteStudent\x12%.aivo.cloning.v1.DeleteStudentRequest\x1a&.aivo.cloning.v1.DeleteStudentResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/students/{student_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aivo/cloning/v1/student_service.proto\x12\x0f\x61ivo.cloning.v1\x1a%aivo/cloning/v1/cloning_service.proto\x1a#aivo/cloning/v1/student_model.proto\x1a\x19\x61ivo/rules/v1/rules.proto\x1a#aivo/safety/v1/safety_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n\x14\x45xportStudentRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xdc\x02\n\x15\x45xportStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12/\n\x0b\x65xport_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06\x63lones\x18\x03 \x03(\x0b\x32\x1e.aivo.cloning.v1.ExportedClone\x12\x1b\n\x0e\x61\x63tive_version\x18\x04 \x01(\rH\x00\x88\x01\x01\x12.\n\x06models\x18\x05 \x03(\x0b\x32\x1e.aivo.cloning.v1.ExportedModel\x12\x13\n\x0bmore_models\x18\x06 \x01(\x08\x12+\n\x06\x61lerts\x18\x07 \x03(\x0b\x32\x1b.aivo.safety.v1.SafetyAlert\x12\x13\n\x0bmore_alerts\x18\x08 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\t \x01(\tB\x11\n\x0f_active_version\"\xfe\x01\n\rExportedClone\x12\x30\n\x05\x63lone\x18\x01 \x01(\x0b\x32!.aivo.cloning.v1.GetCloneResponse\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x38\n\x0fstudent_profile\x18\x03 \x01(\x0b\x32\x1f.aivo.cloning.v1.StudentProfile\x12\x34\n\rbaseline_data\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.BaselineData\x12\x1a\n\x12responses_left_out\x18\x05 \x01(\r\x12\x1b\n\x13\x62\x61seline_unreadable\x18\x06 \x01(\x08\"h\n\rExportedModel\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.aivo.cloning.v1.StudentModel\x12)\n\x08manifest\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"8\n\x14\x44\x65leteStudentRequest\x12 \n\nstudent_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xc8>\x01\"\xa7\x02\n\x15\x44\x65leteStudentResponse\x12\x12\n\nstudent_id\x18\x01 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06\x63lones\x18\x03 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedClones\x12-\n\x06models\x18\x04 \x01(\x0b\x32\x1d.aivo.cloning.v1.ErasedModels\x12/\n\x05\x62rain\x18\x05 \x01(\x0b\x32 .aivo.cloning.v1.EvictedAdapters\x12\x0e\n\x06\x61lerts\x18\x06 \x01(\r\x12*\n\x08residues\x18\x07 \x03(\x0b\x32\x18.aivo.cloning.v1.Residue\"b\n\x07Residue\x12,\n\x05place\x18\x01 \x01(\x0e\x32\x1d.aivo.cloning.v1.ResiduePlace\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0c\x45rasedClones\x12\x0e\n\x06\x63lones\x18\x01 \x01(\r\x12\x11\n\tcancelled\x18\x02 \x01(\r\x12\x13\n\x0brequest_ids\x18\x03 \x01(\r\"@\n\x0c\x45rasedModels\x12\x10\n\x08versions\x18\x01 \x01(\r\x12\x0f\n\x07objects\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x01\"\xb1\x01\n\x0f\x45victedAdapters\x12\x0f\n\x07reached\x18\x01 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x02 \x01(\r\x12\x16\n\tlistening\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tconfirmed\x18\x04 \x01(\rH\x01\x88\x01\x01\x12/\n\x0b\x66orget_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_listeningB\x0c\n\n_confirmed*\xf0\x01\n\x0cResiduePlace\x12\x1d\n\x19RESIDUE_PLACE_UNSPECIFIED\x10\x00\x12\x18\n\x14RESIDUE_PLACE_BRAINS\x10\x01\x12\"\n\x1eRESIDUE_PLACE_CLONE_STORE_FILE\x10\x02\x12%\n!RESIDUE_PLACE_ADAPTER_STORE_DISKS\x10\x03\x12\x1d\n\x19RESIDUE_PLACE_REPLY_CACHE\x10\x04\x12\x19\n\x15RESIDUE_PLACE_COHORTS\x10\x05\x12\"\n\x1eRESIDUE_PLACE_LOGS_AND_BACKUPS\x10\x06\x32\x9f\x02\n\x0eStudentService\x12\x81\x01\n\rDeleteStudent\x12%.aivo.cloning.v1.DeleteStudentRequest\x1a&.aivo.cloning.v1.DeleteStudentResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/students/{student_id}\x12\x88\x01\n\rExportStudent\x12%.aivo.cloning.v1.ExportStudentRequest\x1a&.aivo.cloning.v1.ExportStudentResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/students/{student_id}/exportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.cloning.v1.student_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['student_id']._loaded_options = None
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_EXPORTSTUDENTREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_DELETESTUDENTREQUEST'].fields_by_name['student_id']._loaded_options = None
   _globals['_DELETESTUDENTREQUEST'].fields_by_name['student_id']._serialized_options = b'\342A\001\002\272H\005r\003\310>\001'
   _globals['_STUDENTSERVICE'].methods_by_name['DeleteStudent']._loaded_options = None
   _globals['_STUDENTSERVICE'].methods_by_name['DeleteStudent']._serialized_options = b'\202\323\344\223\002\033*\031/v1/students/{student_id}'
-  _globals['_DELETESTUDENTREQUEST']._serialized_start=210
-  _globals['_DELETESTUDENTREQUEST']._serialized_end=266
-  _globals['_DELETESTUDENTRESPONSE']._serialized_start=269
-  _globals['_DELETESTUDENTRESPONSE']._serialized_end=520
-  _globals['_ERASEDCLONES']._serialized_start=522
-  _globals['_ERASEDCLONES']._serialized_end=592
-  _globals['_ERASEDMODELS']._serialized_start=594
-  _globals['_ERASEDMODELS']._serialized_end=658
-  _globals['_EVICTEDADAPTERS']._serialized_start=661
-  _globals['_EVICTEDADAPTERS']._serialized_end=838
-  _globals['_STUDENTSERVICE']._serialized_start=841
-  _globals['_STUDENTSERVICE']._serialized_end=989
+  _globals['_STUDENTSERVICE'].methods_by_name['ExportStudent']._loaded_options = None
+  _globals['_STUDENTSERVICE'].methods_by_name['ExportStudent']._serialized_options = b'\202\323\344\223\002\"\022 /v1/students/{student_id}/export'
+  _globals['_RESIDUEPLACE']._serialized_start=1958
+  _globals['_RESIDUEPLACE']._serialized_end=2198
+  _globals['_EXPORTSTUDENTREQUEST']._serialized_start=353
+  _globals['_EXPORTSTUDENTREQUEST']._serialized_end=467
+  _globals['_EXPORTSTUDENTRESPONSE']._serialized_start=470
+  _globals['_EXPORTSTUDENTRESPONSE']._serialized_end=818
+  _globals['_EXPORTEDCLONE']._serialized_start=821
+  _globals['_EXPORTEDCLONE']._serialized_end=1075
+  _globals['_EXPORTEDMODEL']._serialized_start=1077
+  _globals['_EXPORTEDMODEL']._serialized_end=1181
+  _globals['_DELETESTUDENTREQUEST']._serialized_start=1183
+  _globals['_DELETESTUDENTREQUEST']._serialized_end=1239
+  _globals['_DELETESTUDENTRESPONSE']._serialized_start=1242
+  _globals['_DELETESTUDENTRESPONSE']._serialized_end=1537
+  _globals['_RESIDUE']._serialized_start=1539
+  _globals['_RESIDUE']._serialized_end=1637
+  _globals['_ERASEDCLONES']._serialized_start=1639
+  _globals['_ERASEDCLONES']._serialized_end=1709
+  _globals['_ERASEDMODELS']._serialized_start=1711
+  _globals['_ERASEDMODELS']._serialized_end=1775
+  _globals['_EVICTEDADAPTERS']._serialized_start=1778
+  _globals['_EVICTEDADAPTERS']._serialized_end=1955
+  _globals['_STUDENTSERVICE']._serialized_start=2201
+  _globals['_STUDENTSERVICE']._serialized_end=2488
 # @@protoc_insertion_point(module_scope)

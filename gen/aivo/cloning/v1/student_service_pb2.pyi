@@ -3,9 +3,16 @@
 isort:skip_file
 """
 
+from aivo.cloning.v1 import cloning_service_pb2 as _cloning_service_pb2
+from aivo.cloning.v1 import student_model_pb2 as _student_model_pb2
+from aivo.safety.v1 import safety_service_pb2 as _safety_service_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +23,230 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ResiduePlace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResiduePlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResiduePlace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESIDUE_PLACE_UNSPECIFIED: _ResiduePlace.ValueType  # 0
+    """Never sent."""
+    RESIDUE_PLACE_BRAINS: _ResiduePlace.ValueType  # 1
+    """The memory of brains that did not hear of the deletion: the student's adapters. See `EvictedAdapters`."""
+    RESIDUE_PLACE_CLONE_STORE_FILE: _ResiduePlace.ValueType  # 2
+    """The append-only file of Valkey: removed records, with ids, states, profile and alerts; baselines only sealed, where the
+    server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; snapshots and
+    replicas of Valkey are the operator's.
+    """
+    RESIDUE_PLACE_ADAPTER_STORE_DISKS: _ResiduePlace.ValueType  # 3
+    """The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
+    until its vacuum.
+    """
+    RESIDUE_PLACE_REPLY_CACHE: _ResiduePlace.ValueType  # 4
+    """Distilled replies in Valkey, made from the reference answers of assessments and of no student's words."""
+    RESIDUE_PLACE_COHORTS: _ResiduePlace.ValueType  # 5
+    """Adapters of cohorts, and those that started from them, if a cohort learned from the student's answers."""
+    RESIDUE_PLACE_LOGS_AND_BACKUPS: _ResiduePlace.ValueType  # 6
+    """Logs, which hold the student's id, and backups, which hold what was there: both are the operator's."""
+
+class ResiduePlace(_ResiduePlace, metaclass=_ResiduePlaceEnumTypeWrapper):
+    """A place where something of a deleted student may be left."""
+
+RESIDUE_PLACE_UNSPECIFIED: ResiduePlace.ValueType  # 0
+"""Never sent."""
+RESIDUE_PLACE_BRAINS: ResiduePlace.ValueType  # 1
+"""The memory of brains that did not hear of the deletion: the student's adapters. See `EvictedAdapters`."""
+RESIDUE_PLACE_CLONE_STORE_FILE: ResiduePlace.ValueType  # 2
+"""The append-only file of Valkey: removed records, with ids, states, profile and alerts; baselines only sealed, where the
+server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; snapshots and
+replicas of Valkey are the operator's.
+"""
+RESIDUE_PLACE_ADAPTER_STORE_DISKS: ResiduePlace.ValueType  # 3
+"""The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
+until its vacuum.
+"""
+RESIDUE_PLACE_REPLY_CACHE: ResiduePlace.ValueType  # 4
+"""Distilled replies in Valkey, made from the reference answers of assessments and of no student's words."""
+RESIDUE_PLACE_COHORTS: ResiduePlace.ValueType  # 5
+"""Adapters of cohorts, and those that started from them, if a cohort learned from the student's answers."""
+RESIDUE_PLACE_LOGS_AND_BACKUPS: ResiduePlace.ValueType  # 6
+"""Logs, which hold the student's id, and backups, which hold what was there: both are the operator's."""
+Global___ResiduePlace: _TypeAlias = ResiduePlace  # noqa: Y015
+
+@_typing.final
+class ExportStudentRequest(_message.Message):
+    """Whose data to return, and which page of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    page_size: _builtins.int
+    """Clones on the page; 0 for 20, at most 100."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportStudentRequest: _TypeAlias = ExportStudentRequest  # noqa: Y015
+
+@_typing.final
+class ExportStudentResponse(_message.Message):
+    """What is held of a student: a page of the clones, and with the first page all else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDENT_ID_FIELD_NUMBER: _builtins.int
+    EXPORT_TIME_FIELD_NUMBER: _builtins.int
+    CLONES_FIELD_NUMBER: _builtins.int
+    ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    MORE_MODELS_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    MORE_ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    student_id: _builtins.str
+    """Id of the student."""
+    active_version: _builtins.int
+    """The version that answers. Unset: none does, or this is not the first page."""
+    more_models: _builtins.bool
+    """Whether there are older versions; `ListStudentModels` has them."""
+    more_alerts: _builtins.bool
+    """Whether there are more; `ListAlerts` has them."""
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def export_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was read."""
+
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedClone]:
+        """Clones, newest first."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedModel]:
+        """The newest 100 versions of the model, newest first; only on the first page."""
+
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_safety_service_pb2.SafetyAlert]:
+        """The latest 100 safety alerts, latest first; only on the first page."""
+
+    def __init__(
+        self,
+        *,
+        student_id: _builtins.str = ...,
+        export_time: _timestamp_pb2.Timestamp | None = ...,
+        clones: _abc.Iterable[Global___ExportedClone] | None = ...,
+        active_version: _builtins.int | None = ...,
+        models: _abc.Iterable[Global___ExportedModel] | None = ...,
+        more_models: _builtins.bool = ...,
+        alerts: _abc.Iterable[_safety_service_pb2.SafetyAlert] | None = ...,
+        more_alerts: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_version", b"_active_version", "active_version", b"active_version", "export_time", b"export_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_version", b"_active_version", "active_version", b"active_version", "alerts", b"alerts", "clones", b"clones", "export_time", b"export_time", "models", b"models", "more_alerts", b"more_alerts", "more_models", b"more_models", "next_page_token", b"next_page_token", "student_id", b"student_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__active_version: _TypeAlias = _typing.Literal["active_version"]  # noqa: Y015
+    _WhichOneofArgType__active_version: _TypeAlias = _typing.Literal["_active_version", b"_active_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active_version) -> _WhichOneofReturnType__active_version | None: ...
+
+Global___ExportStudentResponse: _TypeAlias = ExportStudentResponse  # noqa: Y015
+
+@_typing.final
+class ExportedClone(_message.Message):
+    """A clone, with what it was ordered with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STUDENT_PROFILE_FIELD_NUMBER: _builtins.int
+    BASELINE_DATA_FIELD_NUMBER: _builtins.int
+    RESPONSES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    BASELINE_UNREADABLE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id that the caller gave the request; empty if none."""
+    responses_left_out: _builtins.int
+    """Responses that are left out of the baseline, from its end, because the answer would be larger than clients take."""
+    baseline_unreadable: _builtins.bool
+    """Whether the baseline is held and can't be read, so that it is missing here. Its clone is going to fail."""
+    @_builtins.property
+    def clone(self) -> _cloning_service_pb2.GetCloneResponse:
+        """The clone."""
+
+    @_builtins.property
+    def student_profile(self) -> _cloning_service_pb2.StudentProfile:
+        """The profile that was sent, without the name, which is stored nowhere. Unset: the clone has ended, and its baseline is
+        removed.
+        """
+
+    @_builtins.property
+    def baseline_data(self) -> _cloning_service_pb2.BaselineData:
+        """The baseline that was sent. Unset likewise."""
+
+    def __init__(
+        self,
+        *,
+        clone: _cloning_service_pb2.GetCloneResponse | None = ...,
+        request_id: _builtins.str = ...,
+        student_profile: _cloning_service_pb2.StudentProfile | None = ...,
+        baseline_data: _cloning_service_pb2.BaselineData | None = ...,
+        responses_left_out: _builtins.int = ...,
+        baseline_unreadable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "clone", b"clone", "student_profile", b"student_profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline_data", b"baseline_data", "baseline_unreadable", b"baseline_unreadable", "clone", b"clone", "request_id", b"request_id", "responses_left_out", b"responses_left_out", "student_profile", b"student_profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedClone: _TypeAlias = ExportedClone  # noqa: Y015
+
+@_typing.final
+class ExportedModel(_message.Message):
+    """A version of a student's model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _student_model_pb2.StudentModel:
+        """As `ListStudentModels` has it, with the teaching policy in words."""
+
+    @_builtins.property
+    def manifest(self) -> _struct_pb2.Struct:
+        """Its manifest, as it is stored."""
+
+    def __init__(
+        self,
+        *,
+        model: _student_model_pb2.StudentModel | None = ...,
+        manifest: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedModel: _TypeAlias = ExportedModel  # noqa: Y015
 
 @_typing.final
 class DeleteStudentRequest(_message.Message):
@@ -51,6 +282,7 @@ class DeleteStudentResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     BRAIN_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
+    RESIDUES_FIELD_NUMBER: _builtins.int
     student_id: _builtins.str
     """Id of the student."""
     alerts: _builtins.int
@@ -71,6 +303,10 @@ class DeleteStudentResponse(_message.Message):
     def brain(self) -> Global___EvictedAdapters:
         """What left the memory of the brains."""
 
+    @_builtins.property
+    def residues(self) -> _containers.RepeatedCompositeFieldContainer[Global___Residue]:
+        """What is left of the student, and where. Nothing reads it any more, but for brains until their `until`."""
+
     def __init__(
         self,
         *,
@@ -80,14 +316,43 @@ class DeleteStudentResponse(_message.Message):
         models: Global___ErasedModels | None = ...,
         brain: Global___EvictedAdapters | None = ...,
         alerts: _builtins.int = ...,
+        residues: _abc.Iterable[Global___Residue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models", "student_id", b"student_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "brain", b"brain", "clones", b"clones", "delete_time", b"delete_time", "models", b"models", "residues", b"residues", "student_id", b"student_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteStudentResponse: _TypeAlias = DeleteStudentResponse  # noqa: Y015
+
+@_typing.final
+class Residue(_message.Message):
+    """Something of a deleted student that may be left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    place: Global___ResiduePlace.ValueType
+    """Where."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it is gone if every part works. Unset: AIVO does not know; the place says what ends it."""
+
+    def __init__(
+        self,
+        *,
+        place: Global___ResiduePlace.ValueType = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Residue: _TypeAlias = Residue  # noqa: Y015
 
 @_typing.final
 class ErasedClones(_message.Message):

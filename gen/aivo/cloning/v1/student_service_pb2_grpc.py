@@ -43,6 +43,11 @@ class StudentServiceStub:
                 request_serializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentRequest.SerializeToString,
                 response_deserializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentResponse.FromString,
                 _registered_method=True)
+        self.ExportStudent = channel.unary_unary(
+                '/aivo.cloning.v1.StudentService/ExportStudent',
+                request_serializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentRequest.SerializeToString,
+                response_deserializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentResponse.FromString,
+                _registered_method=True)
 
 
 class StudentServiceServicer:
@@ -64,6 +69,18 @@ class StudentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportStudent(self, request, context):
+        """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
+        ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
+        clone or an alert whose record can't be read is left out.
+
+        Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
+        `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StudentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -71,6 +88,11 @@ def add_StudentServiceServicer_to_server(servicer, server):
                     servicer.DeleteStudent,
                     request_deserializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentRequest.FromString,
                     response_serializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentResponse.SerializeToString,
+            ),
+            'ExportStudent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportStudent,
+                    request_deserializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentRequest.FromString,
+                    response_serializer=aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,6 +126,33 @@ class StudentService:
             '/aivo.cloning.v1.StudentService/DeleteStudent',
             aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentRequest.SerializeToString,
             aivo_dot_cloning_dot_v1_dot_student__service__pb2.DeleteStudentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportStudent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aivo.cloning.v1.StudentService/ExportStudent',
+            aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentRequest.SerializeToString,
+            aivo_dot_cloning_dot_v1_dot_student__service__pb2.ExportStudentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,14 @@ class StudentServiceStub:
     clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
     removed, and a student without any data gets a receipt of zeros.
     """
+    ExportStudent: _grpc.UnaryUnaryMultiCallable[_student_service_pb2.ExportStudentRequest, _student_service_pb2.ExportStudentResponse]
+    """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
+    ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
+    clone or an alert whose record can't be read is left out.
+
+    Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
+    `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+    """
 
 @_typing.type_check_only
 class StudentServiceAsyncStub(StudentServiceStub):
@@ -62,6 +70,14 @@ class StudentServiceAsyncStub(StudentServiceStub):
     every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
     clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
     removed, and a student without any data gets a receipt of zeros.
+    """
+    ExportStudent: _aio.UnaryUnaryMultiCallable[_student_service_pb2.ExportStudentRequest, _student_service_pb2.ExportStudentResponse]  # type: ignore[assignment]
+    """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
+    ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
+    clone or an alert whose record can't be read is left out.
+
+    Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
+    `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
     """
 
 class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +99,20 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
         clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
         removed, and a student without any data gets a receipt of zeros.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportStudent(
+        self,
+        request: _student_service_pb2.ExportStudentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_student_service_pb2.ExportStudentResponse, _abc.Awaitable[_student_service_pb2.ExportStudentResponse]]:
+        """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
+        ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
+        clone or an alert whose record can't be read is left out.
+
+        Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
+        `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
         """
 
 def add_StudentServiceServicer_to_server(servicer: StudentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -244,6 +244,25 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
 
         {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "5000"}}
     """
+    REASON_BASELINE_UNREADABLE: _Reason.ValueType  # 41
+    """A clone's baseline is sealed, and no master key of the server opens it: that key was rotated and is not listed any
+    more, or the stored bytes were altered (`FAILED_PRECONDITION`, 400). Ends a clone; start another. The metadata names
+    the key, and tells nothing of it.
+
+        {"reason": "BASELINE_UNREADABLE", "domain": "aivo",
+         "metadata": {"clone_id": "clone_abc123xyz", "key": "local-9f2c51e07ab34d68"}}
+    """
+    REASON_KEY_SERVICE_UNAVAILABLE: _Reason.ValueType  # 42
+    """The service that keeps the master key of baselines (AWS KMS) does not answer, or refuses (`UNAVAILABLE`, 503). Also
+    ends a clone that waited for it for `SAVE_TIMEOUT_SECONDS`.
+
+        {"reason": "KEY_SERVICE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+    """
+    REASON_STUDENT_NOT_FOUND: _Reason.ValueType  # 43
+    """Nothing is held of the student (`NOT_FOUND`, 404).
+
+        {"reason": "STUDENT_NOT_FOUND", "domain": "aivo", "metadata": {"student_id": "student123"}}
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reason of a failed call.
@@ -474,5 +493,24 @@ REASON_TOO_MANY_WATCHES: Reason.ValueType  # 40
 alerts, can still be asked for.
 
     {"reason": "TOO_MANY_WATCHES", "domain": "aivo", "metadata": {"limit": "5000"}}
+"""
+REASON_BASELINE_UNREADABLE: Reason.ValueType  # 41
+"""A clone's baseline is sealed, and no master key of the server opens it: that key was rotated and is not listed any
+more, or the stored bytes were altered (`FAILED_PRECONDITION`, 400). Ends a clone; start another. The metadata names
+the key, and tells nothing of it.
+
+    {"reason": "BASELINE_UNREADABLE", "domain": "aivo",
+     "metadata": {"clone_id": "clone_abc123xyz", "key": "local-9f2c51e07ab34d68"}}
+"""
+REASON_KEY_SERVICE_UNAVAILABLE: Reason.ValueType  # 42
+"""The service that keeps the master key of baselines (AWS KMS) does not answer, or refuses (`UNAVAILABLE`, 503). Also
+ends a clone that waited for it for `SAVE_TIMEOUT_SECONDS`.
+
+    {"reason": "KEY_SERVICE_UNAVAILABLE", "domain": "aivo", "metadata": {}}
+"""
+REASON_STUDENT_NOT_FOUND: Reason.ValueType  # 43
+"""Nothing is held of the student (`NOT_FOUND`, 404).
+
+    {"reason": "STUDENT_NOT_FOUND", "domain": "aivo", "metadata": {"student_id": "student123"}}
 """
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
