@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import logging
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -68,6 +69,20 @@ async def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield endpoint
 
 
+@pytest.fixture
+def read_logs(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Returns what was logged, at every level: printed, or passed on if an earlier test has configured the log."""
+    for package in ("cloning_server", "mesh"):
+        caplog.set_level(logging.DEBUG, logger=package)
+    printed: list[str] = []
+
+    def read() -> str:
+        printed.extend(capfd.readouterr())
+        return "".join([*printed, caplog.text])
+
+    return read
+
+
 def marked_order() -> pb.StartCloneRequest:
     return pb.StartCloneRequest(
         student_id=STUDENT_MARK,
@@ -110,12 +125,11 @@ def unzipped(content: bytes) -> bytes:
 class Places:
     """Reads all places where a mark may be."""
 
-    def __init__(self, folder: Path, *, redis_url: str, blobs: S3Blobs, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path, *, redis_url: str, blobs: S3Blobs, read_logs: Callable[[], str]) -> None:
         self._folder = folder
         self._redis_url = redis_url
         self._blobs = blobs
-        self._capture = capture
-        self._logs = b""
+        self._read_logs = read_logs
 
     async def found(self, marks: Mapping[str, str]) -> dict[str, set[str]]:
         """The names of the marks in each place."""
@@ -124,7 +138,7 @@ class Places:
             "valkey file": content_of(self._folder / "valkey"),
             "s3": await self._s3(),
             "s3 disks": content_of(self._folder / "s3"),
-            "logs": self._log(),
+            "logs": self._read_logs().encode(),
         }
         assert {path.name for path in self._folder.iterdir()} == {"valkey", "s3"}, "no file is left out"
         return {
@@ -152,24 +166,19 @@ class Places:
         blobs = [await self._blobs.read(key, limit_bytes=1 << 24) for key in keys]
         return b"\n".join([*(key.encode() for key in keys), *(blob.data for blob in blobs if blob)])
 
-    def _log(self) -> bytes:
-        # Unconfigured, as in tests, the log prints every level.
-        self._logs += "".join(self._capture.readouterr()).encode()
-        return self._logs
-
 
 async def test_only_the_allowed_residues_are_anywhere(
     cloning: Cloning,
     own_redis: RedisEndpoint,
     own_s3: S3Endpoint,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    read_logs: Callable[[], str],
 ) -> None:
     async with S3Blobs(bucket=BUCKET, endpoint_url=own_s3.url, create_bucket=True) as blobs:
         brain = ScriptedBrain(AdapterStore(blobs, tenant=cloning.settings.tenant))
         await brain.start()
         cloning.set(redis_url=own_redis.url, s3_endpoint_url=own_s3.url, s3_bucket=BUCKET, brain_address=brain.address)
-        places = Places(tmp_path, redis_url=own_redis.url, blobs=blobs, capture=capfd)
+        places = Places(tmp_path, redis_url=own_redis.url, blobs=blobs, read_logs=read_logs)
         async with cloning.serve() as stub:
             clone_id = (await stub.StartClone(marked_order())).clone_id
             assert (await watch_all(stub, clone_id))[-1].status == "completed"
