@@ -21,6 +21,7 @@ counter, change_counter, lease_counter, pace  strings: the last clone number, th
                       lease token, the seconds per response
 removals, rewritten_removals  strings: how often data of students was removed, and how many of these removals the
                       append-only file does not hold any more; see `file_rewriter`
+erasure:{random id}   string: exists for a moment after an erasure, so that a repeated call answers as the first
 housekeeping, file_rewrite    string: exists while a server has its turn at housekeeping, or at the file
 write_check           string: written to find out whether Redis takes writes
 ```
@@ -55,6 +56,8 @@ from mesh.valkey.connection import answers_in_time
 from mesh.valkey.script import LuaScript
 
 _SCRIPTS = "cloning_server.clones.scripts"
+# Longer than the client repeats a call.
+_ERASURE_SECONDS = 60
 
 
 class CloneStore:
@@ -344,7 +347,8 @@ class CloneStore:
                 may have lost a part of them.
 
         Returns:
-            What was removed. None, and nothing is removed, if one of the student's clones is not final.
+            What was removed. None, and nothing is removed, if one of the student's clones is not final, or if another
+            call removed them meanwhile.
         """
         student_clones, student_requests = self._key("clones", student_id), self._key("requests", student_id)
         lane = self._key("lane", student_id)
@@ -360,7 +364,7 @@ class CloneStore:
         records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
         records += [self._key("request", request_id) for request_id in request_ids]
         async with _answers_in_time():
-            key_count = await self._erase(
+            is_erased = await self._erase(
                 keys={
                     "clones": self._key("clones"),
                     "student_clones": student_clones,
@@ -375,16 +379,18 @@ class CloneStore:
                     "tokens": self._key("tokens"),
                     "sizes": self._key("sizes"),
                     "removals": self._key("removals"),
+                    "erasure": self._key("erasure", secrets.token_hex(8)),
                     "records": records,
                 },
                 args={
                     "student_id": student_id,
                     "channel": self.channel,
-                    "request_count": len(request_ids),
+                    "stay_seconds": _ERASURE_SECONDS,
+                    "listed_count": len(listed_ids),
                     "clone_ids": clone_ids,
                 },
             )
-        if cast("int", key_count) < 0:
+        if not is_erased:
             return None
         return ErasedRecords(clones=len(clone_ids), request_ids=len(request_ids))
 
