@@ -65,7 +65,7 @@ class TrainingActor:
         return _facts_of(base, configured=self._settings.base_model)
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
-        """Trains; see `Trainer.train`. Cancelling it ends the training at its next step."""
+        """Trains; see `Trainer.train`. Cancelling it ends the training at its next step; see `answer`."""
         loading = CloneState.LOADING_BASE_MODEL
         yield Progress(state=loading, fraction=0.0, message="Loading the base model")
         base, passes = await self._load_once()
@@ -86,6 +86,10 @@ class TrainingActor:
     async def live(self) -> None:
         """Never returns: awaiting it detects the actor's death."""
         await asyncio.Event().wait()
+
+    async def answer(self) -> None:
+        """Returns once the training thread does: after what it computes now, or never if it is stuck."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, _return)
 
     async def _load_once(self) -> tuple[BaseModel, Passes]:
         async with self._loading:
@@ -117,6 +121,10 @@ def _facts_of(base: BaseModel, *, configured: str) -> TrainerFacts:
         main_brain=base.digest,
         problems=base.main_brain.problems,
     )
+
+
+def _return() -> None:
+    """Does nothing, in its turn."""
 
 
 def _lower_priority() -> None:

@@ -1,7 +1,8 @@
 """The trainer of the cloning server: `TRAINERS` training actors, on this machine or in a Ray cluster.
 
 A clone goes to the actor with the fewest trainings; an actor trains its clones as a class. Only ready actors count:
-while all are pending, loading or dead, this server claims no clone, and the queue holds clones for other servers.
+while all are pending, loading, in doubt or dead, this server claims no clone, and the queue holds clones for other
+servers.
 """
 
 import asyncio
@@ -50,14 +51,15 @@ class RayTrainer(BackgroundTask):
     @property
     def seats(self) -> int:
         """See `Trainer.seats`."""
-        return self._settings.class_size * len(self._ready())
+        return self._settings.class_size * sum(not supervisor.is_in_doubt for supervisor in self._ready())
 
     async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
         """Trains; see `Trainer.train`."""
         ready = self._ready()
         if not ready:
             raise TrainerUnavailable(self.facts.reason)
-        supervisor = min(ready, key=lambda candidate: candidate.trainings)
+        # A clone that was claimed before the doubt came up had better wait for its end than come back later.
+        supervisor = min(ready, key=lambda candidate: (candidate.is_in_doubt, candidate.trainings))
         async with aclosing(supervisor.train(plan)) as items:
             async for item in items:
                 yield item

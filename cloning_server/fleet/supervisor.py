@@ -1,7 +1,11 @@
-"""The supervisor of one training actor: it starts the actor and its base model, and replaces the actor when it dies.
+"""The supervisor of one training actor: it starts the actor and its base model, and replaces one that died or is stuck.
 
 An actor that Ray has no room for stays pending, so that a cluster's autoscaler knows what is missing. It does not train
 meanwhile.
+
+An actor is stuck if its training thread never ends a step, as when a GPU hangs. Its trainings end after
+`TRAIN_TIMEOUT_SECONDS`, and whatever came next would wait for that step too. So whenever a training is closed before
+its end, the actor must answer from that thread before it is trusted with more.
 """
 
 import asyncio
@@ -25,6 +29,9 @@ from mesh.log import get_logger
 RELOAD_SECONDS = 30.0
 # Delay before a dead actor is replaced: one that dies while it starts, as without an installed AIVO, must not spin.
 REPLACE_SECONDS = 1.0
+# The share of `TRAIN_TIMEOUT_SECONDS` in which the training thread must answer. It answers after the step that it
+# computes, for all trainings of the class, and a training has far more than ten steps.
+ANSWER_SHARE = 0.1
 
 T = TypeVar("T")
 
@@ -43,6 +50,7 @@ class ActorSupervisor:
     Attributes:
         facts: The actor's facts, for health.
         trainings: How many trainings run on the actor.
+        is_in_doubt: Whether the actor has yet to show that it is not stuck.
     """
 
     def __init__(self, settings: CloningSettings) -> None:
@@ -52,22 +60,28 @@ class ActorSupervisor:
         self._abandonment: asyncio.Future[None] = asyncio.Future()
         self.facts = not_ready(settings, "the trainer is starting")
         self.trainings = 0
+        self.is_in_doubt = False
+        # Done once a training was closed that had not ended.
+        self._closing: asyncio.Future[None] = asyncio.Future()
 
     async def supervise(self) -> NoReturn:
-        """Starts the actor and replaces it when it dies; cancelling this ends the actor and the trainings on it."""
+        """Starts the actor and replaces it when needed; cancelling this ends the actor and the trainings on it."""
         factory = ray.remote(TrainingActor).options(
             num_cpus=cpus_of(self._settings), num_gpus=self._settings.trainer_gpus
         )
         while True:
             actor: _Handle = factory.remote(self._settings)
-            self._actor, self._abandonment = actor, asyncio.Future()
+            self._actor, self._abandonment, self._closing = actor, asyncio.Future(), asyncio.Future()
             try:
                 await self._watch(actor)
             except RayError as error:
                 _log.warning("training_actor_died", error=type(error).__name__)
+            except TimeoutError:
+                _log.error("training_actor_stuck")
             finally:
-                self.facts = not_ready(self._settings, "the training actor died; another is starting")
+                self.facts = not_ready(self._settings, "the training actor ended; another is starting")
                 self._actor = None
+                self.is_in_doubt = False
                 self._abandonment.set_result(None)
                 ray.kill(actor)
             await asyncio.sleep(REPLACE_SECONDS)
@@ -82,6 +96,9 @@ class ActorSupervisor:
         try:
             while (item := await _unless(abandonment, _next_of(items))) is not None:
                 yield item
+        except (GeneratorExit, asyncio.CancelledError):
+            self._doubt(actor)
+            raise
         except RayTaskError as error:
             raise _cause_of(error) from None
         except RayError as error:
@@ -93,16 +110,44 @@ class ActorSupervisor:
                 ray.cancel(items)
 
     async def _watch(self, actor: _Handle) -> NoReturn:
-        """Loads the base model and never returns; raises when the actor dies."""
+        """Loads the base model and never returns.
+
+        Raises:
+            RayError: The actor died.
+            TimeoutError: It is stuck.
+        """
         while True:
             try:
                 self.facts = await actor.load.remote()
-                await actor.live.remote()
+                await self._question(actor)
             except RayTaskError as error:
                 reason = str(_cause_of(error))
                 _log.warning("base_model_not_loaded", reason=reason)
                 self.facts = replace(not_ready(self._settings, reason), device=_device_of(self._settings))
                 await asyncio.sleep(RELOAD_SECONDS)
+
+    def _doubt(self, actor: _Handle) -> None:
+        """Has the actor show that it is not stuck, unless another has replaced it."""
+        if self._actor is actor:
+            self.is_in_doubt = True
+            if not self._closing.done():
+                self._closing.set_result(None)
+
+    async def _question(self, actor: _Handle) -> NoReturn:
+        """Has the actor answer from its training thread after each training that was closed; raises as `_watch`."""
+        death = asyncio.ensure_future(actor.live.remote())
+        try:
+            while True:
+                await asyncio.wait((death, self._closing), return_when=asyncio.FIRST_COMPLETED)
+                if death.done():
+                    await death
+                self._closing = asyncio.Future()
+                async with asyncio.timeout(ANSWER_SHARE * self._settings.train_timeout_seconds):
+                    await actor.answer.remote()
+                self.is_in_doubt = self._closing.done()
+        finally:
+            death.cancel()
+            await asyncio.gather(death, return_exceptions=True)
 
 
 async def _next_of(items: ObjectRefGenerator) -> Progress | TrainedAdapter | None:

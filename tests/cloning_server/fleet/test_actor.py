@@ -3,7 +3,8 @@
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,8 @@ import pytest
 import ray
 
 from cloning_server.clone import CloneState
+from cloning_server.fleet import supervisor
+from cloning_server.fleet.actor import TrainingActor
 from cloning_server.fleet.ray_trainer import RayTrainer
 from cloning_server.settings import CloningSettings
 from cloning_server.training import Progress, TrainedAdapter, TrainingPlan
@@ -147,6 +150,41 @@ async def test_a_trainer_that_dies_is_reported_and_replaced(trainer: RayTrainer)
         await train(trainer, PLAN)
     await until_ready(trainer)
     assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
+
+
+def jammed_actor(jam: TrainingPlan) -> type[TrainingActor]:
+    """An actor whose training thread never ends the step of one plan, as when a GPU hangs."""
+
+    # Defined in here, so that Ray sends it by value: the actor's process has no tests.
+    class JammedActor(TrainingActor):
+        async def train(self, plan: TrainingPlan) -> AsyncGenerator[Progress | TrainedAdapter, None]:
+            if plan.seed == jam.seed:
+                self._thread.submit(threading.Event().wait)
+            async with aclosing(super().train(plan)) as items:
+                async for item in items:
+                    yield item
+
+    return JammedActor
+
+
+@pytest.mark.slow
+async def test_an_actor_that_does_not_stop_a_training_is_replaced_and_gets_no_clone_before(
+    small_folder: Path, redis_endpoint: RedisEndpoint, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = replace(PLAN, seed=PLAN.seed + 1)
+    monkeypatch.setattr(supervisor, "TrainingActor", jammed_actor(jam))
+    # The actor has a tenth of it to answer.
+    settings = settings_of(redis_endpoint, cache_dir, base_model=str(small_folder), train_timeout_seconds=20)
+    async with RayTrainer(settings) as trainer, asyncio.timeout(60):
+        await until_ready(trainer)
+        async with aclosing(trainer.train(jam)) as steps:
+            await anext(steps)
+        assert trainer.seats == 0
+        # As a clone that was claimed at the same time.
+        with pytest.raises(TrainerUnavailable):
+            await train(trainer, PLAN)
+        await until_ready(trainer)
+        assert isinstance((await train(trainer, PLAN))[-1], TrainedAdapter)
 
 
 @pytest.mark.slow
