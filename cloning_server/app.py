@@ -76,7 +76,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         store = CloneStore(redis, tenant=settings.tenant)
         # Connections of its own, so that no lease is renewed late because thousands of watchers read.
         worker_redis = await stack.enter_async_context(aclosing(open_redis(settings.redis_url)))
-        worker_registry = Registry.of(CloneStore(worker_redis, tenant=settings.tenant))
+        worker_registry = Registry.of(CloneStore(worker_redis, tenant=settings.tenant), sealing=sealing)
         registry = Registry.of(
             store,
             sealing=sealing,

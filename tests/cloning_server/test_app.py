@@ -22,7 +22,7 @@ from mesh.settings import InvalidSettings, load_settings
 from mesh.valkey.connection import MAX_CONNECTIONS, open_redis
 from testing.parts.stores import RedisEndpoint
 from testing.waiting import until as until_true
-from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until
+from tests.cloning_server.conftest import SEALING, STUDENT, Cloning, CloningStub, order, raised, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -184,7 +184,7 @@ async def test_a_clone_completes_while_readers_take_all_their_connections(
         gate.open()
 
         async def is_complete() -> bool:
-            return (await Registry.of(clones).changes.find(clone_id)).state is CloneState.COMPLETED
+            return (await Registry.of(clones, sealing=SEALING).changes.find(clone_id)).state is CloneState.COMPLETED
 
         try:
             await until_true(is_complete, seconds=20)

@@ -16,6 +16,7 @@ from testing.parts.stores import RedisEndpoint
 from testing.waiting import until as until_true
 from tests.cloning_server.clones.conftest import claim_next, next_change
 from tests.cloning_server.conftest import (
+    SEALING,
     Cloning,
     CloningStub,
     order,
@@ -170,7 +171,7 @@ async def test_a_watch_goes_on_after_the_store_has_lost_what_it_has_shown(
     cloning.set(heartbeat_seconds=0.1)
     # No worker takes the clone: this test changes it.
     cloning.trainer.seats = 0
-    registry = Registry.of(clones)
+    registry = Registry.of(clones, sealing=SEALING)
     prefix = clones.channel.removesuffix("changes")
     async with cloning.serve() as stub:
         clone_id = await start_clone(stub)

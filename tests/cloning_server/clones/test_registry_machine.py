@@ -38,7 +38,7 @@ from mesh.valkey import script
 from mesh.valkey.connection import open_redis
 from mesh.valkey.script import LuaScript
 from testing.parts.stores import RedisEndpoint
-from tests.cloning_server.conftest import baseline
+from tests.cloning_server.conftest import SEALING, baseline
 
 WORKERS = range(3)
 STUDENTS = ("ada", "ben", "cleo")
@@ -131,7 +131,7 @@ class RegistryMachine(RuleBasedStateMachine):
         clock = f"local function now_milliseconds() return tonumber(redis.call('GET', '{self._prefix}clock')) end"
         with patch.object(script, "_NOW", clock):
             self._store = CloneStore(self._redis, tenant=tenant)
-        self._registry = Registry.of(self._store, queue_limit=QUEUE_LIMIT)
+        self._registry = Registry.of(self._store, sealing=SEALING, queue_limit=QUEUE_LIMIT)
         self._expected = ExpectedStore()
         self._journals: list[list[Journal]] = [[] for _ in WORKERS]
         self._leases: dict[Journal, CloneLease] = {}

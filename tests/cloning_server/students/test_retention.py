@@ -25,7 +25,7 @@ from mesh.alerts.alert_store import AlertStore
 from mesh.errors import CloneNotFound
 from mesh.rpc.channels import open_channel
 from testing.waiting import until as until_true
-from tests.cloning_server.conftest import STUDENT, Cloning, baseline, order, raised, watch_all
+from tests.cloning_server.conftest import SEALING, STUDENT, Cloning, baseline, order, raised, watch_all
 from tests.cloning_server.students.calls import clone, models_of
 
 RETENTION = timedelta(days=30)
@@ -156,7 +156,7 @@ async def test_a_mark_does_not_outlive_the_acceptance_of_a_clone_however_late_th
 ) -> None:
     await let_time_pass(cloning, "ada")
     await housekeeping.clean_up()
-    await Registry.of(clones).intake.start("ada", baseline())
+    await Registry.of(clones, sealing=SEALING).intake.start("ada", baseline())
     await let_time_pass(cloning, "ada")
     await housekeeping.clean_up()
     assert await students_in(cloning) == {"ada"}
