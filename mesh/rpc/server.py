@@ -29,6 +29,9 @@ MAX_RESPONSE_BYTES = 4 << 20
 # For what is on the wire once no call runs; long-lived watches of health would otherwise hold the server.
 _FLUSH_SECONDS = 0.5
 
+# `max_requests` of the gateway.
+_MAX_PENDING_CALLS = 10_000
+
 _OPTIONS = (
     # Twice what is parsed: a request between the two gets an error of ours, and one beyond is gRPC's to refuse.
     ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
@@ -45,6 +48,10 @@ _OPTIONS = (
     # A call that a busy server has not taken up yet waits for as long as its caller does. By default gRPC ends it after
     # 30 s, with the code that it has when its caller cancels it.
     ("grpc.server_max_unrequested_time_in_server", 3_600),
+    # So do the calls of a burst, as many as the gateway passes on. By default gRPC ends some of those beyond 1,000 at
+    # random, with the same code.
+    ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
 )
 
 ServicerT = TypeVar("ServicerT")

@@ -254,6 +254,13 @@ async def test_a_metrics_port_that_is_taken_is_named(brain: ScriptedBrain) -> No
                 pass
 
 
+async def test_no_call_of_a_burst_is_lost(brain: ScriptedBrain, logs: Logs) -> None:
+    async with serving(brain, caller_limit=2_000) as server, calling(server) as channel:
+        stub = pb_grpc.BrainServiceStub(channel)
+        answers = await asyncio.gather(*(stub.Generate(pb.GenerateRequest(prompt="Why?")) for _ in range(2_000)))
+    assert {answer.response for answer in answers} == {"Why?"}
+
+
 async def test_an_address_that_is_not_ours_is_named() -> None:
     server = Server(host="192.0.2.1", port=50051, metrics_port=None, drain_seconds=1)
     with pytest.raises(OSError, match=r"can't listen on 192\.0\.2\.1:50051: ."):
