@@ -1,6 +1,7 @@
 """Runs the cloning server: `python -m cloning_server`."""
 
 import asyncio
+import os
 import sys
 
 from cloning_server.settings import CloningSettings
@@ -19,6 +20,8 @@ def main() -> int:
     except InvalidSettings as error:
         sys.stderr.write(f"invalid settings in the environment:\n{error}\n")
         return 2
+    # Ray's processes inherit the environment, and none of them opens a baseline.
+    os.environ.pop("MASTER_KEY", None)
     process.share_cores()
     process.silence_grpc_forks()
     log.configure(

@@ -46,7 +46,7 @@ class CloningSettings(ServingSettings, BaseModelSettings, AdapterStoreSettings, 
     require_consent: bool = False
     keep_versions: int = Field(default=5, ge=1)
     # None: students' data stays for ever.
-    retention_days: float | None = Field(default=None, gt=0)
+    retention_days: float | None = Field(default=None, gt=0, le=36_500)
     # If more students than this share are due, a clock or a setting is probably wrong.
     retention_largest_share: float = Field(default=0.05, gt=0, le=1)
     housekeeping_seconds: float = Field(default=3600, gt=0)

@@ -22,7 +22,7 @@ _log = get_logger(__name__)
 
 
 class FileRewriter(BackgroundTask):
-    """Looks again and again, while it is entered, whether a rewrite is due.
+    """While entered, has the file rewritten whenever a removal is due to leave it.
 
     Args:
         redis: Holds one tenant's clones.
@@ -52,8 +52,9 @@ class FileRewriter(BackgroundTask):
             if not await self._redis.set(turn, "1", nx=True, px=max(1, round(self._every_seconds * 1000))):
                 return False
             before = await self._redis.info()
-        if before["aof_enabled"]:
-            # Not while one runs: it may have begun before the removal.
+        if before.get("aof_enabled"):
+            # Another one may run that began before the removal.
+            await self._wait_for_rewrite(before["run_id"])
             async with _answers_in_time():
                 await self._redis.bgrewriteaof()
             if not await self._wait_for_rewrite(before["run_id"]):

@@ -89,12 +89,14 @@ class Leases:
 
         Raises:
             CloneOvertaken: The clone is final, so its baseline is deleted.
-            BaselineUnreadable: No master key of this server opens it.
+            BaselineUnreadable: The store has lost it, or no master key of this server opens it.
             CloneCorrupt: What it opens to is no baseline.
             KeyServiceUnavailable: The service that keeps the master key does not answer.
         """
         sealed = await self._store.read_baseline(clone_id)
         if sealed is None:
+            if await self._store.is_unfinished(clone_id):
+                raise BaselineUnreadable("the store has lost it", clone_id=clone_id, key="")
             raise CloneOvertaken(clone_id)
         try:
             json = await self._sealing.open(sealed, context=clone_id)

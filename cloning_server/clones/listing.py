@@ -69,6 +69,10 @@ class CloneListing:
             next_token=token_after(numbers[size - 1][1], _list_name(student_id)) if len(numbers) > size else "",
         )
 
+    async def has_clones(self, student_id: str) -> bool:
+        """Returns whether there are clones of a student, also such as can't be read."""
+        return bool(await self._store.list_numbers(student_id, below=None, limit=1))
+
     async def with_estimates(self, clones: Sequence[Clone]) -> list[Clone]:
         """Returns the clones with their current queue positions and the times that they are likely to take from now."""
         if all(clone.state.is_final for clone in clones):

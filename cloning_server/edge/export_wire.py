@@ -12,8 +12,8 @@ from cloning_server.students.export import ExportedClone, ModelsAndAlerts, Stude
 from mesh.adapters.manifest import Manifest
 from mesh.alerts.wire import alert_from
 
-# Baselines of a page; with all else it stays below what clients take (4 MiB).
-MAX_BASELINE_BYTES = 3 << 20
+# A page stays below what clients take (4 MiB), with room for what counts no bytes here.
+MAX_PAGE_BYTES = (4 << 20) - (64 << 10)
 
 
 def export_from(export: StudentExport, *, main_brain: str) -> pb.ExportStudentResponse:
@@ -23,27 +23,25 @@ def export_from(export: StudentExport, *, main_brain: str) -> pb.ExportStudentRe
         export_time=timestamp_from(export.exported_time),
         next_page_token=export.next_token,
     )
-    room = MAX_BASELINE_BYTES
-    for exported in export.clones:
-        clone = _clone_from(exported, room=room)
-        room -= clone.baseline_data.ByteSize()
-        response.clones.append(clone)
+    if export.active_version is not None:
+        response.active_version = export.active_version
     if export.rest is not None:
-        _add_rest(response, export.rest, main_brain=main_brain)
+        _add_rest(response, export.rest, active_version=export.active_version, main_brain=main_brain)
+    response.clones.extend(_clone_from(exported, active_version=export.active_version) for exported in export.clones)
+    # Baselines last: of a page that has no room for all, responses are left out and counted.
+    for exported, clone in zip(export.clones, response.clones, strict=True):
+        if exported.baseline is not None:
+            _add_baseline(clone, exported.baseline, room=MAX_PAGE_BYTES - response.ByteSize())
     return response
 
 
-def _add_rest(response: pb.ExportStudentResponse, rest: ModelsAndAlerts, *, main_brain: str) -> None:
-    if rest.active_version is not None:
-        response.active_version = rest.active_version
-    for exported in response.clones:
-        model = exported.clone.model
-        if exported.clone.HasField("model"):
-            model.active = model.version == rest.active_version
+def _add_rest(
+    response: pb.ExportStudentResponse, rest: ModelsAndAlerts, *, active_version: int | None, main_brain: str
+) -> None:
     for manifest in rest.versions.manifests:
         model = model_from(
             manifest,
-            active_version=rest.active_version,
+            active_version=active_version,
             pinned=manifest.ref.version in rest.pinned,
             main_brain=main_brain,
         )
@@ -53,15 +51,12 @@ def _add_rest(response: pb.ExportStudentResponse, rest: ModelsAndAlerts, *, main
     response.more_alerts = rest.has_more_alerts
 
 
-def _clone_from(exported: ExportedClone, *, room: int) -> pb.ExportedClone:
-    clone = pb.ExportedClone(
-        clone=clone_from(exported.clone, active_version=None),
+def _clone_from(exported: ExportedClone, *, active_version: int | None) -> pb.ExportedClone:
+    return pb.ExportedClone(
+        clone=clone_from(exported.clone, active_version=active_version),
         request_id=exported.clone.request_id,
         baseline_unreadable=exported.is_baseline_unreadable,
     )
-    if exported.baseline is not None:
-        _add_baseline(clone, exported.baseline, room=room)
-    return clone
 
 
 def _add_baseline(clone: pb.ExportedClone, baseline: Baseline, *, room: int) -> None:

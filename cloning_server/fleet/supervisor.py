@@ -93,11 +93,14 @@ class ActorSupervisor:
             raise TrainerUnavailable(self.facts.reason)
         self.trainings += 1
         items: ObjectRefGenerator = actor.train.options(num_returns="streaming").remote(plan)
+        item = None
         try:
             while (item := await _unless(abandonment, _next_of(items))) is not None:
                 yield item
         except (GeneratorExit, asyncio.CancelledError):
-            self._doubt(actor)
+            # The adapter is the last item, so that nothing is left to compute.
+            if not isinstance(item, TrainedAdapter):
+                self._doubt(actor)
             raise
         except RayTaskError as error:
             raise _cause_of(error) from None

@@ -1,1 +1,1 @@
-"""A student's data as a whole: erasure and retention."""
+"""A student's data as a whole: erasure, retention and export."""

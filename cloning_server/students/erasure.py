@@ -169,12 +169,7 @@ class Erasure:
             evicted_adapters=evicted_adapters,
             informed_brains=informed_brains,
             forgotten_time=forgotten_time,
-            residues=self._residue_terms.residues(
-                erased_time=erased_time,
-                forgotten_time=forgotten_time,
-                clones=clones.clones,
-                objects=removal.models.objects,
-            ),
+            residues=self._residue_terms.residues(erased_time=erased_time, forgotten_time=forgotten_time),
         )
 
     async def _cancel(self, clone_ids: Sequence[str]) -> int:

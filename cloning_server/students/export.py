@@ -12,7 +12,7 @@ from mesh.alerts.alert_store import AlertStore
 from mesh.errors import BaselineUnreadable, CloneCorrupt, StudentNotFound
 
 # What of one kind an export holds at most.
-MAX_MODELS = 100
+MAX_MODELS = 20
 MAX_ALERTS = 100
 
 
@@ -35,14 +35,12 @@ class ModelsAndAlerts:
     """What is held of a student beside the clones.
 
     Attributes:
-        active_version: The version that answers; None if none does.
         versions: The newest.
         pinned: The numbers of the pinned versions.
         alerts: The latest.
         has_more_alerts: Whether there are others.
     """
 
-    active_version: int | None
     versions: VersionPage
     pinned: frozenset[int]
     alerts: tuple[Alert, ...]
@@ -55,6 +53,7 @@ class StudentExport:
 
     Attributes:
         exported_time: When it was read.
+        active_version: The version that answers; None if none does.
         clones: Newest first.
         rest: What comes with the first page; None on a later one.
         next_token: Of the next page; empty on the last.
@@ -62,6 +61,7 @@ class StudentExport:
 
     student_id: str
     exported_time: datetime
+    active_version: int | None
     clones: tuple[ExportedClone, ...]
     rest: ModelsAndAlerts | None
     next_token: str
@@ -97,23 +97,24 @@ class Exporter:
         """
         now = datetime.now(UTC)
         page = await self._registry.listing.list_clones(student_id=student_id, size=size, token=token)
+        active = await self._adapters.resolve_active(student_id)
         rest = None if token else await self._read_rest(student_id)
-        if rest is not None and not (page.clones or rest.versions.manifests or rest.alerts):
+        is_empty = rest is not None and not (rest.versions.manifests or rest.alerts)
+        if is_empty and not await self._registry.listing.has_clones(student_id):
             raise StudentNotFound(student_id=student_id)
         return StudentExport(
             student_id=student_id,
             exported_time=now,
+            active_version=None if active is None else active.ref.version,
             clones=tuple([await self._with_baseline(clone) for clone in page.clones]),
             rest=rest,
             next_token=page.next_token,
         )
 
     async def _read_rest(self, student_id: str) -> ModelsAndAlerts:
-        active = await self._adapters.resolve_active(student_id)
         # One more than is returned, to know whether there are others.
         alerts = await self._alerts.list_latest(student_id=student_id, below=None, limit=MAX_ALERTS + 1)
         return ModelsAndAlerts(
-            active_version=None if active is None else active.ref.version,
             versions=await self._adapters.list_page(student_id, size=MAX_MODELS),
             pinned=await self._adapters.list_pinned(student_id),
             alerts=tuple(alerts[:MAX_ALERTS]),

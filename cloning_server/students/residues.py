@@ -38,29 +38,22 @@ class ResidueTerms:
     reply_cache_seconds: float
     has_cohorts: bool
 
-    def residues(
-        self, *, erased_time: datetime, forgotten_time: datetime | None, clones: int, objects: int
-    ) -> tuple[Residue, ...]:
-        """Returns what an erasure leaves.
+    def residues(self, *, erased_time: datetime, forgotten_time: datetime | None) -> tuple[Residue, ...]:
+        """Returns what may be left after an erasure, also after one that found nothing: an earlier call removed it.
 
         Args:
             erased_time: When it ended.
             forgotten_time: When the last brain has forgotten the student; None if that is not known.
-            clones: How many clones it removed.
-            objects: How many objects of the adapter store.
         """
         # One interval until the next rewrite begins, and one for the rewrite.
         rewrite_time = erased_time + 2 * timedelta(seconds=self.file_rewrite_seconds)
         residues = [
             Residue(place=ResiduePlace.BRAINS, until=forgotten_time),
             Residue(place=ResiduePlace.CLONE_STORE_FILE, until=rewrite_time),
+            Residue(place=ResiduePlace.ADAPTER_STORE_DISKS),
+            Residue(place=ResiduePlace.REPLY_CACHE, until=erased_time + timedelta(seconds=self.reply_cache_seconds)),
             Residue(place=ResiduePlace.LOGS_AND_BACKUPS),
         ]
-        if objects:
-            residues.append(Residue(place=ResiduePlace.ADAPTER_STORE_DISKS))
-        if clones:
-            cached_until = erased_time + timedelta(seconds=self.reply_cache_seconds)
-            residues.append(Residue(place=ResiduePlace.REPLY_CACHE, until=cached_until))
         if self.has_cohorts:
             residues.append(Residue(place=ResiduePlace.COHORTS))
         return tuple(residues)

@@ -5,6 +5,8 @@ https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html for the err
 """
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -19,11 +21,9 @@ from mesh.sealing.master_keys import WrongKey
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 _ATTEMPTS = 2
-# With which KMS says that this key does not open it, now or ever.
-_WRONG_KEY = frozenset(
-    {"InvalidCiphertextException", "IncorrectKeyException", "DisabledException", "KMSInvalidStateException",
-     "NotFoundException", "AccessDeniedException"}
-)  # fmt: skip
+# KMS's words for: another key wrapped this. A key that is disabled, or that this server may not use, may come back.
+_WRONG_KEY = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
+_THREADS = 4
 
 
 class KmsMasterKey:
@@ -39,6 +39,8 @@ class KmsMasterKey:
         self._endpoint_url = endpoint_url
         self._client: Any = None
         self._connecting = asyncio.Lock()
+        # Of its own: a service that hangs must not take the threads that others share.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kms")
         self.name = f"kms-{sha256(key_id.encode()).hexdigest()[:16]}"
 
     async def wrap(self, data_key: bytes, *, context: str) -> bytes:
@@ -60,15 +62,16 @@ class KmsMasterKey:
         return bytes(answer["Plaintext"])
 
     async def _call(self, operation: str, context: str, **values: bytes) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
         try:
-            async with self._connecting:
-                if self._client is None:
-                    self._client = await asyncio.to_thread(self._connect)
-            call = getattr(self._client, operation)
-            answer: dict[str, Any] = await asyncio.to_thread(
-                call, KeyId=self._key_id, EncryptionContext={"aivo": context}, **values
-            )
-        except BotoCoreError as error:
+            async with asyncio.timeout(CONNECT_SECONDS + READ_SECONDS):
+                async with self._connecting:
+                    if self._client is None:
+                        self._client = await loop.run_in_executor(self._threads, self._connect)
+                call = getattr(self._client, operation)
+                request = partial(call, KeyId=self._key_id, EncryptionContext={"aivo": context}, **values)
+                answer: dict[str, Any] = await loop.run_in_executor(self._threads, request)
+        except (BotoCoreError, TimeoutError) as error:
             raise KeyServiceUnavailable(f"the key service does not answer ({type(error).__name__})") from error
         return answer
 

@@ -50,6 +50,10 @@ async def replace_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None
     await redis.set(f"{prefix}baseline:{clone_id}", "[]")
 
 
+async def lose_the_baseline(redis: Redis, prefix: str, clone_id: str) -> None:
+    await redis.delete(f"{prefix}baseline:{clone_id}")
+
+
 async def seal_something_else(redis: Redis, prefix: str, clone_id: str) -> None:
     await redis.set(f"{prefix}baseline:{clone_id}", await SEALING.seal(b"[]", context=clone_id))
 
@@ -75,6 +79,7 @@ DAMAGES: dict[Damage, str] = {
     replace_all_changes: "CLONE_CORRUPT",
     replace_the_baseline: "CLONE_CORRUPT",
     seal_something_else: "CLONE_CORRUPT",
+    lose_the_baseline: "BASELINE_UNREADABLE",
     swap_the_baseline_for_that_of_another_clone: "BASELINE_UNREADABLE",
     cut_the_baseline_off: "BASELINE_UNREADABLE",
     overwrite_the_sealed_baseline: "BASELINE_UNREADABLE",

@@ -5,8 +5,10 @@ from aivo.cloning.v1 import student_service_pb2 as student_pb
 from aivo.safety.v1 import safety_pb2
 from google.protobuf.json_format import MessageToDict
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from cloning_server.clone import CloneState
+from cloning_server.clones.clone_store import CloneStore
 from mesh.alerts.alert import NewFinding
 from mesh.alerts.alert_store import AlertStore
 from mesh.errors import InvalidField, StudentNotFound
@@ -75,9 +77,21 @@ async def test_an_export_comes_in_pages_of_clones_with_the_rest_on_the_first(stu
     second = await export(stub, page_size=2, page_token=first.next_page_token)
     assert [exported.clone.clone_id for page in (first, second) for exported in page.clones] == clone_ids[::-1]
     assert (len(first.models), len(second.models), second.next_page_token) == (3, 0, "")
+    active = [exported.clone.model.active for page in (first, second) for exported in page.clones]
+    assert (first.active_version, second.active_version, active) == (3, 3, [True, False, False])
     with raised() as failure:
         await export(stub, "another", page_token=first.next_page_token)
     assert isinstance(failure.error, InvalidField)
+
+
+async def test_of_a_student_whose_only_clone_can_not_be_read_something_is_held(
+    cloning: Cloning, stub: CloningStub, redis: Redis, clones: CloneStore
+) -> None:
+    clone_id = await clone(stub)
+    prefix = clones.channel.removesuffix("changes")
+    await redis.delete(f"{prefix}feed:{clone_id}")
+    await cloning.adapters.delete_student(STUDENT, clone_ids=[clone_id])
+    assert list((await export(stub)).clones) == []
 
 
 async def test_nothing_is_held_of_a_stranger_or_of_a_deleted_student(stub: CloningStub) -> None:

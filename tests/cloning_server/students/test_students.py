@@ -271,7 +271,7 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert (await models_of(stub, "another")).active_version == 1, "of others, everything stays"
 
     again = await delete(stub)
-    assert len(again.residues) == 3, "nothing was removed from S3"
+    assert {residue.place for residue in again.residues} == {residue.place for residue in receipt.residues}
     assert (again.clones, again.models) == (student_pb.ErasedClones(), student_pb.ErasedModels())
     # Whoever was paused in the middle of it all and wakes up now.
     plan = next(plan for plan in cloning.trainer.plans if plan.clone_id == runs)

@@ -122,7 +122,7 @@ class ExportStudentResponse(_message.Message):
     student_id: _builtins.str
     """Id of the student."""
     active_version: _builtins.int
-    """The version that answers. Unset: none does, or this is not the first page."""
+    """The version that answers. Unset: none does."""
     more_models: _builtins.bool
     """Whether there are older versions; `ListStudentModels` has them."""
     more_alerts: _builtins.bool
@@ -139,7 +139,7 @@ class ExportStudentResponse(_message.Message):
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedModel]:
-        """The newest 100 versions of the model, newest first; only on the first page."""
+        """The newest 20 versions of the model, newest first; only on the first page."""
 
     @_builtins.property
     def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_safety_service_pb2.SafetyAlert]:
