@@ -34,7 +34,9 @@ async def watchers(site: Site) -> AsyncIterator[Figure]:
     A watch is broken if it ends, or is silent for two heartbeats.
     """
     probes = site.pick(600, 40)
-    async with run_cloning(site, tenant="watchers", clone_queue_limit=site.clones) as cloning:
+    async with run_cloning(
+        site, tenant="watchers", clone_queue_limit=site.clones, caller_limit=site.watchers + 100
+    ) as cloning:
         clone_ids = await _start_clones(cloning, site.clones)
         alone = percentiles(await _probe(cloning, clone_ids, count=probes))
         heartbeat_seconds = cloning.settings.heartbeat_seconds

@@ -29,6 +29,8 @@ def render(settings: GatewaySettings) -> str:
         CLONING_ENDPOINTS=json.dumps([_endpoint(address) for address in settings.cloning_address]),
         CORS_ALLOW_ORIGINS=json.dumps([{"exact": origin} for origin in settings.cors_allow_origins]),
         CONNECTION_IDLE_SECONDS=settings.connection_idle_seconds,
+        # Sooner than the servers close it, so that no call meets a connection that is being closed.
+        UPSTREAM_IDLE=round(settings.connection_idle_seconds * 0.8, 3),
         ALLOWED_HOSTS=json.dumps(dict.fromkeys(settings.allowed_hosts, True)),
         DEFAULT_HOST=settings.allowed_hosts[0],
         ALLOWED_ORIGINS=json.dumps(dict.fromkeys(settings.cors_allow_origins, True)),

@@ -24,8 +24,8 @@ class Settings(BaseSettings):
 class ConnectionSettings(Settings):
     """How long connections live, at the gateway and behind it."""
 
-    # Longer than clients keep connections that they may use again, a minute or two: they close first, and send nothing
-    # into a connection that is being closed.
+    # Longer than browsers keep connections that they may use again: they close first, and send nothing into a
+    # connection that is being closed. The gateway closes its own to the servers a little sooner.
     connection_idle_seconds: int = Field(default=300, ge=1, le=86_400)
 
 
@@ -40,7 +40,7 @@ class ServingSettings(ConnectionSettings):
     # Each watch holds memory, and reads its store at every heartbeat.
     watch_limit: int = Field(default=5000, ge=1)
     # A whole school may share an address, and a backend that speaks for a whole district is one caller. A quarter of
-    # what the gateway passes on at a time, and half of all watches.
+    # what the gateway passes on to one server, and half of all watches.
     caller_limit: int = Field(default=2_500, ge=1)
 
 

@@ -9,6 +9,7 @@ Knows nothing of what the object is.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -49,9 +50,17 @@ class Call(Generic[State]):
 
 @dataclass(frozen=True, slots=True)
 class _Configuration(Generic[State]):
-    """A point of the search: the calls that have happened (as bits), when the last of them began, and the state."""
+    """A point of the search.
 
-    happened: int
+    Attributes:
+        required: The calls with a certain effect that have happened, as bits.
+        others: The other calls that have happened, as bits.
+        latest_start: When the last of all these began.
+        state: The object's.
+    """
+
+    required: int
+    others: int
     latest_start: float
     state: State
 
@@ -61,28 +70,47 @@ def is_linearizable(calls: Sequence[Call[State]], initial: State) -> bool:
     # Whoever ended first is tried first: that is most often right.
     history = sorted(calls, key=lambda call: call.end)
     required = sum(1 << index for index, call in enumerate(history) if call.effect is Effect.ONCE)
-    pending = [_Configuration(0, -math.inf, initial)]
-    visited = set(pending)
+    visited = _Visited[State]()
+    pending = [_Configuration(0, 0, -math.inf, initial)]
     while pending:
         configuration = pending.pop()
-        if configuration.happened & required == required:
+        if configuration.required == required:
             return True
-        following = [each for each in _following(configuration, history) if each not in visited]
-        visited.update(following)
-        pending += reversed(following)
+        pending += reversed([each for each in _following(configuration, history) if visited.add(each)])
     return False
+
+
+class _Visited(Generic[State]):
+    """Where the search has been, without what a better point has made needless.
+
+    A point is as good as another with the same state and required calls if it has used no more of the other calls, and
+    began its last call no later: whatever can follow the other can follow it.
+    """
+
+    def __init__(self) -> None:
+        self._uses: defaultdict[tuple[int, State], list[tuple[int, float]]] = defaultdict(list)
+
+    def add(self, point: _Configuration[State]) -> bool:
+        """Returns whether the point is worth a visit, and remembers it then."""
+        uses = self._uses[point.required, point.state]
+        if any(others & ~point.others == 0 and start <= point.latest_start for others, start in uses):
+            return False
+        uses.append((point.others, point.latest_start))
+        return True
 
 
 def _following(before: _Configuration[State], history: Sequence[Call[State]]) -> Iterator[_Configuration[State]]:
     """The points that one more call leads to."""
-    to_come = [(index, call) for index, call in enumerate(history) if not before.happened & (1 << index)]
+    happened = before.required | before.others
+    to_come = [(index, call) for index, call in enumerate(history) if not happened & (1 << index)]
     first_end = min(call.end for _, call in to_come if call.effect is Effect.ONCE)
     for index, call in to_come:
         # Neither after the end of a call that is still to come, nor before the start of one that has happened.
         if call.start > first_end or call.end < before.latest_start:
             continue
-        happened = before.happened | (0 if call.effect is Effect.ANY_NUMBER else 1 << index)
+        required = before.required | (1 << index if call.effect is Effect.ONCE else 0)
+        others = before.others | (1 << index if call.effect is Effect.ONCE_OR_NEVER else 0)
         for state in call.states_after(before.state):
             # A call that may never take effect, and would change nothing, need not be tried.
             if call.effect is Effect.ONCE or state != before.state:
-                yield _Configuration(happened, max(before.latest_start, call.start), state)
+                yield _Configuration(required, others, max(before.latest_start, call.start), state)

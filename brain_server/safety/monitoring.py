@@ -22,7 +22,8 @@ _log = get_logger(__name__)
 class MonitoredReply:
     """Screens one conversation in the background while its reply is sent.
 
-    The guard begins to read once the reply has its first text, so that it delays no first token.
+    Guard and rules begin to read once the reply has its first text or has ended, so that they delay no first token; at
+    once if somebody waits for `conversation_screened`.
 
     Args:
         conversation: Screens the prompt and the earlier turns.

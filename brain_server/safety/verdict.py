@@ -65,7 +65,7 @@ class SafetyVerdict:
     Attributes:
         text: Which text it is about; with findings in several, the one that calls for the highest action.
         findings: What calls for an action, the highest action first; empty for a text without harm.
-        harm: How likely the text is harmful, whatever it is about, 0 to 1.
+        harm: How likely the text is harmful, whatever it is about, 0 to 1; for those who order texts by it.
         probabilities: The probability of each category that was judged.
         guard: Who judged: `lora:` and the sha256 of the guard's weights, or `rules` where it could not; empty for a
             text that needed no judgement.

@@ -36,7 +36,7 @@ MOST_FLAGGED = 0.09
 _SOONER = {HarmCategory.SELF_HARM: 0.5}
 # How much a harmless text of another grade band counts for a band's threshold. A band has some forty of its own.
 _OTHER_BANDS = 0.25
-# Development texts choose in these spellings. Leet is undone before a guard reads a text, but not always well: "k1ll"
+# Development texts choose in these spellings. Leet is undone before a guard reads a text, but not always well: "ki1l"
 # turns into "kiil". Of the others next to nothing is left.
 _CHOOSING = (Spelling.PLAIN, Spelling.MISSPELT, Spelling.LEET)
 _LEAST_SCORE, _MOST_SCORE = 0.02, 0.98
@@ -45,7 +45,8 @@ _LEAST_SCORE, _MOST_SCORE = 0.02, 0.98
 def guard_examples(texts: Sequence[ScreenedText], tokenizer: PreTrainedTokenizerBase) -> list[RoleExample]:
     """Returns one example per text: the guard's prompt, and the first token of its label.
 
-    Spelling tricks are undone as far as they are in serving, so that a guard learns what it will read.
+    Spelling tricks are undone as far as they are in serving, so that a guard learns what it will read. Without the rule
+    `spelling`, a server does not undo them.
     """
     tokens = label_tokens(tokenizer)
     return [

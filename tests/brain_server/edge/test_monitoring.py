@@ -59,10 +59,11 @@ async def test_a_reply_does_not_wait_for_the_prompts_verdict(screened: Served) -
 async def test_the_guard_does_not_read_before_the_reply_has_its_first_text(
     screened: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, may_begin = screened.engine, asyncio.Event()
+    engine, has_begun, may_begin = screened.engine, asyncio.Event(), asyncio.Event()
     stream = engine.stream
 
     async def slow_stream(generation: Generation) -> AsyncGenerator[Delta | Reply, None]:
+        has_begun.set()
         await may_begin.wait()
         async with aclosing(stream(generation)) as events:
             async for event in events:
@@ -70,7 +71,10 @@ async def test_the_guard_does_not_read_before_the_reply_has_its_first_text(
 
     monkeypatch.setattr(engine, "stream", slow_stream)
     call = screened.brain.GenerateStream(request_of_stream(SAD))
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(has_begun.wait(), 5)
+    # The server runs in this loop: what it does without waiting for the reply, it has done then.
+    for _ in range(100):
+        await asyncio.sleep(0)
     assert screened.flags == []
     may_begin.set()
     finished = [message async for message in call][-1].finished

@@ -1,6 +1,7 @@
 """What a student's clones are to callers of cloning servers, for the check of their histories.
 
-No clone ends here but by being cancelled. A student is the clones that are held of them, in the order of acceptance.
+No clone ends here but by being cancelled. A student is the clones that are held of them: first those that have ended,
+then the open ones in the order of acceptance.
 Each function returns what a call with a certain outcome does to a student, as `testing.linearizability` takes it.
 """
 
@@ -71,7 +72,7 @@ def cancel_answered(clone_id: str) -> Transition:
 
     def states_after(student: Student) -> Iterable[Student]:
         clone = _find(clone_id, student)
-        return [_replaced(student, clone, replace(clone, is_open=False))] if clone else []
+        return [_with_cancelled(clone, student)] if clone else []
 
     return states_after
 
@@ -80,7 +81,7 @@ def cancel_any(student: Student) -> Iterator[Student]:
     """What a deletion does before it removes anything: it cancels a clone."""
     for clone in student:
         if clone.is_open:
-            yield _replaced(student, clone, replace(clone, is_open=False))
+            yield _with_cancelled(clone, student)
 
 
 def deletion_answered(clone_count: int | None) -> Transition:
@@ -114,6 +115,13 @@ def _learn(student: Student, clone: HeldClone, clone_id: str) -> Iterable[Studen
     if clone.clone_id or _find(clone_id, student):
         return []
     return [_replaced(student, clone, replace(clone, clone_id=clone_id))]
+
+
+def _with_cancelled(clone: HeldClone, student: Student) -> Student:
+    """The student with this clone cancelled. Nothing depends on the order of those that are not open."""
+    clones = [replace(each, is_open=False) if each is clone else each for each in student]
+    cancelled = sorted((each for each in clones if not each.is_open), key=lambda each: (each.clone_id, each.request_id))
+    return (*cancelled, *(each for each in clones if each.is_open))
 
 
 def _replaced(student: Student, old: HeldClone, new: HeldClone) -> Student:

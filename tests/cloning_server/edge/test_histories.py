@@ -89,9 +89,15 @@ async def servers(cloning: Cloning) -> AsyncIterator[Servers]:
 
 @dataclass(slots=True)
 class History:
-    """The calls about each student, and the clones that callers know of."""
+    """The calls about each student, and the clones that callers know of.
+
+    Attributes:
+        repeated_starts: A server repeats a call to the store whose answer was lost. If a deletion has removed the clone
+            meanwhile, it is accepted again. So each start may have taken effect before.
+    """
 
     calls: defaultdict[str, list[Call[Student]]] = field(default_factory=lambda: defaultdict(list))
+    repeated_starts: defaultdict[str, list[Call[Student]]] = field(default_factory=lambda: defaultdict(list))
     clone_ids: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def learn(self, student_id: str, clone_id: str) -> str:
@@ -115,12 +121,19 @@ class History:
         end = time.monotonic() if is_seen else math.inf
         self.calls[student_id].append(Call(text=text, start=start, end=end, states_after=states_after, effect=effect))
 
+    def add_repeated_start(self, student_id: str, text: str, states_after: Transition, *, start: float) -> None:
+        """Adds that a start which has ended just now may have taken effect before."""
+        call = Call(text=text, start=start, end=time.monotonic(), states_after=states_after, effect=Effect.ANY_NUMBER)
+        self.repeated_starts[student_id].append(call)
+
     def unexplained(self) -> dict[str, str]:
         """The histories that no order of their calls explains, by student."""
         return {
             student_id: "\n".join(f"{call.start:.4f} {call.end:.4f} {call.text}" for call in calls)
             for student_id, calls in self.calls.items()
+            # Most histories are explained without repeated starts, in a hundredth of the time.
             if not is_linearizable(calls, NO_CLONES)
+            and not is_linearizable([*calls, *self.repeated_starts[student_id]], NO_CLONES)
         }
 
 
@@ -154,7 +167,7 @@ class Caller:
         request.queue_behind = may_wait
         text = f"start {request_id or '-'}{' behind' if may_wait else ''}:"
         try:
-            answer = await _answer(self.stub.StartClone(request, timeout=CALL_SECONDS))
+            answer = await _answer(self.stub.StartClone(request, timeout=CALL_SECONDS, wait_for_ready=True))
         except CloneAlreadyRunning as error:
             blocker_id = self.history.learn(student_id, str(error.facts["clone_id"]))
             states_after = start_refused(blocker_id, request_id=request_id, may_wait=may_wait)
@@ -162,12 +175,16 @@ class Caller:
             return
         clone_id = self.history.learn(student_id, answer.clone_id) if answer else ""
         states_after = start_answered(clone_id, request_id=request_id, may_wait=may_wait)
+        if clone_id:
+            self.history.add_repeated_start(student_id, f"{text} {clone_id} before", states_after, start=start)
         self.history.add(student_id, f"{text} {clone_id or '?'}", states_after, start=start, is_seen=bool(answer))
 
     async def get(self, student_id: str, clone_id: str) -> None:
         start = time.monotonic()
         try:
-            answer = await _answer(self.stub.GetClone(pb.GetCloneRequest(clone_id=clone_id), timeout=CALL_SECONDS))
+            answer = await _answer(
+                self.stub.GetClone(pb.GetCloneRequest(clone_id=clone_id), timeout=CALL_SECONDS, wait_for_ready=True)
+            )
         except CloneNotFound:
             status = None
         else:
@@ -184,7 +201,7 @@ class Caller:
         text = f"cancel {clone_id}:"
         try:
             request = pb.CancelCloneRequest(clone_id=clone_id)
-            answer = await _answer(self.stub.CancelClone(request, timeout=CALL_SECONDS))
+            answer = await _answer(self.stub.CancelClone(request, timeout=CALL_SECONDS, wait_for_ready=True))
         except CloneNotFound:
             # Deleted before the answer, and perhaps cancelled before that.
             self.history.add(student_id, text, cancel_answered(clone_id), start=start, is_seen=True, is_part=True)
@@ -199,7 +216,7 @@ class Caller:
     async def delete(self, student_id: str) -> None:
         start = time.monotonic()
         request = student_pb.DeleteStudentRequest(student_id=student_id)
-        answer = await _answer(self.stub.DeleteStudent(request, timeout=CALL_SECONDS))
+        answer = await _answer(self.stub.DeleteStudent(request, timeout=CALL_SECONDS, wait_for_ready=True))
         is_seen = answer is not None
         # It cancels clones until none is open, and then removes them all at once.
         self.history.add(student_id, "delete: cancels", cancel_any, start=start, is_seen=is_seen, is_part=True)
@@ -262,11 +279,11 @@ async def test_some_order_of_the_calls_explains_what_callers_see_while_connectio
 
 
 @pytest.mark.slow
-@random_seeds(20)
+@random_seeds(10)
 async def test_some_order_of_many_calls_explains_what_callers_see_while_connections_break(
     servers: Servers, seed: int
 ) -> None:
-    history = await record(servers, seed=seed, calls=30)
+    history = await record(servers, seed=seed, calls=20)
     assert history.unexplained() == {}
 
 
