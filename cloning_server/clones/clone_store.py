@@ -364,7 +364,7 @@ class CloneStore:
         records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
         records += [self._key("request", request_id) for request_id in request_ids]
         async with _answers_in_time():
-            is_erased = await self._erase(
+            clone_count = await self._erase(
                 keys={
                     "clones": self._key("clones"),
                     "student_clones": student_clones,
@@ -390,9 +390,9 @@ class CloneStore:
                     "clone_ids": clone_ids,
                 },
             )
-        if not is_erased:
+        if cast("int", clone_count) < 0:
             return None
-        return ErasedRecords(clones=len(clone_ids), request_ids=len(request_ids))
+        return ErasedRecords(clones=cast("int", clone_count), request_ids=len(request_ids))
 
     async def is_idle(self, student_id: str, *, before: datetime) -> bool:
         """Returns whether the student's latest clone was accepted before this time; False for nobody's id."""
