@@ -1,6 +1,6 @@
 """A cloning server in a process of its own, whose clones wait for ever, and a crowd of watchers in another.
 
-Server, watchers and whoever measures share no event loop, so none of them delays another but by taking the cores.
+The server, the watchers and the measuring calls have an event loop each, and share only the cores.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Watchers:
     """A process of watchers.
 
     Attributes:
-        stop: Tells them to report.
+        stop: Is set when they should end and report.
         reports: Where the report comes from.
     """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 from aivo.cloning.v1.cloning_service_pb2_grpc import CloningServiceStub
 from aivo.cloning.v1.student_service_pb2_grpc import StudentServiceStub
+from pydantic import SecretStr
 
 from benchmarks.cloning_process import cloning_process
 from cloning_server.settings import CloningSettings
@@ -100,7 +101,7 @@ async def open_site(*, quick: bool, watchers: int, clones: int) -> AsyncIterator
 
 @asynccontextmanager
 async def run_cloning(site: Site, *, tenant: str, **settings: object) -> AsyncIterator[RunningCloning]:
-    """Runs a cloning server with these settings and a brain that does what it is told."""
+    """Runs a cloning server with these settings, as `make up` does, beside a scripted brain."""
     async with AsyncExitStack() as stack:
         blobs = await stack.enter_async_context(S3Blobs(bucket=BUCKET, endpoint_url=site.s3.url, create_bucket=True))
         store = AdapterStore(blobs, tenant=tenant)
@@ -116,6 +117,7 @@ async def run_cloning(site: Site, *, tenant: str, **settings: object) -> AsyncIt
             s3_bucket=BUCKET,
             tenant=tenant,
             brain_address=brain.address,
+            master_key=SecretStr("5a" * 32),
         )
         cloning_settings = common.model_copy(update=settings)
         address = await stack.enter_async_context(cloning_process(cloning_settings))

@@ -14,6 +14,7 @@ from cloning_server.clones.feed import Feed
 from cloning_server.clones.file_rewriter import FileRewriter
 from cloning_server.clones.joint_feed import JointFeed
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.servicer import CloningServicer
 from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
@@ -104,8 +105,12 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
         )
         server.watch(await stack.enter_async_context(worker))
         alerts = AlertStore(redis, tenant=settings.tenant)
+        upkeep_store = UpkeepStore(redis, tenant=settings.tenant)
+        rewriter = FileRewriter(upkeep_store, redis, every_seconds=settings.file_rewrite_seconds)
+        server.watch(await stack.enter_async_context(rewriter))
         erasure = Erasure(
-            store,
+            upkeep_store,
+            changes=registry.changes,
             adapters=adapters,
             alerts=alerts,
             brain=brain,
@@ -116,15 +121,10 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
                 reply_cache_seconds=settings.reply_cache_seconds,
                 has_cohorts=bool(settings.cohort_prefix),
             ),
+            file_problems=lambda: rewriter.problems,
         )
-        housekeeping = _housekeeping(settings, store, adapters=adapters, erasure=erasure)
+        housekeeping = _housekeeping(settings, upkeep_store, adapters=adapters, erasure=erasure)
         server.watch(await stack.enter_async_context(housekeeping))
-
-        server.watch(
-            await stack.enter_async_context(
-                FileRewriter(redis, tenant=settings.tenant, every_seconds=settings.file_rewrite_seconds)
-            )
-        )
 
         health = CloningHealthCheck(
             registry.listing,
@@ -135,7 +135,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             trainer=trainer,
             brain=brain,
             is_draining=lambda: server.draining,
-            problems=lambda: (*server.task_faults, *housekeeping.problems),
+            problems=lambda: (*server.task_faults, *housekeeping.problems, *rewriter.problems),
         )
         server.watch(await stack.enter_async_context(health))
         feed = Feed(
@@ -196,7 +196,7 @@ def _policy(settings: CloningSettings) -> RunPolicy:
 
 
 def _housekeeping(
-    settings: CloningSettings, store: CloneStore, *, adapters: AdapterStore, erasure: Erasure
+    settings: CloningSettings, store: UpkeepStore, *, adapters: AdapterStore, erasure: Erasure
 ) -> Housekeeping:
     days = settings.retention_days
     return Housekeeping(

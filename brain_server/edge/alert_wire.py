@@ -6,12 +6,11 @@ from aivo.safety.v1 import safety_service_pb2 as pb
 from google.protobuf.json_format import MessageToJson
 
 from brain_server.alerts.feed import AlertEvent
-from brain_server.edge.safety_wire import action_from, probabilities_from
 from brain_server.safety.rules import SpokenText
 from brain_server.safety.screening import calls_for_alert
 from brain_server.safety.verdict import SafetyVerdict, TextKind
 from mesh.alerts.alert import Alert
-from mesh.alerts.wire import alert_from
+from mesh.alerts.wire import action_from, alert_from, probabilities_from
 from mesh.paging import clamp_page_size, number_in, token_after
 from mesh.tutoring.profile import parse_profile
 

@@ -1,49 +1,18 @@
-"""The clone store: the keys in Valkey or Redis that hold the clones, and the operations on them.
+"""The clone store: what accepts, queues, claims, changes and reads clones in Valkey or Redis.
 
-```
-feed:{clone_id}       stream: entry `n-0` is the clone (JSON) as of its n-th change, and the number of the change among
-                      those of all clones; the last entry is its current state
-baseline:{clone_id}   string: the baseline, sealed with a key of its own, until the clone is final
-request:{request_id}  hash: the clone that this request made, and the digest of the request
-lane:{student_id}     list: the student's clones that are not final; the first may run, the second waits behind it
-requests:{student_id} set: the request ids of the student's clones
-clones, clones:{student_id}   sorted sets: clone ids by number, in the order of acceptance
-open                  sorted set: clones that are not final, by place: the number less the head start
-queued                sorted set: those of them that can be claimed now, by place
-leases                sorted set: running clones by the time at which their lease expires, in milliseconds since 1970;
-                      and delayed clones by the time from which they can be claimed
-tokens                hash: the lease token of each running clone
-sizes                 hash: the number of responses of each clone that is not final
-students              sorted set: students by the time at which their latest clone was accepted
-due                   hash: those of them who are idle for too long, and the turn of housekeeping that marked each
-ended                 sorted set: final clones whose feeds are still whole, by the time at which they ended
-counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
-                      lease token, the seconds per response
-removals, rewritten_removals  strings: how often data of students was removed, and how many of these removals the
-                      append-only file does not hold any more; see `file_rewriter`
-erasure:{random id}   string: exists for a moment after an erasure, so that a repeated call answers as the first
-housekeeping, file_rewrite    string: exists while a server has its turn at housekeeping, or at the file
-write_check           string: written to find out whether Redis takes writes
-```
-
-All keys of a tenant share one hash tag, so that the scripts also run on a cluster. Changes that must be atomic are Lua
-scripts; see `scripts`. Knows nothing of what the JSON holds.
+Changes that must be atomic are Lua scripts; see `scripts`. Knows nothing of what the JSON holds. `layout` says which
+keys there are, and `upkeep_store` removes what is in them.
 """
 
-import math
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from redis.asyncio import Redis
 
+from cloning_server.clones.layout import SCRIPTS, StoreKeys, answers_in_time, milliseconds
 from cloning_server.clones.records import (
     Backlog,
     Claim,
-    DueStudents,
-    ErasedRecords,
     NewChange,
     NewClone,
     StartOutcome,
@@ -51,13 +20,7 @@ from cloning_server.clones.records import (
     StoredReading,
 )
 from mesh.adapters.ref import DEFAULT_TENANT
-from mesh.errors import CloneStoreUnavailable
-from mesh.valkey.connection import answers_in_time
 from mesh.valkey.script import LuaScript
-
-_SCRIPTS = "cloning_server.clones.scripts"
-# Longer than the client repeats a call.
-_ERASURE_SECONDS = 60
 
 
 class CloneStore:
@@ -68,24 +31,21 @@ class CloneStore:
 
     def __init__(self, redis: Redis, *, tenant: str = DEFAULT_TENANT) -> None:
         self._redis = redis
-        self._prefix = f"{{aivo:{tenant}}}:"
-        self._start = LuaScript(redis, "start", package=_SCRIPTS)
-        self._claim = LuaScript(redis, "claim", package=_SCRIPTS)
-        self._renew = LuaScript(redis, "renew", package=_SCRIPTS)
-        self._change = LuaScript(redis, "change", package=_SCRIPTS)
-        self._read_script = LuaScript(redis, "read", package=_SCRIPTS)
-        self._trim = LuaScript(redis, "trim", package=_SCRIPTS)
-        self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
-        self._mark_idle = LuaScript(redis, "mark_idle", package=_SCRIPTS)
+        self._key = StoreKeys(tenant)
+        self._start = LuaScript(redis, "start", package=SCRIPTS)
+        self._claim = LuaScript(redis, "claim", package=SCRIPTS)
+        self._renew = LuaScript(redis, "renew", package=SCRIPTS)
+        self._change = LuaScript(redis, "change", package=SCRIPTS)
+        self._read_script = LuaScript(redis, "read", package=SCRIPTS)
 
     @property
     def channel(self) -> str:
         """The channel on which Redis publishes the id of every clone that changes."""
-        return self._key("changes")
+        return self._key.channel
 
     async def check(self) -> None:
         """Returns if Redis takes writes; a Redis that only answers can't keep a clone."""
-        async with _answers_in_time():
+        async with answers_in_time():
             await self._redis.set(self._key("write_check"), "1")
 
     async def start(self, new: NewClone, *, queue_limit: int) -> tuple[StartOutcome, str]:
@@ -95,7 +55,7 @@ class CloneStore:
             What happened, and the id of the clone that it is about.
         """
         student_id, clone_id = new.student_id, new.clone_id
-        async with _answers_in_time():
+        async with answers_in_time():
             answer = await self._start(
                 keys={
                     "request": self._key("request", new.request_id),
@@ -132,7 +92,7 @@ class CloneStore:
 
     async def claim(self, *, seconds: float) -> Claim:
         """Leases the next clone for so many seconds. A clone whose lease has expired comes first."""
-        async with _answers_in_time():
+        async with answers_in_time():
             answer = await self._claim(
                 keys={
                     "queued": self._key("queued"),
@@ -140,7 +100,7 @@ class CloneStore:
                     "tokens": self._key("tokens"),
                     "lease_counter": self._key("lease_counter"),
                 },
-                args={"milliseconds": _milliseconds(seconds)},
+                args={"milliseconds": milliseconds(seconds)},
             )
         clone_id, number = cast("tuple[str, int]", answer)
         if clone_id:
@@ -149,10 +109,10 @@ class CloneStore:
 
     async def renew(self, clone_id: str, *, token: int, seconds: float) -> bool:
         """Makes a lease last for so many seconds from now on; returns False if another lease replaced it."""
-        async with _answers_in_time():
+        async with answers_in_time():
             answer = await self._renew(
                 keys={"leases": self._key("leases"), "tokens": self._key("tokens")},
-                args={"clone_id": clone_id, "token": token, "milliseconds": _milliseconds(seconds)},
+                args={"clone_id": clone_id, "token": token, "milliseconds": milliseconds(seconds)},
             )
         return bool(answer)
 
@@ -163,7 +123,7 @@ class CloneStore:
             False if another change came first, or if the token does not allow the change.
         """
         clone_id = change.clone_id
-        async with _answers_in_time():
+        async with answers_in_time():
             answer = await self._change(
                 keys={
                     "feed": self._key("feed", clone_id),
@@ -184,7 +144,7 @@ class CloneStore:
                     "clone": change.clone,
                     "effect": change.effect,
                     "token": "" if change.token is None else change.token,
-                    "delay_milliseconds": _milliseconds(change.delay_seconds),
+                    "delay_milliseconds": milliseconds(change.delay_seconds),
                     "channel": self.channel,
                 },
             )
@@ -192,7 +152,7 @@ class CloneStore:
 
     async def read_request(self, request_id: str) -> tuple[str, str] | None:
         """Returns the id of the clone that a request made, and the request's digest; None if it made no clone."""
-        async with _answers_in_time():
+        async with answers_in_time():
             values = await self._redis.hmget(self._key("request", request_id), ["clone_id", "digest"])
         clone_id, digest = cast("list[str | None]", values)
         return None if clone_id is None or digest is None else (clone_id, digest)
@@ -202,7 +162,7 @@ class CloneStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id in clone_ids:
                 pipe.xrevrange(self._key("feed", clone_id), count=1)
-            async with _answers_in_time():
+            async with answers_in_time():
                 feeds = await pipe.execute()
         return {
             clone_id: _clone_in(fields) for clone_id, feed in zip(clone_ids, feeds, strict=True) for _, fields in feed
@@ -210,12 +170,12 @@ class CloneStore:
 
     async def is_unfinished(self, clone_id: str) -> bool:
         """Returns whether the clone is among those that are not final, which are kept apart from the feeds."""
-        async with _answers_in_time():
+        async with answers_in_time():
             return await self._redis.zscore(self._key("open"), clone_id) is not None
 
     async def read_changes(self, clone_id: str, *, after: int, limit: int | None = None) -> dict[int, str]:
         """Returns the clone as of each change after number `after`, by the change's number, in order."""
-        async with _answers_in_time():
+        async with answers_in_time():
             entries = await self._redis.xrange(self._key("feed", clone_id), min=f"{after + 1}-0", count=limit)
         return {
             int(entry_id.partition("-")[0]): _clone_in(fields)
@@ -224,12 +184,12 @@ class CloneStore:
 
     async def find_student(self, clone_id: str) -> str:
         """Returns whose clone this is, by the lists of all students: its record may not tell. "" if it is nobody's."""
-        async with _answers_in_time():
+        async with answers_in_time():
             student_ids = cast("list[str]", await self._redis.zrange(self._key("students"), 0, -1))
         async with self._redis.pipeline(transaction=False) as pipe:
             for student_id in student_ids:
                 pipe.zscore(self._key("clones", student_id), clone_id)
-            async with _answers_in_time():
+            async with answers_in_time():
                 numbers = await pipe.execute()
         return next(
             (student_id for student_id, number in zip(student_ids, numbers, strict=True) if number is not None), ""
@@ -244,7 +204,7 @@ class CloneStore:
                 change of each clone.
             limit: Most changes, unless `after` is None.
         """
-        async with _answers_in_time():
+        async with answers_in_time():
             answer = await self._read_script(
                 keys={"feeds": [self._key("feed", clone_id) for clone_id in clone_ids]},
                 args={"after": "" if after is None else after, "limit": limit},
@@ -264,7 +224,7 @@ class CloneStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for clone_id, sequence in sequences.items():
                 pipe.xrange(self._key("feed", clone_id), min=f"{sequence}-0", max=f"{sequence}-0")
-            async with _answers_in_time():
+            async with answers_in_time():
                 feeds = await pipe.execute()
         return {
             clone_id: _clone_in(fields) for clone_id, feed in zip(sequences, feeds, strict=True) for _, fields in feed
@@ -272,34 +232,29 @@ class CloneStore:
 
     async def read_change_number(self) -> int:
         """Returns the number of the latest change of any clone; 0 if there is none."""
-        async with _answers_in_time():
+        async with answers_in_time():
             return int(await self._redis.get(self._key("change_counter")) or 0)
 
     async def read_baseline(self, clone_id: str) -> str | None:
         """Returns the baseline, or None once the clone is final."""
-        async with _answers_in_time():
+        async with answers_in_time():
             return cast("str | None", await self._redis.get(self._key("baseline", clone_id)))
 
     async def list_numbers(self, student_id: str, *, below: int | None, limit: int) -> list[tuple[str, int]]:
         """Returns the ids and numbers of a student's clones, newest first; an empty id stands for all students."""
         newest = "+inf" if below is None else f"({below}"
-        async with _answers_in_time():
+        async with answers_in_time():
             ids_with_numbers = await self._redis.zrevrangebyscore(
                 self._key("clones", student_id), newest, "-inf", start=0, num=limit, withscores=True
             )
         return [(clone_id, int(number)) for clone_id, number in cast("list[tuple[str, float]]", ids_with_numbers)]
-
-    async def list_ids(self, student_id: str) -> list[str]:
-        """Returns the ids of all clones of a student."""
-        async with _answers_in_time():
-            return cast("list[str]", await self._redis.zrange(self._key("clones", student_id), 0, -1))
 
     async def list_latest_ids(self, student_ids: Sequence[str], *, limit: int) -> list[list[str]]:
         """Returns for each student the ids of so many of their latest clones, newest first."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for student_id in student_ids:
                 pipe.zrevrange(self._key("clones", student_id), 0, limit - 1)
-            async with _answers_in_time():
+            async with answers_in_time():
                 return cast("list[list[str]]", await pipe.execute())
 
     async def read_backlog(self) -> Backlog:
@@ -309,7 +264,7 @@ class CloneStore:
             pipe.hgetall(self._key("sizes"))
             pipe.hkeys(self._key("tokens"))
             pipe.mget(self._key("counter"), self._key("pace"))
-            async with _answers_in_time():
+            async with answers_in_time():
                 places, sizes, running_ids, (counter, pace) = await pipe.execute()
         return Backlog(
             places=dict(places),
@@ -321,7 +276,7 @@ class CloneStore:
 
     async def write_pace(self, pace: float) -> None:
         """Stores the seconds that a response takes."""
-        async with _answers_in_time():
+        async with answers_in_time():
             await self._redis.set(self._key("pace"), pace)
 
     async def count(self) -> tuple[int, int]:
@@ -329,134 +284,11 @@ class CloneStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zcard(self._key("open"))
             pipe.hlen(self._key("tokens"))
-            async with _answers_in_time():
+            async with answers_in_time():
                 unfinished_count, running_count = await pipe.execute()
         return unfinished_count - running_count, running_count
-
-    async def read_lane(self, student_id: str) -> list[str]:
-        """Returns the ids of the student's clones that are not final, in the order in which they run."""
-        async with _answers_in_time():
-            return cast("list[str]", await self._redis.lrange(self._key("lane", student_id), 0, -1))
-
-    async def erase(self, student_id: str, *, ended_ids: Sequence[str] = ()) -> ErasedRecords | None:
-        """Removes everything about a student.
-
-        Args:
-            student_id: The student.
-            ended_ids: Of clones that the caller has ended. They do not count as unfinished, whatever the store says: it
-                may have lost a part of them.
-
-        Returns:
-            What was removed. None, and nothing is removed, if one of the student's clones is not final, or if another
-            call removed them meanwhile.
-        """
-        student_clones, student_requests = self._key("clones", student_id), self._key("requests", student_id)
-        lane = self._key("lane", student_id)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrange(student_clones, 0, -1)
-            pipe.smembers(student_requests)
-            pipe.lrange(lane, 0, -1)
-            async with _answers_in_time():
-                listed_ids, request_ids, unfinished_ids = await pipe.execute()
-        if not set(unfinished_ids).issubset(ended_ids):
-            return None
-        clone_ids = list(dict.fromkeys([*listed_ids, *ended_ids]))
-        records = [self._key(name, clone_id) for clone_id in clone_ids for name in ("feed", "baseline")]
-        records += [self._key("request", request_id) for request_id in request_ids]
-        async with _answers_in_time():
-            clone_count = await self._erase(
-                keys={
-                    "clones": self._key("clones"),
-                    "student_clones": student_clones,
-                    "student_requests": student_requests,
-                    "lane": lane,
-                    "students": self._key("students"),
-                    "due": self._key("due"),
-                    "ended": self._key("ended"),
-                    "queued": self._key("queued"),
-                    "open": self._key("open"),
-                    "leases": self._key("leases"),
-                    "tokens": self._key("tokens"),
-                    "sizes": self._key("sizes"),
-                    "removals": self._key("removals"),
-                    "erasure": self._key("erasure", secrets.token_hex(8)),
-                    "records": records,
-                },
-                args={
-                    "student_id": student_id,
-                    "channel": self.channel,
-                    "stay_seconds": _ERASURE_SECONDS,
-                    "listed_count": len(listed_ids),
-                    "clone_ids": clone_ids,
-                },
-            )
-        if cast("int", clone_count) < 0:
-            return None
-        return ErasedRecords(clones=cast("int", clone_count), request_ids=len(request_ids))
-
-    async def is_idle(self, student_id: str, *, before: datetime) -> bool:
-        """Returns whether the student's latest clone was accepted before this time; False for nobody's id."""
-        async with _answers_in_time():
-            accepted = await self._redis.zscore(self._key("students"), student_id)
-        return accepted is not None and accepted < _milliseconds(before.timestamp())
-
-    async def mark_idle_students(self, *, idle: timedelta, limit: int) -> DueStudents:
-        """Marks the students whose latest clone was accepted longer ago than this, by the store's clock.
-
-        Returns:
-            Those of them whom an earlier call has marked, with at most `limit` ids.
-        """
-        async with _answers_in_time():
-            answer = await self._mark_idle(
-                keys={"students": self._key("students"), "due": self._key("due")},
-                args={
-                    "idle_milliseconds": _milliseconds(idle.total_seconds()),
-                    # The client repeats a call whose answer was lost, and must not find its own marks then.
-                    "turn": secrets.token_hex(8),
-                    "limit": limit,
-                },
-            )
-        total, before, due, student_ids = cast("tuple[int, int, int, list[str]]", answer)
-        return DueStudents(
-            total=total,
-            before=datetime.fromtimestamp(before / 1000, UTC),
-            due=due,
-            student_ids=tuple(student_ids),
-        )
-
-    async def list_ended(self, *, longer_than: timedelta, limit: int) -> list[str]:
-        """Returns clones that ended longer ago than this, by the store's clock, and whose feeds are whole."""
-        async with _answers_in_time():
-            seconds, microseconds = await self._redis.time()
-            latest = (seconds - longer_than.total_seconds()) * 1000 + microseconds // 1000
-            clone_ids = await self._redis.zrangebyscore(self._key("ended"), "-inf", latest, start=0, num=limit)
-        return cast("list[str]", clone_ids)
-
-    async def trim(self, clone_id: str) -> None:
-        """Leaves of the feed of a clone that has ended its first and its last change."""
-        async with _answers_in_time():
-            await self._trim(
-                keys={"feed": self._key("feed", clone_id), "ended": self._key("ended")}, args={"clone_id": clone_id}
-            )
-
-    async def take_turn(self, *, seconds: float) -> bool:
-        """Gives the caller the turn at housekeeping for so many seconds; returns False if another server has it."""
-        async with _answers_in_time():
-            return bool(await self._redis.set(self._key("housekeeping"), "1", nx=True, px=_milliseconds(seconds)))
-
-    def _key(self, name: str, owner_id: str = "") -> str:
-        return f"{self._prefix}{name}:{owner_id}" if owner_id else f"{self._prefix}{name}"
 
 
 def _clone_in(fields: Mapping[str, str]) -> str:
     """The clone's JSON in an entry of its feed; "", which is none, if the entry holds something else."""
     return fields.get("clone", "")
-
-
-def _answers_in_time() -> AbstractAsyncContextManager[None]:
-    return answers_in_time(CloneStoreUnavailable, "clone store")
-
-
-def _milliseconds(seconds: float) -> int:
-    # Rounded up, so that a short time never becomes zero.
-    return math.ceil(seconds * 1000)

@@ -5,15 +5,15 @@ crash of a server loses one. Any number of removals share a rewrite, and so do a
 """
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from cloning_server.clones.layout import answers_in_time
+from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.background import BackgroundTask
 from mesh.errors import CloneStoreUnavailable
 from mesh.log import get_logger
-from mesh.valkey.connection import answers_in_time
 
 # Between two looks at a rewrite, which takes about a second per hundred megabytes.
 POLL_SECONDS = 0.2
@@ -25,49 +25,63 @@ class FileRewriter(BackgroundTask):
     """While entered, has the file rewritten whenever a removal is due to leave it.
 
     Args:
-        redis: Holds one tenant's clones.
-        tenant: Whose.
+        store: Counts the removals.
+        redis: The same Valkey, whose file it is.
         every_seconds: Between two rewrites of any servers.
     """
 
-    def __init__(self, redis: Redis, *, tenant: str, every_seconds: float) -> None:
+    def __init__(self, store: UpkeepStore, redis: Redis, *, every_seconds: float) -> None:
+        self._store = store
         self._redis = redis
-        self._prefix = f"{{aivo:{tenant}}}:"
         self._every_seconds = every_seconds
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why Valkey did not rewrite its file when this server asked last; empty if it did."""
+        return self._problems
 
     async def rewrite_if_due(self) -> bool:
         """Has the file rewritten if data was removed since; returns whether all removals up to now are out of it.
 
         Raises:
             CloneStoreUnavailable: Valkey does not answer; a later call sees to it.
-            ResponseError: Valkey refuses, as while another rewrite runs.
         """
-        keys = [f"{self._prefix}{name}" for name in ("removals", "rewritten_removals")]
-        async with _answers_in_time():
-            removals, rewritten = await self._redis.mget(keys)
-        if removals is None or removals == rewritten:
+        removals = await self._store.unwritten_removals()
+        if removals is None:
+            self._problems = ()
             return True
-        async with _answers_in_time():
-            turn = f"{self._prefix}file_rewrite"
-            if not await self._redis.set(turn, "1", nx=True, px=max(1, round(self._every_seconds * 1000))):
-                return False
+        if not await self._store.take_rewrite_turn(seconds=self._every_seconds):
+            return False
+        try:
+            is_rewritten = await self._rewrite()
+        except (CloneStoreUnavailable, ResponseError) as error:
+            # A managed Valkey may have no such command, or not allow it.
+            self._problems = (f"Valkey does not rewrite its append-only file: {error}",)
+            _log.warning("file_not_rewritten", why=str(error))
+            return False
+        self._problems = ()
+        if is_rewritten:
+            await self._store.note_rewritten(removals)
+        else:
+            _log.warning("file_not_rewritten", why="the rewrite failed, or Valkey started again")
+        return is_rewritten
+
+    async def _rewrite(self) -> bool:
+        async with answers_in_time():
             before = await self._redis.info()
-        if before.get("aof_enabled"):
-            # Another one may run that began before the removal.
-            await self._wait_for_rewrite(before["run_id"])
-            async with _answers_in_time():
-                await self._redis.bgrewriteaof()
-            if not await self._wait_for_rewrite(before["run_id"]):
-                _log.warning("file_not_rewritten", why="the rewrite failed, or Valkey started again")
-                return False
-        async with _answers_in_time():
-            await self._redis.set(keys[1], removals)
-        return True
+        if not before.get("aof_enabled"):
+            return True
+        # Another rewrite may run that began before the removal.
+        await self._wait_for_rewrite(before["run_id"])
+        async with answers_in_time():
+            await self._redis.bgrewriteaof()
+        return await self._wait_for_rewrite(before["run_id"])
 
     async def _wait_for_rewrite(self, run_id: str) -> bool:
         """Returns, once no rewrite runs, whether the last one of this run of Valkey succeeded."""
         while True:
-            async with _answers_in_time():
+            async with answers_in_time():
                 info = await self._redis.info()
             if info["run_id"] != run_id:
                 return False
@@ -82,10 +96,3 @@ class FileRewriter(BackgroundTask):
                 await self.rewrite_if_due()
             except CloneStoreUnavailable as error:
                 _log.warning("file_not_rewritten", why=str(error))
-            except ResponseError as error:
-                # A rewrite runs already; or a managed Valkey has no such command.
-                _log.warning("file_not_rewritten", why=str(error))
-
-
-def _answers_in_time() -> AbstractAsyncContextManager[None]:
-    return answers_in_time(CloneStoreUnavailable, "clone store")

@@ -28,6 +28,9 @@ from mesh.errors import (
 )
 from mesh.sealing.sealing import Sealing
 
+# As `CLONE_ORDER_BYTES`.
+ORDER_BYTES = 2_600_000
+
 _BASELINE = TypeAdapter(Baseline)
 _TERMS = TypeAdapter(Terms)
 
@@ -52,7 +55,7 @@ class Intake:
         queue_limit: int = 64,
         parallel: int = 1,
         require_consent: bool = False,
-        order_bytes: int = 2_600_000,
+        order_bytes: int = ORDER_BYTES,
     ) -> None:
         self._store = store
         self._sealing = sealing

@@ -5,7 +5,7 @@ from typing import Self
 
 from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
-from cloning_server.clones.intake import Intake
+from cloning_server.clones.intake import ORDER_BYTES, Intake
 from cloning_server.clones.leases import Leases
 from cloning_server.clones.listing import CloneListing
 from mesh.sealing.sealing import Sealing
@@ -36,7 +36,7 @@ class Registry:
         queue_limit: int = 64,
         parallel: int = 1,
         require_consent: bool = False,
-        order_bytes: int = 2_600_000,
+        order_bytes: int = ORDER_BYTES,
     ) -> Self:
         """The registry of the clones in a store; see `Intake` for the arguments."""
         return cls(

@@ -72,7 +72,7 @@ class StudentModelServicer(StudentModelServiceServicer):
 
 
 class StudentServicer(StudentServiceServicer):
-    """Answers for the erasure and the exporter; raises what they raise. The trainer tells which Main Brain runs."""
+    """Erases and exports students; raises as `Erasure` and `Exporter` do. The trainer knows which Main Brain runs."""
 
     def __init__(self, erasure: Erasure, *, exporter: Exporter, trainer: Trainer) -> None:
         self._erasure = erasure

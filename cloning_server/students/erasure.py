@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from cloning_server.clone import CloneState
 from cloning_server.clones.changes import CloneChanges
-from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import ErasedRecords
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.running.brain import Brain
 from cloning_server.students.residues import Residue, ResidueTerms
 from mesh.adapters.notices import InformedBrains
@@ -68,34 +68,39 @@ class Erasure:
     """Erases students.
 
     Args:
-        store: Holds the students' clones.
+        store: Removes the students' clones.
+        changes: Cancels those that have not ended.
         adapters: Holds their versions.
         alerts: Holds the safety alerts about them.
         brain: Holds their adapters in memory.
         inform_brains: Tells all brains that a student was deleted, as `mesh.adapters.notices.announce_deletion` does.
         trust_seconds: How long a brain answers from memory that hears from neither the adapter store nor the notices.
         residue_terms: How long what is left stays.
+        file_problems: Why Valkey does not rewrite its file; empty if it does.
     """
 
     def __init__(
         self,
-        store: CloneStore,
+        store: UpkeepStore,
         *,
+        changes: CloneChanges,
         adapters: AdapterStore,
         alerts: AlertStore,
         brain: Brain,
         inform_brains: Callable[[str], Awaitable[InformedBrains | None]],
         trust_seconds: float,
         residue_terms: ResidueTerms,
+        file_problems: Callable[[], Sequence[str]],
     ) -> None:
         self._store = store
-        self._changes = CloneChanges(store)
+        self._changes = changes
         self._adapters = adapters
         self._alerts = alerts
         self._brain = brain
         self._inform_brains = inform_brains
         self._trust = timedelta(seconds=trust_seconds)
         self._residue_terms = residue_terms
+        self._file_problems = file_problems
 
     async def erase(self, student_id: str) -> Receipt:
         """Removes everything about a student. It succeeds also if there is nothing.
@@ -169,7 +174,11 @@ class Erasure:
             evicted_adapters=evicted_adapters,
             informed_brains=informed_brains,
             forgotten_time=forgotten_time,
-            residues=self._residue_terms.residues(erased_time=erased_time, forgotten_time=forgotten_time),
+            residues=self._residue_terms.residues(
+                erased_time=erased_time,
+                forgotten_time=forgotten_time,
+                is_file_rewritten=not self._file_problems(),
+            ),
         )
 
     async def _cancel(self, clone_ids: Sequence[str]) -> int:

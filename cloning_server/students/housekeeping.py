@@ -8,7 +8,7 @@ students erases none, and says so until a person has looked.
 import asyncio
 from datetime import datetime, timedelta
 
-from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.students.erasure import Erasure
 from mesh.adapters.store import AdapterStore
 from mesh.background import BackgroundTask
@@ -43,7 +43,7 @@ class Housekeeping(BackgroundTask):
 
     def __init__(
         self,
-        store: CloneStore,
+        store: UpkeepStore,
         *,
         adapters: AdapterStore,
         erasure: Erasure,

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ResiduePlace(StrEnum):
-    """Where something of an erased student may be left; the contract tells what, and what ends it."""
+    """Where data of an erased student may be left. The contract says which data, and when it goes."""
 
     BRAINS = "brains"
     CLONE_STORE_FILE = "clone_store_file"
@@ -38,18 +38,21 @@ class ResidueTerms:
     reply_cache_seconds: float
     has_cohorts: bool
 
-    def residues(self, *, erased_time: datetime, forgotten_time: datetime | None) -> tuple[Residue, ...]:
+    def residues(
+        self, *, erased_time: datetime, forgotten_time: datetime | None, is_file_rewritten: bool
+    ) -> tuple[Residue, ...]:
         """Returns what may be left after an erasure, also after one that found nothing: an earlier call removed it.
 
         Args:
             erased_time: When it ended.
             forgotten_time: When the last brain has forgotten the student; None if that is not known.
+            is_file_rewritten: Whether Valkey rewrites its file when a server asks.
         """
         # One interval until the next rewrite begins, and one for the rewrite.
         rewrite_time = erased_time + 2 * timedelta(seconds=self.file_rewrite_seconds)
         residues = [
             Residue(place=ResiduePlace.BRAINS, until=forgotten_time),
-            Residue(place=ResiduePlace.CLONE_STORE_FILE, until=rewrite_time),
+            Residue(place=ResiduePlace.CLONE_STORE_FILE, until=rewrite_time if is_file_rewritten else None),
             Residue(place=ResiduePlace.ADAPTER_STORE_DISKS),
             Residue(place=ResiduePlace.REPLY_CACHE, until=erased_time + timedelta(seconds=self.reply_cache_seconds)),
             Residue(place=ResiduePlace.LOGS_AND_BACKUPS),

@@ -44,7 +44,7 @@ GUARD_SETTINGS = RoleSettings(epochs=5, learning_rate=7e-4, batch=32)
 _SMOOTHING = 0.05
 # Longer examples are left out: of the moderation set's, a few would take a third of the time.
 _MAX_TOKENS = 192
-# Texts that an epoch tells of lessons, drawn anew each time: some are enough to know school work by.
+# Texts from lessons in one epoch, drawn anew for each. So few are enough to learn what school work looks like.
 _LESSON_TEXTS = 400
 _SAFETY, _MODERATION, _REQUESTS = "safety", "openai_moderation.even_rows.jsonl", "simple_safety_tests_80.csv"
 # Any number; with another, the respelt texts that measure are others.

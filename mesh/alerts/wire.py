@@ -1,5 +1,6 @@
-"""Alerts as messages of the contract, which both servers send."""
+"""What was found in a text, and alerts, as messages of the contract, which both servers send."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from aivo.safety.v1 import safety_pb2, safety_service_pb2
@@ -7,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.alerts.alert import Alert
 
-# By the number that an alert has for each.
+# By their numbers, as `brain_server.safety.verdict.SafetyAction` has them.
 _ACTIONS = (
     safety_pb2.SAFETY_ACTION_ALLOW,
     safety_pb2.SAFETY_ACTION_CAREFUL,
@@ -24,15 +25,9 @@ def alert_from(alert: Alert) -> safety_service_pb2.SafetyAlert:
         alert_id=alert.alert_id,
         sequence=alert.sequence,
         student_id=alert.student_id,
-        categories=[
-            safety_pb2.CategoryProbability(
-                category=safety_pb2.SafetyCategory.Value(f"SAFETY_CATEGORY_{name.upper()}"),
-                probability=round(probability, 4),
-            )
-            for name, probability in likeliest_first
-        ],
-        action=_ACTIONS[alert.action],
-        text=safety_pb2.ScreenedText.Value(f"SCREENED_TEXT_{alert.text}"),
+        categories=probabilities_from(likeliest_first),
+        action=action_from(alert.action),
+        text=text_from(alert.text),
         guard=alert.guard,
         count=alert.count,
         create_time=_timestamp(alert.create_time),
@@ -42,6 +37,27 @@ def alert_from(alert: Alert) -> safety_service_pb2.SafetyAlert:
         acknowledged_by=alert.acknowledged_by,
         words=alert.words,
     )
+
+
+def probabilities_from(probabilities: Iterable[tuple[str, float]]) -> list[safety_pb2.CategoryProbability]:
+    """Converts probabilities by the names of their categories, in their order."""
+    return [
+        safety_pb2.CategoryProbability(
+            category=safety_pb2.SafetyCategory.Value(f"SAFETY_CATEGORY_{name.upper()}"),
+            probability=round(probability, 4),
+        )
+        for name, probability in probabilities
+    ]
+
+
+def action_from(action: int) -> safety_pb2.SafetyAction.ValueType:
+    """Converts the number of an action."""
+    return _ACTIONS[action]
+
+
+def text_from(name: str) -> safety_pb2.ScreenedText.ValueType:
+    """Converts the name of the text that something was found in: PROMPT, HISTORY or REPLY."""
+    return safety_pb2.ScreenedText.Value(f"SCREENED_TEXT_{name}")
 
 
 def _timestamp(time: datetime) -> Timestamp:

@@ -150,9 +150,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behave = handler.stream_stream or handler.unary_stream or handler.unary_unary
         assert behave is not None
         if service.startswith("grpc."):
-            around_own = self._around_own_streams if handler.request_streaming else self._around_own
-            # Checks of health are not counted: a gateway makes them from an address where others may call from too.
-            wrapped = around_own(behave, parse, meter, is_counted=handler.response_streaming)
+            if handler.request_streaming:
+                wrapped = self._around_own_streams(behave, parse, meter)
+            else:
+                # Checks of health are not counted: a gateway makes them from an address where others may call from too.
+                wrapped = self._around_own(behave, parse, meter, is_counted=handler.response_streaming)
         else:
             around = self._around_stream if handler.response_streaming else self._around_unary
             wrapped = around(behave, parse, meter)
@@ -204,12 +206,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return own
 
-    def _around_own_streams(
-        self, behave: _Behavior, parse: _Parse, meter: MethodMeter, *, is_counted: bool
-    ) -> _Behavior:
+    def _around_own_streams(self, behave: _Behavior, parse: _Parse, meter: MethodMeter) -> _Behavior:
         async def own(_: object, context: _Context) -> None:
             async with (
-                self._refusing(context, meter, is_counted=is_counted),
+                self._refusing(context, meter, is_counted=True),
                 aclosing(behave(_requests(context, parse), context)) as responses,
             ):
                 async for response in responses:
@@ -224,17 +224,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with self._callers.call(caller_of(context)) if is_counted else nullcontext():
                 yield
         except (InvalidArgument, QueueFull) as error:
-            async with self._around(context, meter):
+            async with self._around(context, meter, is_admitted=True):
                 raise error from None
 
     @asynccontextmanager
-    async def _around(self, context: _Context, meter: MethodMeter) -> AsyncIterator[_Call]:
+    async def _around(
+        self, context: _Context, meter: MethodMeter, *, is_admitted: bool = False
+    ) -> AsyncIterator[_Call]:
         call = _Call(id=_call_id(context), deadline=deadline_of(context))
         # With the trailers: headers sent ahead of an error would keep a gateway from turning it into an HTTP status.
         context.set_trailing_metadata(((CALL_ID_KEY, call.id),))
         with bound_contextvars(call_id=call.id), self._counted(meter):
             try:
-                with self._admitted(context, meter.method):
+                with nullcontext() if is_admitted else self._admitted(context, meter.method):
                     yield call
             except (Exception, asyncio.CancelledError) as error:
                 await self._answer(context, call, error)

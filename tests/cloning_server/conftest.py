@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from cloning_server.app import open_server
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.learning.passes import Passes
 from cloning_server.settings import CloningSettings
 from mesh.adapters.s3 import S3Blobs
@@ -156,6 +157,11 @@ async def own_redis(tmp_path: Path) -> AsyncIterator[RedisEndpoint]:
 @pytest.fixture
 def clones(redis: Redis, settings: CloningSettings) -> CloneStore:
     return CloneStore(redis, tenant=settings.tenant)
+
+
+@pytest.fixture
+def upkeep_store(redis: Redis, settings: CloningSettings) -> UpkeepStore:
+    return UpkeepStore(redis, tenant=settings.tenant)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from cloning_server.clones.changes import CloneOvertaken
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.records import NO_LEASE
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.running.journal import Journal
 from cloning_server.settings import CloningSettings
 from mesh.errors import (
@@ -113,18 +114,18 @@ async def test_of_a_cancel_and_the_last_change_one_wins(registry: Registry) -> N
 
 
 async def test_erasing_leaves_nothing_of_a_student_and_everything_of_another(
-    registry: Registry, clones: CloneStore
+    registry: Registry, upkeep_store: UpkeepStore
 ) -> None:
     for student_id in (STUDENT, "another"):
         clone = await registry.intake.start(student_id, baseline(), request_id=f"enrol-{student_id}")
         if student_id == STUDENT:
-            assert await clones.erase(STUDENT) is None, "not while a clone is under way"
+            assert await upkeep_store.erase(STUDENT) is None, "not while a clone is under way"
         await registry.changes.write(next_change(clone, CloneState.FAILED), token=NO_LEASE)
-    erased = await clones.erase(STUDENT)
+    erased = await upkeep_store.erase(STUDENT)
     assert erased is not None
     assert (erased.clones, erased.request_ids) == (1, 1)
     assert [clone.student_id for clone in (await registry.listing.list_clones()).clones] == ["another"]
-    again = await clones.erase(STUDENT)
+    again = await upkeep_store.erase(STUDENT)
     assert again is not None
     assert (again.clones, again.request_ids) == (0, 0)
     # The request id is free again, and stands for a new clone.

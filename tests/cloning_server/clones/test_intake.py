@@ -12,6 +12,7 @@ from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.intake import request_digest
 from cloning_server.clones.records import NO_LEASE, NewClone, StartOutcome
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.errors import (
     CloneAlreadyRunning,
     ConsentRequired,
@@ -38,7 +39,7 @@ async def test_the_same_request_is_answered_the_same_after_the_clone_went_on(reg
 
 
 async def test_the_same_request_at_once_with_the_erasure_of_its_student_makes_a_new_clone(
-    clones: CloneStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    clones: CloneStore, upkeep_store: UpkeepStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await registry.intake.start(STUDENT, baseline(), request_id="enrol-17")
     await registry.changes.write(next_change(first, CloneState.COMPLETED, progress=100), token=NO_LEASE)
@@ -47,7 +48,7 @@ async def test_the_same_request_at_once_with_the_erasure_of_its_student_makes_a_
     async def start_and_erase(new: NewClone, *, queue_limit: int) -> tuple[StartOutcome, str]:
         outcome = await start(new, queue_limit=queue_limit)
         monkeypatch.undo()
-        assert await clones.erase(STUDENT)
+        assert await upkeep_store.erase(STUDENT)
         return outcome
 
     monkeypatch.setattr(clones, "start", start_and_erase)

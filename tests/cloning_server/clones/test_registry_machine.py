@@ -32,6 +32,7 @@ from cloning_server.clones.estimates import HEAD_START_PLACES
 from cloning_server.clones.leases import CloneLease, Pause
 from cloning_server.clones.records import ErasedRecords
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.running.journal import Journal
 from mesh.errors import CloneAlreadyRunning, QueueFull, RequestIdReused
 from mesh.valkey import script
@@ -131,6 +132,7 @@ class RegistryMachine(RuleBasedStateMachine):
         clock = f"local function now_milliseconds() return tonumber(redis.call('GET', '{self._prefix}clock')) end"
         with patch.object(script, "_NOW", clock):
             self._store = CloneStore(self._redis, tenant=tenant)
+            self._upkeep_store = UpkeepStore(self._redis, tenant=tenant)
         self._registry = Registry.of(self._store, sealing=SEALING, queue_limit=QUEUE_LIMIT)
         self._expected = ExpectedStore()
         self._journals: list[list[Journal]] = [[] for _ in WORKERS]
@@ -226,7 +228,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 self._expected.end(clone)
         clones = self._expected.of(student_id)
         with self._answers_lost(is_lost=is_lost):
-            removed = self._run(self._store.erase(student_id))
+            removed = self._run(self._upkeep_store.erase(student_id))
         if self._expected.lane(student_id):
             assert removed is None
             return
@@ -330,7 +332,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def each_student_has_their_clones_in_the_order_of_acceptance_and_one_runs(self) -> None:
         for student_id in STUDENTS:
             lane = [clone.clone_id for clone in self._expected.lane(student_id)]
-            assert self._run(self._store.read_lane(student_id)) == lane
+            assert self._run(self._upkeep_store.read_lane(student_id)) == lane
             page = self._run(self._registry.listing.list_clones(student_id=student_id, size=100))
             held = {clone.clone_id: clone for clone in page.clones}
             assert list(held)[::-1] == [clone.clone_id for clone in self._expected.of(student_id)]

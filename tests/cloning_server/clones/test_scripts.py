@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.valkey.script import LuaScript, names_of, read_source, with_names
 from tests.cloning_server.conftest import SEALING, STUDENT, baseline
 
@@ -29,6 +30,7 @@ def test_the_store_loads_every_script_of_the_package_and_no_other(
 
     monkeypatch.setattr("mesh.valkey.script.read_source", read_and_record)
     CloneStore(redis)
+    UpkeepStore(redis)
     assert sorted(loaded) == SCRIPTS
 
 

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from cloning_server.app import CLONING_SERVICE
 from cloning_server.clone import CloneState
 from cloning_server.clones.clone_store import CloneStore
+from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.errors import CloneStoreUnavailable
 from mesh.rpc.health import LIVENESS
 from mesh.valkey.connection import open_redis
@@ -133,10 +134,11 @@ async def test_clones_outlive_a_store_that_refuses_writes_and_both_healths_tell(
 
 async def test_every_write_of_the_store_is_refused_with_a_typed_error(own_redis: RedisEndpoint, tmp_path: Path) -> None:
     async with open_redis(own_redis.url) as redis:
-        store = CloneStore(redis)
+        store, upkeep_store = CloneStore(redis), UpkeepStore(redis)
         await store.check()
         async with refusing(own_redis.url, tmp_path / "valkey", "NOREPLICAS"):
-            for write in (store.check(), store.write_pace(1.0), store.take_turn(seconds=1), store.erase("nobody")):
+            upkeep = (upkeep_store.take_turn(seconds=1), upkeep_store.erase("nobody"))
+            for write in (store.check(), store.write_pace(1.0), *upkeep):
                 with pytest.raises(CloneStoreUnavailable, match="refuses calls"):
                     await write
             # Reads go on.

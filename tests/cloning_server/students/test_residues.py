@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
+from aivo.cloning.v1 import student_service_pb2 as student_pb
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloning_server.clones.file_rewriter import FileRewriter
+from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.valkey.connection import open_redis
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed
 from testing.scripted.brain import ScriptedBrain
-from tests.cloning_server.conftest import STUDENT, Cloning, watch_all
+from testing.waiting import until as until_true
+from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, watch_all
 from tests.cloning_server.students.calls import delete
 
 # Every field of an order that holds text, with its mark; ids may not hold other letters.
@@ -192,7 +196,8 @@ async def test_only_the_allowed_residues_are_anywhere(
         async with cloning.serve():
             assert await places.found(marks) == ALLOWED["deleted"], "a restart brings nothing back"
         async with open_redis(own_redis.url) as redis:
-            assert await FileRewriter(redis, tenant=cloning.settings.tenant, every_seconds=0.01).rewrite_if_due()
+            upkeep_store = UpkeepStore(redis, tenant=cloning.settings.tenant)
+            assert await FileRewriter(upkeep_store, redis, every_seconds=0.01).rewrite_if_due()
         assert await places.found(marks) == ALLOWED["rewritten"]
         await brain.stop()
 
@@ -216,12 +221,36 @@ async def test_a_server_has_the_file_rewritten_once_for_many_removals(
             request = marked_order()
             request.student_id, request.request_id = f"{STUDENT}-{number}", ""
             await watch_all(stub, (await stub.StartClone(request)).clone_id)
-        rewriters = [FileRewriter(redis, tenant=cloning.settings.tenant, every_seconds=60) for _ in range(2)]
+        upkeep_store = UpkeepStore(redis, tenant=cloning.settings.tenant)
+        rewriters = [FileRewriter(upkeep_store, redis, every_seconds=60) for _ in range(2)]
         before = await rewrites(own_redis)
         assert [await rewriter.rewrite_if_due() for rewriter in rewriters] == [True, True]
         assert await rewrites(own_redis) == before + 1
         await delete(stub, f"{STUDENT}-0")
         assert not await rewriters[0].rewrite_if_due(), "not before the interval is over"
+
+
+async def test_a_receipt_dates_no_rewrite_that_valkey_refuses(cloning: Cloning, own_redis: RedisEndpoint) -> None:
+    cloning.set(redis_url=own_redis.url, file_rewrite_seconds=0.05)
+    async with cloning.serve() as stub, open_redis(own_redis.url) as redis:
+        assert await until_of_file(stub) is not None
+        # As a managed Valkey, which has no such command.
+        await redis.acl_setuser("default", enabled=True, nopass=True, commands=["-bgrewriteaof"])
+
+        async def is_known() -> bool:
+            health = await stub.GetHealth(pb.GetHealthRequest())
+            return health.status == "degraded" and "append-only file" in health.reason
+
+        await until_true(is_known, seconds=20)
+        assert await until_of_file(stub) is None
+        await redis.acl_setuser("default", enabled=True, nopass=True, commands=["+bgrewriteaof"])
+
+
+async def until_of_file(stub: CloningStub) -> Timestamp | None:
+    """Until when a receipt says that Valkey's file may hold something."""
+    receipt = await delete(stub, STUDENT_MARK)
+    (residue,) = (each for each in receipt.residues if each.place == student_pb.RESIDUE_PLACE_CLONE_STORE_FILE)
+    return residue.until if residue.HasField("until") else None
 
 
 async def rewrites(endpoint: RedisEndpoint) -> int:

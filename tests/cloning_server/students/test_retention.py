@@ -13,8 +13,10 @@ from redis.asyncio import Connection
 from structlog.testing import capture_logs
 
 from cloning_server.clone import CloneState
+from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.clone_store import CloneStore
 from cloning_server.clones.registry import Registry
+from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.students.erasure import Erasure
 from cloning_server.students.housekeeping import ALWAYS_ERASED, Housekeeping
@@ -33,21 +35,25 @@ STOPPED = "retention is stopped: it would erase 11 of 11 students"
 
 
 @pytest.fixture
-async def housekeeping(cloning: Cloning, clones: CloneStore, adapters: AdapterStore) -> AsyncIterator[Housekeeping]:
+async def housekeeping(
+    cloning: Cloning, clones: CloneStore, upkeep_store: UpkeepStore, adapters: AdapterStore
+) -> AsyncIterator[Housekeeping]:
     """Housekeeping that only works when it is told to."""
     tenant = cloning.settings.tenant
     async with open_channel(cloning.brain.address) as channel:
         erasure = Erasure(
-            clones,
+            upkeep_store,
+            changes=CloneChanges(clones),
             adapters=adapters,
             alerts=AlertStore(cloning.redis, tenant=tenant),
             brain=GrpcBrain(channel),
             inform_brains=partial(announce_deletion, cloning.redis, tenant=tenant),
             trust_seconds=60,
             residue_terms=ResidueTerms(file_rewrite_seconds=60, reply_cache_seconds=60, has_cohorts=False),
+            file_problems=tuple,
         )
         yield Housekeeping(
-            clones,
+            upkeep_store,
             adapters=adapters,
             erasure=erasure,
             every_seconds=60,
@@ -112,7 +118,11 @@ async def test_a_student_who_can_not_be_erased_keeps_nobody_else(
 
 @pytest.mark.parametrize("place", ["mark_idle_students", "is_idle"])
 async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_the_clone(
-    place: str, cloning: Cloning, clones: CloneStore, housekeeping: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    place: str,
+    cloning: Cloning,
+    upkeep_store: UpkeepStore,
+    housekeeping: Housekeeping,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with cloning.serve() as stub:
         await clone(stub)
@@ -120,7 +130,7 @@ async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_th
         gate = cloning.trainer.gates[CloneState.FINE_TUNING]
         gate.shut()
         await housekeeping.clean_up()
-        read = getattr(clones, place)
+        read = getattr(upkeep_store, place)
         clone_ids: list[str] = []
 
         async def read_before_the_student_returns(*args: object, **options: object) -> object:
@@ -128,7 +138,7 @@ async def test_a_student_who_is_cloned_again_while_their_erasure_is_due_keeps_th
             clone_ids.append((await stub.StartClone(order())).clone_id)
             return answer
 
-        monkeypatch.setattr(clones, place, read_before_the_student_returns)
+        monkeypatch.setattr(upkeep_store, place, read_before_the_student_returns)
         await housekeeping.clean_up()
 
         gate.open()
@@ -163,7 +173,7 @@ async def test_a_mark_does_not_outlive_the_acceptance_of_a_clone_however_late_th
 
 
 async def test_a_turn_whose_answer_is_lost_does_not_erase_whom_it_has_marked(
-    cloning: Cloning, clones: CloneStore, monkeypatch: pytest.MonkeyPatch
+    cloning: Cloning, upkeep_store: UpkeepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await let_time_pass(cloning, "ada")
     run = Connection.read_response
@@ -178,9 +188,9 @@ async def test_a_turn_whose_answer_is_lost_does_not_erase_whom_it_has_marked(
         return answer
 
     monkeypatch.setattr(Connection, "read_response", lose_one)
-    marked = await clones.mark_idle_students(idle=RETENTION, limit=9)
+    marked = await upkeep_store.mark_idle_students(idle=RETENTION, limit=9)
     assert (losses, marked.due) == (0, 0)
-    assert (await clones.mark_idle_students(idle=RETENTION, limit=9)).student_ids == ("ada",)
+    assert (await upkeep_store.mark_idle_students(idle=RETENTION, limit=9)).student_ids == ("ada",)
 
 
 async def test_a_server_whose_clock_is_a_year_ahead_erases_nobody(
@@ -191,7 +201,7 @@ async def test_a_server_whose_clock_is_a_year_ahead_erases_nobody(
         def now(cls, tz: tzinfo | None = None) -> Self:
             return super().now(tz) + timedelta(days=366)
 
-    for module in ("students.housekeeping", "clones.clone_store"):
+    for module in ("students.housekeeping", "clones.upkeep_store"):
         monkeypatch.setattr(f"cloning_server.{module}.datetime", NextYear)
     async with cloning.serve() as stub:
         await clone(stub)
@@ -228,6 +238,6 @@ async def test_a_turn_that_would_erase_many_erases_nobody_and_says_so(cloning: C
         await until_true(is_done, seconds=60)
 
 
-async def test_of_many_servers_one_keeps_house_at_a_time(clones: CloneStore) -> None:
-    turns = await asyncio.gather(*(clones.take_turn(seconds=60) for _ in range(8)))
+async def test_of_many_servers_one_keeps_house_at_a_time(upkeep_store: UpkeepStore) -> None:
+    turns = await asyncio.gather(*(upkeep_store.take_turn(seconds=60) for _ in range(8)))
     assert sum(turns) == 1

@@ -36,8 +36,8 @@ class _ResiduePlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResidueP
     """The memory of brains that did not hear of the deletion: the student's adapters. See `EvictedAdapters`."""
     RESIDUE_PLACE_CLONE_STORE_FILE: _ResiduePlace.ValueType  # 2
     """The append-only file of Valkey: removed records, with ids, states, profile and alerts; baselines only sealed, where the
-    server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; snapshots and
-    replicas of Valkey are the operator's.
+    server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; if Valkey does not,
+    there is no time, and health says why. Snapshots and replicas of Valkey are the operator's.
     """
     RESIDUE_PLACE_ADAPTER_STORE_DISKS: _ResiduePlace.ValueType  # 3
     """The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
@@ -59,8 +59,8 @@ RESIDUE_PLACE_BRAINS: ResiduePlace.ValueType  # 1
 """The memory of brains that did not hear of the deletion: the student's adapters. See `EvictedAdapters`."""
 RESIDUE_PLACE_CLONE_STORE_FILE: ResiduePlace.ValueType  # 2
 """The append-only file of Valkey: removed records, with ids, states, profile and alerts; baselines only sealed, where the
-server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; snapshots and
-replicas of Valkey are the operator's.
+server has a master key. AIVO has Valkey rewrite the file, once in `FILE_REWRITE_SECONDS` at most; if Valkey does not,
+there is no time, and health says why. Snapshots and replicas of Valkey are the operator's.
 """
 RESIDUE_PLACE_ADAPTER_STORE_DISKS: ResiduePlace.ValueType  # 3
 """The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
