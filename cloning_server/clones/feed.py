@@ -5,6 +5,8 @@ Knows nothing of gRPC.
 """
 
 import contextlib
+import math
+import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ class Feed:
         changes: Reads the changes.
         listing: Estimates the time left.
         wakeups: Say when to read.
-        heartbeat_seconds: Longest silence.
+        heartbeat_seconds: Longest silence; see `Silence`.
     """
 
     def __init__(
@@ -68,20 +70,19 @@ class Feed:
                 raise InvalidField([Violation("after_sequence", message)])
             last_sequence = latest.sequence - 1 if after_sequence is None else after_sequence
             outage = Outage()
-            silent_since = time.monotonic()
+            silence = Silence(longest_seconds=self._heartbeat_seconds)
             is_current_state = after_sequence is None
             while True:
                 for clone in await self._read_changes(latest, after=last_sequence, outage=outage):
                     yield Change(clone=await self._with_estimate(clone) if is_current_state else clone)
-                    latest, last_sequence = clone, clone.sequence
-                    silent_since, is_current_state = time.monotonic(), False
+                    latest, last_sequence, is_current_state = clone, clone.sequence, False
+                    silence.begin()
                 if latest.state.is_final:
                     return
-                silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
-                if silence_left <= 0:
+                if silence.seconds_left <= 0:
                     yield Change(clone=await self._with_estimate(latest), heartbeat=True)
-                    silent_since = time.monotonic()
-                await waiter.wait(min(silence_left, OUTAGE_POLL_SECONDS) if outage.lasts else silence_left)
+                    silence.begin()
+                await waiter.wait(min(silence.seconds_left, outage.poll_seconds))
 
     async def _read_changes(self, latest: Clone, *, after: int, outage: "Outage") -> list[Clone]:
         """Returns the changes after a number; or the current state, if the store has lost the latest known one."""
@@ -98,6 +99,31 @@ class Feed:
         return clone
 
 
+class Silence:
+    """The silence of a watch, which a heartbeat ends.
+
+    How long it lasts is drawn each time, so that the heartbeats of watches that began together spread out.
+
+    Args:
+        longest_seconds: Its longest duration; the shortest is half of it.
+    """
+
+    def __init__(self, *, longest_seconds: float) -> None:
+        self._longest_seconds = longest_seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins anew."""
+        # It need not be hard to guess.
+        seconds = self._longest_seconds * random.uniform(0.5, 1)  # noqa: S311
+        self._ends_at = time.monotonic() + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Until a heartbeat is due; 0 or less if it is."""
+        return self._ends_at - time.monotonic()
+
+
 class Outage:
     """An outage of the store, as a watcher sees it."""
 
@@ -105,9 +131,9 @@ class Outage:
         self._since: float | None = None
 
     @property
-    def lasts(self) -> bool:
-        """Whether the store did not answer when it was last read."""
-        return self._since is not None
+    def poll_seconds(self) -> float:
+        """How long to wait before the store is read without a wake-up; for ever if it answered last time."""
+        return math.inf if self._since is None else OUTAGE_POLL_SECONDS
 
     @contextlib.contextmanager
     def tolerated(self) -> Iterator[None]:

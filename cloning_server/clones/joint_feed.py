@@ -4,7 +4,6 @@ A number that all clones share orders the changes, so it alone says where a watc
 follows. A watch reads what is new to it and keeps the latest state of each clone, never a feed. Knows nothing of gRPC.
 """
 
-import time
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from itertools import chain
 
 from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges, JointReading, NumberedChange
-from cloning_server.clones.feed import OUTAGE_POLL_SECONDS, Change, Outage
+from cloning_server.clones.feed import Change, Outage, Silence
 from cloning_server.clones.listing import CloneListing
 from mesh.errors import CloneCorrupt, CloneNotFound, InvalidField, Violation
 from mesh.valkey.wakeups import Waiter, Wakeups
@@ -42,7 +41,7 @@ class JointFeed:
         changes: Reads the changes.
         listing: Lists the students' clones, and estimates the times left.
         wakeups: Say when to read.
-        heartbeat_seconds: Longest silence.
+        heartbeat_seconds: Longest silence; see `Silence`.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class JointFeed:
             waiter: Says when to read.
             connections: How many connections the wake-ups had had before that reading.
         """
-        outage, silent_since = Outage(), time.monotonic()
+        outage, silence = Outage(), Silence(longest_seconds=self._heartbeat_seconds)
         while clones:
             with outage.tolerated():
                 connections_now = self._wakeups.connections
@@ -125,7 +124,8 @@ class JointFeed:
                 for change in reading.changes:
                     yield JointChange(clone=change.clone, number=change.number)
                     clones[change.clone.clone_id] = change.clone
-                    after, silent_since = change.number, time.monotonic()
+                    after = change.number
+                    silence.begin()
                 if reading.more_after is not None:
                     after = reading.more_after
                     continue
@@ -134,13 +134,12 @@ class JointFeed:
                     for clone_id, clone in clones.items()
                     if clone_id not in reading.missing_ids and not clone.state.is_final
                 }
-            silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
-            if silence_left <= 0:
+            if silence.seconds_left <= 0:
                 for clone in await self._listing.with_recent_estimates(list(clones.values())):
                     yield JointChange(clone=clone, number=max(after, 0), heartbeat=True)
-                silent_since = time.monotonic()
+                silence.begin()
             if clones:
-                await waiter.wait(min(silence_left, OUTAGE_POLL_SECONDS) if outage.lasts else silence_left)
+                await waiter.wait(min(silence.seconds_left, outage.poll_seconds))
 
     async def _read(
         self, clone_ids: Sequence[str], *, after: int | None, required_ids: Collection[str]
