@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -88,8 +88,8 @@ def train_role(
         int | None,
         typer.Option(
             min=0,
-            help="How often each example is seen; default: the role's. With 0 and --start, a grader or guard keeps its "
-            "factors and is calibrated for the Main Brain that there is now.",
+            help="How often each example is seen; default: the role's. With 0 and --start, a role keeps its factors "
+            "and is measured; a grader or guard is calibrated for the Main Brain that there is now.",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -97,7 +97,10 @@ def train_role(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples per step; default: the role's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first factors and of the order.")] = 0,
-    start: Annotated[Path | None, typer.Option(help="Folder of an earlier version of the role to begin with.")] = None,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of an earlier version of the role to begin with; of several, the mean."),
+    ] = None,
 ) -> None:
     """Train a role of a base model and write it with manifest, calibration, evaluation and model card.
 
@@ -107,13 +110,15 @@ def train_role(
     settings = _settings_of(role, epochs=epochs, learning_rate=learning_rate, batch=batch, seed=seed)
     if sets is not None and not sets.is_dir():
         _stop(f"--sets: there is no folder {sets}", _WRONG)
-    if epochs == 0 and (role == "tutor" or start is None):
-        _stop("--epochs: 0 is for a grader or guard with --start", _WRONG)
-    if start is not None and not (start / WEIGHTS_FILE).is_file():
-        _stop(f"--start: there is no {WEIGHTS_FILE} in {start}", _WRONG)
+    folders = start or []
+    if epochs == 0 and not folders:
+        _stop("--epochs: 0 needs --start", _WRONG)
+    for folder in folders:
+        if not (folder / WEIGHTS_FILE).is_file():
+            _stop(f"--start: there is no {WEIGHTS_FILE} in {folder}", _WRONG)
     try:
-        weights = (start / WEIGHTS_FILE).read_bytes() if start is not None else None
-        report = _train(role, settings, base_model=base_model, sets=sets, output=output, start=weights)
+        starts = [(folder / WEIGHTS_FILE).read_bytes() for folder in folders]
+        report = _train(role, settings, base_model=base_model, sets=sets, output=output, starts=starts)
     except (InvalidLine, InvalidGradedAnswer, InvalidSettings, IndistinctLabels) as error:
         _stop(str(error), _WRONG)
     except (AivoError, OSError) as error:
@@ -164,7 +169,7 @@ def _train(
     base_model: str,
     sets: Path | None,
     output: Path,
-    start: bytes | None,
+    starts: Sequence[bytes],
 ) -> dict[str, object]:
     """Trains and writes a role; returns what was made, for people and programs."""
     started_at = time.monotonic()
@@ -173,10 +178,10 @@ def _train(
     output.mkdir(parents=True, exist_ok=True)
     with _StepBar(f"training the {role}") as watch:
         training = RoleTraining(
-            base=base, sets=sets, settings=settings, start=start, checkpoint=checkpoint, watch=watch
+            base=base, sets=sets, settings=settings, starts=starts, checkpoint=checkpoint, watch=watch
         )
         factors = _TRAININGS[role](training)
-    trained_role = _write(role, base, factors, output, start=start)
+    trained_role = _write(role, base, factors, output, starts=starts)
     checkpoint.unlink(missing_ok=True)
     return {
         "role": role,
@@ -223,7 +228,7 @@ def _load(name: str, role: RoleName, output: Path) -> BaseModel:
 
 
 def _write(
-    role: RoleName, base: BaseModel, factors: TrainedFactors, output: Path, *, start: bytes | None
+    role: RoleName, base: BaseModel, factors: TrainedFactors, output: Path, *, starts: Sequence[bytes]
 ) -> TrainedRole:
     weights = to_safetensors(factors.weights)
     settings = factors.settings
@@ -249,7 +254,7 @@ def _write(
         evaluation=factors.evaluation,
         data_digests=factors.data_digests,
     )
-    trained_role = write_role(output, weights, manifest, notes=_notes(role, base, factors, start=start))
+    trained_role = write_role(output, weights, manifest, notes=_notes(role, base, factors, starts=starts))
     if role == "tutor":
         # They belong to the Main Brain before.
         remove_role(output, base.name, "grader")
@@ -257,7 +262,7 @@ def _write(
     return trained_role
 
 
-def _notes(role: RoleName, base: BaseModel, factors: TrainedFactors, *, start: bytes | None) -> str:
+def _notes(role: RoleName, base: BaseModel, factors: TrainedFactors, *, starts: Sequence[bytes]) -> str:
     settings = factors.settings
     device = torch.cuda.get_device_name() if base.device.type == "cuda" else "CPU"
     how = (
@@ -265,9 +270,13 @@ def _notes(role: RoleName, base: BaseModel, factors: TrainedFactors, *, start: b
         f"of {settings.batch}, peak learning rate {settings.learning_rate:g}, in {base.dtype} on {device}."
     )
     if not settings.epochs:
-        how = f"It learned on an earlier Main Brain; for this one it was calibrated and measured, in {base.dtype}."
-    if start is not None:
-        how += f" It began with the factors whose SHA-256 is `{sha256(start).hexdigest()}`."
+        how = f"It was measured, and not trained any further, in {base.dtype} on {device}."
+        if role != "tutor":
+            how = f"It learned on an earlier Main Brain; for this one it was calibrated and measured, in {base.dtype}."
+    if starts:
+        digests = " and ".join(f"`{sha256(start).hexdigest()}`" for start in starts)
+        origin = "the factors whose SHA-256 is" if len(starts) == 1 else "the mean of the factors whose SHA-256 are"
+        how += f" It began with {origin} {digests}."
     return f"{_NOTES[role]}\n\n{how}"
 
 

@@ -53,7 +53,8 @@ class RoleTraining:
         base: What the role is trained on.
         sets: Folder of the public sets, with `grading`, `explanations` and `safety`; None: the project's own.
         settings: How to train.
-        start: An earlier version of the role to begin with; None: fresh factors.
+        starts: Files of earlier versions of the role; the training begins with their mean (Wortsman et al., 2022), or
+            with fresh factors if there are none.
         checkpoint: Where the training is saved; None: nowhere.
         watch: Called at every step.
     """
@@ -61,7 +62,7 @@ class RoleTraining:
     base: BaseModel
     sets: Path | None
     settings: RoleSettings
-    start: bytes | None
+    starts: Sequence[bytes]
     checkpoint: Path | None
     watch: Callable[[StepReport], None]
 
@@ -70,13 +71,14 @@ def fit(training: RoleTraining, passes: Passes, examples: Sequence[RoleExample],
     """Returns the factors that a training makes of its examples.
 
     Raises:
+        AdapterIncompatible: An earlier version has other modules, other widths or a higher rank.
         TrainingDiverged: A loss or a gradient is not finite.
     """
     settings = training.settings
     factors = LoraFactors(training.base.model, settings.lora, seed=settings.seed)
-    if training.start is not None:
-        factors.load(from_safetensors(training.start), scaling=factors.scaling)
-    origin = f"{training.base.digest} {hashlib.sha256(training.start or b'').hexdigest()}"
+    if training.starts:
+        _begin_with_mean(factors, training.starts)
+    origin = f"{training.base.digest} {hashlib.sha256(b''.join(training.starts)).hexdigest()}"
     train(
         passes,
         factors,
@@ -88,6 +90,14 @@ def fit(training: RoleTraining, passes: Passes, examples: Sequence[RoleExample],
         watch=training.watch,
     )
     return factors
+
+
+def _begin_with_mean(factors: LoraFactors, files: Sequence[bytes]) -> None:
+    vectors = []
+    for file in files:
+        factors.load(from_safetensors(file), scaling=factors.scaling)
+        vectors.append(factors.vector.detach().clone())
+    factors.vector.data.copy_(torch.stack(vectors).mean(dim=0))
 
 
 def round_to_file(factors: LoraFactors) -> dict[str, torch.Tensor]:

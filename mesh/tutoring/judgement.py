@@ -46,17 +46,20 @@ _CONFIRMS_FIRST = re.compile(
 _PARTLY_FOR_SURE = re.compile(
     r"\b(?:partly|partially|half|almost|nearly|mostly) (?:right|correct|there|complete|done|true)\b"
     r"|\b(?:part|piece|half|some|one bit) of (?:it|the answer|this|your answer|what)\b|\bon (?:your|the|its) way\b"
-    r"|\bon the right (?:track|path)\b|\bnot (?:the )?(?:whole|complete|finished)\b|\b(?:is|are|still) missing\b"
-    r"|\b(?:right|true|correct) so far\b|\bgood start\b"
+    r"|\bon the right (?:track|path)\b"
+    r"|\bnot (?:the )?(?:whole|complete|finished)\b(?! (?!answer|story|picture|idea|reason|list)\w)"
+    r"|\b(?:is|are|still) missing\b|\b(?:right|true|correct) so far\b|\bgood start\b"
     r"|\bonly (?:half|part|a part) of (?:it|the (?:answer|question|task))\b",
     re.IGNORECASE,
 )
 _PARTLY = re.compile(
     r"\b(?:is|are|have|has|'ve|got|found|gave|give[sn]?|named?|caught|wrote|know|see|mean|make[sn]?|covers?|identified"
     r"|described|answered|explained|contains?|includes?|forms?) (?:\w+ ){0,2}?(?:one|two|first|second|big|key|main) "
-    r"(?:part|half|piece)\b(?! again)|\bhalf of the \w+ is (?:done|there|finished|complete)\b"
+    r"(?:part|half|piece)\b(?! again)"
+    r"|\bhalf of (?:the|your) \w+ is (?:done|there|finished|complete|right|correct|true)\b"
     r"|\b(?:one|first|second|this|that) (?:part|half|piece) (?:is|was) (?:right|correct|done|there)\b"
     r"|\b(?:one|two|three) of (?:your|the|its|these) (?:two|three|four|five)\b"
+    r"|\byou (?:have|found|gave|named?|wrote|know|got) (?:one|two|three) of (?:the|its|these)\b"
     r"|\bthe (?:second|other|next|rest) (?:\w+ ){0,2}?(?:needs?|waits)\b"
     r"|\b(?:is|was|that's|it's|very|so|really|pretty) close\b|^close\b",
     re.IGNORECASE,
@@ -72,6 +75,7 @@ _WRONG = re.compile(
     rf"|\bnot\b[^.;:]{{0,40}}\byet\b|\b{_DENIES} (?:make|give|equal)\b|\b(?:is|are) not (?:the \w+|\d)|^no\b[,.!]"
     rf"|^{_PRAISED},? but\b|\bwrong\b|\bmix(?:ed|es)?[ -]up\b|\bmistake\b|\bslip(?:ped)?\b"
     r"|\bno answer\b|\boff (?:the )?topic\b|\banother (?:question|topic)\b|\b(?:other|different) (?:question|topic)\b"
+    r"|\bis (?:a different|another) (?:\w+ )?(?:word|term|thing|process|idea|part|place|number|shape|name|kind)\b"
     r"|\bblank\b|\bempty\b|\b(?:look|try|think|go over|work|count|read|check)\b[^.]{0,40}\bagain\b"
     r"|\bnothing (?:is )?written\b|\b(?:good|nice) try\b|\bbut (?:the|its) (?:right|correct) \w+ (?:is|are)\b"
     r"|\btoo (?:big|small|high|low|large|many|few|much|long|short|far)\b",
@@ -83,7 +87,7 @@ _RIGHT_FOR_SURE = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = re.compile(
-    rf"\b(?<!the )(?<!a ){_RIGHT_WORD}\b|\b(?:exactly|perfect|well done|correctly|accurately|{_PRAISED})\b"
+    rf"\b(?<!the )(?<!a ){_RIGHT_WORD}\b|\b(?:exactly|perfect|well done|correctly|accurately|perfectly|{_PRAISED})\b"
     r"|\byou (?:have|found|solved|named|did) (?:it|this)\b|\bwell (?:said|spotted|counted|reasoned)\b"
     r"|^(?:that|this|it) (?:works|holds|fits)\b|\byour (?:\w+ )?(?:works|holds|matches|fits)\b",
     re.IGNORECASE,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from curriculum.guard import is_for_development, load_guard_texts
@@ -106,6 +108,25 @@ def test_a_training_may_begin_with_an_earlier_version_and_its_card_says_so(outpu
     assert f"It began with the factors whose SHA-256 is `{first['sha256']}`" in (folder / "README.md").read_text()
 
 
+def test_a_training_may_begin_with_the_mean_of_earlier_versions(output: Path) -> None:
+    versions = []
+    for seed in ("0", "1"):
+        folder = Path(str(report_of(run_training("tutor", output, "--seed", seed))["folder"]))
+        versions.append(Path(shutil.copytree(folder, output.parent / f"seed-{seed}")))
+
+    starts = [option for version in versions for option in ("--start", str(version))]
+    mean = report_of(run_training("tutor", output, "--epochs", "0", *starts))
+
+    first, second, between = (
+        load_file(folder / "adapter_model.safetensors") for folder in (*versions, Path(str(mean["folder"])))
+    )
+    for name, factor in between.items():
+        expected = (first[name].float() + second[name].float()) / 2
+        torch.testing.assert_close(factor, expected.to(factor.dtype))
+    card = (Path(str(mean["folder"])) / "README.md").read_text()
+    assert "the mean of the factors whose SHA-256 are" in card
+
+
 def test_a_grader_is_calibrated_for_a_new_tutor_and_keeps_its_factors(output: Path) -> None:
     run_training("tutor", output)
     first = report_of(run_training("grader", output))
@@ -197,7 +218,7 @@ def test_sets_that_lack_a_file_are_no_reason_to_train_without_it(output: Path, t
     [
         (["--sets", "nowhere"], 2, "--sets: there is no folder nowhere"),
         (["--start", "nowhere"], 2, "--start: there is no adapter_model.safetensors in nowhere"),
-        (["--epochs", "0"], 2, "--epochs: 0 is for a grader or guard with --start"),
+        (["--epochs", "0"], 2, "--epochs: 0 needs --start"),
         (["--epochs", "-1"], 2, "--epochs"),
         (["--learning-rate", "0"], 2, "--learning-rate"),
         (["--base-model", "/nowhere/base"], 1, "/nowhere/base"),

@@ -23,6 +23,7 @@ STATED = {
         "That works! Your sentence has a subject and a verb.",
         "Good: the noun is dog.",
         "Your reason holds: metal conducts heat.",
+        "The two halves of your sentence balance perfectly.",
     ),
     Judgement.WRONG: (
         "That is not right. The first part again, please.",
@@ -40,6 +41,8 @@ STATED = {
         "Good thinking, but the moon does not make light.",
         "No, ice is lighter than water. Look at a cup with ice.",
         "Let's check it: six sevens do not make 45.",
+        "The root is not right, because it is not the whole plant.",
+        "Melting is a different process, since it needs heat.",
     ),
     Judgement.PARTLY_RIGHT: (
         "You are on the right track. The word for it is missing.",
@@ -52,6 +55,9 @@ STATED = {
         "One of your two reasons fits. The other one is about weather.",
         "True so far. What happens next in the cycle?",
         "Your fact is correct, and it answers only half of the question.",
+        "A circle is correct, so half of your drawing is right.",
+        "You named two of the causes. Which one comes first?",
+        "That is not the whole story. Who else was there?",
     ),
     Judgement.NONE: (
         "",
