@@ -117,7 +117,12 @@ def _agreement(items: Sequence[SituationReply]) -> Figure:
 
 def _leaking(items: Sequence[SituationReply]) -> Figure:
     def leaks(item: SituationReply, reply: str) -> bool:
-        return any(contains_answer(reply, answer) for answer in item.situation.withheld)
+        # What the student has said or was shown is no secret: "Read this word: pig", "I put a dash". The prompt of
+        # `Assess` holds the reference answer, which the student did not see.
+        told = "" if item.situation.schema else "\n".join(turn.text for turn in item.situation.prompt.turns[::2])
+        return any(
+            contains_answer(reply, answer) and not contains_answer(told, answer) for answer in item.situation.withheld
+        )
 
     leaked = [item for item in items if leaks(item, item.reply)]
     return Figure(

@@ -4,8 +4,12 @@ What it returns is for screening alone; nobody is shown it. Formulas, units and 
 Technical Standard 39 ("Unicode Security Mechanisms") lists the lookalikes.
 """
 
+import math
 import re
 import unicodedata
+from itertools import product
+
+from brain_server.safety.known_words import corrected_text, most_frequent
 
 # Letters of other alphabets that look like Latin ones: from the Cyrillic, Greek and Armenian entries of UTS 39's
 # `confusables.txt`, without those that only resemble a Latin letter from afar.
@@ -16,10 +20,22 @@ _LOOKALIKES = str.maketrans(
 # Control and format characters, and marks that lie over other characters.
 _INVISIBLE = frozenset({"Cc", "Cf", "Me", "Mn"})
 _LEET = str.maketrans("013457@$!|€", "oieastasiie")
+# What else a mark may stand for, if that makes a known word.
+_LEET_LETTERS = {
+    "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s",
+    "!": "il", "|": "il", "€": "e",
+}  # fmt: skip
+_MOST_READINGS = 64
 _LEET_WORD = re.compile(r"(?<![\w@$!|€])[A-Za-z@$!|€0-9]*[A-Za-z][A-Za-z@$!|€0-9]*")
-_LEET_MARK = re.compile(r"[013457@$|€]|!(?=[A-Za-z@$|0-9])")
-# 30cm, 5kg, 2nd, 10am, 3x, 4D; x1, mp3, B12, grade5; and what has a sign at its end, such as "Help!".
-_MEASURE = re.compile(r"\d+[A-Za-z]{1,3}|[A-Za-z]{1,3}\d+|[A-Za-z]+[2689]\d*|[A-Za-z]+!+")
+_LEET_MARK = re.compile(r"[013-9@$|€]|!(?=[A-Za-z@$|0-9])")
+# 30cm, 2nd, 10am, 1990s, and what has a sign at its end, such as "Help!".
+_MEASURE = re.compile(
+    r"\d+(?:st|nd|rd|th|s|am|pm|[kcm]?m|k?g|mg|in|ft|yd|mi|lbs?|oz|m?l|hr?s?|min|sec|mph|[km]?hz|[kmgt]b|[kdx])"
+    r"|[A-Za-z]+!+",
+    re.IGNORECASE,
+)
+# x1, mp3, B12, 4D, grade8: no leet, unless that makes a known word.
+_CODE = re.compile(r"\d+[A-Za-z]{1,3}|[A-Za-z]{1,3}\d+|[A-Za-z]+[2689]\d*")
 _ELEMENT = r"(?:A[cglmrstu]|B[aehikr]?|C[adeflmnorsu]?|D[bsy]|E[rsu]|F[elmr]?|G[ade]|H[efgos]?|I[nr]?|Kr?|L[airuv]|"
 _ELEMENT += r"M[dgnot]|N[abdeiop]?|Os?|P[abdmortu]?|R[abefghnu]|S[bcegimnr]?|T[abehilm]|U|V|W|Xe|Yb?|Z[nr])"
 _FORMULA = re.compile(rf"(?:{_ELEMENT}\d*)+")
@@ -37,8 +53,8 @@ def reveal(text: str) -> str:
 
 
 def undisguise(text: str) -> str:
-    """Returns the text as it was meant: without lookalikes, leet, spaced and repeated letters."""
-    return _LONG_RUN.sub(r"\1\1", _with_long_runs(text))
+    """Returns the text as it was meant: without lookalikes, leet, spaced and repeated letters, and slips."""
+    return corrected_text(_LONG_RUN.sub(r"\1\1", _with_long_runs(text)))
 
 
 def spellings(text: str) -> tuple[str, ...]:
@@ -74,4 +90,9 @@ def _joined(letters: str, *, sign: str) -> str:
 def _without_leet(word: str) -> str:
     if not _LEET_MARK.search(word) or _MEASURE.fullmatch(word) or _FORMULA.fullmatch(word):
         return word
-    return word.translate(_LEET)
+    letters = [_LEET_LETTERS.get(sign, sign) for sign in word]
+    if math.prod(map(len, letters)) <= _MOST_READINGS:
+        known_word = most_frequent("".join(reading) for reading in product(*letters))
+        if known_word is not None:
+            return known_word
+    return word if _CODE.fullmatch(word) else word.translate(_LEET)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from brain_server.safety.known_words import corrected_text
 from brain_server.safety.normalizer import spellings
-from brain_server.safety.slips import without_slips
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
 # What makes dying a figure of speech: "I wanted to die of embarrassment".
@@ -32,7 +32,7 @@ _SELF_HARM = (
     r"\bi (?:don'?t|do not) (?:want to|wanna) (?:be alive|live|exist|wake up)(?: any ?more| again)?\s*(?:$|[.!?,])",
     r"\b(?:better off|happier) (?:without me|if i (?:was|were) (?:dead|gone))\b",
     r"\bi wish i (?:(?:was|were) dead|was never born|had never been born)\b",
-    r"\bi(?:'m|m| am) (?:feeling )?suicidal\b",
+    r"\bi(?:'m|m| am) (?:feeling )?suicid(?:al|e)\b",  # "suicida" is read as either
     rf"{_HOW_TO}(?:kill myself|commit suicide|overdose|hang myself)\b",
 )
 _PERSON = (
@@ -97,7 +97,7 @@ _BY_TUTORS = (
 def find_phrases(text: str, *, by_student: bool) -> Iterator[Finding]:
     """Yields what a text says plainly; the words of students and those of tutors mean harm differently."""
     as_written = [" ".join(spelling.split()) for spelling in spellings(text)]
-    readings = dict.fromkeys((*as_written, *map(without_slips, as_written)))
+    readings = dict.fromkeys((*as_written, *map(corrected_text, as_written)))
     for phrases in _BY_STUDENTS if by_student else _BY_TUTORS:
         if any(phrases.pattern.search(reading) for reading in readings):
             yield Finding(category=phrases.category, probability=1.0, action=phrases.action)

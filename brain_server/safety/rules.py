@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from brain_server.safety.known_words import warm_up
 from brain_server.safety.normalizer import undisguise
 from brain_server.safety.personal_data import personal_data_in
 from brain_server.safety.phrases import find_phrases
 from brain_server.safety.profanity import is_profane
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
-# `spelling` undoes spelling tricks before the guard reads; the others find something.
+# `spelling` undoes spelling tricks and slips before the guard reads; the others find something.
 RuleName = Literal["spelling", "personal_data", "phrases", "profanity"]
 ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases", "profanity")
 
@@ -35,6 +36,8 @@ class SafetyRules:
 
     def __init__(self, names: tuple[RuleName, ...] = ALL_RULES) -> None:
         self._names = frozenset(names)
+        if names:
+            warm_up()
 
     def readable(self, text: str) -> str:
         """Returns a text as the guard should read it."""

@@ -12,6 +12,7 @@ from curriculum.library import draw_of
 from curriculum.prompts import prompt_of
 from curriculum.train.training import RoleExample
 from mesh.lm.chat import Example, encode_example, end_of_turn
+from mesh.tutoring.assessment import AnswerVerdict
 from mesh.tutoring.profile import Disability, GradeBand, StudentProfile
 
 # Subjects as schools write them: a request's subject is free text.
@@ -41,11 +42,16 @@ def lesson_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBas
 
 
 def lessons_of_epoch(lessons: Sequence[Lesson]) -> list[Lesson]:
-    """Returns the lessons of an epoch: each once, and those that are learned slowest again."""
+    """Returns the lessons of an epoch: each once, those that are learned slowest again, and the slowest once more."""
     slow = [
         lesson for lesson in lessons if lesson.kind in _TOLD_TWICE or lesson.student.disability is Disability.ANXIETY
     ]
-    return [*lessons, *slow]
+    slowest = [
+        lesson
+        for lesson in lessons
+        if lesson.assessment and lesson.assessment.verdict is AnswerVerdict.PARTIALLY_CORRECT
+    ]
+    return [*lessons, *slow, *slowest]
 
 
 def exact_examples(lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
