@@ -151,6 +151,19 @@ def test_replies_that_judge_disagree_leak_or_circle_are_counted(held_out: Sequen
     assert figures["replies_that_circle_or_are_empty"].value == 1
 
 
+def test_an_answer_that_the_student_said_is_no_secret(held_out: Sequence[Lesson]) -> None:
+    hint = next(situation for situation in unanswered(held_out, count=200) if situation.name == "hint")
+    turn = replace(hint.prompt.turns[-1], text="I put a dash, what is the other mark?")
+    situation = replace(hint, prompt=replace(hint.prompt, turns=(turn,)), withheld=("ellipsis", "dash"))
+
+    def share(reply: str) -> float:
+        figures = figures_of([SituationReply(situation=situation, reply=reply)])
+        return next(figure.value for figure in figures if figure.figure == "replies_that_say_a_withheld_answer")
+
+    assert share("A dash shows a break.") == 0
+    assert share("It is an ellipsis, no dash.") == 1
+
+
 def test_levels_that_follow_the_grade_have_a_high_tau() -> None:
     texts = {grade: "The cat sat. " + "extraordinarily " * place for place, grade in enumerate(GRADE_LADDER)}
     steps = [
