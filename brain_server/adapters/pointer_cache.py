@@ -13,8 +13,9 @@ the store again. Knows nothing of weights.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Generic, TypeVar
 
 from brain_server.adapters.breaker import Breaker
@@ -27,8 +28,9 @@ from mesh.errors import AdapterStoreUnavailable, AivoError, ModelVersionNotFound
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-# An answer takes about 1 kB. The least recently used are dropped first; each costs one read when it is needed again.
-_MAX_ANSWERS = 65_536
+# Of answers that name something, and of those that say there is nothing. An answer takes about 1 kB. The least recently
+# read are dropped first; each costs one read when it is needed again.
+MAX_ANSWERS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +40,41 @@ class _StoreAnswer(Generic[T]):
     stale: bool
 
 
-class _Answers(OrderedDict[K, _StoreAnswer[T]]):
-    """Answers by what they are about; the least recently read comes first."""
+class _Answers(Generic[K, T]):
+    """Answers by what they are about.
+
+    Those that say there is nothing have a bound of their own, because anybody can invent students. Those of students
+    with a model must outlast them: they count while the store does not answer.
+    """
+
+    def __init__(self) -> None:
+        # In each, the least recently read comes first.
+        self._named: OrderedDict[K, _StoreAnswer[T]] = OrderedDict()
+        self._nothing: OrderedDict[K, _StoreAnswer[T]] = OrderedDict()
+
+    def __iter__(self) -> Iterator[K]:
+        return chain(self._named, self._nothing)
+
+    def get(self, key: K) -> _StoreAnswer[T] | None:
+        return self._named.get(key) or self._nothing.get(key)
 
     def put(self, key: K, answer: _StoreAnswer[T]) -> None:
-        latest = self.get(key)
+        latest = self.pop(key)
         # Of two concurrent reads, the one that began later counts, whichever ends later.
-        if latest is None or latest.read_at <= answer.read_at:
-            self[key] = answer
-        self.move_to_end(key)
-        while len(self) > _MAX_ANSWERS:
-            self.popitem(last=False)
+        if latest is not None and latest.read_at > answer.read_at:
+            answer = latest
+        answers = self._nothing if answer.value is None else self._named
+        answers[key] = answer
+        while len(answers) > MAX_ANSWERS:
+            answers.popitem(last=False)
+
+    def mark_stale(self, key: K) -> None:
+        for answers in (self._named, self._nothing):
+            if key in answers:
+                answers[key] = replace(answers[key], stale=True)
+
+    def pop(self, key: K) -> _StoreAnswer[T] | None:
+        return self._named.pop(key, None) or self._nothing.pop(key, None)
 
 
 class ActivePointers:
@@ -113,7 +139,7 @@ class ActivePointers:
         try:
             return await self._ask(self._versions, ref, read_identity, refresh=refresh)
         except ModelVersionNotFound:
-            self._versions.pop(ref, None)
+            self._versions.pop(ref)
             raise
 
     async def refresh(self, student_id: str, version: int | None) -> None:
@@ -137,8 +163,7 @@ class ActivePointers:
     def mark_stale(self, student_id: str) -> None:
         """Makes the student's next request read the pointer again; the cached one stays the last known."""
         self._stale_at = time.monotonic()
-        if (pointer := self._pointers.get(student_id)) is not None:
-            self._pointers[student_id] = replace(pointer, stale=True)
+        self._pointers.mark_stale(student_id)
 
     def mark_all_stale(self) -> None:
         """Does the same for every student and every version, in constant time."""
@@ -152,9 +177,9 @@ class ActivePointers:
         """Removes all answers about a student from the cache."""
         # A read that is under way may return what was there before.
         self._stale_at = time.monotonic()
-        self._pointers.pop(student_id, None)
+        self._pointers.pop(student_id)
         for ref in [ref for ref in self._versions if ref.student_id == student_id]:
-            del self._versions[ref]
+            self._versions.pop(ref)
 
     async def aclose(self) -> None:
         """Cancels the probe that is under way."""

@@ -223,6 +223,35 @@ async def test_what_the_store_said_last_counts_for_a_bounded_time_or_as_long_as_
     assert last_known() == (None, None), "a deletion may have been missed before it listened again"
 
 
+async def test_invented_students_push_out_one_another_and_no_student_with_a_model(
+    silent_store: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brain_server.adapters.pointer_cache.MAX_ANSWERS", 2)
+    active = {student: await publish_version(silent_store, student, 1) for student in ("ada", "bob", "eve")}
+    async with LateBlobs(s3_endpoint, bucket=bucket) as counted:
+        counted.arrives.set()
+        pointers = patient_pointers(AdapterStore(counted, tenant=tenant))
+
+        async def is_read(student: str) -> bool:
+            counted.has_read.clear()
+            assert await pointers.resolve(student) == active.get(student)
+            return counted.has_read.is_set()
+
+        for student in ("ada", "bob", "invented-1", "invented-2", "invented-3"):
+            assert await is_read(student)
+        assert [pointers.last_known(student) for student in ("ada", "bob")] == [active["ada"], active["bob"]]
+        assert [await is_read(student) for student in ("ada", "bob", "invented-3", "invented-1")] == [
+            False, False, False, True
+        ]  # fmt: skip
+
+        assert await is_read("eve")
+        assert pointers.last_known("ada") is None, "the least recently read of two"
+        active["invented-1"] = await publish_version(silent_store, "invented-1", 1)
+        pointers.mark_stale("invented-1")
+        assert await is_read("invented-1")
+        assert [pointers.last_known(student) for student in ("bob", "invented-1")] == [None, active["invented-1"]]
+
+
 async def test_a_read_during_which_the_student_was_deleted_is_not_cached(
     silent_store: AdapterStore, s3_endpoint: S3Endpoint, bucket: str, tenant: str
 ) -> None:
