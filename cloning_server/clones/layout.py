@@ -15,7 +15,8 @@ leases                sorted set: running clones by the time at which their leas
 tokens                hash: the lease token of each running clone
 sizes                 hash: the number of responses of each clone that is not final
 students              sorted set: students by the time at which their latest clone was accepted
-due                   hash: those of them who are idle for too long, and the turn of housekeeping that marked each
+due                   hash: those of them who are idle for too long, and the time and the turn of housekeeping by which
+                      each was marked; expires some time after the last turn
 ended                 sorted set: final clones whose feeds are still whole, by the time at which they ended
 counter, change_counter, lease_counter, pace  strings: the last clone number, the last number of a change, the last
                       lease token, the seconds per response

@@ -104,11 +104,16 @@ class UpkeepStore:
             accepted = await self._redis.zscore(self._key("students"), student_id)
         return accepted is not None and accepted < milliseconds(before.timestamp())
 
-    async def mark_idle_students(self, *, idle: timedelta, limit: int) -> DueStudents:
-        """Marks the students whose latest clone was accepted longer ago than this, by the store's clock.
+    async def mark_idle_students(self, *, idle: timedelta, limit: int, marks_last: timedelta) -> DueStudents:
+        """Marks the students whose latest clone was accepted long ago, by the store's clock.
+
+        Args:
+            idle: Longer ago than this. Marks of calls with another time do not count.
+            limit: Most ids to return.
+            marks_last: How long marks count without a further call.
 
         Returns:
-            Those of them whom an earlier call has marked, with at most `limit` ids.
+            Those of them whom an earlier call has marked.
         """
         async with answers_in_time():
             answer = await self._mark_idle(
@@ -118,6 +123,7 @@ class UpkeepStore:
                     # The client repeats a call whose answer was lost, and must not find its own marks then.
                     "turn": secrets.token_hex(8),
                     "limit": limit,
+                    "mark_milliseconds": milliseconds(marks_last.total_seconds()),
                 },
             )
         total, before, due, student_ids = cast("tuple[int, int, int, list[str]]", answer)

@@ -1,8 +1,9 @@
 """Housekeeping: one server at a time removes leftovers, old changes and the students whose retention time is over.
 
 All times are by the stores' clocks, as a server's own may be wrong. A turn marks the students whose time is over, and a
-later turn erases those who still are, so a clock that is wrong for a moment erases nobody. A turn that would erase many
-students erases none, and says so until a person has looked.
+later turn erases those who still are, so a clock that is wrong for a moment erases nobody. After a pause, or with
+another retention time, everybody is marked anew. A turn that would erase many students erases none, and says so until a
+person has looked.
 """
 
 import asyncio
@@ -21,6 +22,10 @@ ORPHAN_SECONDS = 24 * 3600.0
 STUDENTS_PER_TURN = 100
 # So many are erased whatever their share: in a small store, a few students are many of all.
 ALWAYS_ERASED = 10
+# A mark counts for so long after the latest turn, or for so many intervals if that is longer. A turn may take hours, as
+# it sweeps the adapter store; a pause in which retention was off, or no server ran, takes longer.
+MARKS_LAST = timedelta(days=1)
+MARKS_LAST_INTERVALS = 3
 # Clones whose ids are read at once, to trim their feeds.
 CLONES_PER_READING = 1000
 
@@ -83,7 +88,11 @@ class Housekeeping(BackgroundTask):
         _log.info("housekeeping_done", swept=str(report))
 
     async def _erase_due(self, retention: timedelta) -> None:
-        due = await self._store.mark_idle_students(idle=retention, limit=STUDENTS_PER_TURN)
+        due = await self._store.mark_idle_students(
+            idle=retention,
+            limit=STUDENTS_PER_TURN,
+            marks_last=max(MARKS_LAST, MARKS_LAST_INTERVALS * timedelta(seconds=self._every_seconds)),
+        )
         if due.due > max(ALWAYS_ERASED, self._largest_share * due.total):
             self._problems = (f"retention is stopped: it would erase {due.due} of {due.total} students",)
             _log.error("retention_stopped", due=due.due, students=due.total)

@@ -19,7 +19,7 @@ from cloning_server.clones.registry import Registry
 from cloning_server.clones.upkeep_store import UpkeepStore
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.students.erasure import Erasure
-from cloning_server.students.housekeeping import ALWAYS_ERASED, Housekeeping
+from cloning_server.students.housekeeping import ALWAYS_ERASED, MARKS_LAST, Housekeeping
 from cloning_server.students.residues import ResidueTerms
 from mesh.adapters.notices import announce_deletion
 from mesh.adapters.store import AdapterStore
@@ -172,6 +172,33 @@ async def test_a_mark_does_not_outlive_the_acceptance_of_a_clone_however_late_th
     assert await students_in(cloning) == {"ada"}
 
 
+async def test_a_mark_counts_only_if_a_recent_turn_made_or_confirmed_it(
+    cloning: Cloning, upkeep_store: UpkeepStore, housekeeping: Housekeeping
+) -> None:
+    marks = f"{{aivo:{cloning.settings.tenant}}}:due"
+
+    async def have_marks_lapsed() -> bool:
+        return not await cloning.redis.exists(marks)
+
+    await let_time_pass(cloning, "ada")
+    await upkeep_store.mark_idle_students(idle=RETENTION, limit=9, marks_last=timedelta(milliseconds=1))
+    await until_true(have_marks_lapsed, seconds=10)
+    await housekeeping.clean_up()
+    assert await students_in(cloning) == {"ada"}
+    assert 0 < await cloning.redis.ttl(marks) <= MARKS_LAST.total_seconds()
+    await housekeeping.clean_up()
+    assert await students_in(cloning) == set()
+
+
+async def test_a_mark_does_not_count_for_another_retention_time(cloning: Cloning, upkeep_store: UpkeepStore) -> None:
+    async def due_after(days: int) -> int:
+        marked = await upkeep_store.mark_idle_students(idle=timedelta(days=days), limit=9, marks_last=MARKS_LAST)
+        return marked.due
+
+    await let_time_pass(cloning, "ada")
+    assert [await due_after(days) for days in (2, 2, 20, 2, 2)] == [0, 1, 0, 0, 1]
+
+
 async def test_a_turn_whose_answer_is_lost_does_not_erase_whom_it_has_marked(
     cloning: Cloning, upkeep_store: UpkeepStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,9 +215,10 @@ async def test_a_turn_whose_answer_is_lost_does_not_erase_whom_it_has_marked(
         return answer
 
     monkeypatch.setattr(Connection, "read_response", lose_one)
-    marked = await upkeep_store.mark_idle_students(idle=RETENTION, limit=9)
+    marked = await upkeep_store.mark_idle_students(idle=RETENTION, limit=9, marks_last=MARKS_LAST)
     assert (losses, marked.due) == (0, 0)
-    assert (await upkeep_store.mark_idle_students(idle=RETENTION, limit=9)).student_ids == ("ada",)
+    due = await upkeep_store.mark_idle_students(idle=RETENTION, limit=9, marks_last=MARKS_LAST)
+    assert due.student_ids == ("ada",)
 
 
 async def test_a_server_whose_clock_is_a_year_ahead_erases_nobody(
