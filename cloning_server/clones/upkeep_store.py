@@ -13,10 +13,8 @@ from redis.asyncio import Redis
 from cloning_server.clones.layout import SCRIPTS, StoreKeys, answers_in_time, milliseconds
 from cloning_server.clones.records import DueStudents, ErasedRecords
 from mesh.adapters.ref import DEFAULT_TENANT
+from mesh.valkey.connection import ANSWER_STAYS_SECONDS
 from mesh.valkey.script import LuaScript
-
-# Longer than the client repeats a call.
-_ERASURE_SECONDS = 60
 
 
 class UpkeepStore:
@@ -89,7 +87,7 @@ class UpkeepStore:
                 args={
                     "student_id": student_id,
                     "channel": self._key.channel,
-                    "stay_seconds": _ERASURE_SECONDS,
+                    "stay_seconds": ANSWER_STAYS_SECONDS,
                     "listed_count": len(listed_ids),
                     "clone_ids": clone_ids,
                 },

@@ -8,6 +8,7 @@ open_alert:{student_id}     string: the alert in which further findings count; e
 alert_sequence              string: the number of the latest change
 alert_deliveries            sorted set: alerts that the webhook has not received, by the time of the next attempt, in
                             milliseconds since 1970
+alert_erasure:{random id}   string: exists for a moment after an erasure, so that a repeated call answers as the first
 alert_write_check           string: written to find out whether Redis takes writes
 ```
 
@@ -17,6 +18,7 @@ alert that changed since, once and in its latest state. With a retention time, a
 All keys of a tenant share one hash tag, so that the scripts also run on a cluster.
 """
 
+import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -28,7 +30,7 @@ from redis.asyncio import Redis
 from mesh.alerts.alert import Alert, NewFinding
 from mesh.errors import AlertCorrupt, AlertNotFound, AlertStoreUnavailable
 from mesh.log import get_logger
-from mesh.valkey.connection import answers_in_time
+from mesh.valkey.connection import ANSWER_STAYS_SECONDS, answers_in_time
 from mesh.valkey.script import LuaScript
 
 # Findings of one student within this time are one alert: an adult who looks after a child needs one call, not thirty.
@@ -196,8 +198,9 @@ class AlertStore:
                     "student_alerts": self._listed(student_id),
                     "open": f"{self._prefix}open_alert:{student_id}",
                     "due": f"{self._prefix}alert_deliveries",
+                    "erasure": f"{self._prefix}alert_erasure:{secrets.token_hex(8)}",
                 },
-                args={"alert_prefix": f"{self._prefix}alert:"},
+                args={"alert_prefix": f"{self._prefix}alert:", "stay_seconds": ANSWER_STAYS_SECONDS},
             )
         return cast("int", answer)
 

@@ -23,6 +23,8 @@ CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 # Enough for a pooled connection that a restart of Redis has closed. Waiting out an outage is up to the caller.
 RETRIES = 2
+# How long a script keeps its answer for a call that is repeated: longer than the client repeats one.
+ANSWER_STAYS_SECONDS = 60
 
 # Temporary: no answer, a replica during a failover, no memory left, a cluster that changes shape, and rights that an
 # operator takes away and gives back.

@@ -16,6 +16,7 @@ from mesh.alerts.alert_store import AlertStore
 from mesh.errors import AlertCorrupt, AlertNotFound, AlertStoreUnavailable
 from mesh.valkey.connection import open_redis
 from mesh.valkey.script import names_of, read_source
+from testing.parts.fault_proxy import FaultProxy, Way
 from testing.parts.stores import RedisEndpoint
 from testing.waiting import until
 
@@ -131,6 +132,27 @@ async def test_erasing_a_student_leaves_no_trace_of_them_and_the_alerts_of_other
     assert keys
     stored = list(keys) + [str(await redis.dump(key)) for key in keys]
     assert not [value for value in stored if "student-to-erase" in value or alert_id in value]
+
+
+async def test_an_erasure_whose_answer_is_lost_still_tells_how_many_alerts_it_removed(
+    store: AlertStore, redis_endpoint: RedisEndpoint, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.acknowledge(await store.record(finding("ada")), acknowledged_by="")
+    await store.record(finding("ada"))
+    host, _, port = redis_endpoint.url.removesuffix("/0").rpartition(":")
+    async with FaultProxy(int(port)) as proxy, open_redis(f"{host}:{proxy.port}/0") as redis:
+        behind_proxy = AlertStore(redis, tenant=tenant)
+        # From now on Valkey has the script, so that it runs at the first call.
+        assert await behind_proxy.erase("nobody") == 0
+        erase = behind_proxy._erase
+
+        async def erase_and_lose_answer(**named: object) -> object:
+            proxy.cut_next(Way.ANSWERS)
+            return await erase(**named)  # type: ignore[arg-type] # passed on as they came
+
+        monkeypatch.setattr(behind_proxy, "_erase", erase_and_lose_answer)
+        assert await behind_proxy.erase("ada") == 2
+    assert await store.erase("ada") == 0
 
 
 async def test_with_a_retention_time_alerts_expire_by_themselves(redis: Redis, tenant: str) -> None:
