@@ -135,7 +135,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             trainer=trainer,
             brain=brain,
             is_draining=lambda: server.draining,
-            problems=lambda: (*server.task_faults, *housekeeping.problems, *rewriter.problems),
+            problems=lambda: (*server.task_faults, *housekeeping.problems, *rewriter.problems, *sealing.problems),
         )
         server.watch(await stack.enter_async_context(health))
         feed = Feed(

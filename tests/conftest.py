@@ -1,12 +1,14 @@
 """Fixtures that every test may use: one of each real part for the whole run."""
 
+import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
 import pytest
 
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed, valkey
+from testing.scripted.kms import ScriptedKms
 
 # A busy machine is no fault of the property that is tested.
 hypothesis.settings.register_profile("aivo", deadline=None)
@@ -33,6 +35,15 @@ async def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 async def redis_endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisEndpoint]:
     async with valkey(tmp_path_factory.mktemp("valkey")) as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedKms]:
+    # It takes any credentials, so also those of a store that the test uses beside it.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, os.environ.get(name, "test"))
+    with ScriptedKms().serve() as running:
+        yield running
 
 
 @pytest.fixture

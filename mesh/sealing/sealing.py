@@ -7,11 +7,12 @@ can't be read without the master key.
 import base64
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from mesh.errors import KeyServiceUnavailable
 from mesh.sealing.master_keys import NONCE_BYTES, MasterKey, WrongKey
 
 # Begins every sealed text.
@@ -42,11 +43,17 @@ class Sealing:
     def __init__(self, keys: Sequence[MasterKey] = ()) -> None:
         self._keys = {key.name: key for key in keys}
         self._first = keys[0] if keys else None
+        self._problems: dict[str, str] = {}
 
     @property
     def seals(self) -> bool:
         """Whether there is a master key."""
         return self._first is not None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Which master keys could not be used when they were last needed, and why; asks nobody."""
+        return tuple(self._problems.values())
 
     async def seal(self, text: bytes, *, context: str) -> bytes:
         """Encrypts a text with a new data key; returns ASCII.
@@ -61,7 +68,7 @@ class Sealing:
         if self._first is None:
             return text
         data_key, nonce = AESGCM.generate_key(256), secrets.token_bytes(NONCE_BYTES)
-        wrapped = await self._first.wrap(data_key, context=context)
+        wrapped = await self._use(self._first, self._first.wrap(data_key, context=context))
         ciphertext = AESGCM(data_key).encrypt(nonce, text, context.encode())
         parts = (self._first.name.encode(), *map(base64.b64encode, (wrapped, nonce + ciphertext)))
         return _MARK.encode() + b":".join(parts)
@@ -84,9 +91,18 @@ class Sealing:
             raise CannotOpen(f"this server lacks the master key {name}", key=name)
         try:
             wrapped, ciphertext = (base64.b64decode(part) for part in parts.groups()[1:])
-            data_key = await key.unwrap(wrapped, context=context)
+            data_key = await self._use(key, key.unwrap(wrapped, context=context))
             return AESGCM(data_key).decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], context.encode())
         except WrongKey:
             raise CannotOpen(f"the master key {name} does not open it", key=name) from None
         except (InvalidTag, ValueError):
             raise CannotOpen("its bytes were changed", key=name) from None
+
+    async def _use(self, key: MasterKey, call: Awaitable[bytes]) -> bytes:
+        try:
+            answer = await call
+        except KeyServiceUnavailable as error:
+            self._problems[key.name] = f"the master key {key.name} could not be used the last time: {error}"
+            raise
+        self._problems.pop(key.name, None)
+        return answer

@@ -1,5 +1,6 @@
 """CloningService through a real server: every answer and every error of the contract."""
 
+import re
 from dataclasses import replace
 
 import grpc
@@ -15,11 +16,13 @@ from mesh.errors import (
     CloneNotFound,
     CloneStoreUnavailable,
     InvalidField,
+    KeyServiceUnavailable,
     QueueFull,
     RequestIdReused,
 )
 from mesh.paging import token_after
 from testing.parts.part import free_ports
+from testing.scripted.kms import ScriptedKms
 from testing.scripted.trainer import FACTS
 from tests.cloning_server.conftest import STUDENT, Cloning, CloningStub, order, raised, until, watch_all
 
@@ -270,6 +273,31 @@ async def test_health_names_the_main_brain_and_a_role_that_can_not_be_used(cloni
     cloning.trainer.facts = replace(FACTS, main_brain="d" * 64, problems=("the tutor can't be used",))
     health = await stub.GetHealth(pb.GetHealthRequest())
     assert (health.status, health.reason, health.main_brain) == ("degraded", "the tutor can't be used", "d" * 64)
+
+
+async def test_health_says_that_the_key_service_refused_until_the_key_can_be_used_again(
+    cloning: Cloning, kms: ScriptedKms
+) -> None:
+    cloning.set(master_key=None, master_key_kms=("alias/aivo",), kms_endpoint_url=kms.url)
+    async with cloning.serve() as stub:
+        await until_health(stub, "healthy")
+        kms.refusal = "AccessDeniedException"
+        with raised() as failure:
+            await stub.StartClone(order())
+        assert isinstance(failure.error, KeyServiceUnavailable)
+        calls = len(kms.calls)
+        health = await stub.GetHealth(pb.GetHealthRequest())
+        assert health.status == "degraded"
+        assert re.fullmatch(
+            "the master key kms-[0-9a-f]{16} could not be used the last time: "
+            r"the key service refuses calls \(AccessDeniedException\)",
+            health.reason,
+        )
+        kms.refusal = ""
+        assert (await stub.GetHealth(pb.GetHealthRequest())).status == "degraded"
+        assert len(kms.calls) == calls, "health asks no key service"
+        await stub.StartClone(order())
+        assert (await stub.GetHealth(pb.GetHealthRequest())).status == "healthy"
 
 
 async def until_health(stub: CloningStub, status: str) -> pb.GetHealthResponse:

@@ -1,7 +1,6 @@
 """What is sealed can be read with its master key, in its context, as it was sealed, and not otherwise."""
 
 import base64
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,15 +12,6 @@ from testing.scripted.kms import ScriptedKms
 
 TEXT = b'{"student_answer": "zwibbelfish"}'
 OLD, NEW = (LocalMasterKey(bytes([number]) * 32) for number in (1, 2))
-
-
-@pytest.fixture
-def kms(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedKms]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with ScriptedKms().serve() as running:
-        yield running
 
 
 async def test_a_sealed_text_shows_nothing_of_itself_and_opens_in_its_own_context() -> None:
