@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class AdapterServiceStub:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -54,6 +57,9 @@ class AdapterServiceStub:
 
 class AdapterServiceServicer:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
     """
 
     def WarmAdapter(self, request, context):
@@ -61,8 +67,8 @@ class AdapterServiceServicer:
 
         Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
         `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
-        does not answer.
+        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many calls wait,
+        or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +118,9 @@ def add_AdapterServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdapterService:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterServiceStub:
-    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it."""
+    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,8 +42,8 @@ class AdapterServiceStub:
 
     Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
     `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
-    does not answer.
+    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many calls wait,
+    or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer.
     """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]
     """Lists the adapters in memory, most recently used first."""
@@ -51,7 +55,11 @@ class AdapterServiceStub:
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
-    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it."""
+    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WarmAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.WarmAdapterRequest, _adapter_service_pb2.WarmAdapterResponse]  # type: ignore[assignment]
@@ -59,8 +67,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
 
     Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
     `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
-    does not answer.
+    `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many calls wait,
+    or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer.
     """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Lists the adapters in memory, most recently used first."""
@@ -71,7 +79,11 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it."""
+    """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
+
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
+    with (`aivo.error.v1.Reason`).
+    """
 
     @_abc_1.abstractmethod
     def WarmAdapter(
@@ -83,8 +95,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Reads the student's pointer again, so that new requests see a version that was just activated. Idempotent. Fails with
         `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND`, with `DATA_LOSS` and `ADAPTER_CORRUPT`, with
-        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, or with `UNAVAILABLE` while the model is not loaded or the store
-        does not answer.
+        `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE`, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many calls wait,
+        or with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer.
         """
 
     @_abc_1.abstractmethod

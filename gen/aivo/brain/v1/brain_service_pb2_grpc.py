@@ -32,9 +32,9 @@ class BrainServiceStub:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     def __init__(self, channel):
@@ -72,9 +72,9 @@ class BrainServiceServicer:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     def Generate(self, request, context):
@@ -83,7 +83,8 @@ class BrainServiceServicer:
         The student's active adapter answers if there is one; `adapter` names it. Otherwise the base model answers and
         `fallback` says why. Fails with `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND` if the
         request insists on a model that isn't there, with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it insists and
-        the store is down, and with `DATA_LOSS` or `FAILED_PRECONDITION` if the stored adapter is corrupt or doesn't fit.
+        the store is down, and with `DATA_LOSS` and `ADAPTER_CORRUPT` or `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE` if
+        the stored adapter is corrupt or doesn't fit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,9 +165,9 @@ class BrainService:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     @staticmethod

@@ -33,9 +33,9 @@ class BrainServiceStub:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     @_typing.overload
@@ -48,7 +48,8 @@ class BrainServiceStub:
     The student's active adapter answers if there is one; `adapter` names it. Otherwise the base model answers and
     `fallback` says why. Fails with `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND` if the
     request insists on a model that isn't there, with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it insists and
-    the store is down, and with `DATA_LOSS` or `FAILED_PRECONDITION` if the stored adapter is corrupt or doesn't fit.
+    the store is down, and with `DATA_LOSS` and `ADAPTER_CORRUPT` or `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE` if
+    the stored adapter is corrupt or doesn't fit.
     """
     GenerateStream: _grpc.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]
     """Streams an answer as it is decoded.
@@ -84,9 +85,9 @@ class BrainServiceAsyncStub(BrainServiceStub):
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -96,7 +97,8 @@ class BrainServiceAsyncStub(BrainServiceStub):
     The student's active adapter answers if there is one; `adapter` names it. Otherwise the base model answers and
     `fallback` says why. Fails with `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND` if the
     request insists on a model that isn't there, with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it insists and
-    the store is down, and with `DATA_LOSS` or `FAILED_PRECONDITION` if the stored adapter is corrupt or doesn't fit.
+    the store is down, and with `DATA_LOSS` and `ADAPTER_CORRUPT` or `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE` if
+    the stored adapter is corrupt or doesn't fit.
     """
     GenerateStream: _aio.UnaryStreamMultiCallable[_brain_service_pb2.GenerateStreamRequest, _brain_service_pb2.GenerateStreamResponse]  # type: ignore[assignment]
     """Streams an answer as it is decoded.
@@ -131,9 +133,9 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, with `UNAVAILABLE` and
-    `MODEL_NOT_LOADED` or `SERVER_DRAINING` if the server can't take it now, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if
-    too many calls wait, and with `DEADLINE_EXCEEDED` once the caller's deadline passed; the work stops then.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
+    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
     """
 
     @_abc_1.abstractmethod
@@ -147,7 +149,8 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
         The student's active adapter answers if there is one; `adapter` names it. Otherwise the base model answers and
         `fallback` says why. Fails with `NOT_FOUND` and `STUDENT_MODEL_NOT_FOUND` or `MODEL_VERSION_NOT_FOUND` if the
         request insists on a model that isn't there, with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` if it insists and
-        the store is down, and with `DATA_LOSS` or `FAILED_PRECONDITION` if the stored adapter is corrupt or doesn't fit.
+        the store is down, and with `DATA_LOSS` and `ADAPTER_CORRUPT` or `FAILED_PRECONDITION` and `ADAPTER_INCOMPATIBLE` if
+        the stored adapter is corrupt or doesn't fit.
         """
 
     @_abc_1.abstractmethod

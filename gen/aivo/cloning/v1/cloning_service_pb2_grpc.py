@@ -28,8 +28,8 @@ if _version_not_supported:
 class CloningServiceStub:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -78,8 +78,8 @@ class CloningServiceStub:
 class CloningServiceServicer:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def StartClone(self, request, context):
@@ -90,7 +90,11 @@ class CloningServiceServicer:
         `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
         if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
         wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
-        given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+        given has expired, and with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key
+        of baselines does not answer. With a `base_version`, it fails with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there
+        is none, with `DATA_LOSS` and `ADAPTER_CORRUPT` if its manifest can't be read, and with `UNAVAILABLE` and
+        `ADAPTER_STORE_UNAVAILABLE` while the store does not answer. If Valkey has kept a `request_id` and lost its clone,
+        it fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
 
         The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
         of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
@@ -104,7 +108,8 @@ class CloningServiceServicer:
     def GetClone(self, request, context):
         """Returns the current state of a clone.
 
-        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
+        read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,8 +126,9 @@ class CloningServiceServicer:
         A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
         loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
-        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, with `DATA_LOSS` as
+        `GetClone` does, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it
+        may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +149,7 @@ class CloningServiceServicer:
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
         also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
+        `DATA_LOSS`, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES`, as `WatchClone` does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,15 +160,16 @@ class CloningServiceServicer:
 
         Idempotent: a cancelled clone is returned as it is. A clone can be cancelled until its version is committed to the
         store, early in `saving`; after that it completes. Fails with `FAILED_PRECONDITION` and `CLONE_FINAL` after the
-        commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and with `UNAVAILABLE` and
-        `ADAPTER_STORE_UNAVAILABLE` if it has run and the store does not answer.
+        commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and, if it has run, with
+        `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer, `DATA_LOSS` and `ADAPTER_CORRUPT` if
+        its commit can't be read, or `ABORTED` and `PUBLISH_CONFLICT` if others keep changing it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListClones(self, request, context):
-        """Lists clones, newest first.
+        """Lists clones, newest first. A clone whose record can't be read is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,8 +233,8 @@ def add_CloningServiceServicer_to_server(servicer, server):
 class CloningService:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

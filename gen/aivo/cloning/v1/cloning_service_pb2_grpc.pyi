@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class CloningServiceStub:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -45,7 +45,11 @@ class CloningServiceStub:
     `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
     if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
     wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
-    given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+    given has expired, and with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key
+    of baselines does not answer. With a `base_version`, it fails with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there
+    is none, with `DATA_LOSS` and `ADAPTER_CORRUPT` if its manifest can't be read, and with `UNAVAILABLE` and
+    `ADAPTER_STORE_UNAVAILABLE` while the store does not answer. If Valkey has kept a `request_id` and lost its clone,
+    it fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
 
     The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
     of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
@@ -55,7 +59,8 @@ class CloningServiceStub:
     GetClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]
     """Returns the current state of a clone.
 
-    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
+    read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
     """
     WatchClone: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchCloneRequest, _cloning_service_pb2.WatchCloneResponse]
     """Streams the states of a clone until its last.
@@ -68,8 +73,9 @@ class CloningServiceStub:
     A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
     loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
-    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, with `DATA_LOSS` as
+    `GetClone` does, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it
+    may.
     """
     WatchClones: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -86,18 +92,19 @@ class CloningServiceStub:
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
     also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
+    `DATA_LOSS`, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES`, as `WatchClone` does.
     """
     CancelClone: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
 
     Idempotent: a cancelled clone is returned as it is. A clone can be cancelled until its version is committed to the
     store, early in `saving`; after that it completes. Fails with `FAILED_PRECONDITION` and `CLONE_FINAL` after the
-    commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` if it has run and the store does not answer.
+    commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and, if it has run, with
+    `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer, `DATA_LOSS` and `ADAPTER_CORRUPT` if
+    its commit can't be read, or `ABORTED` and `PUBLISH_CONFLICT` if others keep changing it.
     """
     ListClones: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]
-    """Lists clones, newest first."""
+    """Lists clones, newest first. A clone whose record can't be read is left out."""
     GetHealth: _grpc.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]
     """Reports whether the server can clone and, if not, why.
 
@@ -108,8 +115,8 @@ class CloningServiceStub:
 class CloningServiceAsyncStub(CloningServiceStub):
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -121,7 +128,11 @@ class CloningServiceAsyncStub(CloningServiceStub):
     `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
     if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
     wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
-    given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+    given has expired, and with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key
+    of baselines does not answer. With a `base_version`, it fails with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there
+    is none, with `DATA_LOSS` and `ADAPTER_CORRUPT` if its manifest can't be read, and with `UNAVAILABLE` and
+    `ADAPTER_STORE_UNAVAILABLE` while the store does not answer. If Valkey has kept a `request_id` and lost its clone,
+    it fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
 
     The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
     of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
@@ -131,7 +142,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
     GetClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetCloneRequest, _cloning_service_pb2.GetCloneResponse]  # type: ignore[assignment]
     """Returns the current state of a clone.
 
-    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
+    read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
     """
     WatchClone: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchCloneRequest, _cloning_service_pb2.WatchCloneResponse]  # type: ignore[assignment]
     """Streams the states of a clone until its last.
@@ -144,8 +156,9 @@ class CloningServiceAsyncStub(CloningServiceStub):
     A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
     loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
-    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
+    Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, with `DATA_LOSS` as
+    `GetClone` does, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it
+    may.
     """
     WatchClones: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchClonesRequest, _cloning_service_pb2.WatchClonesResponse]  # type: ignore[assignment]
     """Streams the states of several clones, such as those of a class, until the last of each.
@@ -162,18 +175,19 @@ class CloningServiceAsyncStub(CloningServiceStub):
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
     also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
-    `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
+    `DATA_LOSS`, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES`, as `WatchClone` does.
     """
     CancelClone: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.CancelCloneRequest, _cloning_service_pb2.CancelCloneResponse]  # type: ignore[assignment]
     """Cancels a clone that waits or runs; a training stops at its step, and nothing is published.
 
     Idempotent: a cancelled clone is returned as it is. A clone can be cancelled until its version is committed to the
     store, early in `saving`; after that it completes. Fails with `FAILED_PRECONDITION` and `CLONE_FINAL` after the
-    commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` if it has run and the store does not answer.
+    commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and, if it has run, with
+    `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer, `DATA_LOSS` and `ADAPTER_CORRUPT` if
+    its commit can't be read, or `ABORTED` and `PUBLISH_CONFLICT` if others keep changing it.
     """
     ListClones: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.ListClonesRequest, _cloning_service_pb2.ListClonesResponse]  # type: ignore[assignment]
-    """Lists clones, newest first."""
+    """Lists clones, newest first. A clone whose record can't be read is left out."""
     GetHealth: _aio.UnaryUnaryMultiCallable[_cloning_service_pb2.GetHealthRequest, _cloning_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Reports whether the server can clone and, if not, why.
 
@@ -183,8 +197,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod
@@ -200,7 +214,11 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         `ALREADY_EXISTS` and `REQUEST_ID_REUSED` if the body differs, with `ABORTED` and `CLONE_ALREADY_RUNNING` (naming it)
         if another clone of the student stands in the way, with `RESOURCE_EXHAUSTED` and `QUEUE_FULL` if too many clones
         wait, with `FAILED_PRECONDITION` and `CONSENT_REQUIRED` if the server wants a consent and none was given or the one
-        given has expired, and with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there is no `base_version`.
+        given has expired, and with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key
+        of baselines does not answer. With a `base_version`, it fails with `NOT_FOUND` and `MODEL_VERSION_NOT_FOUND` if there
+        is none, with `DATA_LOSS` and `ADAPTER_CORRUPT` if its manifest can't be read, and with `UNAVAILABLE` and
+        `ADAPTER_STORE_UNAVAILABLE` while the store does not answer. If Valkey has kept a `request_id` and lost its clone,
+        it fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
 
         The answer promises that Valkey holds the clone: it survives the end of any server, and of Valkey's process. A crash
         of Valkey's machine loses what was not yet on its disk: the clones of about the last second under
@@ -216,7 +234,8 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cloning_service_pb2.GetCloneResponse, _abc.Awaitable[_cloning_service_pb2.GetCloneResponse]]:
         """Returns the current state of a clone.
 
-        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`.
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
+        read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
         """
 
     @_abc_1.abstractmethod
@@ -235,8 +254,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         A day after a clone's end (`CLONE_CHANGES_HOURS`) its first and its last change alone are left. If Valkey crashes and
         loses its last second, the watch goes on with the state that is left, and its number, which is lower then.
 
-        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, and with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it may.
+        Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, also in the middle if the student is deleted, with `DATA_LOSS` as
+        `GetClone` does, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` if the server has as many watches open as it
+        may.
         """
 
     @_abc_1.abstractmethod
@@ -259,7 +279,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, which names the clone, if there is no clone with one of `clone_ids`;
         also in the middle if its student is deleted. A clone that is followed for its student is then left out. Fails with
-        `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES` as `WatchClone` does.
+        `DATA_LOSS`, and with `RESOURCE_EXHAUSTED` and `TOO_MANY_WATCHES`, as `WatchClone` does.
         """
 
     @_abc_1.abstractmethod
@@ -272,8 +292,9 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent: a cancelled clone is returned as it is. A clone can be cancelled until its version is committed to the
         store, early in `saving`; after that it completes. Fails with `FAILED_PRECONDITION` and `CLONE_FINAL` after the
-        commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and with `UNAVAILABLE` and
-        `ADAPTER_STORE_UNAVAILABLE` if it has run and the store does not answer.
+        commit, or if the clone has completed or failed; with `NOT_FOUND` and `CLONE_NOT_FOUND`; and, if it has run, with
+        `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the store does not answer, `DATA_LOSS` and `ADAPTER_CORRUPT` if
+        its commit can't be read, or `ABORTED` and `PUBLISH_CONFLICT` if others keep changing it.
         """
 
     @_abc_1.abstractmethod
@@ -282,7 +303,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cloning_service_pb2.ListClonesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cloning_service_pb2.ListClonesResponse, _abc.Awaitable[_cloning_service_pb2.ListClonesResponse]]:
-        """Lists clones, newest first."""
+        """Lists clones, newest first. A clone whose record can't be read is left out."""
 
     @_abc_1.abstractmethod
     def GetHealth(

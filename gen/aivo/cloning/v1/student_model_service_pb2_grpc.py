@@ -28,8 +28,8 @@ if _version_not_supported:
 class StudentModelServiceStub:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -68,14 +68,15 @@ class StudentModelServiceStub:
 class StudentModelServiceServicer:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def ListStudentModels(self, request, context):
         """Lists the versions of a student's model, newest first.
 
-        A student without any gets an empty list.
+        A student without any gets an empty list. Versions whose manifests can't be read are left out. Fails with `DATA_LOSS`
+        and `ADAPTER_CORRUPT` if the student's pointer can't be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +96,8 @@ class StudentModelServiceServicer:
         """Makes a version the one that answers: an earlier one, or a later one again.
 
         Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-        and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
+        and `MODEL_VERSION_NOT_FOUND`, with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it, and with `DATA_LOSS`
+        and `ADAPTER_CORRUPT` if the version's manifest or the student's pointer can't be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,8 +160,8 @@ def add_StudentModelServiceServicer_to_server(servicer, server):
 class StudentModelService:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

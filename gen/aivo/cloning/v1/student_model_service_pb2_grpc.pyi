@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class StudentModelServiceStub:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -40,7 +40,8 @@ class StudentModelServiceStub:
     ListStudentModels: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.ListStudentModelsRequest, _student_model_service_pb2.ListStudentModelsResponse]
     """Lists the versions of a student's model, newest first.
 
-    A student without any gets an empty list.
+    A student without any gets an empty list. Versions whose manifests can't be read are left out. Fails with `DATA_LOSS`
+    and `ADAPTER_CORRUPT` if the student's pointer can't be read.
     """
     ListOutdatedStudents: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.ListOutdatedStudentsRequest, _student_model_service_pb2.ListOutdatedStudentsResponse]
     """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
@@ -52,7 +53,8 @@ class StudentModelServiceStub:
     """Makes a version the one that answers: an earlier one, or a later one again.
 
     Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-    and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
+    and `MODEL_VERSION_NOT_FOUND`, with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it, and with `DATA_LOSS`
+    and `ADAPTER_CORRUPT` if the version's manifest or the student's pointer can't be read.
     """
     PinStudentModel: _grpc.UnaryUnaryMultiCallable[_student_model_service_pb2.PinStudentModelRequest, _student_model_service_pb2.PinStudentModelResponse]
     """Pins a version, so that it stays however many come after it.
@@ -69,15 +71,16 @@ class StudentModelServiceStub:
 class StudentModelServiceAsyncStub(StudentModelServiceStub):
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListStudentModels: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.ListStudentModelsRequest, _student_model_service_pb2.ListStudentModelsResponse]  # type: ignore[assignment]
     """Lists the versions of a student's model, newest first.
 
-    A student without any gets an empty list.
+    A student without any gets an empty list. Versions whose manifests can't be read are left out. Fails with `DATA_LOSS`
+    and `ADAPTER_CORRUPT` if the student's pointer can't be read.
     """
     ListOutdatedStudents: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.ListOutdatedStudentsRequest, _student_model_service_pb2.ListOutdatedStudentsResponse]  # type: ignore[assignment]
     """Lists the students whose active model was made on another Main Brain than the one that runs, by id.
@@ -89,7 +92,8 @@ class StudentModelServiceAsyncStub(StudentModelServiceStub):
     """Makes a version the one that answers: an earlier one, or a later one again.
 
     Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-    and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
+    and `MODEL_VERSION_NOT_FOUND`, with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it, and with `DATA_LOSS`
+    and `ADAPTER_CORRUPT` if the version's manifest or the student's pointer can't be read.
     """
     PinStudentModel: _aio.UnaryUnaryMultiCallable[_student_model_service_pb2.PinStudentModelRequest, _student_model_service_pb2.PinStudentModelResponse]  # type: ignore[assignment]
     """Pins a version, so that it stays however many come after it.
@@ -105,8 +109,8 @@ class StudentModelServiceAsyncStub(StudentModelServiceStub):
 class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `ADAPTER_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
+    call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod
@@ -117,7 +121,8 @@ class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_student_model_service_pb2.ListStudentModelsResponse, _abc.Awaitable[_student_model_service_pb2.ListStudentModelsResponse]]:
         """Lists the versions of a student's model, newest first.
 
-        A student without any gets an empty list.
+        A student without any gets an empty list. Versions whose manifests can't be read are left out. Fails with `DATA_LOSS`
+        and `ADAPTER_CORRUPT` if the student's pointer can't be read.
         """
 
     @_abc_1.abstractmethod
@@ -141,7 +146,8 @@ class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a version the one that answers: an earlier one, or a later one again.
 
         Atomic and idempotent. A clone that completes later makes its own version active all the same. Fails with `NOT_FOUND`
-        and `MODEL_VERSION_NOT_FOUND`, and with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it.
+        and `MODEL_VERSION_NOT_FOUND`, with `ABORTED` and `PUBLISH_CONFLICT` if others keep moving it, and with `DATA_LOSS`
+        and `ADAPTER_CORRUPT` if the version's manifest or the student's pointer can't be read.
         """
 
     @_abc_1.abstractmethod

@@ -28,8 +28,8 @@ if _version_not_supported:
 class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -53,8 +53,8 @@ class StudentServiceStub:
 class StudentServiceServicer:
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def DeleteStudent(self, request, context):
@@ -63,7 +63,8 @@ class StudentServiceServicer:
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
         every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
         clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
-        removed, and a student without any data gets a receipt of zeros.
+        removed, and a student without any data gets a receipt of zeros. Fails with `ABORTED` and `PUBLISH_CONFLICT` if others
+        keep writing models of the student.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,8 +75,9 @@ class StudentServiceServicer:
         ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
         clone or an alert whose record can't be read is left out.
 
-        Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
-        `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+        Fails with `NOT_FOUND` and `STUDENT_NOT_FOUND` if nothing is held, with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE`
+        while the service that keeps the master key of baselines does not answer, and with `DATA_LOSS` and `ADAPTER_CORRUPT`
+        if the student's pointer can't be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,8 +107,8 @@ def add_StudentServiceServicer_to_server(servicer, server):
 class StudentService:
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

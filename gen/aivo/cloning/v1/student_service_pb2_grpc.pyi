@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -43,23 +43,25 @@ class StudentServiceStub:
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
     every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
     clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
-    removed, and a student without any data gets a receipt of zeros.
+    removed, and a student without any data gets a receipt of zeros. Fails with `ABORTED` and `PUBLISH_CONFLICT` if others
+    keep writing models of the student.
     """
     ExportStudent: _grpc.UnaryUnaryMultiCallable[_student_service_pb2.ExportStudentRequest, _student_service_pb2.ExportStudentResponse]
     """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
     ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
     clone or an alert whose record can't be read is left out.
 
-    Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
-    `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+    Fails with `NOT_FOUND` and `STUDENT_NOT_FOUND` if nothing is held, with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE`
+    while the service that keeps the master key of baselines does not answer, and with `DATA_LOSS` and `ADAPTER_CORRUPT`
+    if the student's pointer can't be read.
     """
 
 @_typing.type_check_only
 class StudentServiceAsyncStub(StudentServiceStub):
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,22 +71,24 @@ class StudentServiceAsyncStub(StudentServiceStub):
     Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
     every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
     clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
-    removed, and a student without any data gets a receipt of zeros.
+    removed, and a student without any data gets a receipt of zeros. Fails with `ABORTED` and `PUBLISH_CONFLICT` if others
+    keep writing models of the student.
     """
     ExportStudent: _aio.UnaryUnaryMultiCallable[_student_service_pb2.ExportStudentRequest, _student_service_pb2.ExportStudentResponse]  # type: ignore[assignment]
     """Returns all that AIVO holds of a student, for families who ask: clones with the baselines of those that have not
     ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
     clone or an alert whose record can't be read is left out.
 
-    Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
-    `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+    Fails with `NOT_FOUND` and `STUDENT_NOT_FOUND` if nothing is held, with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE`
+    while the service that keeps the master key of baselines does not answer, and with `DATA_LOSS` and `ADAPTER_CORRUPT`
+    if the student's pointer can't be read.
     """
 
 class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Acts on everything that AIVO holds of a student.
 
-    Every call fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE`, `ALERT_STORE_UNAVAILABLE` or `SERVER_DRAINING` if the server can't take it now.
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
+    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod
@@ -98,7 +102,8 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         Clones that wait or run are cancelled first. Then go the clones with their events and baselines, their request ids,
         every version in the adapter store, safety alerts, and what the brains hold in memory. Afterwards the student's
         clones, models and versions are not found and lists of them are empty. Safe to repeat: after a failure the rest is
-        removed, and a student without any data gets a receipt of zeros.
+        removed, and a student without any data gets a receipt of zeros. Fails with `ABORTED` and `PUBLISH_CONFLICT` if others
+        keep writing models of the student.
         """
 
     @_abc_1.abstractmethod
@@ -111,8 +116,9 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
         ended, models with their manifests, and safety alerts. It changes nothing. Replies and prompts are held nowhere. A
         clone or an alert whose record can't be read is left out.
 
-        Fails with `NOT_FOUND` and reason `STUDENT_NOT_FOUND` if nothing is held, and with `UNAVAILABLE` and
-        `KEY_SERVICE_UNAVAILABLE` while the service that keeps the master key of baselines does not answer.
+        Fails with `NOT_FOUND` and `STUDENT_NOT_FOUND` if nothing is held, with `UNAVAILABLE` and `KEY_SERVICE_UNAVAILABLE`
+        while the service that keeps the master key of baselines does not answer, and with `DATA_LOSS` and `ADAPTER_CORRUPT`
+        if the student's pointer can't be read.
         """
 
 def add_StudentServiceServicer_to_server(servicer: StudentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -270,6 +270,13 @@ class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     Every error is a `google.rpc.Status` whose details hold a `google.rpc.ErrorInfo`. Its `reason` is one of these names
     without the prefix `REASON_`, its `domain` is `aivo`, and its `metadata` holds the facts named below. Where fields of
     the request are at fault, a `google.rpc.BadRequest` names each of them.
+
+    The comments of services and RPCs name what their calls fail with. Beside that, any call but `GetHealth` may fail with
+    `INVALID_FIELD`, `MALFORMED_REQUEST` or `REQUEST_TOO_LARGE` if the request is at fault, with `SERVER_DRAINING`, with
+    `QUEUE_FULL` if its caller has as many calls as one caller may have, with `DEADLINE_EXCEEDED` once its deadline has
+    passed, and with `INTERNAL`. A server answers a method that it does not have with `METHOD_NOT_FOUND`. The gateway may
+    answer in a server's place, with `SERVER_UNREACHABLE`, `ROUTE_NOT_FOUND`, `UNSUPPORTED_MEDIA_TYPE`, `HOST_NOT_ALLOWED`
+    or `ORIGIN_NOT_ALLOWED`.
     """
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0

@@ -28,10 +28,9 @@ if _version_not_supported:
 class SafetyServiceStub:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -65,10 +64,9 @@ class SafetyServiceStub:
 class SafetyServiceServicer:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def CheckText(self, request, context):
@@ -81,7 +79,7 @@ class SafetyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAlerts(self, request, context):
-        """Lists alerts, the latest change first.
+        """Lists alerts, the latest change first. An alert whose record can't be read is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,8 +100,9 @@ class SafetyServiceServicer:
     def AcknowledgeAlert(self, request, context):
         """Says that an adult has taken care of an alert.
 
-        Idempotent: an alert that was acknowledged before is returned as it is. Fails with `NOT_FOUND` and
-        `ALERT_NOT_FOUND`. What is found in the student's texts afterwards raises a new alert.
+        Idempotent: an alert that was acknowledged before is returned as it is. What is found in the student's texts
+        afterwards raises a new alert. Fails with `NOT_FOUND` and `ALERT_NOT_FOUND`, and with `DATA_LOSS` and `ALERT_CORRUPT`
+        if the alert's record can't be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,10 +142,9 @@ def add_SafetyServiceServicer_to_server(servicer, server):
 class SafetyService:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

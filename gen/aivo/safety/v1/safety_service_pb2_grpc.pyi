@@ -29,10 +29,9 @@ GRPC_VERSION: str
 class SafetyServiceStub:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -45,7 +44,7 @@ class SafetyServiceStub:
     Fails with `UNAVAILABLE` and `SAFETY_UNAVAILABLE` if the server insists on a guard that can't judge now.
     """
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_safety_service_pb2.ListAlertsRequest, _safety_service_pb2.ListAlertsResponse]
-    """Lists alerts, the latest change first."""
+    """Lists alerts, the latest change first. An alert whose record can't be read is left out."""
     WatchAlerts: _grpc.UnaryStreamMultiCallable[_safety_service_pb2.WatchAlertsRequest, _safety_service_pb2.WatchAlertsResponse]
     """Streams alerts as they are raised, count further findings, or are acknowledged. Never ends by itself.
 
@@ -57,18 +56,18 @@ class SafetyServiceStub:
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]
     """Says that an adult has taken care of an alert.
 
-    Idempotent: an alert that was acknowledged before is returned as it is. Fails with `NOT_FOUND` and
-    `ALERT_NOT_FOUND`. What is found in the student's texts afterwards raises a new alert.
+    Idempotent: an alert that was acknowledged before is returned as it is. What is found in the student's texts
+    afterwards raises a new alert. Fails with `NOT_FOUND` and `ALERT_NOT_FOUND`, and with `DATA_LOSS` and `ALERT_CORRUPT`
+    if the alert's record can't be read.
     """
 
 @_typing.type_check_only
 class SafetyServiceAsyncStub(SafetyServiceStub):
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,7 +77,7 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
     Fails with `UNAVAILABLE` and `SAFETY_UNAVAILABLE` if the server insists on a guard that can't judge now.
     """
     ListAlerts: _aio.UnaryUnaryMultiCallable[_safety_service_pb2.ListAlertsRequest, _safety_service_pb2.ListAlertsResponse]  # type: ignore[assignment]
-    """Lists alerts, the latest change first."""
+    """Lists alerts, the latest change first. An alert whose record can't be read is left out."""
     WatchAlerts: _aio.UnaryStreamMultiCallable[_safety_service_pb2.WatchAlertsRequest, _safety_service_pb2.WatchAlertsResponse]  # type: ignore[assignment]
     """Streams alerts as they are raised, count further findings, or are acknowledged. Never ends by itself.
 
@@ -90,17 +89,17 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_safety_service_pb2.AcknowledgeAlertRequest, _safety_service_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
     """Says that an adult has taken care of an alert.
 
-    Idempotent: an alert that was acknowledged before is returned as it is. Fails with `NOT_FOUND` and
-    `ALERT_NOT_FOUND`. What is found in the student's texts afterwards raises a new alert.
+    Idempotent: an alert that was acknowledged before is returned as it is. What is found in the student's texts
+    afterwards raises a new alert. Fails with `NOT_FOUND` and `ALERT_NOT_FOUND`, and with `DATA_LOSS` and `ALERT_CORRUPT`
+    if the alert's record can't be read.
     """
 
 class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Every call
-    fails with `INVALID_ARGUMENT` and reason `INVALID_FIELD` if a field is at fault, and with `UNAVAILABLE` and
-    `SERVER_DRAINING` if the server can't take it now. Calls about alerts fail with `UNAVAILABLE` and
-    `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
+    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
+    all calls with what any call may fail with (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod
@@ -120,7 +119,7 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _safety_service_pb2.ListAlertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_safety_service_pb2.ListAlertsResponse, _abc.Awaitable[_safety_service_pb2.ListAlertsResponse]]:
-        """Lists alerts, the latest change first."""
+        """Lists alerts, the latest change first. An alert whose record can't be read is left out."""
 
     @_abc_1.abstractmethod
     def WatchAlerts(
@@ -144,8 +143,9 @@ class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_safety_service_pb2.AcknowledgeAlertResponse, _abc.Awaitable[_safety_service_pb2.AcknowledgeAlertResponse]]:
         """Says that an adult has taken care of an alert.
 
-        Idempotent: an alert that was acknowledged before is returned as it is. Fails with `NOT_FOUND` and
-        `ALERT_NOT_FOUND`. What is found in the student's texts afterwards raises a new alert.
+        Idempotent: an alert that was acknowledged before is returned as it is. What is found in the student's texts
+        afterwards raises a new alert. Fails with `NOT_FOUND` and `ALERT_NOT_FOUND`, and with `DATA_LOSS` and `ALERT_CORRUPT`
+        if the alert's record can't be read.
         """
 
 def add_SafetyServiceServicer_to_server(servicer: SafetyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
