@@ -319,17 +319,11 @@ class RegistryMachine(RuleBasedStateMachine):
         assert queued == {clone.clone_id: clone.place for clone in self._expected.queued()}
         assert leases == {clone.clone_id: clone.due for clone in self._expected.open() if clone.due is not None}
         assert tokens == {clone.clone_id: str(clone.token) for clone in self._expected.open() if clone.token}
-        holders = [
-            lease.clone.clone_id
-            for lease in self._leases.values()
-            if tokens.get(lease.clone.clone_id) == str(lease.token)
-        ]
-        assert len(holders) == len(set(holders)), "two workers hold one clone"
         counts = self._run(self._registry.listing.count())
         assert (counts.queued_clones, counts.running_clones) == (len(unfinished) - len(tokens), len(tokens))
 
     @invariant()
-    def each_student_has_their_clones_in_the_order_of_acceptance_and_one_runs(self) -> None:
+    def each_student_has_their_clones_in_the_order_of_acceptance(self) -> None:
         for student_id in STUDENTS:
             lane = [clone.clone_id for clone in self._expected.lane(student_id)]
             assert self._run(self._upkeep_store.read_lane(student_id)) == lane
@@ -341,7 +335,6 @@ class RegistryMachine(RuleBasedStateMachine):
                     clone.sequence,
                     clone.is_final,
                 )
-                assert not clone.token or clone.clone_id == lane[0]
 
     @invariant()
     def nothing_is_left_of_what_is_erased_and_no_baseline_of_what_is_final(self) -> None:
