@@ -1,6 +1,8 @@
 """Calls of students without a model leave places for the others, through a real server with a real engine."""
 
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,14 @@ from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceStub
 from grpc.aio import AioRpcError
 from transformers import AutoConfig
 
+from brain_server.adapters.choice import AdapterChoice
+from brain_server.adapters.reply_stream import DecodingSummary
 from brain_server.app import open_server
+from brain_server.engine.contract import Generation
+from brain_server.engine.deadline import Allowance
 from brain_server.settings import BrainSettings
+from brain_server.torch_engine.compute.slot_layout import SlotWeights
+from brain_server.torch_engine.reply_decoder import PreparedPrompt, TorchReplyDecoder
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.errors import QueueFull
@@ -39,14 +47,36 @@ async def store(s3_endpoint: S3Endpoint, bucket: str, small_llama: Path) -> Adap
     return store
 
 
-@pytest.mark.usefixtures("store")
+@pytest.fixture
+def endless_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies to invented students send a word and then go on until they are cancelled; the model decodes ada's."""
+    decode = TorchReplyDecoder.decode
+
+    async def decode_without_end(
+        self: TorchReplyDecoder,
+        generation: Generation,
+        prepared: PreparedPrompt,
+        choice: AdapterChoice[SlotWeights],
+        allowance: Allowance,
+    ) -> AsyncGenerator[str | DecodingSummary, None]:
+        if generation.student_id != "ada":
+            yield "Because"
+            await asyncio.Event().wait()
+        async with aclosing(decode(self, generation, prepared, choice, allowance)) as events:
+            async for event in events:
+                yield event
+
+    monkeypatch.setattr(TorchReplyDecoder, "decode", decode_without_end)
+
+
+@pytest.mark.usefixtures("store", "endless_replies")
 async def test_invented_students_leave_places_for_a_student_with_a_model(
     s3_endpoint: S3Endpoint, bucket: str, small_llama: Path
 ) -> None:
     settings = BrainSettings(
         base_model=str(small_llama), model_cache_dir=small_llama.parent, device="cpu", dtype="float32",
         brain_port=0, brain_metrics_port=0, s3_bucket=bucket, s3_endpoint_url=s3_endpoint.url,
-        safety="off", max_batch=3, adapter_slots=3, queue_limit=1, kv_cache_bytes=48 << 20,
+        safety="off", max_batch=3, adapter_slots=3, queue_limit=1, kv_cache_bytes=48 << 20, adapter_choice_seconds=60,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(open_server(settings))
@@ -61,12 +91,12 @@ async def test_invented_students_leave_places_for_a_student_with_a_model(
         await until(is_loaded, seconds=60)
 
         # Of four places, two are for students without a model.
-        streams = [stub.GenerateStream(question_of(f"invented-{number}", tokens=1024)) for number in range(2)]
+        streams = [stub.GenerateStream(question_of(f"invented-{number}")) for number in range(2)]
         for stream in streams:
-            assert (await anext(aiter(stream))).text
+            assert (await anext(aiter(stream))).text == "Because"
         for policy in (pb.ADAPTER_POLICY_PREFER, pb.ADAPTER_POLICY_BASE_ONLY):
             with pytest.raises(AioRpcError) as caught:
-                await anext(aiter(stub.GenerateStream(question_of("invented-2", tokens=2, policy=policy))))
+                await anext(aiter(stub.GenerateStream(question_of("invented-2", policy=policy))))
             error = error_of(caught.value)
             assert isinstance(error, QueueFull)
             assert (str(error), error.facts) == (
@@ -74,20 +104,19 @@ async def test_invented_students_leave_places_for_a_student_with_a_model(
             )  # fmt: skip
             assert error.retry_seconds > 0
 
-        async for message in stub.GenerateStream(question_of("ada", tokens=2)):
-            if message.HasField("finished"):
-                assert message.finished.adapter.student_id == "ada"
+        *_, last = [message async for message in stub.GenerateStream(question_of("ada"))]
+        assert last.finished.adapter.student_id == "ada"
         for stream in streams:
             assert not stream.done()
             stream.cancel()
 
 
 def question_of(
-    student_id: str, *, tokens: int, policy: pb.AdapterPolicy.ValueType = pb.ADAPTER_POLICY_PREFER
+    student_id: str, *, policy: pb.AdapterPolicy.ValueType = pb.ADAPTER_POLICY_PREFER
 ) -> pb.GenerateStreamRequest:
     return pb.GenerateStreamRequest(
         prompt="Why is the sky blue?",
         context=pb.StudentContext(student_id=student_id),
-        max_tokens=tokens,
+        max_tokens=2,
         adapter_policy=policy,
     )
