@@ -1,17 +1,14 @@
 """Serves watchers of alerts from any number on. Knows nothing of gRPC."""
 
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from mesh.alerts.alert import Alert
 from mesh.alerts.alert_store import AlertStore
-from mesh.errors import AlertStoreUnavailable, InvalidField, Violation
+from mesh.errors import InvalidField, Violation
 from mesh.valkey.wakeups import Wakeups
+from mesh.valkey.watch import Outage, Silence
 
-# Covers a restart of the store. A watcher that resumes loses nothing, so longer is not better.
-OUTAGE_SECONDS = 20.0
-_OUTAGE_POLL_SECONDS = 1.0
 _ALERTS_AT_ONCE = 100
 
 
@@ -29,7 +26,7 @@ class AlertFeed:
     Args:
         store: Holds the alerts.
         wakeups: Say when to read; of `AlertStore.channel`.
-        heartbeat_seconds: Longest silence.
+        heartbeat_seconds: Longest silence; see `Silence`.
     """
 
     def __init__(self, store: AlertStore, *, wakeups: Wakeups, heartbeat_seconds: float) -> None:
@@ -47,7 +44,7 @@ class AlertFeed:
 
         Raises:
             InvalidField: There is no change with this number yet.
-            AlertStoreUnavailable: The store does not answer, for longer than `OUTAGE_SECONDS` once watching.
+            AlertStoreUnavailable: The store does not answer, once watching for longer than an `Outage` tolerates.
         """
         with self._wakeups.waiter() as waiter:
             latest = await self._store.latest_sequence()
@@ -55,27 +52,20 @@ class AlertFeed:
                 message = f"must be at most {latest}, the number of the latest change"
                 raise InvalidField([Violation("after_sequence", message)])
             last_sequence = after_sequence or 0
-            silent_since = answered_at = time.monotonic()
+            outage, silence = Outage(), Silence(longest_seconds=self._heartbeat_seconds)
             while True:
-                try:
+                alerts: list[Alert] = []
+                with outage.tolerated():
                     alerts = await self._store.read_after(last_sequence, student_id=student_id, limit=_ALERTS_AT_ONCE)
-                    answered_at = time.monotonic()
-                except AlertStoreUnavailable:
-                    if time.monotonic() - answered_at > OUTAGE_SECONDS:
-                        raise
-                    alerts = []
                 for alert in alerts:
                     is_old = after_sequence is None and alert.sequence <= latest
                     last_sequence = alert.sequence
                     if not (is_old and alert.acknowledge_time):
                         yield AlertEvent(sequence=alert.sequence, alert=alert)
-                        silent_since = time.monotonic()
+                        silence.begin()
                 if len(alerts) == _ALERTS_AT_ONCE:
                     continue
-                silence_left = silent_since + self._heartbeat_seconds - time.monotonic()
-                if silence_left <= 0:
+                if silence.seconds_left <= 0:
                     yield AlertEvent(sequence=last_sequence, alert=None)
-                    silent_since = time.monotonic()
-                    silence_left = self._heartbeat_seconds
-                is_down = time.monotonic() - answered_at > _OUTAGE_POLL_SECONDS
-                await waiter.wait(min(silence_left, _OUTAGE_POLL_SECONDS) if is_down else silence_left)
+                    silence.begin()
+                await waiter.wait(min(silence.seconds_left, outage.poll_seconds))

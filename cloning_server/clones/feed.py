@@ -4,23 +4,15 @@ The store holds every change under its number, so any server can serve any watch
 Knows nothing of gRPC.
 """
 
-import contextlib
-import math
-import random
-import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges
 from cloning_server.clones.listing import CloneListing
-from mesh.errors import CloneStoreUnavailable, InvalidField, Violation
+from mesh.errors import InvalidField, Violation
 from mesh.valkey.wakeups import Wakeups
-
-# Covers a restart of the store, which reads its file. A watcher that resumes loses nothing, so longer is not better.
-OUTAGE_SECONDS = 20.0
-# How often a watcher reads the store while it does not answer, unless a wake-up comes first.
-OUTAGE_POLL_SECONDS = 1.0
+from mesh.valkey.watch import Outage, Silence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +46,8 @@ class Feed:
 
         The current state and heartbeats carry the current queue position and time left. Changes carry those of their
         time, so that every watcher sees the same. Ends after the final state, or at once if `after_sequence` is its
-        number. Tolerates an outage of the store of up to `OUTAGE_SECONDS`; if the store has lost what the watch knew
-        last, the watch goes on with the state that is left.
+        number. Tolerates a short outage of the store (see `Outage`); if the store has lost what the watch knew last,
+        the watch goes on with the state that is left.
 
         Raises:
             CloneCorrupt: The clone's latest change can't be read.
@@ -84,7 +76,7 @@ class Feed:
                     silence.begin()
                 await waiter.wait(min(silence.seconds_left, outage.poll_seconds))
 
-    async def _read_changes(self, latest: Clone, *, after: int, outage: "Outage") -> list[Clone]:
+    async def _read_changes(self, latest: Clone, *, after: int, outage: Outage) -> list[Clone]:
         """Returns the changes after a number; or the current state, if the store has lost the latest known one."""
         changes: list[Clone] = []
         with outage.tolerated():
@@ -97,54 +89,3 @@ class Feed:
     async def _with_estimate(self, clone: Clone) -> Clone:
         (clone,) = await self._listing.with_recent_estimates([clone])
         return clone
-
-
-class Silence:
-    """The silence of a watch, which a heartbeat ends.
-
-    How long it lasts is drawn each time, so that the heartbeats of watches that began together spread out.
-
-    Args:
-        longest_seconds: Its longest duration; the shortest is half of it.
-    """
-
-    def __init__(self, *, longest_seconds: float) -> None:
-        self._longest_seconds = longest_seconds
-        self.begin()
-
-    def begin(self) -> None:
-        """Begins anew."""
-        # It need not be hard to guess.
-        seconds = self._longest_seconds * random.uniform(0.5, 1)  # noqa: S311
-        self._ends_at = time.monotonic() + seconds
-
-    @property
-    def seconds_left(self) -> float:
-        """Until a heartbeat is due; 0 or less if it is."""
-        return self._ends_at - time.monotonic()
-
-
-class Outage:
-    """An outage of the store, as a watcher sees it."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    @property
-    def poll_seconds(self) -> float:
-        """How long to wait before the store is read without a wake-up; for ever if it answered last time."""
-        return math.inf if self._since is None else OUTAGE_POLL_SECONDS
-
-    @contextlib.contextmanager
-    def tolerated(self) -> Iterator[None]:
-        """Ends the block, without an error, if the store does not answer, and has not for at most `OUTAGE_SECONDS`."""
-        try:
-            yield
-        except CloneStoreUnavailable:
-            now = time.monotonic()
-            if self._since is None:
-                self._since = now
-            if now - self._since > OUTAGE_SECONDS:
-                raise
-        else:
-            self._since = None

@@ -11,10 +11,11 @@ from itertools import chain
 
 from cloning_server.clone import Clone
 from cloning_server.clones.changes import CloneChanges, JointReading, NumberedChange
-from cloning_server.clones.feed import Change, Outage, Silence
+from cloning_server.clones.feed import Change
 from cloning_server.clones.listing import CloneListing
 from mesh.errors import CloneCorrupt, CloneNotFound, InvalidField, Violation
 from mesh.valkey.wakeups import Waiter, Wakeups
+from mesh.valkey.watch import Outage, Silence
 
 # Of a student's latest clones, those that a watch looks at: the two that can be unfinished, and as many that may have
 # ended while the watcher was away.
@@ -63,8 +64,8 @@ class JointFeed:
 
         The current states and heartbeats carry current queue positions and times left. Changes carry those of their
         time, so that every watcher sees the same. During a silence each clone that is not final has a heartbeat. Ends
-        when all clones are final. Tolerates an outage of the store of up to `OUTAGE_SECONDS`; if the store
-        has lost its latest changes then, the states that are left come once more, and numbers go on from theirs.
+        when all clones are final. Tolerates a short outage of the store (see `Outage`); if the store has lost its
+        latest changes then, the states that are left come once more, and numbers go on from theirs.
 
         Raises:
             CloneCorrupt: The latest change of one of `clone_ids` can't be read.

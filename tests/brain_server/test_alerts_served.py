@@ -294,12 +294,16 @@ async def test_a_brain_without_valkey_answers_the_child_and_says_that_it_keeps_n
         assert 'aivo_safety_flags_total{outcome="lost"} 1.0' in generate_latest(served.server.registry).decode()
 
 
-async def test_an_alert_of_an_outage_is_recorded_after_it(settings: BrainSettings, tmp_path: Path) -> None:
+async def test_an_alert_of_an_outage_is_recorded_after_it_and_reaches_who_watches(
+    settings: BrainSettings, tmp_path: Path
+) -> None:
     folder = tmp_path / "valkey"
     folder.mkdir()
     async with AsyncExitStack() as stack:
         own_valkey = await stack.enter_async_context(valkey(folder))
         served = await stack.enter_async_context(serve(settings.model_copy(update={"redis_url": own_valkey.url})))
+        messages = aiter(served.safety.WatchAlerts(pb.WatchAlertsRequest()))
+        assert (await anext(messages)).heartbeat
         await own_valkey.part.stop()
         assert "988" in (await served.tell("ada")).response
 
@@ -308,5 +312,9 @@ async def test_an_alert_of_an_outage_is_recorded_after_it(settings: BrainSetting
             return [part.available for part in health.dependencies if part.name == "alert_store"] == [False]
 
         await until(health_says_so, seconds=20)
+        # Between two of them the watch has asked Valkey in vain.
+        for _ in range(3):
+            assert (await anext(messages)).heartbeat
         await own_valkey.part.start()
         assert [alert.count for alert in await served.alerts_of("ada")] == [1]
+        assert (await next_alert(messages)).alert.student_id == "ada"
