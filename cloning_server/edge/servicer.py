@@ -19,7 +19,7 @@ from cloning_server.edge.baseline_rules import check_baseline
 from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.order_wire import CloneOrder
 from mesh.adapters.store import AdapterStore
-from mesh.errors import AdapterStoreUnavailable
+from mesh.errors import AdapterCorrupt, AdapterStoreUnavailable
 from mesh.rpc.calls import Context
 from mesh.rpc.watch_places import WatchPlaces
 
@@ -134,4 +134,7 @@ class CloningServicer(CloningServiceServicer):
             # A watch of a whole class must not wait for each of its students.
             self._ask_adapters_from = time.monotonic() + _POINTER_PAUSE_SECONDS
             return known_version
+        except AdapterCorrupt:
+            # No version answers by a pointer that can't be read. `ListStudentModels` fails with it.
+            return None
         return None if active is None else active.ref.version

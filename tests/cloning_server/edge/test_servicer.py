@@ -10,7 +10,10 @@ from aivo.cloning.v1 import student_model_service_pb2 as models_pb
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from cloning_server.clone import CloneState
+from mesh.adapters.ref import StudentKeys
+from mesh.adapters.s3 import S3Blobs
 from mesh.errors import (
+    AdapterCorrupt,
     AdapterStoreUnavailable,
     CloneAlreadyRunning,
     CloneNotFound,
@@ -221,6 +224,25 @@ async def test_without_the_adapter_store_models_cannot_be_listed_and_clones_can_
         health = await stub.GetHealth(pb.GetHealthRequest())
         assert health.status == "degraded"
         assert [part.name for part in health.dependencies if not part.available] == ["adapter_store"]
+
+
+async def test_a_pointer_that_can_not_be_read_fails_the_list_of_models_and_no_call_about_clones(
+    cloning: Cloning, stub: CloningStub, blobs: S3Blobs
+) -> None:
+    clone_id = (await stub.StartClone(order())).clone_id
+    assert (await watch_all(stub, clone_id))[-1].model.active
+    key = StudentKeys(student_id=STUDENT, tenant=cloning.settings.tenant).active
+    pointer = await blobs.read(key, limit_bytes=1000)
+    assert pointer is not None
+    await blobs.replace(key, b"{", etag=pointer.etag)
+
+    (joint,) = [change async for change in stub.WatchClones(pb.WatchClonesRequest(clone_ids=[clone_id]))]
+    clone, change = await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id)), (await watch_all(stub, clone_id))[-1]
+    states = [(state.status, state.model.active) for state in (clone, change, joint)]
+    assert states == [("completed", False)] * 3
+    with raised() as failure:
+        await stub.ListStudentModels(models_pb.ListStudentModelsRequest(student_id=STUDENT))
+    assert isinstance(failure.error, AdapterCorrupt)
 
 
 async def test_without_the_clone_store_every_call_says_so(cloning: Cloning) -> None:

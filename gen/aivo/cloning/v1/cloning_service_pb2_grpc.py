@@ -109,7 +109,7 @@ class CloningServiceServicer:
         """Returns the current state of a clone.
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
-        read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
+        read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

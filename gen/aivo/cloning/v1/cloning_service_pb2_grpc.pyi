@@ -60,7 +60,7 @@ class CloningServiceStub:
     """Returns the current state of a clone.
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
-    read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
+    read.
     """
     WatchClone: _grpc.UnaryStreamMultiCallable[_cloning_service_pb2.WatchCloneRequest, _cloning_service_pb2.WatchCloneResponse]
     """Streams the states of a clone until its last.
@@ -143,7 +143,7 @@ class CloningServiceAsyncStub(CloningServiceStub):
     """Returns the current state of a clone.
 
     Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
-    read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
+    read.
     """
     WatchClone: _aio.UnaryStreamMultiCallable[_cloning_service_pb2.WatchCloneRequest, _cloning_service_pb2.WatchCloneResponse]  # type: ignore[assignment]
     """Streams the states of a clone until its last.
@@ -235,7 +235,7 @@ class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the current state of a clone.
 
         Fails with `NOT_FOUND` and `CLONE_NOT_FOUND`, and with `DATA_LOSS` and `CLONE_CORRUPT` if the clone's record can't be
-        read, or `ADAPTER_CORRUPT` if the clone made a version and the student's pointer can't.
+        read.
         """
 
     @_abc_1.abstractmethod
