@@ -35,8 +35,12 @@ def main() -> None:
         place.chmod(0o700)
     credentials = stored_credentials(folder / "credentials.env")
     _write(folder / "valkey.conf", f"requirepass {credentials['VALKEY_PASSWORD']}\n")
+    # In a file that the cloning server alone reads: every part gets the environment.
+    keys = [*os.environ.pop("MASTER_KEY", "").split(","), credentials.pop("MASTER_KEY")]
+    _write(folder / "master-keys", "".join(f"{key}\n" for key in keys if key))
     redis_url = f"redis://:{credentials['VALKEY_PASSWORD']}@127.0.0.1:{os.environ['REDIS_PORT']}/0"
-    for name, value in {**credentials, "REDIS_URL": redis_url}.items():
+    key_file = str((folder / "master-keys").resolve())
+    for name, value in {**credentials, "REDIS_URL": redis_url, "MASTER_KEY_FILE": key_file}.items():
         # As everywhere, an empty variable counts as unset.
         os.environ[name] = os.environ.get(name) or value
     honcho.manager.KILL_WAIT = _KILL_SECONDS

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 
 from gateway.local_stack import CREDENTIALS, stored_credentials
+from mesh.sealing.master_keys import parse_keys, read_keys
 from testing.parts.part import Part, free_ports
 from testing.waiting import until
 
@@ -76,6 +77,14 @@ class LocalStack:
             with contextlib.suppress(psutil.NoSuchProcess):
                 words += process.cmdline()
         return words
+
+    def environments(self) -> list[dict[str, str]]:
+        """The variables that each process of the stack was started with."""
+        environments: list[dict[str, str]] = []
+        for process in psutil.Process(self.part.process_id).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                environments.append(process.environ())
+        return environments
 
 
 def seaweed_port(others: Collection[int]) -> int:
@@ -158,6 +167,14 @@ def test_no_credential_is_printed_or_on_a_command_line(local_stack: LocalStack) 
     ] == []
 
 
+def test_the_master_key_is_in_a_file_and_in_the_environment_of_no_part(local_stack: LocalStack) -> None:
+    environments = local_stack.environments()
+    key = local_stack.credentials["MASTER_KEY"]
+    assert [environment for environment in environments if key in environment.values()] == []
+    (file,) = {environment["MASTER_KEY_FILE"] for environment in environments if "MASTER_KEY_FILE" in environment}
+    assert [key.name for key in read_keys(Path(file))] == [key.name for key in parse_keys([key])]
+
+
 async def test_valkey_asks_for_its_password(local_stack: LocalStack) -> None:
     port = local_stack.ports["REDIS_PORT"]
     async with Redis(port=port) as stranger, Redis(port=port, password="aivo") as guesser:
@@ -216,16 +233,25 @@ def test_seaweed_gives_and_takes_nothing_by_its_other_ports(local_stack: LocalSt
     assert s3.get_object(Bucket="doors", Key="adapter")["Body"].read() == b"weights" * 100_000
 
 
+def run_no_part(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs the stack with a part that does not exist, for what comes before the parts start."""
+    command = (sys.executable, "-m", "gateway.local_stack", str(folder), "no-such-part")
+    env = {**os.environ, "REDIS_PORT": "6390", **env}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_master_key_that_is_set_seals_and_the_drawn_one_opens(tmp_path: Path) -> None:
+    run_no_part(tmp_path, MASTER_KEY="6b" * 32)
+    drawn = stored_credentials(tmp_path / "credentials.env")["MASTER_KEY"]
+    assert (tmp_path / "master-keys").read_text().split() == ["6b" * 32, drawn]
+
+
 @pytest.mark.parametrize(("mode", "refusal"), [(0o755, "no-such-part"), (0o1777, "set DATA to a folder of your own")])
 def test_the_stack_leaves_the_mode_of_its_folder_and_refuses_one_of_everybody(
     tmp_path: Path, mode: int, refusal: str
 ) -> None:
     tmp_path.chmod(mode)
-    # A part that does not exist: what is tried comes before the parts start.
-    command = (sys.executable, "-m", "gateway.local_stack", str(tmp_path), "no-such-part")
-    stack = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "REDIS_PORT": "6390"}, capture_output=True, text=True, check=False
-    )
+    stack = run_no_part(tmp_path)
     assert stack.returncode
     assert refusal in stack.stderr
     assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
