@@ -69,8 +69,8 @@ _NOTES = {
     "and from the project's lessons. It is no examiner: a teacher decides what counts.",
     "guard": "It learned from texts and lessons that the project wrote, and from texts that OpenAI labelled for "
     "moderation (MIT). It is a small model: it misses some harmful texts and blocks some harmless ones, and no adult "
-    "may rely on it alone. Development texts chose the thresholds, and what it had missed of SimpleSafetyTests told what "
-    "to write more of, so the figures of both are a little too good.",
+    "may rely on it alone. Development texts chose the thresholds, and what it had missed of SimpleSafetyTests told "
+    "what to write more of, so the figures of both are a little too good.",
 }
 app = typer.Typer(help="The curriculum of the Main Brain.", no_args_is_help=True, add_completion=False)
 _console = Console(stderr=True)
