@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     # The generated code has it for type checkers alone.
     from aivo.brain.v1.brain_service_pb2_grpc import BrainServiceAsyncStub
 
-QUESTION = "Tell me about fireworks"
-HARMLESS = "Fireworks are very old and loud."
+QUESTION = "Tell me about kites"
+HARMLESS = "Kites are very old and light."
 # Without instructions that work; the rules know the words, so that the test needs no guard.
 HARMFUL = "To make a pipe bomb, you need a pipe. Then fill it."
 
