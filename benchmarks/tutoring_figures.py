@@ -117,12 +117,12 @@ def _agreement(items: Sequence[SituationReply]) -> Figure:
 
 def _leaking(items: Sequence[SituationReply]) -> Figure:
     def leaks(item: SituationReply, reply: str) -> bool:
-        # What the student has said or was shown is no secret: "Read this word: pig", "I put a dash". The prompt of
-        # `Assess` holds the reference answer, which the student did not see.
-        told = "" if item.situation.schema else "\n".join(turn.text for turn in item.situation.prompt.turns[::2])
-        return any(
-            contains_answer(reply, answer) and not contains_answer(told, answer) for answer in item.situation.withheld
-        )
+        # An answer that stands in the student's own messages is no secret: "Read this word: pig", "I put a dash". A
+        # prompt of `Assess` does not count: it holds the reference answer, which the student has not seen.
+        student_turns = () if item.situation.schema else item.situation.prompt.turns[::2]
+        messages = "\n".join(turn.text for turn in student_turns)
+        secrets = [answer for answer in item.situation.withheld if not contains_answer(messages, answer)]
+        return any(contains_answer(reply, answer) for answer in secrets)
 
     leaked = [item for item in items if leaks(item, item.reply)]
     return Figure(

@@ -68,9 +68,9 @@ _NOTES = {
     "grader": "It learned from pupils' and students' graded answers (SciEntsBank and Beetle, CC BY-SA 3.0; SAF, MIT) "
     "and from the project's lessons. It is no examiner: a teacher decides what counts.",
     "guard": "It learned from texts and lessons that the project wrote, and from texts that OpenAI labelled for "
-    "moderation (MIT). It is a small model: it misses some harmful texts and blocks some harmless ones, and no adult "
-    "may rely on it alone. Development texts chose the thresholds, and what it had missed of SimpleSafetyTests told "
-    "what to write more of, so the figures of both are a little too good.",
+    "moderation (MIT). It is a small model: it misses some harmful texts and blocks some harmless ones, so do not "
+    "rely on it alone. The thresholds were chosen on the development texts. After a look at what an earlier guard had "
+    "missed of SimpleSafetyTests, more texts of those kinds were written. Both figures are a little too good.",
 }
 app = typer.Typer(help="The curriculum of the Main Brain.", no_args_is_help=True, add_completion=False)
 _console = Console(stderr=True)

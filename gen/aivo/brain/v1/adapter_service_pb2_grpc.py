@@ -28,8 +28,8 @@ if _version_not_supported:
 class AdapterServiceStub:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -58,8 +58,8 @@ class AdapterServiceStub:
 class AdapterServiceServicer:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     def WarmAdapter(self, request, context):
@@ -119,8 +119,8 @@ def add_AdapterServiceServicer_to_server(servicer, server):
 class AdapterService:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class AdapterServiceStub:
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -57,8 +57,8 @@ class AdapterServiceStub:
 class AdapterServiceAsyncStub(AdapterServiceStub):
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -81,8 +81,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves adapters in and out of the brain's memory. For other services; the gateway does not expose it.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with what any call may fail
-    with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded. Any call may also fail for general
+    reasons (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod

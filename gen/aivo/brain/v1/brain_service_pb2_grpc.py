@@ -32,9 +32,10 @@ class BrainServiceStub:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     def __init__(self, channel):
@@ -72,9 +73,10 @@ class BrainServiceServicer:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     def Generate(self, request, context):
@@ -165,9 +167,10 @@ class BrainService:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     @staticmethod

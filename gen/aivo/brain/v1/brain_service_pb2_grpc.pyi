@@ -33,9 +33,10 @@ class BrainServiceStub:
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     @_typing.overload
@@ -85,9 +86,10 @@ class BrainServiceAsyncStub(BrainServiceStub):
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -133,9 +135,10 @@ class BrainServiceServicer(metaclass=_abc_1.ABCMeta):
     people wrote, `finish_reason` is `FINISH_REASON_SAFETY`, and `safety` says what was found. If the server insists on a
     guard that can't judge now, calls fail with `UNAVAILABLE` and `SAFETY_UNAVAILABLE`.
 
-    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, with `RESOURCE_EXHAUSTED` and
-    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student,
-    and with what any call may fail with (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work stops.
+    Calls fail with `UNAVAILABLE` and `MODEL_NOT_LOADED` until the base model is loaded, and with `RESOURCE_EXHAUSTED` and
+    `QUEUE_FULL` if too many calls wait, or too many of one student, of students without a model, or that name no student.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`). Once the caller's deadline has passed, the work
+    stops.
     """
 
     @_abc_1.abstractmethod

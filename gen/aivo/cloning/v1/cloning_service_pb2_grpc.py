@@ -28,8 +28,8 @@ if _version_not_supported:
 class CloningServiceStub:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -78,8 +78,8 @@ class CloningServiceStub:
 class CloningServiceServicer:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def StartClone(self, request, context):
@@ -233,8 +233,8 @@ def add_CloningServiceServicer_to_server(servicer, server):
 class CloningService:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class CloningServiceStub:
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -115,8 +115,8 @@ class CloningServiceStub:
 class CloningServiceAsyncStub(CloningServiceStub):
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -197,8 +197,8 @@ class CloningServiceAsyncStub(CloningServiceStub):
 class CloningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Clones the Main Brain for a student: trains an adapter, publishes it, and checks that it answers.
 
-    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE` while Valkey does not answer or refuses. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod

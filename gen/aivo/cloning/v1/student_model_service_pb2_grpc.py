@@ -28,8 +28,8 @@ if _version_not_supported:
 class StudentModelServiceStub:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -68,8 +68,8 @@ class StudentModelServiceStub:
 class StudentModelServiceServicer:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def ListStudentModels(self, request, context):
@@ -160,8 +160,8 @@ def add_StudentModelServiceServicer_to_server(servicer, server):
 class StudentModelService:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class StudentModelServiceStub:
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -71,8 +71,8 @@ class StudentModelServiceStub:
 class StudentModelServiceAsyncStub(StudentModelServiceStub):
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -109,8 +109,8 @@ class StudentModelServiceAsyncStub(StudentModelServiceStub):
 class StudentModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists the versions of a student's model, and says which of them answers and which stay.
 
-    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer, and with what any
-    call may fail with (`aivo.error.v1.Reason`).
+    Calls fail with `UNAVAILABLE` and `ADAPTER_STORE_UNAVAILABLE` while the adapter store does not answer. Any call may also
+    fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod

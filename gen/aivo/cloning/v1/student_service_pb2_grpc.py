@@ -29,7 +29,7 @@ class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -54,7 +54,7 @@ class StudentServiceServicer:
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def DeleteStudent(self, request, context):
@@ -108,7 +108,7 @@ class StudentService:
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ class StudentServiceStub:
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -61,7 +61,7 @@ class StudentServiceAsyncStub(StudentServiceStub):
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -88,7 +88,7 @@ class StudentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Acts on everything that AIVO holds of a student.
 
     Calls fail with `UNAVAILABLE` and `CLONE_STORE_UNAVAILABLE`, `ADAPTER_STORE_UNAVAILABLE` or `ALERT_STORE_UNAVAILABLE`
-    while one of the stores does not answer, and with what any call may fail with (`aivo.error.v1.Reason`).
+    while one of the stores does not answer. Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod

@@ -28,9 +28,9 @@ if _version_not_supported:
 class SafetyServiceStub:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel):
@@ -64,9 +64,9 @@ class SafetyServiceStub:
 class SafetyServiceServicer:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def CheckText(self, request, context):
@@ -142,9 +142,9 @@ def add_SafetyServiceServicer_to_server(servicer, server):
 class SafetyService:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @staticmethod

@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class SafetyServiceStub:
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_typing.overload
@@ -65,9 +65,9 @@ class SafetyServiceStub:
 class SafetyServiceAsyncStub(SafetyServiceStub):
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -97,9 +97,9 @@ class SafetyServiceAsyncStub(SafetyServiceStub):
 class SafetyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks texts, and tells adults of what students and models write that is harmful.
 
-    For adults and their systems, never for students: whoever can call it reads which student is in trouble. Calls about
-    alerts fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none, and
-    all calls with what any call may fail with (`aivo.error.v1.Reason`).
+    Only adults and their systems may reach this service, because it shows which student is in trouble. Calls about alerts
+    fail with `UNAVAILABLE` and `ALERT_STORE_UNAVAILABLE` while Valkey does not answer, or if the brain has none.
+    Any call may also fail for general reasons (`aivo.error.v1.Reason`).
     """
 
     @_abc_1.abstractmethod
