@@ -205,6 +205,8 @@ class Server:
             await self._stopping.wait()
         finally:
             await self.stop()
+            # Where the process goes on, what is left of this server can be freed.
+            gc.unfreeze()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 

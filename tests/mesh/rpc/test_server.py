@@ -1,6 +1,7 @@
 """How a server starts, says how it is, and ends."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -132,7 +133,9 @@ async def test_a_signal_drains_the_server_and_ends_it(
     assert not ending.done()
     paced.go_on.set()
     assert [message.text async for message in running] == ["two"]
+    assert gc.get_freeze_count()
     await asyncio.wait_for(ending, 5)
+    assert not gc.get_freeze_count()
 
 
 async def test_a_second_signal_cuts_the_drain_short(
