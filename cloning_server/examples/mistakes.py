@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from cloning_server.clone import BaselineResponse
-from cloning_server.examples.guidance import after_unknowing, is_blank
+from cloning_server.examples.blank_answers import after_unknowing, is_blank
 from cloning_server.examples.verdicts import ResponseVerdict, verdict_of
 from mesh.tutoring.overlap import count_like, denies, misspelt_pairs, stems_of
 from mesh.tutoring.policy import ENOUGH_ANSWERS, MistakeKind, Mistakes

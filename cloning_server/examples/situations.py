@@ -8,6 +8,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from cloning_server.clone import BaselineResponse
+from cloning_server.examples.blank_answers import is_blank
 from mesh.tutoring.assessment import AnswerVerdict
 
 
@@ -44,11 +45,11 @@ def situations_of(
             tells nothing.
     """
     draw = draw_of(response.item)
-    has_answer = bool(response.student_answer.strip())
     chosen = {
         Situation.EXPLAIN: has_reference,
         Situation.FEEDBACK: verdict is not None,
-        Situation.CHECK: is_open or has_answer,
+        # Where nothing was answered, nothing can be checked.
+        Situation.CHECK: is_open or not is_blank(response.student_answer),
     }
     chosen[Situation.HINT] = draw % _HINT_SHARE == 1 or not any(chosen.values())
     return tuple(situation for situation, is_chosen in chosen.items() if is_chosen)

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from cloning_server.clone import DEFAULT_MAX_SCORE, BaselineResponse
+from cloning_server.examples.blank_answers import is_blank
 from mesh.tutoring.arithmetic import same_number
 from mesh.tutoring.assessment import AnswerVerdict
 
@@ -53,7 +54,8 @@ def answer_verdict_of(response: BaselineResponse, *, best_score: float = DEFAULT
         return None
     if verdict is ResponseVerdict.CORRECT:
         return AnswerVerdict.CORRECT
-    if not response.student_answer.strip():
+    # As nothing can be judged in it, whatever its score: "That is not right" is no reply to "I don't know".
+    if is_blank(response.student_answer):
         return AnswerVerdict.BLANK
     return AnswerVerdict.PARTIALLY_CORRECT if response.score else AnswerVerdict.INCORRECT
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from cloning_server.clone import BaselineResponse
-from cloning_server.examples.guidance import is_blank
+from cloning_server.examples.blank_answers import is_blank
 from mesh.tutoring.form import split_sentences
 from mesh.tutoring.policy import ENOUGH_ANSWERS, Writing, WritingLevel
 

@@ -36,6 +36,8 @@ def response_to(question: str, answer: str = "It beats.") -> BaselineResponse:
         (PLAIN, "It beats.", None, "", (Situation.CHECK,)),
         (PLAIN, " ", None, "It pumps blood.", (Situation.EXPLAIN,)),
         (PLAIN, " ", None, "", (Situation.HINT,)),
+        (PLAIN, "-", AnswerVerdict.BLANK, "It pumps blood.", (Situation.EXPLAIN, Situation.FEEDBACK)),
+        (PLAIN, "I don't know", None, "", (Situation.HINT,)),
         (
             HINTED,
             "It beats.",
@@ -96,6 +98,12 @@ def test_a_blank_answer_is_the_question_alone() -> None:
         ({"score": 0.0}, "It beats.", AnswerVerdict.INCORRECT),
         ({"is_correct": False}, " ", AnswerVerdict.BLANK),
         ({"score": 0.0}, "", AnswerVerdict.BLANK),
+        # As StartClone wants an answer that was left out.
+        ({"is_correct": False}, "-", AnswerVerdict.BLANK),
+        ({"is_correct": False, "score": 5.0}, "I don\u2019t know.", AnswerVerdict.BLANK),
+        ({"is_correct": False}, "I don't know, it beats.", AnswerVerdict.INCORRECT),
+        # The question mark may be the answer.
+        ({"is_correct": True}, "?", AnswerVerdict.CORRECT),
         ({}, "It beats.", None),
         ({}, "", None),
     ],
