@@ -277,7 +277,7 @@ class GateNotPassed(FailedPrecondition):
     def __init__(
         self,
         *,
-        faults: Sequence[str],
+        faults: Mapping[str, str],
         heldout_loss: float,
         heldout_loss_base: float,
         heldout_loss_previous: float | None,
@@ -287,7 +287,7 @@ class GateNotPassed(FailedPrecondition):
         """Takes what the version fails in, and what was measured.
 
         Args:
-            faults: A word for each test that failed.
+            faults: A word for each test that failed, with what it tells a teacher: a clause about the new model.
             heldout_loss: Of the version on the held-out examples, nats per token.
             heldout_loss_base: Of the base model on the same.
             heldout_loss_previous: Of the active version on the same; None if there is none.
@@ -302,7 +302,7 @@ class GateNotPassed(FailedPrecondition):
             **{f"replies_{name}": round(figure, 1) for name, figure in replies.items()},
             **{f"base_replies_{name}": round(figure, 1) for name, figure in base_replies.items()},
         }
-        super().__init__(f"the new version is not better: {', '.join(faults)}", facts)
+        super().__init__(f"the new model is not better, so it is not used: {'; '.join(faults.values())}", facts)
 
 
 class CloneFinal(FailedPrecondition):

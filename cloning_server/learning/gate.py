@@ -11,8 +11,9 @@ Knows nothing of training.
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from cloning_server.compute.batch_decoding import Continuation, Opening
 from cloning_server.compute.lora_factors import LoraFactors
@@ -42,6 +43,21 @@ _CHANCE = 1
 _MAX_CONTRADICTED_SHARE = 0.25
 # Fewer replies may be alike by chance.
 _FEWEST_COMPARED = 4
+# What each fault tells a teacher of the new model, to go on from "The new model is not better".
+FAULT_CLAUSES: Final[Mapping[str, str]] = {
+    "loss_above_base": "it predicts a tutor's replies no better than the model that all students share",
+    "loss_above_previous": "it predicts a tutor's replies no better than the student's earlier model",
+    "empty_replies": "at least one of its replies has no words",
+    "looping_replies": "many of its replies say the same phrase again and again",
+    "short_replies": "its replies are much shorter than those that it learned from",
+    "form_below_base": "its replies keep the form of the student's profile less often than the shared model's do",
+    "verdicts_contradicted": (
+        "told whether an answer is right, it leaves that out or says otherwise more often than the shared model"
+    ),
+    "judges_unanswered": "it calls answers right or wrong that nobody has judged, more often than the shared model",
+    "replies_alike": "it says nearly the same whatever it is asked",
+    "policy_not_shown": "its replies follow the student's teaching policy less than the shared model's do",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +154,13 @@ def require_passed(figures: GateFigures) -> None:
     """Returns if the adapter passes.
 
     Raises:
-        GateNotPassed: It does not; the error holds the failed tests and the figures.
+        GateNotPassed: It does not; the error says so to teachers, and holds the failed tests and the figures.
     """
     faults = gate_faults(figures)
     if not faults:
         return
     raise GateNotPassed(
-        faults=faults,
+        faults={fault: FAULT_CLAUSES[fault] for fault in faults},
         heldout_loss=figures.loss,
         heldout_loss_base=figures.base_loss,
         heldout_loss_previous=figures.previous_loss,

@@ -13,6 +13,7 @@ from cloning_server.compute.lora_factors import LoraFactors
 from cloning_server.examples.examples import LearnedExample
 from cloning_server.examples.situations import Situation
 from cloning_server.learning.gate import (
+    FAULT_CLAUSES,
     GateFigures,
     ReplyStatistics,
     gate_faults,
@@ -146,12 +147,16 @@ def test_an_adapter_that_is_no_better_or_has_collapsed_does_not_pass_and_the_fac
     with pytest.raises(GateNotPassed) as refused:
         require_passed(figures)
     assert fault in str(refused.value.facts["faults"])
+    assert FAULT_CLAUSES[fault] in str(refused.value)
+    assert "_" not in str(refused.value)
     assert refused.value.facts["heldout_loss_base"] == 2.5
 
 
 def test_every_fault_is_explained_to_teachers() -> None:
     section = OPERATIONS.read_text().split("## When a clone does not pass the gate")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == {fault for _, fault in FAULTS}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, flags=re.MULTILINE))
+    assert rows == {fault: f"{clause[0].upper()}{clause[1:]}." for fault, clause in FAULT_CLAUSES.items()}
+    assert set(rows) == {fault for _, fault in FAULTS}
 
 
 def learned(

@@ -98,7 +98,7 @@ RAISED: list[Exception] = [
     errors.NoTrainableExamples(responses=3, usable=1),
     errors.TrainingDiverged(step=12),
     errors.GateNotPassed(
-        faults=["loss_above_previous"],
+        faults={"loss_above_previous": "it is no better than the earlier one"},
         heldout_loss=1.71,
         heldout_loss_base=2.5,
         heldout_loss_previous=1.64,
