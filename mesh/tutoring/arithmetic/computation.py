@@ -200,6 +200,9 @@ class _TurnReading:
             between = self._text[chain.end : following.start]
             if chain.is_number or chain.is_equation or chain.is_open or not following.is_number:
                 continue
+            if chain.start < (self._answer_start or 0) <= following.start:
+                # "My answer: 45" behind a question offers a value; the question says none.
+                continue
             if len(between) <= WINDOW and not chain.asks.is_literal and wording.TIES.fullmatch(between):
                 pairs.append((index, index + 1))
         return pairs

@@ -8,7 +8,7 @@ import re
 
 ASKS_BEFORE = re.compile(
     r"\b(?:what(?:'s|s| is| are| does| do you get (?:for|from|when you do))|how much (?:is|are|does)|calculate|compute"
-    r"|evaluate|simplify|work(?:ing)? (?:it )?out|solve|figure out|answer (?:to|for|of)|result of|value of"
+    r"|find|evaluate|simplify|work(?:ing)? (?:it )?out|solve|figure out|answer (?:to|for|of)|result of|value of"
     r"|how (?:do|can|would|should|could|to) (?:i |you |we )?(?:do|get|find|make|solve|work)|(?:doing|explain)"
     r"|help(?: me)?(?: with| on| do| solve)|show me(?: how to do)?|understand|(?:don't|dont|didn't) get|stuck on)"
     r"\s*[:\"'\u201c]?\s*$"

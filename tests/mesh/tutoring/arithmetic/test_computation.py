@@ -58,6 +58,11 @@ def test_an_expression_that_is_asked_is_computed_exactly(text: str, fact: str) -
         ("I got 2+2=4. Is that right?", RIGHT, "4"),
         ("What is 6 x 7?\n\nMy answer: 45", WRONG, "42"),
         ("What is 6 x 7?\n\nMy answer: forty-two", RIGHT, "42"),
+        # As worksheets write it: nothing ends the question.
+        ("6 x 7\n\nMy answer: 42", RIGHT, "42"),
+        ("12 × 12\n\nMy answer: 122", WRONG, "144"),
+        ("Calculate 6 x 7\n\nMy answer: 45", WRONG, "42"),
+        ("Find 6 x 7.\n\nMy answer: 42", RIGHT, "42"),
         ("1/2 = 0.5 = 2/4, yes?", RIGHT, "0.5"),
         ("Is 12 the answer to 3 x 4?", RIGHT, "12"),
         ("Is 54 right for 7 x 8?", WRONG, "56"),
