@@ -3,11 +3,13 @@
 Knows nothing of Redis, Ray, torch or gRPC.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
+from unicodedata import normalize
 
 from mesh.adapters.manifest import Manifest
 from mesh.errors import AivoError
@@ -17,6 +19,8 @@ from mesh.tutoring.profile import StudentProfile
 DEFAULT_MAX_SCORE = 100.0
 # Different questions that a baseline needs: one to train on, and one to hold out.
 MIN_QUESTIONS = 2
+# What nobody sees in a question: soft hyphens, and characters that join, separate or turn text.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 
 class CloneState(StrEnum):
@@ -55,8 +59,8 @@ class BaselineResponse:
 
     @property
     def item(self) -> str:
-        """The question without differences of case and spacing, by which responses to the same question are known."""
-        return " ".join(self.question.split()).casefold()
+        """The question as it is read, without differences of case and spacing: what looks the same is one item."""
+        return " ".join(_INVISIBLE.sub("", normalize("NFC", self.question)).split()).casefold()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The rules of a baseline that no single field can state: scores fit their scale, and questions differ.
+"""The rules of a baseline that no field can state: scores fit their scale, questions differ, interests are decent.
 
 Each stands in the contract beside its field.
 """
@@ -6,6 +6,7 @@ Each stands in the contract beside its field.
 from collections.abc import Iterator
 
 from cloning_server.clone import MIN_QUESTIONS, Baseline
+from cloning_server.edge.interest_screening import has_bad_language
 from mesh.errors import InvalidField, Violation
 
 # A scale that ends here or below can't be told from shares of 100 that are all low.
@@ -16,10 +17,11 @@ def check_baseline(baseline: Baseline) -> None:
     """Returns if a clone can learn from a baseline.
 
     Raises:
-        InvalidField: Names every score that is too high, `max_score` if it must be told, and `responses` if they answer
-            too few different questions.
+        InvalidField: Names every score that is too high, `max_score` if it must be told, `responses` if they answer too
+            few different questions, and `interests` if one has bad language.
     """
-    if violations := [*_high_scores(baseline), *_unknown_scale(baseline), *_few_questions(baseline)]:
+    rules = (_high_scores, _unknown_scale, _few_questions, _bad_interests)
+    if violations := [violation for rule in rules for violation in rule(baseline)]:
         raise InvalidField(violations)
 
 
@@ -55,3 +57,9 @@ def _few_questions(baseline: Baseline) -> Iterator[Violation]:
             f"must answer at least {MIN_QUESTIONS} different questions, one to train on and one to hold out; these"
             f" answer {questions} (case and spacing make no difference)",
         )
+
+
+def _bad_interests(baseline: Baseline) -> Iterator[Violation]:
+    """A clone names interests in its replies."""
+    if any(map(has_bad_language, baseline.interests)):
+        yield Violation("student_profile.interests", "must hold no bad language")

@@ -98,6 +98,19 @@ async def test_the_same_question_again_and_again_is_refused_at_once_and_counted(
     assert (await stub.StartClone(request)).clone_id
 
 
+async def test_questions_that_look_the_same_are_one(stub: CloningStub) -> None:
+    request = order()
+    looks = (
+        "Qué es un volcán?",
+        "Que\u0301 es un volca\u0301n?",
+        "Qué es\u200b un volcán?",
+        "\ufeffQUÉ ES UN VOLC\u00adÁN?",
+    )
+    for response, question in zip(request.baseline_data.responses, looks, strict=True):
+        response.question = question
+    assert list(await violations_of(stub, request)) == ["baseline_data.responses"]
+
+
 async def test_everything_wrong_with_a_baseline_is_told_at_once(stub: CloningStub) -> None:
     request = scored(200)
     for response in request.baseline_data.responses:
@@ -110,3 +123,16 @@ async def test_a_refused_baseline_does_not_use_up_its_request_id(stub: CloningSt
     corrected = scored(0, 1, max_score=1, request_id="enrol-17")
     first = await stub.StartClone(corrected)
     assert await stub.StartClone(corrected) == first
+
+
+@pytest.mark.parametrize("interest", ["porn", "SHIT", "\uff46\uff55\uff43\uff4b", "rock bitches"])
+async def test_an_interest_with_bad_language_is_refused_and_not_repeated(stub: CloningStub, interest: str) -> None:
+    request = order()
+    request.student_profile.interests[:] = ["soccer", interest]
+    assert await violations_of(stub, request) == {"student_profile.interests": "must hold no bad language"}
+
+
+async def test_interests_of_a_child_are_accepted(stub: CloningStub) -> None:
+    request = order()
+    request.student_profile.interests[:] = ["Maine Coons", "great tits", "Dickens", "cocker spaniels", "fútbol"]
+    assert (await stub.StartClone(request)).clone_id

@@ -162,7 +162,8 @@ class StudentProfile(_message.Message):
     @_builtins.property
     def interests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the student likes, in one to three words each, such as `rock climbing`. Repeats are dropped without regard to
-        case. Kept with the model and shown to teachers; no prompt names them as the student's. Not a place for names.
+        case, and bad language is refused. Kept with the model and shown to teachers; no prompt names them as the student's.
+        Not a place for names.
         """
 
     def __init__(
