@@ -4,7 +4,9 @@
 
 The folder holds students as for `benchmarks.personalization`, and the adapters are made as there; one more clone learns
 24 products alone. Each is asked questions of held-out lessons, most of which its baseline has nothing to do with, and
-replies greedily. Prints one JSON line per figure and writes `results/bare_questions.jsonl`.
+replies greedily. Prints one JSON line per figure and writes `results/bare_questions.jsonl`. Then prints how the five
+conversations of `benchmarks.tutoring` begin with three of the students, for people to read: without screening, so that
+what a clone itself says to a sad child is seen.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from benchmarks.heldout_questions import HeldoutQuestion, ReplyArm, ReplyDecoder
 from benchmarks.policy_checks import Occasion
 from benchmarks.students import read_students
 from benchmarks.tutoring_checks import is_stuck
+from benchmarks.tutoring_situations import conversations
 from cloning_server.clone import Baseline, BaselineResponse
 from cloning_server.examples.situations import Situation
 from cloning_server.examples.teaching_policy import compute_policy
@@ -38,6 +41,8 @@ _PRODUCTS = 24
 # Every third product is answered wrongly, by one of the factors.
 _WRONG = 3
 _EPOCHS = 2
+# Students whose conversations are printed.
+_CONVERSING = 3
 # How a reply that checks an answer begins, with either apostrophe.
 _CHECKS = ("Let's", "Let\u2019s")
 
@@ -56,14 +61,25 @@ def main() -> None:
     conditions = {"base_model": base.name, "main_brain": base.digest, "folder": args.folder.name}
     results = Results(args.out / "bare_questions.jsonl", conditions=conditions | {"questions": args.questions})
     replies: list[str] = []
+    texts_by_clone: dict[str, list[str]] = {}
     for name, baseline in _baselines(args.folder, args.students):
         questions = _questions_for(baseline.profile, lessons, count=args.questions, draws=random.Random(name))
         arm = ReplyArm(name=name, factors=trainer.adapter(baseline), adapter_name=trainer.name_of(baseline))
         replies_of_clone = decoder.replies(questions, [arm], compute_policy(baseline))[name]
         results.add(clone_figure(name, replies_of_clone))
         replies += replies_of_clone
+        if len(texts_by_clone) < _CONVERSING:
+            openings = conversations_with(baseline.profile)
+            texts_by_clone[name] = decoder.replies(openings, [arm], compute_policy(baseline))[name]
     for figure in figures_of(replies):
         results.add(figure)
+    for name, texts in texts_by_clone.items():
+        _print_conversations(name, texts)
+
+
+def conversations_with(profile: StudentProfile) -> list[HeldoutQuestion]:
+    """Returns the five conversations as a student of this profile begins them, prepared as the brain's edge does."""
+    return [_alone(replace(situation.prompt, profile=profile)) for situation in conversations()]
 
 
 def clone_figure(name: str, replies: Sequence[str]) -> Figure:
@@ -115,17 +131,28 @@ def _questions_for(
     profile: StudentProfile, lessons: Sequence[Lesson], *, count: int, draws: random.Random
 ) -> list[HeldoutQuestion]:
     return [
-        HeldoutQuestion(
-            prompt=Prompt(
+        _alone(
+            Prompt(
                 profile=replace(profile, subject=lesson.student.subject),
                 turns=(Turn(role=Role.STUDENT, text=lesson.turns[0]),),
-            ),
-            situation=Situation.EXPLAIN,
-            occasion=Occasion(subject="", skill=""),
-            target="",
+            )
         )
         for lesson in draws.sample(list(lessons), count)
     ]
+
+
+def _alone(prompt: Prompt) -> HeldoutQuestion:
+    """A prompt that belongs to no skill, and to which no reply is known."""
+    return HeldoutQuestion(
+        prompt=prompt, situation=Situation.EXPLAIN, occasion=Occasion(subject="", skill=""), target=""
+    )
+
+
+def _print_conversations(name: str, replies: Sequence[str]) -> None:
+    print(f"\nFive conversations with {name}:")
+    for situation, reply in zip(conversations(), replies, strict=True):
+        print("\n>", " ".join(situation.id.split()))
+        print(reply, flush=True)
 
 
 def _figure(

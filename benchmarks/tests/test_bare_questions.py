@@ -2,7 +2,9 @@
 
 import pytest
 
-from benchmarks.bare_questions import clone_figure, figures_of, product_baseline
+from benchmarks.bare_questions import clone_figure, conversations_with, figures_of, product_baseline
+from mesh.tutoring.assessment import AnswerVerdict
+from mesh.tutoring.profile import Disability, StudentProfile
 
 JUDGE, STUCK, CHECK = "replies_that_judge", "replies_that_circle_or_are_empty", "replies_that_begin_as_a_check"
 EXPLAINS = "Water vapor rises, cools and turns into tiny drops. Many drops together are a cloud."
@@ -75,3 +77,11 @@ def test_a_clone_has_a_figure_of_its_own() -> None:
     figure = clone_figure("products", ["Your answer is right.", EXPLAINS, ""])
     assert (figure.value, figure.unit, figure.facts) == (1, "of 3 replies", {"clone": "products"})
     assert figure.met is None
+
+
+def test_a_clone_meets_the_five_conversations_as_its_own_student_begins_them() -> None:
+    profile = StudentProfile(grade="8", disability=Disability.ANXIETY)
+    prompts = [question.prompt for question in conversations_with(profile)]
+    assert {prompt.profile for prompt in prompts} == {profile}
+    verdicts = [prompt.assessment.verdict if prompt.assessment else None for prompt in prompts]
+    assert verdicts == [None, None, None, None, AnswerVerdict.CORRECT]
