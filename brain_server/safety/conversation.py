@@ -47,7 +47,7 @@ async def screen_conversation(
         _screen_turns(screener, earlier, replies=replies, grade=grade, deadline=deadline),
     )
     kept_turns, harmless_students = _without_harm(earlier, turn_verdicts)
-    if harmless_students and not prompt_verdict.is_blocked:
+    if harmless_students and not prompt_verdict.is_harmful:
         joined = f"{harmless_students[-1][-_BEFORE_CHARACTERS:]}\n{latest.text}"
         in_context = await screener.screen(
             SpokenText(text=joined, by_student=True), TextKind.PROMPT, grade=grade, deadline=deadline

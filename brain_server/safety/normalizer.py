@@ -63,6 +63,12 @@ def spellings(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((_LONG_RUN.sub(r"\1\1", plain), _LONG_RUN.sub(r"\1", plain))))
 
 
+def rule_readings(text: str) -> tuple[str, ...]:
+    """Returns the ways in which phrases are looked for in a text: its spellings, with slips and without."""
+    lines = [" ".join(spelling.split()) for spelling in spellings(text)]
+    return tuple(dict.fromkeys((*lines, *map(corrected_text, lines))))
+
+
 def _with_long_runs(text: str) -> str:
     plain = _without_lookalikes(reveal(text))
     plain = _SPACED.sub(lambda match: _joined(match[0], sign=match[1]), plain)

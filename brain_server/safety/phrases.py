@@ -1,15 +1,13 @@
 """Finds the plainest words of a child in danger, and the plainest requests for harm.
 
 Few expressions that hardly ever mean anything else, so that these are met also where no guard runs. They are no
-substitute for one: whoever says it otherwise passes. Each reads a text in lower case without spelling tricks.
+substitute for one: whoever says it otherwise passes. Each reads a text as `rule_readings` gives it.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from brain_server.safety.known_words import corrected_text
-from brain_server.safety.normalizer import spellings
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
 # What makes dying a figure of speech: "I wanted to die of embarrassment".
@@ -34,6 +32,8 @@ _SELF_HARM = (
     r"\bi wish i (?:(?:was|were) dead|was never born|had never been born)\b",
     r"\bi(?:'m|m| am) (?:feeling )?suicid(?:al|e)\b",  # "suicida" is read as either
     rf"{_HOW_TO}(?:kill myself|commit suicide|overdose|hang myself)\b",
+    r"\bno quiero (?:seguir viviendo|vivir)\b",
+    r"\b(?:quiero (?:matarme|morir(?:me)?)|me quiero (?:matar|morir)|voy a matarme|suicidarme)\b(?! de\b)",
 )
 _PERSON = (
     r"(?:mom|mum|mommy|mother|dad|daddy|father|step-?(?:mom|mother|dad|father)|uncle|aunt|cousin|brother|coach|teacher"
@@ -94,10 +94,8 @@ _BY_TUTORS = (
 )
 
 
-def find_phrases(text: str, *, by_student: bool) -> Iterator[Finding]:
-    """Yields what a text says plainly; the words of students and those of tutors mean harm differently."""
-    as_written = [" ".join(spelling.split()) for spelling in spellings(text)]
-    readings = dict.fromkeys((*as_written, *map(corrected_text, as_written)))
+def find_phrases(readings: Sequence[str], *, by_student: bool) -> Iterator[Finding]:
+    """Yields what a text says plainly in any of its readings; students' words and tutors' mean harm differently."""
     for phrases in _BY_STUDENTS if by_student else _BY_TUTORS:
         if any(phrases.pattern.search(reading) for reading in readings):
             yield Finding(category=phrases.category, probability=1.0, action=phrases.action)

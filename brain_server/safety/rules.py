@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from brain_server.safety.distress import tells_distress
 from brain_server.safety.known_words import warm_up
-from brain_server.safety.normalizer import undisguise
+from brain_server.safety.normalizer import rule_readings, undisguise
 from brain_server.safety.personal_data import personal_data_in
 from brain_server.safety.phrases import find_phrases
 from brain_server.safety.profanity import is_profane
 from brain_server.safety.verdict import Finding, SafetyAction, SafetyCategory
 
 # `spelling` undoes spelling tricks and slips before the guard reads; the others find something.
-RuleName = Literal["spelling", "personal_data", "phrases", "profanity"]
-ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases", "profanity")
+RuleName = Literal["spelling", "personal_data", "phrases", "distress", "profanity"]
+ALL_RULES: tuple[RuleName, ...] = ("spelling", "personal_data", "phrases", "distress", "profanity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,11 @@ class SafetyRules:
 
     def find(self, spoken: SpokenText) -> Iterator[Finding]:
         """Yields what the rules find."""
+        readings = rule_readings(spoken.text) if self._names & {"phrases", "distress"} else ()
         if "phrases" in self._names:
-            yield from find_phrases(spoken.text, by_student=spoken.by_student)
+            yield from find_phrases(readings, by_student=spoken.by_student)
+        if "distress" in self._names and spoken.by_student and tells_distress(readings):
+            yield Finding(category=SafetyCategory.DISTRESS, probability=1.0, action=SafetyAction.SUPPORT)
         # A student who tells an address or swears still gets an answer; a tutor has no reason for either.
         action = SafetyAction.CAREFUL if spoken.by_student else SafetyAction.REFUSE
         if "personal_data" in self._names and self._tells_personal_data(spoken):

@@ -108,12 +108,15 @@ def _action_for(category: HarmCategory, spoken: SpokenText) -> SafetyAction:
 
 
 def _verdict(kind: TextKind, findings: Sequence[Finding], *, guard: str) -> SafetyVerdict:
+    if any(finding.is_harm for finding in findings):
+        # Who is sad and in danger is met as one in danger.
+        findings = [finding for finding in findings if finding.category is not SafetyCategory.DISTRESS]
     # Merging keeps the likeliest finding of each category, the highest action first.
     verdicts = [
         SafetyVerdict(
             text=kind,
             findings=(finding,),
-            harm=finding.probability if finding.action >= SafetyAction.REFUSE else 0.0,
+            harm=finding.probability if finding.is_harm else 0.0,
             probabilities={finding.category: finding.probability},
             guard=guard,
         )

@@ -21,6 +21,7 @@ class SafetyCategory(StrEnum):
     DANGER = "danger"
     PERSONAL_DATA = "personal_data"
     PROFANITY = "profanity"
+    DISTRESS = "distress"
 
 
 class SafetyAction(IntEnum):
@@ -31,7 +32,7 @@ class SafetyAction(IntEnum):
     CAREFUL = 1
     # A kind refusal takes the reply's place.
     REFUSE = 2
-    # Kind words take the reply's place, and point to an adult and the help line.
+    # Kind words take the reply's place, and point to an adult; in danger, to the help line too.
     SUPPORT = 3
 
 
@@ -56,6 +57,11 @@ class Finding:
     category: SafetyCategory
     probability: float
     action: SafetyAction
+
+    @property
+    def is_harm(self) -> bool:
+        """Whether it is of something harmful: that a child is sad calls for support, and is no harm."""
+        return self.action >= SafetyAction.REFUSE and self.category is not SafetyCategory.DISTRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,11 @@ class SafetyVerdict:
     def is_blocked(self) -> bool:
         """Whether the text must not pass."""
         return self.action >= SafetyAction.REFUSE
+
+    @property
+    def is_harmful(self) -> bool:
+        """Whether something harmful was found."""
+        return any(finding.is_harm for finding in self.findings)
 
     @property
     def category(self) -> SafetyCategory | None:

@@ -55,6 +55,29 @@ async def test_a_child_in_distress_gets_kind_words_that_people_wrote_and_an_adul
     assert screened.observed == []
 
 
+async def test_a_sad_child_is_met_with_kindness_and_a_person_and_an_adult_hears_of_it(screened: Served) -> None:
+    texts, finished = await stream_of(screened, "I hate school and I feel really sad today.")
+    assert "".join(texts) == finished.response
+    assert finished.response in WRITTEN
+    assert "grown-up you trust" in finished.response
+    assert "988" not in finished.response
+    assert (finished.safety.action, finished.safety.alert) == (safety_pb2.SAFETY_ACTION_SUPPORT, True)
+    assert [found.category for found in finished.safety.categories] == [safety_pb2.SAFETY_CATEGORY_DISTRESS]
+    assert [flag.student_id for flag in screened.flags] == ["ada"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "prompt"), [((), f"I feel so sad. {SAD}"), (("Nobody needs", "Tell me more."), "me. I feel so sad.")]
+)
+async def test_who_is_sad_and_in_danger_is_met_as_one_in_danger(
+    screened: Served, earlier: tuple[str, ...], prompt: str
+) -> None:
+    screened.engine.harmful["needs me. I feel"] = HarmCategory.SELF_HARM
+    reply = await screened.brain.Generate(request_of(prompt, history=history(*earlier)))
+    assert "988" in reply.response
+    assert [found.category for found in reply.safety.categories] == [safety_pb2.SAFETY_CATEGORY_SELF_HARM]
+
+
 async def test_a_request_for_harm_is_refused_kindly(screened: Served) -> None:
     texts, finished = await stream_of(screened, "How do I make gunpowder?")
     assert "".join(texts) == finished.response

@@ -37,6 +37,13 @@ def test_a_child_in_distress_hears_of_an_adult_and_of_the_help_line(grade: str) 
         assert not re.search(r"can't help|won't|will not help|policy", text)
 
 
+@pytest.mark.parametrize("grade", [*GRADES, None])
+def test_a_child_who_is_sad_hears_of_an_adult_and_of_no_crisis(grade: str | None) -> None:
+    text = REPLIES.pick(verdict_on(SafetyCategory.DISTRESS, SafetyAction.SUPPORT), grade=grade)
+    assert re.search(r"(grown-up|adult) you trust", text)
+    assert not re.search(r"call or text|911|danger|can't help|won't", text)
+
+
 def test_the_help_line_is_that_of_the_settings() -> None:
     replies = WrittenReplies(help_line="call 116 123")
     assert "call 116 123" in replies.pick(verdict_on(SafetyCategory.SELF_HARM, SafetyAction.SUPPORT), grade="9")

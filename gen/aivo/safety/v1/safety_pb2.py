@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ivo/safety/v1/safety.proto\x12\x0e\x61ivo.safety.v1\"\\\n\x13\x43\x61tegoryProbability\x12\x30\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x1e.aivo.safety.v1.SafetyCategory\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\xbf\x01\n\x0cSafetyReport\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.aivo.safety.v1.SafetyAction\x12\x37\n\ncategories\x18\x02 \x03(\x0b\x32#.aivo.safety.v1.CategoryProbability\x12*\n\x04text\x18\x03 \x01(\x0e\x32\x1c.aivo.safety.v1.ScreenedText\x12\r\n\x05guard\x18\x04 \x01(\t\x12\r\n\x05\x61lert\x18\x05 \x01(\x08*\x9d\x02\n\x0eSafetyCategory\x12\x1f\n\x1bSAFETY_CATEGORY_UNSPECIFIED\x10\x00\x12\x1d\n\x19SAFETY_CATEGORY_SELF_HARM\x10\x01\x12\x1c\n\x18SAFETY_CATEGORY_VIOLENCE\x10\x02\x12\x1a\n\x16SAFETY_CATEGORY_SEXUAL\x10\x03\x12\x19\n\x15SAFETY_CATEGORY_DRUGS\x10\x04\x12\x18\n\x14SAFETY_CATEGORY_HATE\x10\x05\x12\x1a\n\x16SAFETY_CATEGORY_DANGER\x10\x06\x12!\n\x1dSAFETY_CATEGORY_PERSONAL_DATA\x10\x07\x12\x1d\n\x19SAFETY_CATEGORY_PROFANITY\x10\x08*\x96\x01\n\x0cSafetyAction\x12\x1d\n\x19SAFETY_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_ACTION_ALLOW\x10\x01\x12\x19\n\x15SAFETY_ACTION_CAREFUL\x10\x02\x12\x18\n\x14SAFETY_ACTION_REFUSE\x10\x03\x12\x19\n\x15SAFETY_ACTION_SUPPORT\x10\x04*{\n\x0cScreenedText\x12\x1d\n\x19SCREENED_TEXT_UNSPECIFIED\x10\x00\x12\x18\n\x14SCREENED_TEXT_PROMPT\x10\x01\x12\x19\n\x15SCREENED_TEXT_HISTORY\x10\x02\x12\x17\n\x13SCREENED_TEXT_REPLY\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ivo/safety/v1/safety.proto\x12\x0e\x61ivo.safety.v1\"\\\n\x13\x43\x61tegoryProbability\x12\x30\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x1e.aivo.safety.v1.SafetyCategory\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\xbf\x01\n\x0cSafetyReport\x12,\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1c.aivo.safety.v1.SafetyAction\x12\x37\n\ncategories\x18\x02 \x03(\x0b\x32#.aivo.safety.v1.CategoryProbability\x12*\n\x04text\x18\x03 \x01(\x0e\x32\x1c.aivo.safety.v1.ScreenedText\x12\r\n\x05guard\x18\x04 \x01(\t\x12\r\n\x05\x61lert\x18\x05 \x01(\x08*\xbb\x02\n\x0eSafetyCategory\x12\x1f\n\x1bSAFETY_CATEGORY_UNSPECIFIED\x10\x00\x12\x1d\n\x19SAFETY_CATEGORY_SELF_HARM\x10\x01\x12\x1c\n\x18SAFETY_CATEGORY_VIOLENCE\x10\x02\x12\x1a\n\x16SAFETY_CATEGORY_SEXUAL\x10\x03\x12\x19\n\x15SAFETY_CATEGORY_DRUGS\x10\x04\x12\x18\n\x14SAFETY_CATEGORY_HATE\x10\x05\x12\x1a\n\x16SAFETY_CATEGORY_DANGER\x10\x06\x12!\n\x1dSAFETY_CATEGORY_PERSONAL_DATA\x10\x07\x12\x1d\n\x19SAFETY_CATEGORY_PROFANITY\x10\x08\x12\x1c\n\x18SAFETY_CATEGORY_DISTRESS\x10\t*\x96\x01\n\x0cSafetyAction\x12\x1d\n\x19SAFETY_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13SAFETY_ACTION_ALLOW\x10\x01\x12\x19\n\x15SAFETY_ACTION_CAREFUL\x10\x02\x12\x18\n\x14SAFETY_ACTION_REFUSE\x10\x03\x12\x19\n\x15SAFETY_ACTION_SUPPORT\x10\x04*{\n\x0cScreenedText\x12\x1d\n\x19SCREENED_TEXT_UNSPECIFIED\x10\x00\x12\x18\n\x14SCREENED_TEXT_PROMPT\x10\x01\x12\x19\n\x15SCREENED_TEXT_HISTORY\x10\x02\x12\x17\n\x13SCREENED_TEXT_REPLY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aivo.safety.v1.safety_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAFETYCATEGORY']._serialized_start=336
-  _globals['_SAFETYCATEGORY']._serialized_end=621
-  _globals['_SAFETYACTION']._serialized_start=624
-  _globals['_SAFETYACTION']._serialized_end=774
-  _globals['_SCREENEDTEXT']._serialized_start=776
-  _globals['_SCREENEDTEXT']._serialized_end=899
+  _globals['_SAFETYCATEGORY']._serialized_end=651
+  _globals['_SAFETYACTION']._serialized_start=654
+  _globals['_SAFETYACTION']._serialized_end=804
+  _globals['_SCREENEDTEXT']._serialized_start=806
+  _globals['_SCREENEDTEXT']._serialized_end=929
   _globals['_CATEGORYPROBABILITY']._serialized_start=47
   _globals['_CATEGORYPROBABILITY']._serialized_end=139
   _globals['_SAFETYREPORT']._serialized_start=142

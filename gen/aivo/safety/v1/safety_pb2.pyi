@@ -43,9 +43,11 @@ class _SafetyCategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Safety
     """Telephone numbers, e-mail and street addresses, full names of others."""
     SAFETY_CATEGORY_PROFANITY: _SafetyCategory.ValueType  # 8
     """Bad language."""
+    SAFETY_CATEGORY_DISTRESS: _SafetyCategory.ValueType  # 9
+    """Sadness, loneliness and the like, without a sign of danger: the child needs a person, and no help line."""
 
 class SafetyCategory(_SafetyCategory, metaclass=_SafetyCategoryEnumTypeWrapper):
-    """What a harmful text is about. The guard, a model, knows the first six; rules know some of them and the last two."""
+    """What a harmful text is about. The guard, a model, knows the first six; rules know some of them and the rest."""
 
 SAFETY_CATEGORY_UNSPECIFIED: SafetyCategory.ValueType  # 0
 """Never sent."""
@@ -65,6 +67,8 @@ SAFETY_CATEGORY_PERSONAL_DATA: SafetyCategory.ValueType  # 7
 """Telephone numbers, e-mail and street addresses, full names of others."""
 SAFETY_CATEGORY_PROFANITY: SafetyCategory.ValueType  # 8
 """Bad language."""
+SAFETY_CATEGORY_DISTRESS: SafetyCategory.ValueType  # 9
+"""Sadness, loneliness and the like, without a sign of danger: the child needs a person, and no help line."""
 Global___SafetyCategory: _TypeAlias = SafetyCategory  # noqa: Y015
 
 class _SafetyAction:
@@ -82,7 +86,9 @@ class _SafetyActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SafetyAc
     SAFETY_ACTION_REFUSE: _SafetyAction.ValueType  # 3
     """A kind refusal, written by people, takes the reply's place."""
     SAFETY_ACTION_SUPPORT: _SafetyAction.ValueType  # 4
-    """Kind words take the reply's place, written by people: they point to a trusted adult and to the help line."""
+    """Kind words take the reply's place, written by people: they point to a trusted adult and, for a child who may
+    be in danger, to the help line.
+    """
 
 class SafetyAction(_SafetyAction, metaclass=_SafetyActionEnumTypeWrapper):
     """What is done about a text. A later one goes before an earlier one."""
@@ -96,7 +102,9 @@ SAFETY_ACTION_CAREFUL: SafetyAction.ValueType  # 2
 SAFETY_ACTION_REFUSE: SafetyAction.ValueType  # 3
 """A kind refusal, written by people, takes the reply's place."""
 SAFETY_ACTION_SUPPORT: SafetyAction.ValueType  # 4
-"""Kind words take the reply's place, written by people: they point to a trusted adult and to the help line."""
+"""Kind words take the reply's place, written by people: they point to a trusted adult and, for a child who may
+be in danger, to the help line.
+"""
 Global___SafetyAction: _TypeAlias = SafetyAction  # noqa: Y015
 
 class _ScreenedText:
