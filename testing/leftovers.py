@@ -1,4 +1,8 @@
-"""Keys in an adapter store that belong to no complete version."""
+"""What the stores hold, and what of it should not be there."""
+
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import Redis
 
 from mesh.adapters.blobs import Blobs
 from mesh.adapters.documents import Documents
@@ -30,3 +34,20 @@ async def leftovers(blobs: Blobs, store: AdapterStore, tenant: str) -> set[str]:
             if any(version.ref.student_id == student_id for version in await store.list_versions(student_id)):
                 expected_keys.add(key)
     return keys - expected_keys
+
+
+async def content_of_valkey(redis: Redis) -> str:
+    """All keys and values of Valkey's first database, as text. Asserts that it holds no other, and no other types."""
+    assert set(await redis.info("keyspace")) <= {"db0"}, "no database is left out"
+    keys = [str(key) async for key in redis.scan_iter()]
+    read: dict[str, Callable[[str], Awaitable[object]]] = {
+        "string": redis.get,
+        "hash": redis.hgetall,
+        "stream": redis.xrange,
+        "zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
+        "set": redis.smembers,
+        "list": lambda key: redis.lrange(key, 0, -1),
+        # Gone since it was listed.
+        "none": redis.get,
+    }
+    return repr([(key, await read[str(await redis.type(key))](key)) for key in keys])

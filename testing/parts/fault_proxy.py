@@ -5,6 +5,7 @@ A part behind it neither ends nor knows of the fault, unlike a part that is kill
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
 
@@ -17,6 +18,14 @@ class Way(Enum):
 
     REQUESTS = "to the part"
     ANSWERS = "from the part"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loss:
+    """The answer to lose: that of the next request with these words."""
+
+    words: bytes
+    is_lost: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class FaultProxy:
@@ -36,6 +45,7 @@ class FaultProxy:
         self._target_port = target_port
         self._passes = {way: asyncio.Event() for way in Way}
         self._cut: Way | None = None
+        self._loss: _Loss | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.heal()
 
@@ -66,6 +76,18 @@ class FaultProxy:
         """
         self._cut = way
 
+    async def lose_answer(self, words: bytes) -> None:
+        """Closes the connection of the next request that holds these words, in place of its answer; returns then.
+
+        The part has done what the request asks for. One caller at a time, whose requests wait for each other's answers
+        on each connection.
+        """
+        self._loss = loss = _Loss(words=words)
+        try:
+            await loss.is_lost.wait()
+        finally:
+            self._loss = None
+
     def heal(self) -> None:
         """Ends every fault but the latency."""
         self._cut = None
@@ -84,9 +106,10 @@ class FaultProxy:
                 await self._pump_both_ways((reader, writer), (part_reader, part_writer))
 
     async def _pump_both_ways(self, caller: _Connection, part: _Connection) -> None:
+        losses: list[_Loss] = []
         pumps = [
-            asyncio.create_task(self._pump(caller[0], part[1], Way.REQUESTS)),
-            asyncio.create_task(self._pump(part[0], caller[1], Way.ANSWERS)),
+            asyncio.create_task(self._pump(caller[0], part[1], Way.REQUESTS, losses)),
+            asyncio.create_task(self._pump(part[0], caller[1], Way.ANSWERS, losses)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -95,13 +118,28 @@ class FaultProxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
-        """Passes bytes one way until either side closes the connection, or it is cut."""
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way, losses: "list[_Loss]"
+    ) -> None:
+        """Passes bytes one way until either side closes the connection, or it is cut.
+
+        Args:
+            reader: Where the bytes come from.
+            writer: Where they go to.
+            way: Which way that is.
+            losses: Holds the loss of the answer that comes next, if there is one.
+        """
         while data := await reader.read(_CHUNK_BYTES):
             await asyncio.sleep(self.latency_seconds)
             await self._passes[way].wait()
             if self._cut is way:
                 self._cut = None
                 return
+            if way is Way.ANSWERS and losses:
+                losses[0].is_lost.set()
+                return
+            if way is Way.REQUESTS and self._loss and self._loss.words in data:
+                losses.append(self._loss)
+                self._loss = None
             writer.write(data)
             await writer.drain()

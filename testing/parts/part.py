@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -106,6 +106,22 @@ class Part:
         assert self._process is not None, "not started"
         self._process.send_signal(signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def full_disk(self, child: str) -> Iterator[None]:
+        """Lets the process, and its descendants whose name begins so, write to no file, as on a full disk. Linux only.
+
+        Each must ignore the signal SIGXFSZ, as Python does; its writes then fail with an `OSError`. Sockets and pipes
+        are no files. A process that starts meanwhile writes as ever.
+        """
+        assert self._process is not None, "not started"
+        children = [process for process in self._descendants() if _name(process).startswith(child)]
+        processes = [psutil.Process(self._process.pid), *children]
+        _limit_files(processes, 0)
+        try:
+            yield
+        finally:
+            _limit_files(processes, psutil.RLIM_INFINITY)
+
     def log_tail(self) -> str:
         """The last lines of the log."""
         return "\n".join((self._folder / "log").read_text(errors="replace").splitlines()[-40:])
@@ -172,6 +188,12 @@ def _name(process: psutil.Process) -> str:
         return str(process.name())
     except psutil.NoSuchProcess:
         return ""
+
+
+def _limit_files(processes: Iterable[psutil.Process], limit_bytes: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.rlimit(psutil.RLIMIT_FSIZE, (limit_bytes, psutil.RLIM_INFINITY))
 
 
 def _kill(processes: Iterable[psutil.Process]) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from cloning_server.clones.upkeep_store import UpkeepStore
 from mesh.adapters.s3 import S3Blobs
 from mesh.adapters.store import AdapterStore
 from mesh.valkey.connection import open_redis
+from testing.leftovers import content_of_valkey
 from testing.parts.stores import RedisEndpoint, S3Endpoint, seaweed
 from testing.scripted.brain import ScriptedBrain
 from testing.waiting import until as until_true
@@ -152,18 +153,7 @@ class Places:
 
     async def _valkey(self) -> bytes:
         async with open_redis(self._redis_url) as redis:
-            assert set(await redis.info("keyspace")) <= {"db0"}, "no database is left out"
-            keys = [str(key) async for key in redis.scan_iter()]
-            types = {key: await redis.type(key) for key in keys}
-            read: dict[str, Callable[[str], Awaitable[object]]] = {
-                "string": redis.get,
-                "hash": redis.hgetall,
-                "stream": redis.xrange,
-                "zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
-                "set": redis.smembers,
-                "list": lambda key: redis.lrange(key, 0, -1),
-            }
-            return repr([(key, await read[str(types[key])](key)) for key in keys]).encode()
+            return (await content_of_valkey(redis)).encode()
 
     async def _s3(self) -> bytes:
         keys = await self._blobs.keys("")
