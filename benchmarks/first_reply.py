@@ -66,7 +66,7 @@ async def _seconds_to_first_token(aivo: Stack, request: pb.StartCloneRequest) ->
     question = GenerateStreamRequest(
         prompt=PROMPT, context=context, max_tokens=8, adapter_policy=AdapterPolicy.ADAPTER_POLICY_REQUIRE
     )
-    async with CloningClient(aivo.cloning_address) as cloning, BrainClient(aivo.brain_address) as brain:
+    async with CloningClient(aivo.cloning_server.address) as cloning, BrainClient(aivo.brain_server.address) as brain:
         started_at = time.perf_counter()
         started = await cloning.start(request)
         async with aclosing(cloning.watch(started.clone_id)) as changes:

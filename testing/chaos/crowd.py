@@ -24,10 +24,10 @@ CALL_SECONDS = 5.0
 SILENCE_SECONDS = 8.0
 # Between attempts, as a client would wait.
 RETRY_SECONDS = 0.2
-# Share of the clones whose student has had one before. The gate may refuse their second model, which is an end too.
+# Share of the clones whose student has had one before, and has not come again yet.
 COME_AGAIN = 0.25
 # The status of a call whose server, or a store behind it, fails during the call.
-_PASSING = {
+PASSING = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
@@ -37,16 +37,28 @@ _PASSING = {
 
 @dataclass(slots=True, kw_only=True)
 class CloneHistory:
-    """An accepted clone, and every change of it that its watches received, in order."""
+    """An accepted clone, and every change of it that its watches received, in order.
+
+    Attributes:
+        is_repeat: Whether it learns from the start what an earlier clone of the student learns: the gate may refuse it.
+        is_gone: Whether a server did not know it, as after its student's deletion.
+    """
 
     clone_id: str
     student_id: str
+    is_repeat: bool = False
+    is_gone: bool = False
     changes: list[pb.WatchCloneResponse] = field(default_factory=list)
 
     @property
     def status(self) -> str:
         """The status in the last change received."""
         return self.changes[-1].status if self.changes else ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more changes come."""
+        return self.is_gone or self.status in FINAL
 
 
 class Crowd:
@@ -57,7 +69,8 @@ class Crowd:
         chance: Draws students and servers.
 
     Attributes:
-        histories: Of all accepted clones.
+        histories: Of all accepted clones of students who stay.
+        deleted: Of the clones of students who are deleted.
     """
 
     def __init__(self, servers: Sequence["pb_grpc.CloningServiceAsyncStub"], *, chance: random.Random) -> None:
@@ -65,19 +78,18 @@ class Crowd:
         self._chance = chance
         self._status_events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._students = 0
+        self._canaries = 0
+        # The only clone of each student who may come again.
+        self._only_clones: list[CloneHistory] = []
         self._is_closed = False
         self.histories: list[CloneHistory] = []
+        self.deleted: list[CloneHistory] = []
 
     async def clone(self, *, at_once: int) -> None:
         """Keeps `at_once` clones running; returns after `close`, when all have ended."""
         async with asyncio.TaskGroup() as going:
             for _ in range(at_once):
                 going.create_task(self._clone_students())
-
-    @property
-    def unfinished(self) -> dict[str, str]:
-        """The clones that have not ended, each with the last status received."""
-        return {history.clone_id: history.status for history in self.histories if history.status not in FINAL}
 
     def close(self) -> None:
         """Starts no more clones."""
@@ -87,32 +99,67 @@ class Crowd:
         """Returns when a watch receives the next change to this status."""
         await self._status_events[status].wait()
 
-    async def _clone_students(self) -> None:
-        while not self._is_closed:
-            history = await self._start(self._next_student())
-            self.histories.append(history)
-            while history.status not in FINAL:
-                await self._watch(history)
+    async def student_with_model(self) -> str:
+        """Returns some student who has a model, as soon as there is one."""
+        while not (students := [each.student_id for each in self.histories if each.status == "completed"]):
+            await self.reach("completed")
+        return self._chance.choice(students)
 
-    def _next_student(self) -> str:
-        if self._students and self._chance.random() < COME_AGAIN:
-            return f"student-{self._chance.randrange(self._students)}"
-        self._students += 1
-        return f"student-{self._students - 1}"
+    async def canary(self) -> CloneHistory:
+        """Starts a clone of a new student, and returns at its end."""
+        self._canaries += 1
+        history = await self.start(f"canary-{self._canaries}")
+        self.histories.append(history)
+        await self.follow(history)
+        return history
 
-    async def _start(self, student_id: str) -> CloneHistory:
+    async def start(self, student_id: str, *, base_version: int | None = None, is_repeat: bool = False) -> CloneHistory:
+        """Starts a clone as soon as a server accepts it; the caller keeps its history.
+
+        Args:
+            student_id: The student.
+            base_version: Version to train on from; None for a fresh adapter.
+            is_repeat: See `CloneHistory`.
+        """
         body = start_body(student_id, request_id=f"request-{self._chance.getrandbits(64):x}", queue_behind=True)
         request = json_format.ParseDict(body, pb.StartCloneRequest())
+        if base_version is not None:
+            request.base_version = base_version
         while True:
             try:
                 response = await self._any_server().StartClone(request, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
                 # ABORTED: the student already has two clones that have not ended.
-                if error.code() not in _PASSING | {grpc.StatusCode.ABORTED}:
+                if error.code() not in PASSING | {grpc.StatusCode.ABORTED}:
                     raise
             else:
-                return CloneHistory(clone_id=response.clone_id, student_id=student_id)
+                return CloneHistory(clone_id=response.clone_id, student_id=student_id, is_repeat=is_repeat)
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def follow(self, history: CloneHistory) -> None:
+        """Watches at one server after another until the clone has ended."""
+        while not history.has_ended:
+            await self._watch(history)
+
+    async def _clone_students(self) -> None:
+        while not self._is_closed:
+            if self._only_clones and self._chance.random() < COME_AGAIN:
+                history = await self._start_again(self._pop_only_clone())
+            else:
+                self._students += 1
+                history = await self.start(f"student-{self._students}")
+                self._only_clones.append(history)
+            self.histories.append(history)
+            await self.follow(history)
+
+    async def _start_again(self, first: CloneHistory) -> CloneHistory:
+        """Trains on from the student's model, which makes a better one; without it, repeats what the first learned."""
+        if first.status == "completed":
+            return await self.start(first.student_id, base_version=first.changes[-1].model.version)
+        return await self.start(first.student_id, is_repeat=True)
+
+    def _pop_only_clone(self) -> CloneHistory:
+        return self._only_clones.pop(self._chance.randrange(len(self._only_clones)))
 
     async def _watch(self, history: CloneHistory) -> None:
         """Watches at one server until it is silent for too long, fails, or sends the final state."""
@@ -127,7 +174,9 @@ class Crowd:
         except TimeoutError:
             pass
         except grpc.aio.AioRpcError as error:
-            if error.code() not in _PASSING:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                history.is_gone = True
+            elif error.code() not in PASSING:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
         finally:

@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 
 from testing.parts.envoy import Edge, envoy
-from testing.parts.part import Part, free_ports
-from testing.parts.servers import cloning_server, server
+from testing.parts.servers import RunningServer, brain_server, cloning_server
 from testing.parts.stores import RedisEndpoint, S3Endpoint
 
 # Loading the base model, on a machine that is busy with other tests.
@@ -23,21 +22,17 @@ class Stack:
     """A running AIVO.
 
     Attributes:
-        brain: The brain server's process; its log is in `folder / "brain"`.
-        cloning: The cloning server's process, likewise.
+        brain_server: The brain.
+        cloning_server: The cloning server.
         edge: The gateway.
-        brain_address: gRPC of the brain, not through the gateway.
-        cloning_address: gRPC of the cloning server, likewise.
-        brain_metrics_url: The brain's figures.
-        cloning_env: Variables of every cloning server of this AIVO, without its ports.
+        brain_env: Variables of every brain of this AIVO, without its ports.
+        cloning_env: Likewise, of every cloning server.
     """
 
-    brain: Part
-    cloning: Part
+    brain_server: RunningServer
+    cloning_server: RunningServer
     edge: Edge
-    brain_address: str
-    cloning_address: str
-    brain_metrics_url: str
+    brain_env: Mapping[str, str]
     cloning_env: Mapping[str, str]
     s3: S3Endpoint
     bucket: str
@@ -74,7 +69,6 @@ async def stack(
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
     """Runs everything, with these additional variables for the servers; yields once both are healthy."""
-    brain_port, brain_metrics = free_ports(2)
     shared = {
         **s3.env,
         "S3_ENDPOINT_URL": s3.url,
@@ -90,32 +84,20 @@ async def stack(
         "QUEUE_LIMIT": "32",
         **(env or {}),
     }
-    brain = server(
-        "brain_server",
-        folder / "brain",
-        port=brain_port,
-        env={**shared, "BRAIN_PORT": str(brain_port), "BRAIN_METRICS_PORT": str(brain_metrics)},
-    )
-    brain_address = f"127.0.0.1:{brain_port}"
-    cloning_env = {**shared, "BRAIN_ADDRESS": brain_address}
     edge_folder = folder / "edge"
     edge_folder.mkdir()
     async with contextlib.AsyncExitStack() as running:
-        await brain.start()
-        running.push_async_callback(brain.stop)
-        cloning, cloning_address = await running.enter_async_context(
-            cloning_server(folder / "cloning", env=cloning_env)
-        )
+        brain = await running.enter_async_context(brain_server(folder / "brain", env=shared))
+        cloning_env = {**shared, "BRAIN_ADDRESS": brain.address}
+        cloning = await running.enter_async_context(cloning_server(folder / "cloning", env=cloning_env))
         edge = await running.enter_async_context(
-            envoy(edge_folder, brain_address=brain_address, cloning_address=cloning_address)
+            envoy(edge_folder, brain_address=brain.address, cloning_address=cloning.address)
         )
         whole_stack = Stack(
-            brain=brain,
-            cloning=cloning,
+            brain_server=brain,
+            cloning_server=cloning,
             edge=edge,
-            brain_address=brain_address,
-            cloning_address=cloning_address,
-            brain_metrics_url=f"http://127.0.0.1:{brain_metrics}/metrics",
+            brain_env=shared,
             cloning_env=cloning_env,
             s3=s3,
             bucket=bucket,

@@ -80,13 +80,13 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 @pytest.fixture
 async def brain_stub(aivo: Stack) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(aivo.brain_address) as channel:
+    async with grpc.aio.insecure_channel(aivo.brain_server.address) as channel:
         yield brain_grpc.BrainServiceStub(channel)
 
 
 @pytest.fixture
 async def cloning_stub(aivo: Stack) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(aivo.cloning_address) as channel:
+    async with grpc.aio.insecure_channel(aivo.cloning_server.address) as channel:
         yield cloning_grpc.CloningServiceStub(channel)
 
 
@@ -207,7 +207,7 @@ async def test_a_passed_deadline_stops_the_work(brain_stub: Any, brain: httpx.As
 
 async def test_a_full_queue_is_told_at_once(aivo: Stack, brain: httpx.AsyncClient) -> None:
     """More callers than the engine runs and the queue holds: those too many learn when to come again."""
-    async with grpc.aio.insecure_channel(aivo.brain_address) as channel:
+    async with grpc.aio.insecure_channel(aivo.brain_server.address) as channel:
         stub = brain_grpc.BrainServiceStub(channel)
         streams: list[Any] = [
             stub.GenerateStream(ParseDict(ASK | {"max_tokens": 1024}, brain_pb.GenerateStreamRequest()))
@@ -340,7 +340,7 @@ async def _first_frame_of(brain: httpx.AsyncClient, request: dict[str, Any]) -> 
 
 async def _running(aivo: Stack) -> float:
     async with httpx.AsyncClient() as client:
-        figures = (await client.get(aivo.brain_metrics_url)).text
+        figures = (await client.get(aivo.brain_server.metrics_url)).text
     values = [
         float(line.split()[1])
         for line in figures.splitlines()

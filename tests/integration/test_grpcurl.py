@@ -24,7 +24,7 @@ async def grpcurl(*arguments: str) -> str:
 @pytest.fixture(params=["direct", "gateway"])
 def addresses(request: pytest.FixtureRequest, aivo: Stack) -> tuple[str, str]:
     if request.param == "direct":
-        return aivo.brain_address, aivo.cloning_address
+        return aivo.brain_server.address, aivo.cloning_server.address
     return aivo.edge.brain_address, aivo.edge.cloning_address
 
 

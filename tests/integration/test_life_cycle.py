@@ -70,20 +70,20 @@ async def test_a_server_that_hangs_is_overtaken_by_another_and_makes_no_second_v
 ) -> None:
     clone_id = await start(cloning, "overtaken")
     await until(cloning, clone_id, "creating_adapter")
-    aivo.cloning.pause()
+    aivo.cloning_server.part.pause()
     try:
         another = cloning_server(tmp_path / "another", env=aivo.cloning_env)
-        async with another as (_, address), grpc.aio.insecure_channel(address) as channel:
+        async with another as server, grpc.aio.insecure_channel(server.address) as channel:
             stub: pb_grpc.CloningServiceAsyncStub = pb_grpc.CloningServiceStub(channel)
             watching = stub.WatchClone(pb.WatchCloneRequest(clone_id=clone_id))
             async for change in watching:
                 if change.status == "fine_tuning" and change.attempt == 2:
                     # The other one is at work; the first wakes up in the middle of it, its training as good as done.
-                    aivo.cloning.resume()
+                    aivo.cloning_server.part.resume()
                 last = change
             attempts = (await stub.GetClone(pb.GetCloneRequest(clone_id=clone_id))).attempts
     finally:
-        aivo.cloning.resume()
+        aivo.cloning_server.part.resume()
     assert (last.status, last.attempt) == ("completed", 2)
     assert [attempt.outcome for attempt in attempts] == ["lease_expired", "completed"]
     models = (await cloning.get("/v1/students/overtaken/models")).json()

@@ -187,10 +187,10 @@ async def test_a_brain_that_is_restarted_under_a_running_clone_is_waited_for(
     async with cloning.stream("GET", f"/v1/clone/{clone_id}/watch") as response:
         async for frame in frames_of(response):
             if frame["status"] == "fine_tuning":
-                await aivo.brain.kill()
+                await aivo.brain_server.part.kill()
             if frame["status"] == "deploying" and not frame["heartbeat"]:
                 break
-    await aivo.brain.start()
+    await aivo.brain_server.part.start()
 
     assert (await watch(cloning, clone_id))[-1]["status"] == "completed"
     await aivo.wait_healthy()
@@ -206,8 +206,8 @@ async def test_a_cloning_server_that_is_killed_takes_its_clone_up_again(
             last = frame
             if frame["status"] == "fine_tuning":
                 break
-    await aivo.cloning.kill()
-    await aivo.cloning.start()
+    await aivo.cloning_server.part.kill()
+    await aivo.cloning_server.part.start()
     await aivo.wait_healthy()
 
     rest = [frame for frame in await watch(cloning, clone_id, after=last["sequence"]) if not frame["heartbeat"]]

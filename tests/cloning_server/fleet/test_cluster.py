@@ -53,8 +53,8 @@ async def server(
     """A cloning server in a process and a folder of its own, and a client of it."""
     env = env_of(cloning, cluster, s3_endpoint, cache_dir)
     running = cloning_server(tmp_path / "server", env=env)
-    async with running as (part, address), grpc.aio.insecure_channel(address) as channel:
-        yield part, CloningStub(channel)
+    async with running as server, grpc.aio.insecure_channel(server.address) as channel:
+        yield server.part, CloningStub(channel)
 
 
 @pytest.mark.slow
