@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from aivo.cloning.v1.student_service_pb2 import DeleteStudentResponse
 
 CALL_SECONDS = 30.0
+# From the beginning of the strike to the first call, at most.
+MOMENT_SECONDS = 1.0
 
 
 async def delete_students(
@@ -66,7 +68,8 @@ async def _until_begun(history: CloneHistory) -> None:
 
 
 async def _delete(servers: Sequence[RunningServer], student_id: str, chance: random.Random) -> None:
-    """Asks any server until a receipt says that all is gone and every brain was told."""
+    """Asks any server, from a random moment on, until a receipt says that all is gone and every brain was told."""
+    await asyncio.sleep(chance.uniform(0, MOMENT_SECONDS))
     while True:
         async with open_channel(chance.choice(servers).address) as channel:
             try:
