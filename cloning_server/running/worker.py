@@ -125,8 +125,11 @@ class Worker(BackgroundTask):
         finally:
             if not run.done():
                 _log.warning("lease_lost", clone_id=lease.clone.clone_id)
-            await cancel_and_wait(run)
-            await cancel_and_wait(renewal)
+            try:
+                await cancel_and_wait(run)
+            finally:
+                # Also after a bug in the run: a lease that is renewed for ever holds the clone back from everybody.
+                await cancel_and_wait(renewal)
 
     async def _renew_until_lost(self, lease: CloneLease) -> None:
         """Renews a lease until it is lost."""

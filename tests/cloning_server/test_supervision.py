@@ -11,6 +11,8 @@ from aivo.cloning.v1 import cloning_service_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloning_server.app import CLONING_SERVICE, open_server
+from cloning_server.running.journal import Journal
+from cloning_server.running.runner import CloneRunner
 from mesh import background
 from mesh.background import FAILED_STATUS, MAX_RESTARTS, TaskFailed
 from testing.parts.stores import S3Endpoint
@@ -72,6 +74,25 @@ async def test_a_worker_that_crashes_starts_again_and_both_healths_tell(
         await cloning.redis.delete(key)
         await until(lambda: both_say("healthy", SERVING), seconds=20)
         assert (await watch_all(stub, await start_clone(stub)))[-1].status == "completed"
+
+
+async def test_a_clone_whose_run_crashed_is_run_again(cloning: Cloning, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE_SECONDS", 0.01)
+    run, crashes = CloneRunner.run, 0
+
+    async def crash_once(self: CloneRunner, journal: Journal) -> None:
+        nonlocal crashes
+        crashes += 1
+        if crashes == 1:
+            raise RuntimeError("a bug that the runner does not catch")
+        await run(self, journal)
+
+    monkeypatch.setattr(CloneRunner, "run", crash_once)
+    cloning.set(lease_seconds=1.0)
+    async with cloning.serve() as stub:
+        # Nobody renews the lease of a run that is gone, so the worker gets the clone again once it has expired.
+        changes = await asyncio.wait_for(watch_all(stub, await start_clone(stub)), 30)
+    assert changes[-1].status == "completed"
 
 
 async def test_a_worker_that_keeps_crashing_ends_the_server(cloning: Cloning, monkeypatch: pytest.MonkeyPatch) -> None:
