@@ -28,7 +28,7 @@ from testing.waiting import until
 
 ROOT = Path(__file__).parents[1]
 # Ray, and with it the cloning server, is left out: it picks ports of its own.
-PARTS = "valkey s3 brain gateway"
+PARTS = "valkey s3 vacuum brain gateway"
 VARIABLES = (
     "BRAIN_PORT", "BRAIN_METRICS_PORT", "BRAIN_REST_PORT", "CLONING_REST_PORT", "ENVOY_METRICS_PORT", "REDIS_PORT",
     "CLONING_PORT", "CLONING_METRICS_PORT",
@@ -69,6 +69,16 @@ class LocalStack:
                     if connection.status == psutil.CONN_LISTEN
                 }
         return listeners
+
+    def files_with(self, content: bytes) -> list[Path]:
+        """The files of SeaweedFS that hold this."""
+        found: list[Path] = []
+        for path in (self.folder / "data" / "s3").rglob("*"):
+            # It replaces files meanwhile.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                if content in path.read_bytes():
+                    found.append(path)
+        return found
 
     def command_lines(self) -> list[str]:
         """Every word on the command line of a process of the stack."""
@@ -112,6 +122,7 @@ async def local_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         **{name: str(port) for name, port in ports.items()},
         "BASE_MODEL": "./no-such-model",
         "PARTS": PARTS,
+        "S3_VACUUM_SECONDS": "3",
         # Other tests' stores leave their key in the environment, where it would win. Empty is unset.
         **dict.fromkeys((*CREDENTIALS, "REDIS_URL"), ""),
         "AWS_ACCESS_KEY_ID": "aivo",
@@ -156,11 +167,9 @@ def test_only_this_user_reads_what_the_stack_writes(local_stack: LocalStack) -> 
 def test_no_credential_is_printed_or_on_a_command_line(local_stack: LocalStack) -> None:
     words = local_stack.command_lines()
     assert "mini" in words
-    printed = [
-        path.read_text(errors="replace")
-        for path in (local_stack.folder / "log", *local_stack.folder.glob("data/*.log"))
-    ]
-    assert len(printed) == 3
+    logs = (local_stack.folder / "log", *local_stack.folder.glob("data/*.log"))
+    assert {"log", "s3.log", "gateway.log"} <= {path.name for path in logs}
+    printed = [path.read_text(errors="replace") for path in logs]
 
     assert [
         name for name, value in local_stack.credentials.items() for text in (*words, *printed) if value in text
@@ -231,6 +240,22 @@ def test_seaweed_gives_and_takes_nothing_by_its_other_ports(local_stack: LocalSt
     assert set(answers.values()) <= {401, 404}, answers
     assert [status for (_, url), status in answers.items() if url.startswith(volume)] == [401, 401]
     assert s3.get_object(Bucket="doors", Key="adapter")["Body"].read() == b"weights" * 100_000
+
+
+async def test_what_is_deleted_in_s3_leaves_its_disks(local_stack: LocalStack) -> None:
+    s3 = s3_client(f"http://127.0.0.1:{local_stack.ports['S3_PORT']}", local_stack.credentials["AWS_SECRET_ACCESS_KEY"])
+    s3.create_bucket(Bucket="vacuumed")
+    # Far below the share of garbage at which SeaweedFS begins by itself.
+    for key, mark in (("stays", b"kept weights"), ("goes", b"erased weights")):
+        s3.put_object(Bucket="vacuumed", Key=key, Body=mark + random.randbytes(100_000))
+    s3.delete_object(Bucket="vacuumed", Key="goes")
+
+    async def is_gone() -> bool:
+        return not local_stack.files_with(b"erased weights")
+
+    await until(is_gone, seconds=60)
+    assert local_stack.files_with(b"kept weights")
+    assert s3.get_object(Bucket="vacuumed", Key="stays")["Body"].read().startswith(b"kept weights")
 
 
 def run_no_part(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
