@@ -60,11 +60,13 @@ class FileRewriter(BackgroundTask):
             self._problems = (f"Valkey does not rewrite its append-only file: {error}",)
             _log.warning("file_not_rewritten", why=str(error))
             return False
-        self._problems = ()
         if is_rewritten:
+            self._problems = ()
             await self._store.note_rewritten(removals)
         else:
-            _log.warning("file_not_rewritten", why="the rewrite failed, or Valkey started again")
+            why = "the rewrite failed, or Valkey started again"
+            self._problems = (f"Valkey does not rewrite its append-only file: {why}",)
+            _log.warning("file_not_rewritten", why=why)
         return is_rewritten
 
     async def _rewrite(self) -> bool:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aivo.cloning.v1 import cloning_service_pb2 as pb
@@ -234,6 +235,35 @@ async def test_a_receipt_dates_no_rewrite_that_valkey_refuses(cloning: Cloning, 
         await until_true(is_known, seconds=20)
         assert await until_of_file(stub) is None
         await redis.acl_setuser("default", enabled=True, nopass=True, commands=["+bgrewriteaof"])
+
+
+class FailingRewrites:
+    """What a Valkey answers that begins to rewrite its file when it is asked, and fails, as on a full disk."""
+
+    async def bgrewriteaof(self) -> None:
+        pass
+
+    async def info(self) -> dict[str, object]:
+        return {
+            "run_id": "one", "aof_enabled": 1, "aof_rewrite_in_progress": 0, "aof_rewrite_scheduled": 0,
+            "aof_last_bgrewrite_status": "err",
+        }  # fmt: skip
+
+
+async def test_a_rewrite_that_begins_and_fails_is_a_problem_until_one_succeeds(
+    cloning: Cloning, own_redis: RedisEndpoint
+) -> None:
+    cloning.set(redis_url=own_redis.url, file_rewrite_seconds=3600)
+    async with cloning.serve() as stub, open_redis(own_redis.url) as redis:
+        await watch_all(stub, (await stub.StartClone(marked_order())).clone_id)
+        upkeep_store = UpkeepStore(redis, tenant=cloning.settings.tenant)
+        failing: Any = FailingRewrites()
+        rewriter = FileRewriter(upkeep_store, failing, every_seconds=0.01)
+        assert not await rewriter.rewrite_if_due()
+        assert "does not rewrite its append-only file" in "".join(rewriter.problems)
+        assert await FileRewriter(upkeep_store, redis, every_seconds=0.01).rewrite_if_due()
+        assert await rewriter.rewrite_if_due()
+        assert rewriter.problems == ()
 
 
 async def until_of_file(stub: CloningStub) -> Timestamp | None:
