@@ -19,6 +19,7 @@ from cloning_server.edge.health import CloningHealthCheck
 from cloning_server.edge.servicer import CloningServicer
 from cloning_server.edge.student_servicer import StudentModelServicer, StudentServicer
 from cloning_server.fleet.ray_trainer import RayTrainer
+from cloning_server.fleet.supervisor import ANSWER_SHARE
 from cloning_server.running.brain import GrpcBrain
 from cloning_server.running.runner import CloneRunner, RunPolicy
 from cloning_server.running.worker import Worker
@@ -119,6 +120,7 @@ async def open_server(settings: CloningSettings, *, trainer: Trainer) -> AsyncIt
             residue_terms=ResidueTerms(
                 file_rewrite_seconds=settings.file_rewrite_seconds,
                 reply_cache_seconds=settings.reply_cache_seconds,
+                trainer_seconds=ANSWER_SHARE * settings.train_timeout_seconds,
                 has_cohorts=bool(settings.cohort_prefix),
             ),
             file_problems=lambda: rewriter.problems,

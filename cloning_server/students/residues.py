@@ -14,6 +14,7 @@ class ResiduePlace(StrEnum):
     REPLY_CACHE = "reply_cache"
     COHORTS = "cohorts"
     LOGS_AND_BACKUPS = "logs_and_backups"
+    TRAINERS = "trainers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,13 @@ class ResidueTerms:
     Attributes:
         file_rewrite_seconds: Between two rewrites of Valkey's append-only file.
         reply_cache_seconds: How long a distilled reply is kept.
+        trainer_seconds: How long a trainer may take to end a training that was cancelled.
         has_cohorts: Whether cohorts are configured, whose adapters may have learned from the student.
     """
 
     file_rewrite_seconds: float
     reply_cache_seconds: float
+    trainer_seconds: float
     has_cohorts: bool
 
     def residues(
@@ -55,6 +58,7 @@ class ResidueTerms:
             Residue(place=ResiduePlace.CLONE_STORE_FILE, until=rewrite_time if is_file_rewritten else None),
             Residue(place=ResiduePlace.ADAPTER_STORE_DISKS),
             Residue(place=ResiduePlace.REPLY_CACHE, until=erased_time + timedelta(seconds=self.reply_cache_seconds)),
+            Residue(place=ResiduePlace.TRAINERS, until=erased_time + timedelta(seconds=self.trainer_seconds)),
             Residue(place=ResiduePlace.LOGS_AND_BACKUPS),
         ]
         if self.has_cohorts:

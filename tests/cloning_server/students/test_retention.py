@@ -49,7 +49,9 @@ async def housekeeping(
             brain=GrpcBrain(channel),
             inform_brains=partial(announce_deletion, cloning.redis, tenant=tenant),
             trust_seconds=60,
-            residue_terms=ResidueTerms(file_rewrite_seconds=60, reply_cache_seconds=60, has_cohorts=False),
+            residue_terms=ResidueTerms(
+                file_rewrite_seconds=60, reply_cache_seconds=60, trainer_seconds=60, has_cohorts=False
+            ),
             file_problems=tuple,
         )
         yield Housekeeping(

@@ -250,9 +250,14 @@ async def test_a_deleted_student_leaves_nothing_but_the_receipt(cloning: Cloning
     assert receipt.brain.forget_time.seconds >= receipt.delete_time.seconds
     assert cloning.brain.evicted_students == [STUDENT]
     residues = {student_pb.ResiduePlace.Name(residue.place)[14:]: residue for residue in receipt.residues}
-    assert set(residues) == {"BRAINS", "CLONE_STORE_FILE", "ADAPTER_STORE_DISKS", "REPLY_CACHE", "LOGS_AND_BACKUPS"}
+    assert set(residues) == {
+        "BRAINS", "TRAINERS", "CLONE_STORE_FILE", "ADAPTER_STORE_DISKS", "REPLY_CACHE", "LOGS_AND_BACKUPS"
+    }  # fmt: skip
     assert residues["BRAINS"].until == receipt.brain.forget_time
     assert residues["CLONE_STORE_FILE"].until.seconds - receipt.delete_time.seconds == 120
+    assert (
+        residues["TRAINERS"].until.seconds - receipt.delete_time.seconds == cloning.settings.train_timeout_seconds / 10
+    )
     assert residues["REPLY_CACHE"].until.seconds - receipt.delete_time.seconds == 300 * 24 * 3600
     assert not any(residues[place].HasField("until") for place in ("ADAPTER_STORE_DISKS", "LOGS_AND_BACKUPS"))
 

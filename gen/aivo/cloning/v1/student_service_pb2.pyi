@@ -41,7 +41,7 @@ class _ResiduePlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResidueP
     """
     RESIDUE_PLACE_ADAPTER_STORE_DISKS: _ResiduePlace.ValueType  # 3
     """The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
-    until its vacuum.
+    until its vacuum, which `make up` asks for every ten minutes.
     """
     RESIDUE_PLACE_REPLY_CACHE: _ResiduePlace.ValueType  # 4
     """Distilled replies in Valkey, made from the reference answers of assessments and of no student's words."""
@@ -49,6 +49,10 @@ class _ResiduePlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResidueP
     """Adapters of cohorts, and those that started from them, if a cohort learned from the student's answers."""
     RESIDUE_PLACE_LOGS_AND_BACKUPS: _ResiduePlace.ValueType  # 6
     """Logs, which hold the student's id, and backups, which hold what was there: both are the operator's."""
+    RESIDUE_PLACE_TRAINERS: _ResiduePlace.ValueType  # 7
+    """The memory of a trainer: the baseline of a clone that was cancelled while it trained, until the step that is computed
+    ends. A trainer that does not end it is replaced, after a tenth of `TRAIN_TIMEOUT_SECONDS`.
+    """
 
 class ResiduePlace(_ResiduePlace, metaclass=_ResiduePlaceEnumTypeWrapper):
     """A place where something of a deleted student may be left."""
@@ -64,7 +68,7 @@ there is no time, and health says why. Snapshots and replicas of Valkey are the 
 """
 RESIDUE_PLACE_ADAPTER_STORE_DISKS: ResiduePlace.ValueType  # 3
 """The disks of S3: removed objects, that is adapters and manifests, until the store frees their space. For SeaweedFS,
-until its vacuum.
+until its vacuum, which `make up` asks for every ten minutes.
 """
 RESIDUE_PLACE_REPLY_CACHE: ResiduePlace.ValueType  # 4
 """Distilled replies in Valkey, made from the reference answers of assessments and of no student's words."""
@@ -72,6 +76,10 @@ RESIDUE_PLACE_COHORTS: ResiduePlace.ValueType  # 5
 """Adapters of cohorts, and those that started from them, if a cohort learned from the student's answers."""
 RESIDUE_PLACE_LOGS_AND_BACKUPS: ResiduePlace.ValueType  # 6
 """Logs, which hold the student's id, and backups, which hold what was there: both are the operator's."""
+RESIDUE_PLACE_TRAINERS: ResiduePlace.ValueType  # 7
+"""The memory of a trainer: the baseline of a clone that was cancelled while it trained, until the step that is computed
+ends. A trainer that does not end it is replaced, after a tenth of `TRAIN_TIMEOUT_SECONDS`.
+"""
 Global___ResiduePlace: _TypeAlias = ResiduePlace  # noqa: Y015
 
 @_typing.final
