@@ -30,10 +30,10 @@ from mesh.tutoring.profile import GradeBand
 
 # Of the harmless development texts of students, so many may be flagged. All are near misses; of school work next to
 # nothing is flagged.
-MOST_FLAGGED = 0.12
-# How much sooner a category is flagged than the others, in logits: a child in danger must not be missed. With 1.5, the
+MOST_FLAGGED = 0.115
+# How much sooner a category is flagged than the others, in logits: a child in danger must not be missed. With 1, the
 # other categories lose more than self-harm wins.
-_SOONER = {HarmCategory.SELF_HARM: 1.0}
+_SOONER = {HarmCategory.SELF_HARM: 0.75}
 # How much a harmless text of another grade band counts for a band's threshold. A band has some forty of its own.
 _OTHER_BANDS = 0.25
 # Development texts choose in these spellings. Leet is undone before a guard reads a text, but not always well: "ki1l"

@@ -51,7 +51,7 @@ _MOST_CAPITALS = 0.3
 _LEAST_SHARE = 0.25
 # How much more surely a tutor's text must be harmful than a student's, in logits. A tutor speaks of harm to those who
 # meet it, and its replies are read sentence by sentence: without this, 4 % of the lessons' replies were blocked.
-_TUTOR_LATER = 1.0
+_TUTOR_LATER = 1.5
 
 
 def guard_prompt(text: str, *, speaker: Speaker, grade: str | None) -> Prompt:

@@ -114,7 +114,7 @@ def test_a_text_that_is_certainly_safe_is_not_flagged() -> None:
 
 
 def test_a_tutors_text_is_flagged_only_if_it_is_harmful_more_surely() -> None:
-    doubtful, sure = reading(drugs=0.6), reading(drugs=0.8)
+    doubtful, sure = reading(drugs=0.6), reading(drugs=0.85)
     assert doubtful.flagged(HALF, speaker=Speaker.STUDENT) == [HarmCategory.DRUGS]
     assert doubtful.flagged(HALF, speaker=Speaker.TUTOR) == []
     assert sure.flagged(HALF, speaker=Speaker.TUTOR) == [HarmCategory.DRUGS]
