@@ -1,4 +1,4 @@
-"""Delivers new alerts to a webhook, for adults who watch no stream.
+"""Delivers new alerts to a webhook, and those that got a new category, for adults who watch no stream.
 
 Each is a POST with the alert as JSON. The header `X-Aivo-Signature` is `t=…,v1=…`: the time in seconds since 1970, and
 the HMAC-SHA256 (RFC 2104) of that time, a full stop and the body, in hex, under the secret of the settings. Any answer
@@ -92,7 +92,7 @@ class Webhook(BackgroundTask):
             # It was erased with its student.
             return
         except AlertCorrupt:
-            await self._store.end_delivery(alert_id)
+            await self._store.end_delivery(alert_id, attempt=attempt)
             self._observe("unreadable")
             _log.error("webhook_alert_unreadable", alert_id=alert_id)
             return
@@ -104,10 +104,10 @@ class Webhook(BackgroundTask):
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             fault = type(error).__name__
         if not fault:
-            await self._store.end_delivery(alert_id)
+            await self._store.end_delivery(alert_id, attempt=attempt)
             self._observe("delivered")
         elif attempt >= _MOST_ATTEMPTS:
-            await self._store.end_delivery(alert_id)
+            await self._store.end_delivery(alert_id, attempt=attempt)
             self._observe("given_up")
             _log.error("webhook_given_up", alert_id=alert_id, reason=fault)
         else:

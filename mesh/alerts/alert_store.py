@@ -64,6 +64,7 @@ class AlertStore:
         self._acknowledge = LuaScript(redis, "acknowledge", package=_SCRIPTS)
         self._erase = LuaScript(redis, "erase", package=_SCRIPTS)
         self._claim = LuaScript(redis, "claim", package=_SCRIPTS)
+        self._end_delivery = LuaScript(redis, "end_delivery", package=_SCRIPTS)
 
     @property
     def channel(self) -> str:
@@ -80,7 +81,7 @@ class AlertStore:
 
         Args:
             finding: What was found.
-            with_webhook: Whether a new alert is to be delivered to the webhook.
+            with_webhook: Whether a new alert, or one with a new category, is to be delivered to the webhook.
         """
         probabilities = [part for name, value in finding.probabilities.items() for part in (name, f"{value:.6f}")]
         async with _answers_in_time():
@@ -221,10 +222,13 @@ class AlertStore:
         parts = iter(cast("list[str | int]", answer))
         return [(str(alert_id), int(attempt)) for alert_id, attempt in zip(parts, parts, strict=True)]
 
-    async def end_delivery(self, alert_id: str) -> None:
-        """Says that the webhook has an alert, or never will."""
+    async def end_delivery(self, alert_id: str, *, attempt: int) -> None:
+        """Says that the webhook has an alert, or never will; a category that was found since this attempt stays due."""
         async with _answers_in_time():
-            await self._redis.zrem(f"{self._prefix}alert_deliveries", alert_id)
+            await self._end_delivery(
+                keys={"due": f"{self._prefix}alert_deliveries", "alert": f"{self._prefix}alert:{alert_id}"},
+                args={"alert_id": alert_id, "attempt": attempt},
+            )
 
     async def delay_delivery(self, alert_id: str, *, seconds: float) -> None:
         """Makes an alert due again after so many seconds, by the store's clock, unless it was erased."""

@@ -5,6 +5,9 @@
 -- the window after it was raised, until it is acknowledged. A finding without a student always raises a new one.
 -- `probabilities` holds a category and its probability in turn. 0 as retention keeps the alert for ever.
 --
+-- An alert is due for the webhook when it is raised, and again when a category is found that it does not hold yet. That
+-- counts as an attempt, so that one that is under way does not end the delivery of the news.
+--
 -- Returns the id of the alert. A finding that was counted before changes nothing.
 
 local alert_id = args.alert_id
@@ -25,7 +28,6 @@ if redis.call('HGET', alert, 'finding_id') == args.finding_id then return alert_
 local now = string.format('%.0f', now_milliseconds())
 if redis.call('EXISTS', alert) == 0 then
   redis.call('HSET', alert, 'alert_id', alert_id, 'student_id', args.student_id, 'create_milliseconds', now, 'action', 0)
-  if args.with_webhook == '1' then redis.call('ZADD', keys.due, now, alert_id) end
 end
 
 local sequence = redis.call('INCR', keys.sequence)
@@ -35,12 +37,19 @@ redis.call('HSET', alert, 'sequence', sequence, 'finding_id', args.finding_id, '
 if tonumber(args.action) > tonumber(redis.call('HGET', alert, 'action')) then
   redis.call('HSET', alert, 'action', args.action)
 end
+local is_news = false
 for i = 1, #args.probabilities, 2 do
   local field = 'probability:' .. args.probabilities[i]
   local highest = redis.call('HGET', alert, field)
+  is_news = is_news or not highest
   if not highest or tonumber(args.probabilities[i + 1]) > (tonumber(highest) or 0) then
     redis.call('HSET', alert, field, args.probabilities[i + 1])
   end
+end
+
+if is_news and args.with_webhook == '1' then
+  if redis.call('HEXISTS', alert, 'deliveries') == 1 then redis.call('HINCRBY', alert, 'deliveries', 1) end
+  redis.call('ZADD', keys.due, now, alert_id)
 end
 
 redis.call('ZADD', keys.alerts, sequence, alert_id)

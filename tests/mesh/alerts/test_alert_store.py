@@ -180,8 +180,21 @@ async def test_one_alert_is_delivered_by_one_brain_at_a_time(store: AlertStore) 
         return await store.claim_deliveries(limit=9, seconds=60) == [(alert_id, 2)]
 
     await until(second_attempt, seconds=10)
-    await store.end_delivery(alert_id)
+    await store.end_delivery(alert_id, attempt=2)
     await store.delay_delivery(alert_id, seconds=0.001)
+    assert await store.claim_deliveries(limit=9, seconds=60) == []
+
+
+async def test_an_alert_is_delivered_again_once_something_else_is_found(store: AlertStore) -> None:
+    alert_id = await store.record(finding(category="distress"), with_webhook=True)
+    assert await store.claim_deliveries(limit=9, seconds=60) == [(alert_id, 1)]
+    # While the first delivery is under way.
+    assert await store.record(finding(category="self_harm"), with_webhook=True) == alert_id
+    await store.end_delivery(alert_id, attempt=1)
+    ((again_id, attempt),) = await store.claim_deliveries(limit=9, seconds=60)
+    assert again_id == alert_id
+    await store.end_delivery(alert_id, attempt=attempt)
+    await store.record(finding(category="self_harm"), with_webhook=True)
     assert await store.claim_deliveries(limit=9, seconds=60) == []
 
 
