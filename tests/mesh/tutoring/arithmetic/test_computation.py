@@ -60,7 +60,7 @@ def test_an_expression_that_is_asked_is_computed_exactly(text: str, fact: str) -
         ("What is 6 x 7?\n\nMy answer: forty-two", RIGHT, "42"),
         # As worksheets write it: nothing ends the question.
         ("6 x 7\n\nMy answer: 42", RIGHT, "42"),
-        ("12 × 12\n\nMy answer: 122", WRONG, "144"),
+        ("12 \u00d7 12\n\nMy answer: 122", WRONG, "144"),
         ("Calculate 6 x 7\n\nMy answer: 45", WRONG, "42"),
         ("Find 6 x 7.\n\nMy answer: 42", RIGHT, "42"),
         ("1/2 = 0.5 = 2/4, yes?", RIGHT, "0.5"),
