@@ -18,7 +18,8 @@ _WISH = (
     r"|wish i could)\s*(?:to\s*)?"
 )
 _DYING = (
-    r"(?:die|dying|be dead|kill(?:ing)?\s*myself|end(?:ing)? (?:my life|it all)|(?:hurt|cut)(?:ting|ing)? myself)\b"
+    r"(?:die|dying|be dead|kill(?:ing)?\s*myself|end(?:ing)? (?:my life|it all(?! on an? ))"
+    r"|(?:hurt|cut)(?:ting|ing)? myself)\b"
 )
 _HOW_TO = r"\bhow (?:do|can|could|should|to|many pills) (?:i |to |does it take to )*"
 _INJURE = r"(?:cut|cutting|hurt|hurting|burn|burning)"
