@@ -1,8 +1,9 @@
 """The real base model in fp32, its tokenizer, and an engine on the real store; shared by all tests here."""
 
+import gc
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ from mesh.main_brain.files import MainBrainFiles, fetch_main_brain
 from testing.models.small_models import write_small_llama
 from testing.parts.stores import S3Endpoint
 from testing.waiting import until_loaded
+
+
+@pytest.fixture(autouse=True, scope="module")
+def closed_engines_freed() -> Iterator[None]:
+    """Frees the engines of a file: each holds up to two gigabytes, in cycles that may not be collected for long."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="package")
