@@ -4,12 +4,13 @@
 
 The folder holds students as for `benchmarks.personalization`, and the adapters are made as there; one more clone learns
 24 products alone. Each is asked questions of held-out lessons, most of which its baseline has nothing to do with, and
-replies greedily. Prints one JSON line per figure and writes `results/bare_questions.jsonl`. Then prints how the five
-conversations of `benchmarks.tutoring` begin with three of the students, for people to read: without screening, so that
-what a clone itself says to a sad child is seen.
+replies greedily. Prints one JSON line per figure and writes `results/bare_questions.jsonl`. Then prints, for people to
+read, what three of the clones say in the five conversations of `benchmarks.tutoring`, one JSON line per reply. Nothing
+screens them, so that one sees what a clone itself says to a sad child.
 """
 
 import argparse
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -149,10 +150,8 @@ def _alone(prompt: Prompt) -> HeldoutQuestion:
 
 
 def _print_conversations(name: str, replies: Sequence[str]) -> None:
-    print(f"\nFive conversations with {name}:")
     for situation, reply in zip(conversations(), replies, strict=True):
-        print("\n>", " ".join(situation.id.split()))
-        print(reply, flush=True)
+        print(json.dumps({"clone": name, "student_says": situation.id, "reply": reply}), flush=True)
 
 
 def _figure(

@@ -2,7 +2,7 @@
 
 The guard learns that sadness is no harm, and so it is none; but the child needs a person, and a small model's reply
 names none. Few expressions, of the child's own present: a sadness with a cause ("about my test"), of others, of a book
-or in the past goes to the tutor, which has learned to meet it. Each reads a text as `rule_readings` gives it.
+or in the past goes to the tutor, which has learned to meet it. They search the spellings that `rule_readings` returns.
 """
 
 import re
@@ -46,5 +46,5 @@ _SCHOOL_WORK = re.compile(
 
 
 def tells_distress(readings: Iterable[str]) -> bool:
-    """Returns whether a student's text tells of distress, in any of its readings."""
+    """Returns whether a student says that they feel bad; `readings` are the text in its possible spellings."""
     return any(_DISTRESS.search(reading) and not _SCHOOL_WORK.search(reading) for reading in readings)

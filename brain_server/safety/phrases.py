@@ -1,7 +1,7 @@
 """Finds the plainest words of a child in danger, and the plainest requests for harm.
 
 Few expressions that hardly ever mean anything else, so that these are met also where no guard runs. They are no
-substitute for one: whoever says it otherwise passes. Each reads a text as `rule_readings` gives it.
+substitute for one: whoever says it otherwise passes. They search the spellings that `rule_readings` returns.
 """
 
 import re

@@ -17,8 +17,8 @@ def check_baseline(baseline: Baseline) -> None:
     """Returns if a clone can learn from a baseline.
 
     Raises:
-        InvalidField: Names every score that is too high, `max_score` if it must be told, `responses` if they answer too
-            few different questions, and `interests` if one has bad language.
+        InvalidField: Names each fault: a score above the scale, a missing `max_score`, too few different questions in
+            `responses`, bad language in `interests`.
     """
     rules = (_high_scores, _unknown_scale, _few_questions, _bad_interests)
     if violations := [violation for rule in rules for violation in rule(baseline)]:

@@ -43,7 +43,7 @@ _CHANCE = 1
 _MAX_CONTRADICTED_SHARE = 0.25
 # Fewer replies may be alike by chance.
 _FEWEST_COMPARED = 4
-# What each fault tells a teacher of the new model, to go on from "The new model is not better".
+# What each fault means, for teachers. The error's message lists these clauses after "the new model is not better".
 FAULT_CLAUSES: Final[Mapping[str, str]] = {
     "loss_above_base": "it predicts a tutor's replies no better than the model that all students share",
     "loss_above_previous": "it predicts a tutor's replies no better than the student's earlier model",
@@ -52,7 +52,8 @@ FAULT_CLAUSES: Final[Mapping[str, str]] = {
     "short_replies": "its replies are much shorter than those that it learned from",
     "form_below_base": "its replies keep the form of the student's profile less often than the shared model's do",
     "verdicts_contradicted": (
-        "told whether an answer is right, it leaves that out or says otherwise more often than the shared model"
+        "when it is told whether an answer is right, its reply leaves that out or contradicts it"
+        " more often than the shared model's"
     ),
     "judges_unanswered": "it calls answers right or wrong that nobody has judged, more often than the shared model",
     "replies_alike": "it says nearly the same whatever it is asked",
